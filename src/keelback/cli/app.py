@@ -1,0 +1,58 @@
+"""The Typer application, and the one place where errors become exit codes."""
+
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import typer
+
+from keelback.errors import InputError, JobError
+
+app = typer.Typer(
+    name="keelback",
+    help="Train, measure, bound and repair selective state-space models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options that stand before the command."""
+
+
+def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print a result on stdout as JSON; nothing else is written there."""
+    print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def _load_commands() -> None:
+    package = importlib.import_module("keelback.cli")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"keelback.cli.{module.name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits 0 when done, 1 when the job failed, 2 when the input was wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _load_commands()
+    try:
+        code = app(args=arguments, prog_name="keelback", standalone_mode=False)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (InputError, JobError, click.ClickException) as error:
+        if "--debug" in arguments:
+            raise
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        print("error: " + " ".join(message.split()), file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, JobError) else 2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
