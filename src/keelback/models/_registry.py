@@ -1,0 +1,60 @@
+"""Which models there are, by the `kind` that names them in a configuration."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+
+from keelback.errors import InputError, describe
+from keelback.models.selective_ssm import SelectiveSSMConfig
+
+
+class ModelConfig(Protocol):
+    """A frozen pydantic model with the fields that every classifier's configuration has."""
+
+    kind: Any
+    vocab_size: int
+    n_classes: int
+
+    def build(self, generator: torch.Generator | None = None) -> nn.Module:
+        """A freshly initialised classifier of token sequences."""
+        ...
+
+    def model_dump(self) -> dict[str, Any]:
+        """The configuration as plain values."""
+        ...
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """The configuration from plain values."""
+        ...
+
+
+class Classifier(Protocol):
+    """What training and evaluation ask of a model: logits from tokens."""
+
+    def __call__(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch *classes"]:
+        """`(batch,)` for two classes, `(batch, n_classes)` otherwise."""
+        ...
+
+
+MODELS: dict[str, type[BaseModel]] = {"selective-ssm": SelectiveSSMConfig}
+"""Configurations by kind; a new model adds its configuration class here."""
+
+
+def model_config(fields: Mapping[str, Any]) -> Any:
+    """The configuration that `fields` describe; `fields["kind"]` chooses the class.
+
+    Raises:
+        InputError: an unknown kind, or a field that is unknown or has the wrong type or value.
+    """
+    kind = fields.get("kind")
+    if kind not in MODELS:
+        raise InputError(f"unknown model {kind!r}; there are {', '.join(sorted(MODELS))}")
+    try:
+        return MODELS[kind].model_validate(dict(fields))
+    except ValidationError as error:
+        raise InputError(f"model {kind}: {describe(error)}") from None

@@ -1,0 +1,177 @@
+"""The selective SSM of arXiv 2502.01473, alone and as a classifier of token sequences."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from keelback.models._initialisation import state_matrix_with_abscissa
+from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
+from keelback.scan import attention_matrix, selective_scan
+
+DEFAULT_MARGIN = 1e-3
+
+
+class SelectiveSSM(nn.Module):
+    """One block with `d_model` channels of `d_state` states and one step size per token.
+
+    `delta_t = softplus(p + q . u_t)`;
+    `x_t[j] = exp(delta_t A[j]) x_{t-1}[j] + delta_t (W_B u_t) u_t[j]`; `y_t[j] = (W_C u_t) . x_t[j]`.
+    Source: arXiv 2502.01473, Section 3.
+
+    Args:
+        d_model: number of channels d.
+        d_state: states per channel N.
+        spectral_abscissa: the largest entry of A at the start.
+        parametrisation: "free" (A is the parameter) or "stable" (A < -margin by construction).
+        margin: the stable parametrisation's margin.
+        generator: source of the initial values; the global one if not given.
+
+    Raises:
+        InputError: "stable" with an abscissa that is not below `-margin`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int,
+        *,
+        spectral_abscissa: float = 0.0,
+        parametrisation: Literal["free", "stable"] = "free",
+        margin: float = DEFAULT_MARGIN,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        A = state_matrix_with_abscissa(d_model, d_state, spectral_abscissa, generator)
+        self.state_matrix = (
+            FreeStateMatrix(A) if parametrisation == "free" else StableStateMatrix(A, margin)
+        )
+        self.W_B = nn.Parameter(torch.randn(d_state, d_model, generator=generator))
+        self.W_C = nn.Parameter(torch.randn(d_state, d_model, generator=generator))
+        self.q = nn.Parameter(torch.randn(d_model, generator=generator))
+        self.p = nn.Parameter(torch.randn(1, generator=generator))
+
+    @property
+    def A(self) -> Float[Tensor, "d_model d_state"]:
+        """The diagonals of the state matrices, one row a channel."""
+        return self.state_matrix()
+
+    @property
+    def spectral_abscissa(self) -> float:
+        """`s_A`, the largest entry of A."""
+        return float(self.A.detach().max())
+
+    def step_logit(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length"]:
+        """`p + q . u_t`, whose softplus is the step size."""
+        return self.p + u @ self.q
+
+    def delta(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length"]:
+        """The step size of each token."""
+        return F.softplus(self.step_logit(u))
+
+    def forward(
+        self, u: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Outputs at every position."""
+        return selective_scan(
+            u,
+            self.step_logit(u).unsqueeze(-1),
+            self.A,
+            (u @ self.W_B.T).unsqueeze(-2),
+            (u @ self.W_C.T).unsqueeze(-2),
+            delta_softplus=True,
+        )
+
+    def attention(
+        self, u: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch d_model length length"]:
+        """`alpha_j(t, s)` with `y_t[j] = sum_s alpha_j(t, s) u_s[j]`.
+
+        W_C is the query map, W_B the key map, u itself the value (arXiv 2502.01473, Section 3).
+        """
+        return attention_matrix(
+            self.delta(u).unsqueeze(-1),
+            self.A,
+            (u @ self.W_B.T).unsqueeze(-2),
+            (u @ self.W_C.T).unsqueeze(-2),
+        )
+
+
+class LastPositionHead(nn.Module):
+    """Logits from the last position: one for two classes, else one a class.
+
+    Binary `z = w . y_T`, multiclass `z = W y_T`, no bias (arXiv 2502.01473, Section 3).
+    """
+
+    def __init__(
+        self, d_model: int, n_classes: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.n_classes = n_classes
+        shape = (d_model,) if n_classes == 2 else (n_classes, d_model)
+        self.weight = nn.Parameter(torch.randn(shape, generator=generator))
+
+    def forward(self, y: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch *classes"]:
+        """`(batch,)` for two classes, `(batch, n_classes)` otherwise."""
+        return y[:, -1] @ self.weight.T if self.n_classes > 2 else y[:, -1] @ self.weight
+
+
+class SelectiveSSMConfig(BaseModel):
+    """Everything that decides what a `SelectiveClassifier` is at the start of training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["selective-ssm"] = "selective-ssm"
+    vocab_size: int = Field(gt=0)
+    n_classes: int = Field(default=2, ge=2)
+    d_model: int = Field(default=4, gt=0)
+    d_state: int = Field(default=4, gt=0)
+    spectral_abscissa: float = Field(default=0.0, allow_inf_nan=False)
+    parametrisation: Literal["free", "stable"] = "free"
+    margin: float = Field(default=DEFAULT_MARGIN, ge=0, allow_inf_nan=False)
+
+    def build(self, generator: torch.Generator | None = None) -> "SelectiveClassifier":
+        """A freshly initialised model."""
+        return SelectiveClassifier(self, generator)
+
+
+class SelectiveClassifier(nn.Module):
+    """Embedding, one selective SSM, and a head that reads the last position.
+
+    All initial values are standard normal but A's, which has the configured spectral abscissa.
+    """
+
+    def __init__(
+        self, config: SelectiveSSMConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        embedding = torch.randn(config.vocab_size, config.d_model, generator=generator)
+        self.embedding = nn.Parameter(embedding)
+        self.ssm = SelectiveSSM(
+            config.d_model,
+            config.d_state,
+            spectral_abscissa=config.spectral_abscissa,
+            parametrisation=config.parametrisation,
+            margin=config.margin,
+            generator=generator,
+        )
+        self.head = LastPositionHead(config.d_model, config.n_classes, generator)
+
+    def embed(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length d_model"]:
+        """The token vectors u_t."""
+        return F.embedding(tokens, self.embedding)
+
+    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch *classes"]:
+        """Logits, `(batch,)` for two classes and `(batch, n_classes)` otherwise."""
+        return self.head(self.ssm(self.embed(tokens)))
+
+    def trace(self, tokens: Int[Tensor, "batch length"]) -> Mapping[str, Tensor]:
+        """Named tensors of a forward pass in the order in which they arise."""
+        u = self.embed(tokens)
+        y = self.ssm(u)
+        return {"u": u, "delta": self.ssm.delta(u), "y": y, "logits": self.head(y)}

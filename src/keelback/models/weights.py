@@ -1,0 +1,137 @@
+"""Models on disk: safetensors of our own, and the state dicts of the reference implementation."""
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from keelback.errors import InputError
+from keelback.models._registry import model_config
+from keelback.models.selective_ssm import SelectiveClassifier, SelectiveSSMConfig
+
+WEIGHTS_FILE = "model.safetensors"
+
+_REFERENCE_NAMES = {
+    "A": "ssm.state_matrix.A",
+    "W_B": "ssm.W_B",
+    "W_C": "ssm.W_C",
+    "q_delta": "ssm.q",
+    "p_delta": "ssm.p",
+}
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write a model's weights, with its configuration in the file's metadata, in one step."""
+    save_weights(dict(model.state_dict()), model.config, path)  # type: ignore[arg-type]
+
+
+def save_weights(weights: Mapping[str, Tensor], config: Any, path: Path) -> None:
+    """`save_model` from the parts: named tensors and the configuration that builds their model."""
+    metadata = {"keelback": json.dumps(config.model_dump())}
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_model(path: Path) -> nn.Module:
+    """Read a model from a `.safetensors` file, a folder that holds one, or a reference state dict.
+
+    The reference implementation of arXiv 2502.01473 saves PyTorch state dicts (`.pth`); they are
+    read without running any code that they may carry.
+
+    Raises:
+        InputError: no such file, a truncated file, a pickle with more than tensors in it, or the
+            weights of another architecture.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    return _model_from_reference(_load_state_dict(path), path)
+
+
+def _load_safetensors(path: Path) -> nn.Module:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error})") from None
+    if "keelback" not in metadata:
+        raise InputError(f"{path} has no keelback configuration; it was not saved by keelback")
+    try:
+        fields = json.loads(metadata["keelback"])
+    except json.JSONDecodeError:
+        raise InputError(f"the configuration inside {path} is not JSON") from None
+    model: nn.Module = model_config(fields).build()
+    _fill(model, tensors, path)
+    return model
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise InputError(
+                f"{path} holds another architecture: tensor {name} has shape "
+                f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}"
+            )
+    model.load_state_dict(dict(tensors))
+
+
+def _load_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
+            raise InputError(
+                f"{path} holds pickled objects other than tensors, which could run code; "
+                "save the model's state_dict() instead"
+            ) from None
+        raise InputError(f"{path} is not a PyTorch state dict, or could run code") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as a PyTorch state dict: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path} is not a state dict: expected a dict of tensors")
+    return state
+
+
+def _model_from_reference(state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """A `SelectiveClassifier` from the names that the reference implementation uses."""
+    binary = "SSM.w" in state
+    prefix = "SSM.ssm." if binary else "ssm."
+    names = {prefix + theirs: ours for theirs, ours in _REFERENCE_NAMES.items()}
+    names |= {"embedding.weight": "embedding", ("SSM.w" if binary else "W"): "head.weight"}
+    if set(names) != set(state):
+        raise InputError(
+            f"{path} is not a checkpoint of the reference implementation: "
+            f"it has {', '.join(sorted(state)[:8]) or 'no tensors'}; "
+            f"expected {', '.join(sorted(names))}"
+        )
+    A, embedding = state[prefix + "A"], state["embedding.weight"]
+    if A.ndim != 2 or embedding.ndim != 2:
+        raise InputError(f"{path}: A and embedding.weight must be matrices")
+    model = SelectiveClassifier(
+        SelectiveSSMConfig(
+            vocab_size=embedding.shape[0],
+            n_classes=2 if binary else max(state["W"].shape[0], 3),
+            d_model=A.shape[0],
+            d_state=A.shape[1],
+        )
+    )
+    _fill(model, {ours: state[theirs].float() for theirs, ours in names.items()}, path)
+    return model
