@@ -1,1 +1,29 @@
+"""Tasks: labelled sequences of token ids, generated or loaded, in two splits."""
 
+from keelback.data.majority import Majority, MajoritySettings
+from keelback.data.ragged import PaddingSide, Ragged
+from keelback.data.task import (
+    SPLIT_NAMES,
+    TASKS,
+    Split,
+    SplitName,
+    Task,
+    TaskSettings,
+    get_task,
+    register_task,
+)
+
+__all__ = [
+    "SPLIT_NAMES",
+    "TASKS",
+    "Majority",
+    "MajoritySettings",
+    "PaddingSide",
+    "Ragged",
+    "Split",
+    "SplitName",
+    "Task",
+    "TaskSettings",
+    "get_task",
+    "register_task",
+]

@@ -1,0 +1,62 @@
+"""Majority: are more than half of the bits ones?"""
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from keelback.data.task import Split, SplitName, Task, TaskSettings, register_task
+
+
+class MajoritySettings(TaskSettings):
+    """Length, sizes and seed; `flip_probability` is the noise on the training split's ones."""
+
+    flip_probability: float = Field(default=0.25, ge=0.0, le=1.0)
+
+
+@register_task
+class Majority(Task):
+    """Label 1 where a string of `seq_len` bits holds more than `seq_len / 2` ones.
+
+    The number of ones is uniform on {0, ..., seq_len} and their places are random. In the training
+    split each one is then turned to zero with probability 1/4 and the label kept; the test split
+    stays clean. Bits come from NumPy's legacy generator in a fixed order, so that seed s gives the
+    split of seed s of Honarpisheh et al. 2025 (arXiv 2502.01473).
+    """
+
+    name: ClassVar[str] = "majority"
+    settings_type = MajoritySettings
+    vocab_size: ClassVar[int] = 2
+    n_classes: ClassVar[int] = 2
+    settings: MajoritySettings
+
+    def split(self, name: SplitName) -> Split:
+        """Draw both splits, since they share one stream of random numbers, and return one."""
+        settings = self.settings
+        rng = np.random.RandomState(settings.data_seed)
+        train, train_labels = _strings(rng, settings.n_train, settings.seq_len)
+        test, test_labels = _strings(rng, settings.n_test, settings.seq_len)
+        if name == "test":
+            return _as_split(test, test_labels)
+        train[(rng.rand(*train.shape) < settings.flip_probability) & (train == 1)] = 0
+        return _as_split(train, train_labels)
+
+
+def _strings(
+    rng: np.random.RandomState, count: int, seq_len: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    ones = rng.randint(0, seq_len + 1, size=count)
+    bits = (np.arange(seq_len) < ones[:, None]).astype(np.int32)
+    for row in bits:
+        rng.shuffle(row)
+    return bits, (ones > seq_len / 2).astype(np.int64)
+
+
+def _as_split(bits: npt.NDArray[np.int32], labels: npt.NDArray[np.int64]) -> Split:
+    return Split(
+        tokens=torch.from_numpy(bits),
+        labels=torch.from_numpy(labels),
+        lengths=torch.full((len(labels),), bits.shape[1]),
+    )

@@ -1,0 +1,203 @@
+"""What a task is: sequences of token ids with labels, in a training and a test split."""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, TypeVar, get_args
+
+import torch
+from jaxtyping import Int
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from keelback.data.ragged import PaddingSide, Ragged
+from keelback.errors import InputError
+
+SplitName = Literal["train", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split, padded to one length.
+
+    `tokens` is int32 (which `torch.nn.functional.embedding` takes as it is), `labels` is int64.
+    `lengths` counts the tokens of each sequence before padding.
+    """
+
+    tokens: Int[Tensor, "examples length"]
+    labels: Int[Tensor, " examples"]
+    lengths: Int[Tensor, " examples"]
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.labels) == len(self.lengths):
+            raise ValueError(
+                f"a split needs one label and one length for each sequence, not "
+                f"{len(self.tokens)} sequences, {len(self.labels)} labels, "
+                f"{len(self.lengths)} lengths"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def seq_len(self) -> int:
+        """The padded length: the position that a last-position head reads is `seq_len - 1`."""
+        return self.tokens.shape[1]
+
+    def first(self, count: int) -> "Split":
+        """The first `count` examples, as views."""
+        return Split(self.tokens[:count], self.labels[:count], self.lengths[:count])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on another device."""
+        return Split(self.tokens.to(device), self.labels.to(device), self.lengths.to(device))
+
+
+class TaskSettings(BaseModel):
+    """What every task lets its user choose. Tasks add their own fields in a subclass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seq_len: int = Field(ge=1)
+    n_train: int = Field(default=1000, ge=1)
+    n_test: int = Field(default=1000, ge=1)
+    data_seed: int = Field(default=0, ge=0, le=2**32 - 1)
+
+
+class Task(ABC):
+    """A source of labelled token sequences.
+
+    A subclass names itself, says which settings it takes, how large its vocabulary is and how many
+    classes it has, and loads or generates a split. Two classes mean a binary head (one logit),
+    more a multiclass head.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[TaskSettings]] = TaskSettings
+    vocab_size: ClassVar[int]
+    n_classes: ClassVar[int]
+    pad_id: ClassVar[int | None] = None
+    """The id that fills a sequence up; None where all sequences have the same length."""
+
+    settings: TaskSettings
+
+    def __init__(self, settings: TaskSettings) -> None:
+        if not isinstance(settings, self.settings_type):
+            raise TypeError(f"{self.name} takes {self.settings_type.__name__}")
+        self.settings = settings
+
+    @abstractmethod
+    def split(self, name: SplitName) -> Split:
+        """Load or generate one split.
+
+        The same settings give the same split, bit for bit.
+
+        Raises:
+            InputError: the data cannot be read, or are not what the settings say.
+        """
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the two splits are different data, so that one can test what the other taught."""
+        return True
+
+    def train_and_test(self) -> tuple[Split, Split]:
+        """Both splits, for training.
+
+        Raises:
+            InputError: the data hold one split only.
+        """
+        if not self.held_out:
+            raise InputError(
+                f"training on {self.name} needs a training and a test split, but the data are one "
+                "file: give a folder that holds both"
+            )
+        return self.split("train"), self.split("test")
+
+    def collate(
+        self,
+        sequences: Iterable[Sequence[int]],
+        length: int | None = None,
+        side: PaddingSide = "right",
+    ) -> Int[Tensor, "examples length"]:
+        """Put sequences of token ids into one int32 tensor, padded to `length` or to the longest.
+
+        Raises:
+            InputError: a sequence is longer than `length`, or the task has no padding id and the
+                lengths differ.
+        """
+        ragged = Ragged.from_sequences(sequences)
+        if self.pad_id is None and len(set(ragged.lengths.tolist())) > 1:
+            raise InputError(f"{self.name} has no padding id: all sequences need the same length")
+        return torch.from_numpy(ragged.padded(self.pad_id or 0, length, side))
+
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+TASKS: dict[str, type[Task]] = {}
+"""The known tasks by name. `register_task` adds to it."""
+
+
+def register_task(task: type[TaskT]) -> type[TaskT]:
+    """Make a task known to `get_task` and to the command line; use it as a class decorator."""
+    known = TASKS.get(task.name)
+    if known is not None and known.__qualname__ != task.__qualname__:
+        raise InputError(f"there is already a task named {task.name!r}: {known.__qualname__}")
+    TASKS[task.name] = task
+    return task
+
+
+def get_task(name: str, **settings: object) -> Task:
+    """Make the task `name` with these settings; a setting that is None keeps its default.
+
+    `name` is a registered name, or `FILE.py` for a file that registers one task of its own.
+
+    Raises:
+        InputError: there is no such task or setting, or a setting has a wrong value.
+    """
+    task = _task_from_file(Path(name)) if name.endswith(".py") else TASKS.get(name)
+    if task is None:
+        raise InputError(
+            f"there is no task {name!r}; choose one of {', '.join(sorted(TASKS))}, or name a "
+            "Python file that registers one"
+        )
+    given = {key: value for key, value in settings.items() if value is not None}
+    unknown = sorted(given.keys() - task.settings_type.model_fields.keys())
+    if unknown:
+        raise InputError(
+            f"task {task.name} has no setting {unknown[0]!r}; it takes "
+            f"{', '.join(task.settings_type.model_fields)}"
+        )
+    try:
+        return task(task.settings_type.model_validate(given))
+    except ValidationError as error:
+        raise InputError(f"task {task.name}: {_first_complaint(error)}") from None
+
+
+def _first_complaint(error: ValidationError) -> str:
+    complaint = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in complaint["loc"])
+    if complaint["type"] == "missing":
+        return f"{where} is needed"
+    message = complaint["msg"].removeprefix("Value error, ")
+    return f"{where} = {complaint['input']!r}: {message}" if where else message
+
+
+def _task_from_file(path: Path) -> type[Task]:
+    if not path.is_file():
+        raise InputError(f"there is no task file {path}")
+    spec = importlib.util.spec_from_file_location(f"keelback_task_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    before = dict(TASKS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [task for key, task in TASKS.items() if before.get(key) is not task]
+    if len(found) != 1:
+        raise InputError(
+            f"{path} registers {len(found)} tasks with @register_task; it should register one"
+        )
+    return found[0]
