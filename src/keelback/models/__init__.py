@@ -2,6 +2,7 @@
 
 from keelback.models._registry import MODELS, Classifier, ModelConfig, model_config
 from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
+from keelback.models.constants import class_constants
 from keelback.models.selective_ssm import (
     LastPositionHead,
     SelectiveClassifier,
@@ -21,6 +22,7 @@ __all__ = [
     "SelectiveSSM",
     "SelectiveSSMConfig",
     "StableStateMatrix",
+    "class_constants",
     "load_model",
     "model_config",
     "save_model",

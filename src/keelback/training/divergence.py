@@ -1,0 +1,44 @@
+"""Divergence as a result: when it came and which tensor was the first to overflow."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from keelback.training.recipe import Recipe, replica_losses
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Epoch and step count from 1; `tensor` is the first that was not finite in that step."""
+
+    epoch: int
+    step: int
+    tensor: str
+
+
+def first_bad_tensor(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch length"],
+    labels: Int[Tensor, " batch"],
+    recipe: Recipe,
+) -> str:
+    """The first tensor of a training step, in the order of computation, that is not finite.
+
+    A model with a `trace(tokens)` method names its intermediate tensors; of others only logits,
+    loss and gradients are looked at.
+    """
+    traced = model.trace(tokens) if hasattr(model, "trace") else {"logits": model(tokens)}
+    for name, tensor in traced.items():
+        if not bool(torch.isfinite(tensor).all()):
+            return name
+    loss = replica_losses(traced["logits"].unsqueeze(0), labels.unsqueeze(0), recipe)
+    if not bool(torch.isfinite(loss).all()):
+        return "loss"
+    names = [name for name, _ in model.named_parameters()]
+    gradients = torch.autograd.grad(loss.sum(), list(model.parameters()))
+    for name, gradient in zip(names, gradients, strict=True):
+        if not bool(torch.isfinite(gradient).all()):
+            return f"gradient of {name}"
+    return "norm of the gradient"

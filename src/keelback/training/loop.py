@@ -1,0 +1,187 @@
+"""Training: the models of several seeds or settings as one batch, each as if it were alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from keelback.data import Split
+from keelback.models import Classifier
+from keelback.training._optimiser import ReplicaAdam, ReplicaPlateau, clip_by_norm
+from keelback.training._replicas import Replicas
+from keelback.training.divergence import Divergence, first_bad_tensor
+from keelback.training.monitor import StabilityMonitor
+from keelback.training.recipe import Recipe, correct, replica_losses
+
+EpochReport = Callable[[int, int], None]
+"""Called after each epoch with the epoch's number and how many replicas are still alive."""
+
+
+@dataclass
+class TrainingResult:
+    """What one training left: a row of the monitor per epoch, its end, and the last good weights."""
+
+    history: list[dict[str, float | int | None]]
+    weights: dict[str, Tensor]
+    divergence: Divergence | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+
+class _Batches:
+    """The replicas' training examples; examples that all replicas share are kept once."""
+
+    def __init__(self, splits: Sequence[Split], device: torch.device | str) -> None:
+        shared = all(split is splits[0] for split in splits)
+        kept = splits[:1] if shared else splits
+        self.tokens = torch.stack([split.tokens for split in kept]).to(device)
+        self.labels = torch.stack([split.labels for split in kept]).to(device)
+        self.size = len(splits[0])
+        rows = torch.zeros(len(splits), 1) if shared else torch.arange(len(splits))[:, None]
+        self._rows = rows.long().to(device)
+
+    def take(self, index: Int[Tensor, "replicas batch"]) -> tuple[Tensor, Tensor]:
+        return self.tokens[self._rows, index], self.labels[self._rows, index]
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> Int[Tensor, " size"]:
+    """The order in which an epoch visits the examples: a function of the seed and the epoch."""
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(size))
+
+
+def train(
+    models: Sequence[nn.Module],
+    train_splits: Sequence[Split],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    on_epoch: EpochReport | None = None,
+) -> list[TrainingResult]:
+    """Train models of one architecture side by side, as a replica axis of one computation.
+
+    Each replica has its own data, order of examples, clipping, learning rate and end: a replica
+    whose loss or gradient is not finite keeps its last good parameters and is trained no further.
+    On the CPU a replica's numbers do not depend on its neighbours beyond rounding.
+
+    Args:
+        models: freshly initialised, of one architecture.
+        train_splits: one a model, all of one shape; the same object where examples are shared.
+        recipe: the settings they share.
+        seeds: one a model; decides the order of its examples.
+        device: where to train.
+        on_epoch: told after each epoch, for progress.
+
+    Returns:
+        One result a model, in order. `history` has a row for the start and one for each epoch that
+        the model finished or diverged in.
+    """
+    replicas = Replicas(models, device)
+    batches = _Batches(train_splits, device)
+    optimiser = ReplicaAdam(replicas.flat, recipe.weight_decay)
+    plateau = ReplicaPlateau(
+        torch.full((len(models),), recipe.learning_rate, device=device),
+        recipe.plateau_factor,
+        recipe.plateau_patience,
+        recipe.plateau_threshold,
+    )
+    monitor = StabilityMonitor(replicas.model, batches.tokens)
+    results = [TrainingResult([row], {}) for row in monitor.rows(replicas.parameters)]
+    alive = torch.ones(len(models), dtype=torch.bool, device=device)
+    for epoch in range(1, recipe.epochs + 1):
+        order = torch.stack([epoch_order(seed, epoch, batches.size) for seed in seeds]).to(device)
+        tally = _train_epoch(replicas, batches, order, optimiser, plateau, recipe, alive)
+        plateau.step(torch.where(tally.alive, tally.loss, torch.inf))
+        rows = monitor.rows(replicas.parameters, epoch, tally.columns())
+        for r in torch.nonzero(alive).flatten().tolist():
+            results[r].history.append(rows[r])
+            if not tally.alive[r]:
+                step = int(tally.finished_steps[r])
+                batch = order[r, step * recipe.batch_size : (step + 1) * recipe.batch_size]
+                split = train_splits[r]
+                tensor = first_bad_tensor(
+                    replicas.as_model(replicas.weights(r)),
+                    split.tokens[batch.cpu()].to(device),
+                    split.labels[batch.cpu()].to(device),
+                    recipe,
+                )
+                results[r].divergence = Divergence(epoch=epoch, step=step + 1, tensor=tensor)
+        alive = tally.alive
+        living = int(alive.sum())
+        if on_epoch is not None:
+            on_epoch(epoch, living)
+        if living == 0:
+            break
+    for r, result in enumerate(results):
+        result.weights = replicas.weights(r)
+    return results
+
+
+@dataclass
+class _Tally:
+    """What an epoch summed up, one number a replica."""
+
+    loss: Float[Tensor, " replicas"]
+    accuracy: Float[Tensor, " replicas"]
+    gradient_norm: Float[Tensor, " replicas"]
+    learning_rate: Float[Tensor, " replicas"]
+    finished_steps: Int[Tensor, " replicas"]
+    alive: Bool[Tensor, " replicas"]
+
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            "loss": self.loss,
+            "running_accuracy": self.accuracy,
+            "gradient_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
+        }
+
+
+def _train_epoch(
+    replicas: Replicas,
+    batches: _Batches,
+    order: Int[Tensor, "replicas size"],
+    optimiser: ReplicaAdam,
+    plateau: ReplicaPlateau,
+    recipe: Recipe,
+    alive: Bool[Tensor, " replicas"],
+) -> _Tally:
+    loss_sum = torch.zeros(len(replicas), device=order.device)
+    hits = torch.zeros(len(replicas), device=order.device, dtype=torch.long)
+    norm_sum = torch.zeros_like(loss_sum)
+    finished = torch.zeros_like(hits)
+    chunks = order.split(recipe.batch_size, dim=1)
+    for index in chunks:
+        tokens, labels = batches.take(index)
+        logits = replicas.logits(tokens)
+        losses = replica_losses(logits, labels, recipe)
+        gradient, norm = clip_by_norm(replicas.gradient(losses), recipe.clip_norm)
+        losses = losses.detach()
+        alive = alive & torch.isfinite(losses) & torch.isfinite(norm)
+        optimiser.step(gradient, plateau.learning_rate, alive)
+        loss_sum += torch.where(alive, losses * index.shape[1], 0.0)
+        hits += torch.where(alive, correct(logits.detach(), labels).sum(1), 0)
+        norm_sum += torch.where(alive, norm, 0.0)
+        finished += alive
+    whole = alive.clone()
+    return _Tally(
+        loss=torch.where(whole, loss_sum / order.shape[1], torch.nan),
+        accuracy=torch.where(whole, hits / order.shape[1], torch.nan),
+        gradient_norm=norm_sum / finished.clamp(min=1),
+        learning_rate=plateau.learning_rate,
+        finished_steps=finished,
+        alive=alive,
+    )
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, split: Split, batch_size: int = 512) -> float:
+    """The share of the split's examples that the model labels right; a logit that is NaN is wrong."""
+    hits = 0
+    for tokens, labels in zip(
+        split.tokens.split(batch_size), split.labels.split(batch_size), strict=True
+    ):
+        hits += int(correct(model(tokens), labels).sum())
+    return hits / len(split)

@@ -1,0 +1,47 @@
+"""The stability monitor: what the theory speaks of, logged while a model trains."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from keelback.models import SelectiveClassifier, class_constants
+
+
+class StabilityMonitor:
+    """Reads the class constants of every replica between epochs.
+
+    Of a selective SSM all that `models.class_constants` gives; of another model nothing but what
+    the training loop measured.
+
+    Args:
+        model: the architecture that the replicas share.
+        tokens: the training examples, `(replicas or 1, examples, length)`.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Int[Tensor, "replicas examples length"]) -> None:
+        self._model = model
+        if isinstance(model, SelectiveClassifier):
+            seen = torch.zeros(len(tokens), model.config.vocab_size, dtype=torch.bool)
+            for replica, own in enumerate(tokens):
+                seen[replica, own.unique().cpu().long()] = True
+            self._seen = seen.to(tokens.device)
+
+    @torch.no_grad()
+    def rows(
+        self,
+        parameters: Mapping[str, Tensor],
+        epoch: int = 0,
+        measured: Mapping[str, Tensor] | None = None,
+    ) -> list[dict[str, float | int | None]]:
+        """One row a replica: the epoch, what the loop measured (if anything), the constants."""
+        columns = dict(measured or {})
+        if isinstance(self._model, SelectiveClassifier):
+            columns |= class_constants(self._model, parameters, self._seen)
+        names = list(columns)
+        replicas = len(next(iter(parameters.values())))
+        if not names:
+            return [{"epoch": epoch} for _ in range(replicas)]
+        table = torch.stack([columns[name].double() for name in names], dim=1).tolist()
+        return [{"epoch": epoch, **dict(zip(names, row, strict=True))} for row in table]

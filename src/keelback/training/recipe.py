@@ -1,0 +1,60 @@
+"""How a classifier is trained: the settings, and the loss."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class Recipe(BaseModel):
+    """Adam with L2 decay, a plateau schedule, clipping and a collapse penalty.
+
+    The defaults are those of arXiv 2502.01473.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=40, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    plateau_factor: float = Field(default=0.9, gt=0, lt=1)
+    plateau_patience: int = Field(default=5, ge=0)
+    plateau_threshold: float = Field(default=0.01, ge=0, lt=1)
+    clip_norm: float = Field(default=5.0, gt=0)
+    collapse_penalty: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    collapse_spread: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+
+
+def replica_losses(
+    logits: Float[Tensor, "replicas batch *classes"],
+    labels: Int[Tensor, "replicas batch"],
+    recipe: Recipe,
+) -> Float[Tensor, " replicas"]:
+    """Mean cross-entropy of each replica plus its collapse penalty.
+
+    Binary cross-entropy for logits without a class axis. The penalty is
+    `collapse_penalty * max(0, collapse_spread - std(sigmoid(logits)))`, the standard deviation over
+    all of a replica's logits in the batch (none for a single logit, which has no spread).
+    """
+    if logits.ndim == 2:
+        target = labels.to(logits.dtype)
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+    else:
+        entropy = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="none"
+        ).view_as(labels)
+        entropy = entropy.mean(1)
+    spread_over = torch.sigmoid(logits).flatten(1)
+    if recipe.collapse_penalty == 0 or spread_over.shape[1] < 2:
+        return entropy
+    return entropy + recipe.collapse_penalty * F.relu(recipe.collapse_spread - spread_over.std(1))
+
+
+def correct(
+    logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
+) -> Int[Tensor, "*batch"]:
+    """1 where the logits' decision is the label, 0 elsewhere; a binary logit decides by its sign."""
+    decision = logits > 0 if logits.ndim == labels.ndim else logits.argmax(-1)
+    return (decision == labels).long()
