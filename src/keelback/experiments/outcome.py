@@ -1,4 +1,7 @@
-"""What an experiment says: claims, tables and figures, as data that the report room draws."""
+"""What an experiment says: claims, tables and figures, as data that the report room draws.
+
+Every string is plain Unicode text: no markup, no LaTeX. `<`, `$` and `_` show as themselves.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,8 +36,32 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """A bar at each `x`, whiskers from `lower` to `upper`; several in a panel stand side by side."""
+
+    x: Sequence[float | str]
+    y: Sequence[float | None]
+    label: str = ""
+    lower: Sequence[float | None] | None = None
+    upper: Sequence[float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A thin labelled line across the panel at one value of `axis` ("x" or "y")."""
+
+    at: float
+    label: str = ""
+    axis: str = "x"
+
+
+@dataclass(frozen=True)
 class Heatmap:
-    """`values[i][j]` at `y[i]`, `x[j]`; `None` where there is no value."""
+    """`values[i][j]` at `y[i]`, `x[j]`; `None` where there is no value.
+
+    Named rows, and any rows with `from_top`, run from the top down as attention maps do; numbered
+    rows otherwise run upwards. A range across zero is coloured symmetrically about zero.
+    """
 
     x: Sequence[float | str]
     y: Sequence[float | str]
@@ -42,11 +69,12 @@ class Heatmap:
     label: str = ""
     lowest: float | None = None
     highest: float | None = None
+    from_top: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: any number of lines and histograms, or one heatmap."""
+    """One pair of axes: any number of lines, histograms and bars, or one heatmap."""
 
     x_label: str
     y_label: str
@@ -58,6 +86,8 @@ class Panel:
     log_y: bool = False
     zero_line: bool = False
     y_limits: tuple[float, float] | None = None
+    bars: Sequence[Bars] = ()
+    marks: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +127,8 @@ class Claim:
     statement: str
     verdict: str
     evidence: str
+    holds: bool | None = None
+    """True where the measurement supports the statement, False where it does not, None between."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +144,5 @@ class Outcome:
     notes: Sequence[str] = ()
     numbers: Mapping[str, object] = field(default_factory=dict)
     """What `--json` prints: stable keys, JSON types only."""
+    verdict: str = ""
+    """The answer in a sentence or two, shown above everything else."""
