@@ -37,7 +37,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar at each `x`, whiskers from `lower` to `upper`; several in a panel stand side by side."""
+    """A bar at each `x`, whiskers from `lower` to `upper`; several stand side by side."""
 
     x: Sequence[float | str]
     y: Sequence[float | None]
