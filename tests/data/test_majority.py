@@ -79,11 +79,11 @@ def test_length_one():
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({}, "seq_len is needed"),
-        ({"seq_len": 0}, "seq_len = 0"),
-        ({"seq_len": 10, "data_seed": -1}, "data_seed = -1"),
-        ({"seq_len": 10, "flip_probability": 1.5}, "flip_probability = 1.5"),
-        ({"seq_len": 10, "tokenizer": "vocab.txt"}, "no setting 'tokenizer'"),
+        ({}, "seq_len is missing"),
+        ({"seq_len": 0}, "seq_len is 0"),
+        ({"seq_len": 10, "data_seed": -1}, "data_seed is -1"),
+        ({"seq_len": 10, "flip_probability": 1.5}, "flip_probability is 1.5"),
+        ({"seq_len": 10, "tokenizer": "vocab.txt"}, "no setting tokenizer"),
     ],
 )
 def test_wrong_settings_are_named(settings, complaint):

@@ -1,5 +1,6 @@
 """Tasks: labelled sequences of token ids, generated or loaded, in two splits."""
 
+from keelback.data.listops import ListOps, ListOpsSettings
 from keelback.data.majority import Majority, MajoritySettings
 from keelback.data.ragged import PaddingSide, Ragged
 from keelback.data.task import (
@@ -16,6 +17,8 @@ from keelback.data.task import (
 __all__ = [
     "SPLIT_NAMES",
     "TASKS",
+    "ListOps",
+    "ListOpsSettings",
     "Majority",
     "MajoritySettings",
     "PaddingSide",

@@ -13,6 +13,9 @@ from keelback.data.task import Split, SplitName, Task, TaskSettings, register_ta
 class MajoritySettings(TaskSettings):
     """Length, sizes and seed; `flip_probability` is the noise on the training split's ones."""
 
+    seq_len: int = Field(ge=1)
+    n_train: int = Field(default=1000, ge=1)
+    n_test: int = Field(default=1000, ge=1)
     flip_probability: float = Field(default=0.25, ge=0.0, le=1.0)
 
 
@@ -28,7 +31,7 @@ class Majority(Task):
 
     name: ClassVar[str] = "majority"
     settings_type = MajoritySettings
-    vocab_size: ClassVar[int] = 2
+    vocab_size = 2
     n_classes: ClassVar[int] = 2
     settings: MajoritySettings
 

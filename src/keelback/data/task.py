@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from keelback.data.ragged import PaddingSide, Ragged
-from keelback.errors import InputError
+from keelback.errors import InputError, describe, nearest
 
 SplitName = Literal["train", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -57,13 +57,14 @@ class Split:
 
 
 class TaskSettings(BaseModel):
-    """What every task lets its user choose. Tasks add their own fields in a subclass."""
+    """What every task lets its user choose. A task adds its own fields in a subclass.
+
+    The command line offers `seq_len`, `n_train`, `n_test`, `data` and `tokenizer` to the tasks that
+    have fields of these names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seq_len: int = Field(ge=1)
-    n_train: int = Field(default=1000, ge=1)
-    n_test: int = Field(default=1000, ge=1)
     data_seed: int = Field(default=0, ge=0, le=2**32 - 1)
 
 
@@ -77,7 +78,6 @@ class Task(ABC):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[TaskSettings]] = TaskSettings
-    vocab_size: ClassVar[int]
     n_classes: ClassVar[int]
     pad_id: ClassVar[int | None] = None
     """The id that fills a sequence up; None where all sequences have the same length."""
@@ -88,6 +88,11 @@ class Task(ABC):
         if not isinstance(settings, self.settings_type):
             raise TypeError(f"{self.name} takes {self.settings_type.__name__}")
         self.settings = settings
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Token ids are 0, ..., `vocab_size - 1`. A class attribute where the number is fixed."""
 
     @abstractmethod
     def split(self, name: SplitName) -> Split:
@@ -162,28 +167,19 @@ def get_task(name: str, **settings: object) -> Task:
     if task is None:
         raise InputError(
             f"there is no task {name!r}; choose one of {', '.join(sorted(TASKS))}, or name a "
-            "Python file that registers one"
+            f"Python file that registers one{nearest(name, list(TASKS))}"
         )
     given = {key: value for key, value in settings.items() if value is not None}
-    unknown = sorted(given.keys() - task.settings_type.model_fields.keys())
-    if unknown:
+    fields = list(task.settings_type.model_fields)
+    for unknown in sorted(given.keys() - set(fields)):
         raise InputError(
-            f"task {task.name} has no setting {unknown[0]!r}; it takes "
-            f"{', '.join(task.settings_type.model_fields)}"
+            f"task {task.name} has no setting {unknown}; it takes {', '.join(fields)}"
+            f"{nearest(unknown, fields)}"
         )
     try:
         return task(task.settings_type.model_validate(given))
     except ValidationError as error:
-        raise InputError(f"task {task.name}: {_first_complaint(error)}") from None
-
-
-def _first_complaint(error: ValidationError) -> str:
-    complaint = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in complaint["loc"])
-    if complaint["type"] == "missing":
-        return f"{where} is needed"
-    message = complaint["msg"].removeprefix("Value error, ")
-    return f"{where} = {complaint['input']!r}: {message}" if where else message
+        raise InputError(f"task {task.name}: {describe(error)}") from None
 
 
 def _task_from_file(path: Path) -> type[Task]:
