@@ -1,0 +1,105 @@
+"""The gated delta rule: state-space layers that erase along a key before they write."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.audit._recurrence import Recurrence, _wide
+
+
+class DeltaRuleRecurrence(Recurrence):
+    """`S_t = (I - beta_t k_t k_t^T) diag(exp(delta_t A)) S_{t-1} + beta_t k_t v_t^T`.
+
+    The output is `y_t = S_t^T q_t`, and `S_t` is `(key_dim, value_dim)` in each head. There is one
+    rate a head (gated delta nets: Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464) or one a head
+    and key dimension, heads outermost (Kimi Linear, arXiv 2510.26692).
+
+    Args:
+        query, key: normalised and scaled, `(batch, length, heads, key_dim)`.
+        value: `(batch, length, heads, value_dim)`.
+        beta: strength of the write, `(batch, length, heads)`.
+        delta, A: step sizes and decay rates; `delta * A` is the log decay.
+    """
+
+    def __init__(
+        self,
+        query: Float[Tensor, "batch length heads key_dim"],
+        key: Float[Tensor, "batch length heads key_dim"],
+        value: Float[Tensor, "batch length heads value_dim"],
+        beta: Float[Tensor, "batch length heads"],
+        delta: Float[Tensor, "batch length rates"],
+        A: Float[Tensor, "rates 1"],
+    ) -> None:
+        self.query, self.key, self.value = _wide(query), _wide(key), _wide(value)
+        self.beta, self.delta, self.A = _wide(beta), _wide(delta), _wide(A)
+
+    @property
+    def _heads(self) -> int:
+        return self.beta.shape[-1]
+
+    def _decay(self, position: int) -> Float[Tensor, "batch heads rates_per_head"]:
+        log_decay = self.delta[:, position] * self.A[:, 0]
+        return torch.exp(log_decay).unflatten(-1, (self._heads, -1))
+
+    def _states(self) -> Iterator[Float[Tensor, "batch heads key_dim value_dim"]]:
+        state = self.value.new_zeros(
+            self.value.shape[0], self._heads, self.key.shape[-1], self.value.shape[-1]
+        )
+        for t in range(self.length):
+            key, beta = self.key[:, t], self.beta[:, t, :, None]
+            state = state * self._decay(t).unsqueeze(-1)
+            erased = torch.einsum("bhk,bhkv->bhv", key, state)
+            write = beta * (self.value[:, t] - erased)
+            state = state + key.unsqueeze(-1) * write.unsqueeze(-2)
+            yield state
+
+    def output(self) -> Float[Tensor, "batch length channels"]:
+        """`y`, heads flattened into channels, before the norm and gate."""
+        rows = [
+            torch.einsum("bhk,bhkv->bhv", self.query[:, t], state)
+            for t, state in enumerate(self._states())
+        ]
+        return torch.stack(rows, dim=1).flatten(-2)
+
+    def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
+        """Norm of the state, or of a key dimension's row of it, after each of `positions`."""
+        wanted, norms = set(positions), []
+        for t, state in enumerate(self._states()):
+            if t in wanted:
+                rows = state.square().sum(-1)
+                per_head = rows if self._rate_is_a_row else rows.sum(-1, keepdim=True)
+                norms.append(per_head.flatten(1).sqrt())
+            if t == positions[-1]:
+                break
+        return torch.stack(norms, dim=1)
+
+    @property
+    def _rate_is_a_row(self) -> bool:
+        return self.A.shape[0] > self._heads
+
+    def attention(
+        self, query: int, rates: Sequence[int]
+    ) -> Float[Tensor, "batch rates query_plus_one"]:
+        """Weights of the values, found by carrying the query back through the erasures.
+
+        A rate that is one row of a head's state gives that row's share of the head's weights.
+        """
+        per_head = self.A.shape[0] // self._heads
+        heads = sorted({rate // per_head for rate in rates})
+        column = [heads.index(rate // per_head) for rate in rates]
+        carried = self.query[:, query, heads]
+        if self._rate_is_a_row:
+            rows = torch.as_tensor([rate % per_head for rate in rates])
+            carried = carried[:, column] * torch.nn.functional.one_hot(rows, per_head)
+            heads = [heads[i] for i in column]
+            column = list(range(len(rates)))
+        weights = []
+        for s in range(query, -1, -1):
+            key, beta = self.key[:, s, heads], self.beta[:, s, heads]
+            along = (key * carried).sum(-1)
+            weights.append(beta * along)
+            carried = carried - (beta * along).unsqueeze(-1) * key
+            carried = carried * self._decay(s)[:, heads]
+        return torch.stack(weights[::-1], dim=-1)[:, column]

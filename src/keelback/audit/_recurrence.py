@@ -1,0 +1,133 @@
+"""What a layer's recurrence was given on one forward pass, and what can be read off it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.scan import selective_scan
+
+
+class Recurrence(ABC):
+    """The inputs of one layer's recurrence over one batch of sequences.
+
+    A layer forgets at a number of *rates*: one a channel in Mamba, one a head in Mamba-2 and in
+    gated delta nets, one a key dimension in Kimi's delta attention, one in all in keelback's
+    selective SSM. Rate `r` multiplies state `n` by `exp(delta[b, t, r] A[r, n])` at token `t`.
+    """
+
+    delta: Float[Tensor, "batch length rates"]
+    """Step sizes, after softplus and clamping."""
+    A: Float[Tensor, "rates state"]
+    """Continuous-time decay rates; the state axis is 1 where all states of a rate decay alike."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in each sequence."""
+        return self.delta.shape[1]
+
+    @abstractmethod
+    def output(self) -> Float[Tensor, "batch length channels"]:
+        """What the recurrence gives, before any gate or norm that follows it."""
+
+    @abstractmethod
+    def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
+        """Norm of the state after each of the ascending `positions`.
+
+        Where several channels share a rate, the root mean square of their norms.
+        """
+
+    @abstractmethod
+    def attention(
+        self, query: int, rates: Sequence[int]
+    ) -> Float[Tensor, "batch rates query_plus_one"]:
+        """Weight of each earlier input, and its own, in the output at position `query`.
+
+        `y[b, query, channel of r] = sum over s <= query of attention[b, r, s] x[b, s]`, `x` being
+        the value that the layer writes (source: arXiv 2502.01473, Section 3, for the selective
+        SSM; the delta rule's weights include what later tokens erased).
+        """
+
+
+class SelectiveRecurrence(Recurrence):
+    """`h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t`, `y_t = C_t . h_t + D u_t`.
+
+    Source: Gu and Dao 2023 (arXiv 2312.00752), Algorithm 2; with one rate a head, Dao and Gu 2024
+    (arXiv 2405.21060). Everything is kept in at least float32.
+    """
+
+    def __init__(
+        self,
+        u: Float[Tensor, "batch length channels"],
+        delta: Float[Tensor, "batch length rates"],
+        A: Float[Tensor, "rates state"],
+        B: Float[Tensor, "batch length groups state"],
+        C: Float[Tensor, "batch length groups state"],
+        D: Float[Tensor, " channels"] | None = None,
+    ) -> None:
+        self.u, self.delta, self.A, self.B, self.C = (_wide(x) for x in (u, delta, A, B, C))
+        self.D = None if D is None else _wide(D)
+
+    @property
+    def _channels_per_rate(self) -> int:
+        return self.u.shape[-1] // self.A.shape[0]
+
+    def _scan(
+        self, window: slice, initial_state: Tensor | None
+    ) -> tuple[Float[Tensor, "batch window channels"], Float[Tensor, "batch channels state"]]:
+        delta = self.delta[:, window].repeat_interleave(self._channels_per_rate, dim=-1)
+        A = self.A.repeat_interleave(self._channels_per_rate, dim=0)
+        result = selective_scan(
+            self.u[:, window],
+            delta,
+            A.expand(-1, self.B.shape[-1]).contiguous(),
+            self.B[:, window],
+            self.C[:, window],
+            self.D,
+            initial_state=initial_state,
+            return_last_state=True,
+        )
+        assert isinstance(result, tuple)
+        return result
+
+    def output(self) -> Float[Tensor, "batch length channels"]:
+        """`y`, before the gate `silu(z)`."""
+        return self._scan(slice(None), None)[0]
+
+    def _states(self, positions: Sequence[int]) -> Iterator[Float[Tensor, "batch channels state"]]:
+        state, start = None, 0
+        for position in positions:
+            _, state = self._scan(slice(start, position + 1), state)
+            start = position + 1
+            yield state
+
+    def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
+        """Norm of the state after each of the ascending `positions`."""
+        squares = [state.square().sum(-1) for state in self._states(positions)]
+        by_rate = torch.stack(squares, dim=1).unflatten(-1, (self.A.shape[0], -1))
+        return by_rate.mean(-1).sqrt()
+
+    def attention(
+        self, query: int, rates: Sequence[int]
+    ) -> Float[Tensor, "batch rates query_plus_one"]:
+        """`delta_s C_t . (exp(A sum_{s<r<=t} delta_r) * B_s)` for `t = query`."""
+        chosen = torch.as_tensor(rates, device=self.delta.device)
+        group = (
+            chosen // (self.A.shape[0] // self.B.shape[2]) if self.B.shape[2] > 1 else chosen * 0
+        )
+        delta = self.delta[:, : query + 1, chosen]
+        elapsed = delta.sum(1, keepdim=True) - delta.cumsum(1)
+        products = self.B[:, : query + 1, group] * self.C[:, query, None, group]
+        if self.A.shape[1] == 1:
+            decay = torch.exp(elapsed * self.A[chosen, 0])
+            weights = decay * products.sum(-1)
+        else:
+            decay = torch.exp(elapsed.unsqueeze(-1) * self.A[chosen])
+            weights = (decay * products).sum(-1)
+        return (weights * delta).movedim(1, -1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,163 @@
+"""Gated delta nets: layers that decay like Mamba-2 and erase along a key before they write."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.audit._delta_rule import DeltaRuleRecurrence
+from keelback.audit._recurrence import Recurrence
+from keelback.audit.adapters.base import (
+    Adapter,
+    LayerCall,
+    convolved,
+    has_parts,
+    negative_exp,
+)
+
+_NORM_EPSILON = 1e-6
+
+
+class GatedDeltaNetAdapter(Adapter):
+    """Gated delta nets: one rate a value head, `delta = softplus(a + dt_bias)`.
+
+    The subclasses differ in how they project queries, keys, values and the two gates. Source: Yang,
+    Kautz and Hatamizadeh 2024 (arXiv 2412.06464).
+    """
+
+    kind = "gated-delta-net"
+
+    def matches(self, module: Any) -> bool:
+        """Told by its watched projections, a `conv1d`, and vectors `A_log` and `dt_bias`."""
+        return has_parts(module, *self.watched, "conv1d", "A_log", "dt_bias", "head_k_dim")
+
+    def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
+        """`-exp(A_log)`, one rate a value head."""
+        return negative_exp(module.A_log)[:, None]
+
+    def decay_logarithm(self, module: Any) -> Tensor:
+        """`A_log`."""
+        return module.A_log
+
+    def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values joined; the logit of beta; the logit of delta."""
+        raise NotImplementedError
+
+    def read(self, module: Any, call: LayerCall) -> Recurrence:
+        """Inputs of the delta rule, queries and keys repeated for the value heads they serve."""
+        q_k_v, write_logit, step_logit = self.projections(module, call)
+        query, key, value = _split_heads(module, q_k_v)
+        doubled = 2.0 if getattr(module, "allow_neg_eigval", False) else 1.0
+        return DeltaRuleRecurrence(
+            query,
+            key,
+            value,
+            doubled * write_logit.sigmoid(),
+            F.softplus(step_logit.float() + module.dt_bias),
+            self.state_matrix(module),
+        )
+
+
+class Qwen3NextAdapter(GatedDeltaNetAdapter):
+    """Qwen3-Next: queries, keys, values and gate from one projection, interleaved by key head."""
+
+    watched = ("in_proj_qkvz", "in_proj_ba")
+
+    def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's own reordering of its interleaved projections."""
+        parts = module.fix_query_key_value_ordering(
+            call.seen["in_proj_qkvz"].output, call.seen["in_proj_ba"].output
+        )
+        query, key, value, _, write_logit, step_logit = parts
+        joined = torch.cat([x.flatten(2) for x in (query, key, value)], dim=-1)
+        return joined, write_logit, step_logit
+
+
+class Qwen35Adapter(GatedDeltaNetAdapter):
+    """Qwen3.5 and later: one projection for queries, keys and values, one for each gate."""
+
+    watched = ("in_proj_qkv", "in_proj_b", "in_proj_a")
+
+    def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
+        """The three projections as they are."""
+        joined, write_logit, step_logit = (call.seen[name].output for name in self.watched)
+        return joined, write_logit, step_logit
+
+
+class OlmoHybridAdapter(GatedDeltaNetAdapter):
+    """OLMo hybrid: five projections, and beta doubled where negative eigenvalues are allowed."""
+
+    watched = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj")
+
+    def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values joined."""
+        query, key, value, write_logit, step_logit = (call.seen[n].output for n in self.watched)
+        return torch.cat([query, key, value], dim=-1), write_logit, step_logit
+
+
+class KimiDeltaAdapter(Adapter):
+    """Kimi Linear's delta attention (and GLM's, Bailing's): one rate a head and key dimension.
+
+    Source: Kimi Linear (arXiv 2510.26692). Where the forget gate has a lower bound, the log decay
+    is `bound * sigmoid(...)`: then the bound stands as A and the sigmoid as delta.
+    """
+
+    kind = "kimi-delta-attention"
+    watched = ("q_proj", "k_proj", "v_proj", "b_proj", "forget_gate")
+
+    def matches(self, module: Any) -> bool:
+        """Told by a `forget_gate` with `A_log` and `dt_bias`."""
+        return has_parts(module, *self.watched, "conv1d") and has_parts(
+            module.forget_gate, "A_log", "dt_bias"
+        )
+
+    def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
+        """One rate a head and key dimension, heads outermost."""
+        gate = module.forget_gate
+        rates, heads = gate.dt_bias.numel(), gate.A_log.numel()
+        bound = _lower_bound(gate)
+        if bound is not None:
+            return torch.full((rates, 1), bound, device=gate.A_log.device)
+        return negative_exp(gate.A_log).reshape(-1, 1).repeat_interleave(rates // heads, dim=0)
+
+    def decay_logarithm(self, module: Any) -> Tensor | None:
+        """The forget gate's `A_log`, unless the gate has a lower bound."""
+        return None if _lower_bound(module.forget_gate) is not None else module.forget_gate.A_log
+
+    def read(self, module: Any, call: LayerCall) -> Recurrence:
+        """Inputs of the delta rule; the forget gate gives the log decay itself."""
+        joined = torch.cat([call.seen[name].output for name in self.watched[:3]], dim=-1)
+        beta = call.seen["b_proj"].output.sigmoid()
+        query, key, value = (
+            x.unflatten(-1, (beta.shape[-1], -1)) for x in convolved(module, joined).chunk(3, -1)
+        )
+        A = self.state_matrix(module)
+        log_decay = call.seen["forget_gate"].output.float().flatten(2)
+        return DeltaRuleRecurrence(
+            _unit(query) / query.shape[-1] ** 0.5, _unit(key), value, beta, log_decay / A[:, 0], A
+        )
+
+
+def _lower_bound(gate: Any) -> float | None:
+    if getattr(gate, "safe_gate", True) is False:
+        return None
+    bound = getattr(gate, "safe_gate_lower_bound", getattr(gate, "lower_bound", None))
+    return None if bound is None else float(bound)
+
+
+def _unit(x: Tensor) -> Tensor:
+    x = x.float()
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPSILON)
+
+
+def _split_heads(module: Any, q_k_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    key_dim, key_heads, heads = module.head_k_dim, module.num_k_heads, module.num_v_heads
+    widths = [key_heads * key_dim] * 2 + [q_k_v.shape[-1] - 2 * key_heads * key_dim]
+    query, key, value = convolved(module, q_k_v).split(widths, dim=-1)
+    query, key = (
+        _unit(x.unflatten(-1, (-1, key_dim))).repeat_interleave(heads // key_heads, dim=2)
+        for x in (query, key)
+    )
+    return query / key_dim**0.5, key, value.unflatten(-1, (heads, -1))

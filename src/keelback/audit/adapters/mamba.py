@@ -1,0 +1,113 @@
+"""Mamba: one rate a channel, step sizes from a low-rank projection."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.audit._recurrence import Recurrence, SelectiveRecurrence
+from keelback.audit.adapters.base import (
+    Adapter,
+    LayerCall,
+    convolved,
+    has_parts,
+    negative_exp,
+)
+
+
+class MambaAdapter(Adapter):
+    """Mamba, FalconMamba and Jamba in transformers; `Mamba` in mamba_ssm; others with these parts.
+
+    Source: Gu and Dao 2023 (arXiv 2312.00752), Algorithm 2. Where the layer normalises its step
+    sizes, B and C (FalconMamba, Jamba), so does the adapter, with the layer's own modules.
+    """
+
+    kind = "mamba"
+    watched = ("x_proj",)
+
+    def matches(self, module: Any) -> bool:
+        """Told by `x_proj`, `dt_proj` and a matrix `A_log`."""
+        return has_parts(module, "in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D")
+
+    def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
+        """`-exp(A_log)`, one rate a channel."""
+        return negative_exp(module.A_log)
+
+    def decay_logarithm(self, module: Any) -> Tensor:
+        """`A_log`."""
+        return module.A_log
+
+    def replay(self, module: Any, call: LayerCall) -> None:
+        """Convolve the first half of the input projection, as a fused kernel does unseen."""
+        projected = module.in_proj(call.masked(call.hidden_states))
+        x, _ = projected.chunk(2, dim=-1)
+        module.x_proj(call.masked(convolved(module, x)))
+
+    def read(self, module: Any, call: LayerCall) -> Recurrence:
+        """Inputs of the scan from what `x_proj` was given and what it gave."""
+        u, projected = (x.reshape(*call.hidden_states.shape[:2], -1) for x in call.seen["x_proj"])
+        state = module.A_log.shape[1]
+        step, B, C = projected.split([projected.shape[-1] - 2 * state, state, state], dim=-1)
+        step = _normalised(module, step, "dt_layernorm")
+        B = _normalised(module, B, "b_layernorm", "B_layernorm")
+        C = _normalised(module, C, "c_layernorm", "C_layernorm")
+        logit = F.linear(step, module.dt_proj.weight).float()
+        if module.dt_proj.bias is not None:
+            logit = logit + module.dt_proj.bias.float()
+        return SelectiveRecurrence(
+            u,
+            F.softplus(logit),
+            self.state_matrix(module),
+            B.unsqueeze(-2),
+            C.unsqueeze(-2),
+            module.D,
+        )
+
+
+def _normalised(module: Any, x: Tensor, *names: str) -> Tensor:
+    for name in names:
+        norm = getattr(module, name, None)
+        if norm is not None:
+            return norm(x)
+    return x
+
+
+class MultiHeadMambaAdapter(Adapter):
+    """Zamba's Mamba: channels in heads, each with its own projections to step sizes, B and C."""
+
+    kind = "mamba"
+    watched = ("in_proj",)
+
+    def matches(self, module: Any) -> bool:
+        """Told by `x_proj_weight` and `dt_proj_weight` with a leading head axis."""
+        return has_parts(module, "in_proj", "conv1d", "x_proj_weight", "dt_proj_weight", "A_log")
+
+    def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
+        """`-exp(A_log)`, heads flattened into channels."""
+        return negative_exp(module.A_log.flatten(0, 1))
+
+    def decay_logarithm(self, module: Any) -> Tensor:
+        """`A_log`, `(heads, channels of a head, state)`."""
+        return module.A_log
+
+    def read(self, module: Any, call: LayerCall) -> Recurrence:
+        """Inputs of the heads' scans, one group of B and C a head; `in_proj` alternates x and z."""
+        x_weight, dt_weight = module.x_proj_weight, module.dt_proj_weight
+        dt_bias, state = module.dt_proj_bias, module.A_log.shape[-1]
+        heads = len(x_weight)
+        x = call.seen["in_proj"].output[..., ::2]
+        u = call.masked(convolved(module, x))
+        u_heads = u.unflatten(-1, (heads, -1))
+        parameters = torch.einsum("blhc,hpc->blhp", u_heads, x_weight)
+        step, B, C = parameters.split([parameters.shape[-1] - 2 * state, state, state], dim=-1)
+        logit = torch.einsum("blhr,hcr->blhc", step, dt_weight).float() + dt_bias.float()
+        return SelectiveRecurrence(
+            u,
+            F.softplus(logit).flatten(-2),
+            self.state_matrix(module),
+            B,
+            C,
+            module.D.flatten(),
+        )
