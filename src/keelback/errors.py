@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 class JobError(RuntimeError):
-    """The input was right and the job failed. The command line prints the message and exits with 1."""
+    """The input was right and the job failed. The command line prints why and exits with 1."""
 
 
 def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:

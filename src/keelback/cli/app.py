@@ -7,10 +7,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import typer
 
 from keelback.errors import InputError, JobError
+
+# Typer carries its own copy of Click, or uses the installed one, depending on its version.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="keelback",
@@ -41,18 +43,18 @@ def _load_commands() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits 0 when done, 1 when the job failed, 2 when the input was wrong."""
+    """Run the command line; exits 0 when done, 1 when the job failed, 2 on wrong input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _load_commands()
     try:
         code = app(args=arguments, prog_name="keelback", standalone_mode=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; what was finished is kept", file=sys.stderr)
         raise SystemExit(130) from None
-    except (InputError, JobError, click.ClickException) as error:
+    except (InputError, JobError, _UsageError) as error:
         if "--debug" in arguments:
             raise
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        message = getattr(error, "format_message", error.__str__)()
         print("error: " + " ".join(message.split()), file=sys.stderr)
         raise SystemExit(1 if isinstance(error, JobError) else 2) from None
     raise SystemExit(code if isinstance(code, int) else 0)

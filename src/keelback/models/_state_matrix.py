@@ -29,7 +29,7 @@ class StableStateMatrix(nn.Module):
         super().__init__()
         if not margin >= 0:
             raise InputError(f"the stability margin is {margin}; it must be 0 or more")
-        if not bool((A < -margin).all()):
+        if not bool((-margin > A).all()):
             raise InputError(
                 f"an initial spectral abscissa of {float(A.max()):g} is not below "
                 f"-margin = {-margin:g}, which the stable parametrisation needs"

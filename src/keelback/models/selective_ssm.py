@@ -20,7 +20,8 @@ class SelectiveSSM(nn.Module):
     """One block with `d_model` channels of `d_state` states and one step size per token.
 
     `delta_t = softplus(p + q . u_t)`;
-    `x_t[j] = exp(delta_t A[j]) x_{t-1}[j] + delta_t (W_B u_t) u_t[j]`; `y_t[j] = (W_C u_t) . x_t[j]`.
+    `x_t[j] = exp(delta_t A[j]) x_{t-1}[j] + delta_t (W_B u_t) u_t[j]`;
+    `y_t[j] = (W_C u_t) . x_t[j]`.
     Source: arXiv 2502.01473, Section 3.
 
     Args:

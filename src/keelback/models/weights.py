@@ -28,9 +28,9 @@ _REFERENCE_NAMES = {
 }
 
 
-def save_model(model: nn.Module, path: Path) -> None:
+def save_model(model: SelectiveClassifier, path: Path) -> None:
     """Write a model's weights, with its configuration in the file's metadata, in one step."""
-    save_weights(dict(model.state_dict()), model.config, path)  # type: ignore[arg-type]
+    save_weights(dict(model.state_dict()), model.config, path)
 
 
 def save_weights(weights: Mapping[str, Tensor], config: Any, path: Path) -> None:

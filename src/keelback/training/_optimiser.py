@@ -55,7 +55,11 @@ class ReplicaPlateau:
     """Lower a replica's learning rate when its loss stopped falling by the relative threshold."""
 
     def __init__(
-        self, learning_rate: Float[Tensor, " replicas"], factor: float, patience: int, threshold: float
+        self,
+        learning_rate: Float[Tensor, " replicas"],
+        factor: float,
+        patience: int,
+        threshold: float,
     ) -> None:
         self.learning_rate = learning_rate.clone()
         self.factor, self.patience, self.threshold = factor, patience, threshold

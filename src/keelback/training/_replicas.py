@@ -29,7 +29,7 @@ class Replicas:
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         sizes = [shape.numel() for shape in self._shapes.values()]
-        pieces = flat.detach().split(sizes, dim=1)
+        pieces = torch.split(flat.detach(), sizes, dim=1)
         return {
             name: piece.unflatten(1, shape) if shape else piece.squeeze(1)
             for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)

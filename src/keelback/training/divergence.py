@@ -1,5 +1,6 @@
 """Divergence as a result: when it came and which tensor was the first to overflow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,8 @@ def first_bad_tensor(
     A model with a `trace(tokens)` method names its intermediate tensors; of others only logits,
     loss and gradients are looked at.
     """
-    traced = model.trace(tokens) if hasattr(model, "trace") else {"logits": model(tokens)}
+    trace = getattr(model, "trace", lambda tokens: {"logits": model(tokens)})
+    traced: Mapping[str, Tensor] = trace(tokens)
     for name, tensor in traced.items():
         if not bool(torch.isfinite(tensor).all()):
             return name

@@ -22,7 +22,7 @@ EpochReport = Callable[[int, int], None]
 
 @dataclass
 class TrainingResult:
-    """What one training left: a row of the monitor per epoch, its end, and the last good weights."""
+    """What a training left: a row of the monitor per epoch, its end, the last good weights."""
 
     history: list[dict[str, float | int | None]]
     weights: dict[str, Tensor]
@@ -152,7 +152,7 @@ def _train_epoch(
     hits = torch.zeros(len(replicas), device=order.device, dtype=torch.long)
     norm_sum = torch.zeros_like(loss_sum)
     finished = torch.zeros_like(hits)
-    chunks = order.split(recipe.batch_size, dim=1)
+    chunks = torch.split(order, recipe.batch_size, dim=1)
     for index in chunks:
         tokens, labels = batches.take(index)
         logits = replicas.logits(tokens)
@@ -178,10 +178,9 @@ def _train_epoch(
 
 @torch.no_grad()
 def accuracy(model: Classifier, split: Split, batch_size: int = 512) -> float:
-    """The share of the split's examples that the model labels right; a logit that is NaN is wrong."""
+    """The share of the split's examples that the model labels right."""
     hits = 0
-    for tokens, labels in zip(
-        split.tokens.split(batch_size), split.labels.split(batch_size), strict=True
-    ):
-        hits += int(correct(model(tokens), labels).sum())
+    for start in range(0, len(split), batch_size):
+        batch = slice(start, start + batch_size)
+        hits += int(correct(model(split.tokens[batch]), split.labels[batch]).sum())
     return hits / len(split)

@@ -42,9 +42,9 @@ def replica_losses(
         target = labels.to(logits.dtype)
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
     else:
-        entropy = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), reduction="none"
-        ).view_as(labels)
+        entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(
+            labels
+        )
         entropy = entropy.mean(1)
     spread_over = torch.sigmoid(logits).flatten(1)
     if recipe.collapse_penalty == 0 or spread_over.shape[1] < 2:
@@ -55,6 +55,6 @@ def replica_losses(
 def correct(
     logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
 ) -> Int[Tensor, "*batch"]:
-    """1 where the logits' decision is the label, 0 elsewhere; a binary logit decides by its sign."""
+    """1 where the decision is the label, else 0; a binary logit decides by its sign."""
     decision = logits > 0 if logits.ndim == labels.ndim else logits.argmax(-1)
     return (decision == labels).long()

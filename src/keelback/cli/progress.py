@@ -1,0 +1,25 @@
+"""A progress bar with an estimate, on stderr."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def sweep_progress(title: str) -> Iterator[Callable[[float, float], None]]:
+    """Show a bar for as long as the block runs; gives the function that moves it."""
+    bar = Progress(
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title, total=1.0)
+        yield lambda done, whole: bar.update(task, completed=done / whole if whole else 1.0)

@@ -1,0 +1,26 @@
+"""Every experiment by name."""
+
+from typing import Any
+
+from keelback.errors import InputError, nearest
+from keelback.experiments.experiment import Experiment
+from keelback.experiments.length_independence import LengthIndependence
+
+EXPERIMENTS: dict[str, Experiment[Any]] = {
+    experiment.name: experiment for experiment in (LengthIndependence(),)
+}
+"""A new experiment adds itself here."""
+
+
+def get_experiment(name: str) -> Experiment[Any]:
+    """The experiment `name`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(
+            f"unknown experiment {name!r}{nearest(name, list(EXPERIMENTS))}"
+            f"; there are {', '.join(sorted(EXPERIMENTS))}"
+        )
+    return EXPERIMENTS[name]

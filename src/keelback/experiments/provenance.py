@@ -1,0 +1,63 @@
+"""Which code, libraries and device made a number."""
+
+import functools
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import keelback
+
+_LIBRARIES = ("torch", "numba", "numpy", "scipy", "triton", "transformers")
+
+
+def provenance(command: str | None = None) -> dict[str, object]:
+    """Versions, device, date and (where given) the command, as JSON values."""
+    record: dict[str, object] = {
+        "keelback": keelback.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "device": device(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return record if command is None else {**record, "command": command}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide numbers, of those that are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def device() -> str:
+    """The GPU's name where there is one, else the processor's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that the package runs from, if it does."""
+    root = Path(keelback.__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

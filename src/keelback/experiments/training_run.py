@@ -1,0 +1,111 @@
+"""A run that trains one classifier on one task, and how many of them train as one batch."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field, JsonValue, field_validator
+
+from keelback.data import Split, get_task
+from keelback.experiments.run import Progress, Run, RunResult, Scalar
+from keelback.models import model_config
+from keelback.training import Recipe, TrainingResult, accuracy, train
+
+
+class TrainingRun(Run):
+    """One classifier, trained on one task from one seed.
+
+    `seed` decides the initial values and the order of the examples; `task_settings["data_seed"]`
+    decides the data. Runs that differ in nothing but seeds and the initial abscissa train as one
+    batch.
+    """
+
+    kind: ClassVar[str] = "training"
+
+    task: str
+    task_settings: dict[str, JsonValue]
+    model: dict[str, JsonValue]
+    recipe: Recipe = Recipe()
+    seed: int = Field(ge=0, le=2**32 - 1)
+
+    @field_validator("model")
+    @classmethod
+    def _complete(cls, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Write out the defaults, so that a run's name does not depend on which were given."""
+        return dict(model_config(fields).model_dump(mode="json"))
+
+    def batch_key(self) -> str:
+        """Everything but the seeds and the initial spectral abscissa."""
+        fields = self.fields()
+        del fields["seed"]
+        fields["task_settings"].pop("data_seed", None)
+        fields["model"].pop("spectral_abscissa", None)
+        return json.dumps(fields, sort_keys=True)
+
+    def cost(self) -> float:
+        """Tokens seen in training, where the task says how many."""
+        sizes = (self.task_settings.get(key) for key in ("seq_len", "n_train"))
+        return math.prod(size for size in sizes if isinstance(size, int)) * self.recipe.epochs
+
+    @classmethod
+    def execute(cls, runs: Sequence[Self], progress: Progress) -> Iterator[tuple[Self, RunResult]]:
+        """Train the runs side by side, then score each on both splits."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        splits = _Splits()
+        models = [
+            model_config(run.model).build(torch.Generator().manual_seed(run.seed)) for run in runs
+        ]
+        results = train(
+            models,
+            [splits.get(run, "train") for run in runs],
+            runs[0].recipe,
+            [run.seed for run in runs],
+            device=device,
+            on_epoch=lambda epoch, _: progress(epoch / runs[0].recipe.epochs),
+        )
+        for run, result in zip(runs, results, strict=True):
+            model = models[0]
+            model.load_state_dict(result.weights)
+            scores: dict[str, Scalar] = {
+                f"{name}_accuracy": None
+                if result.divergence
+                else accuracy(model, splits.get(run, name).to(device))
+                for name in ("train", "test")
+            }
+            yield (
+                run,
+                RunResult(
+                    summary={**scores, **_end_of(result)},
+                    history=result.history,
+                    weights=result.weights,
+                    model=model_config(run.model),
+                ),
+            )
+
+
+def _end_of(result: TrainingResult) -> dict[str, Scalar]:
+    last, divergence = result.history[-1], result.divergence
+    return {
+        "epochs": last["epoch"],
+        "loss": None if divergence else last.get("loss"),
+        "s_A": last.get("s_A"),
+        "diverged": divergence is not None,
+        "diverged_epoch": divergence.epoch if divergence else None,
+        "diverged_step": divergence.step if divergence else None,
+        "diverged_tensor": divergence.tensor if divergence else None,
+    }
+
+
+class _Splits:
+    """The splits of a batch of runs; runs with the same data share one object."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Split] = {}
+
+    def get(self, run: TrainingRun, name: Any) -> Split:
+        key = (json.dumps([run.task, run.task_settings], sort_keys=True), name)
+        if key not in self._known:
+            self._known[key] = get_task(run.task, **run.task_settings).split(name)
+        return self._known[key]
