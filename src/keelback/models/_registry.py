@@ -1,7 +1,7 @@
 """Which models there are, by the `kind` that names them in a configuration."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +12,9 @@ from keelback.errors import InputError, describe
 from keelback.models.selective_ssm import SelectiveSSMConfig
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
-    """A frozen pydantic model with the fields that every classifier's configuration has."""
+    """The fields that every classifier's configuration, a frozen pydantic model, has."""
 
     kind: Any
     vocab_size: int
@@ -23,16 +24,8 @@ class ModelConfig(Protocol):
         """A freshly initialised classifier of token sequences."""
         ...
 
-    def model_dump(self) -> dict[str, Any]:
-        """The configuration as plain values."""
-        ...
 
-    @classmethod
-    def model_validate(cls, obj: Any) -> Self:
-        """The configuration from plain values."""
-        ...
-
-
+@runtime_checkable
 class Classifier(Protocol):
     """What training and evaluation ask of a model: logits from tokens."""
 

@@ -14,7 +14,7 @@ class FreeStateMatrix(nn.Module):
         super().__init__()
         self.A = nn.Parameter(A.clone())
 
-    def forward(self) -> Float[Tensor, "d_model d_state"]:
+    def forward(self) -> Float[Tensor, "*replicas d_model d_state"]:
         """The state matrix, one row of diagonal entries a channel."""
         return self.A
 
@@ -37,6 +37,6 @@ class StableStateMatrix(nn.Module):
         self.margin = margin
         self.A_log = nn.Parameter(torch.log(-margin - A))
 
-    def forward(self) -> Float[Tensor, "d_model d_state"]:
+    def forward(self) -> Float[Tensor, "*replicas d_model d_state"]:
         """The state matrix, one row of diagonal entries a channel."""
         return -self.margin - torch.exp(self.A_log)

@@ -13,7 +13,7 @@ from keelback.models.selective_ssm import SelectiveClassifier
 def class_constants(
     model: SelectiveClassifier,
     parameters: Mapping[str, Tensor],
-    seen: Bool[Tensor, "*replicas vocab"],
+    seen: Bool[Tensor, "*#replicas vocab"],
 ) -> dict[str, Float[Tensor, "*replicas"]]:
     """Norms, step sizes and growth factors that the bounds of arXiv 2502.01473 speak of.
 
@@ -72,7 +72,7 @@ def _state_matrix(
 
 
 def _over_seen(
-    values: Float[Tensor, "*replicas vocab"], seen: Bool[Tensor, "*replicas vocab"], largest: bool
+    values: Float[Tensor, "*replicas vocab"], seen: Bool[Tensor, "*#replicas vocab"], largest: bool
 ) -> Float[Tensor, "*replicas"]:
     outside = -torch.inf if largest else torch.inf
     masked = torch.where(seen, values, outside)

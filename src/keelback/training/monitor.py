@@ -1,5 +1,6 @@
 """The stability monitor: what the theory speaks of, logged while a model trains."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -35,7 +36,7 @@ class StabilityMonitor:
         epoch: int = 0,
         measured: Mapping[str, Tensor] | None = None,
     ) -> list[dict[str, float | int | None]]:
-        """One row a replica: the epoch, what the loop measured (if anything), the constants."""
+        """One row a replica: the epoch, what the loop measured, the constants; NaN is None."""
         columns = dict(measured or {})
         if isinstance(self._model, SelectiveClassifier):
             columns |= class_constants(self._model, parameters, self._seen)
@@ -44,4 +45,8 @@ class StabilityMonitor:
         if not names:
             return [{"epoch": epoch} for _ in range(replicas)]
         table = torch.stack([columns[name].double() for name in names], dim=1).tolist()
-        return [{"epoch": epoch, **dict(zip(names, row, strict=True))} for row in table]
+        return [
+            {"epoch": epoch}
+            | {name: None if math.isnan(x) else x for name, x in zip(names, row, strict=True)}
+            for row in table
+        ]

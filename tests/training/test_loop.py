@@ -1,0 +1,136 @@
+"""The training loop: replicas as if alone, determinism, divergence, and a loop of PyTorch's parts."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from keelback.data import Split, get_task
+from keelback.models import SelectiveClassifier, SelectiveSSMConfig
+from keelback.training import Recipe, TrainingResult, accuracy, train
+from keelback.training.loop import epoch_order
+
+RECIPE = Recipe(epochs=3, batch_size=16)
+
+
+def make_model(seed: int, abscissa: float = 0.0) -> SelectiveClassifier:
+    config = SelectiveSSMConfig(vocab_size=2, spectral_abscissa=abscissa)
+    return config.build(torch.Generator().manual_seed(seed))
+
+
+def make_split(seed: int, seq_len: int = 12) -> Split:
+    return get_task("majority", seq_len=seq_len, n_train=72, n_test=40, data_seed=seed).split(
+        "train"
+    )
+
+
+def run(seeds: list[int], abscissas: list[float] | None = None) -> list[TrainingResult]:
+    abscissas = abscissas or [0.0] * len(seeds)
+    models = [make_model(seed, s_A) for seed, s_A in zip(seeds, abscissas, strict=True)]
+    return train(models, [make_split(seed) for seed in seeds], RECIPE, seeds)
+
+
+def losses(result: TrainingResult) -> list[float]:
+    return [float(row["loss"] or math.nan) for row in result.history[1:]]
+
+
+def test_replicas_have_the_numbers_that_they_have_alone() -> None:
+    together = run([1, 2, 3])
+    for seed, result in zip([1, 2, 3], together, strict=True):
+        [alone] = run([seed])
+        assert losses(result) == pytest.approx(losses(alone), rel=1e-6)
+        for name, tensor in alone.weights.items():
+            torch.testing.assert_close(result.weights[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    one, two = run([4])[0], run([4])[0]
+    assert one.history == two.history
+    assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+
+
+def test_a_plain_loop_of_pytorchs_parts_trains_the_same_model() -> None:
+    model, split = make_model(7), make_split(7)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-5)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        adam, factor=0.9, patience=5, threshold=0.01
+    )
+    means = []
+    for epoch in range(1, 4):
+        total = 0.0
+        for index in epoch_order(7, epoch, len(split)).split(16):
+            logits = model(split.tokens[index])
+            loss = F.binary_cross_entropy_with_logits(logits, split.labels[index].float())
+            loss = loss + 10 * F.relu(0.1 - torch.sigmoid(logits).std())
+            adam.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            adam.step()
+            total += loss.item() * len(index)
+        means.append(total / len(split))
+        schedule.step(means[-1])
+    [ours] = run([7])
+    assert losses(ours) == pytest.approx(means, rel=1e-5)
+
+
+def test_examples_that_replicas_share_are_not_copied_and_change_nothing() -> None:
+    shared = make_split(0)
+    models = [make_model(1), make_model(2)]
+    together = train(models, [shared, shared], RECIPE, [1, 2])
+    apart = train([make_model(1), make_model(2)], [make_split(0), make_split(0)], RECIPE, [1, 2])
+    assert [losses(r) for r in together] == [losses(r) for r in apart]
+
+
+def test_divergence_is_recorded_and_the_other_replicas_go_on() -> None:
+    results = run([1, 2, 3], [0.0, 60.0, 0.0])
+    dead = results[1].divergence
+    assert dead is not None
+    assert (dead.epoch, dead.step, dead.tensor) == (1, 1, "y")
+    assert all(torch.isfinite(tensor).all() for tensor in results[1].weights.values())
+    assert len(results[1].history) == 2
+    assert results[1].history[-1]["loss"] is None
+    for survivor, seed in ((results[0], 1), (results[2], 3)):
+        assert survivor.divergence is None
+        assert losses(survivor) == pytest.approx(losses(run([seed])[0]), rel=1e-6)
+
+
+def test_a_divergence_in_the_gradient_is_named() -> None:
+    model = make_model(1)
+    with torch.no_grad():
+        model.embedding.fill_(1e-25)
+        model.ssm.W_B.fill_(3e37)
+        model.ssm.W_C.fill_(3e37)
+    [result] = train([model], [make_split(1)], RECIPE, [1])
+    assert result.divergence is not None
+    assert "gradient" in result.divergence.tensor
+
+
+def test_every_epoch_logs_what_the_theory_speaks_of() -> None:
+    [result] = run([1])
+    assert [row["epoch"] for row in result.history] == [0, 1, 2, 3]
+    wanted = {
+        "loss", "running_accuracy", "gradient_norm", "learning_rate", "s_A", "B_u", "B_q", "B_B",
+        "B_C", "B_w", "delta_min", "delta_max", "delta_lower", "delta_upper", "growth", "rho",
+    }  # fmt: skip
+    assert wanted <= result.history[-1].keys()
+    last = result.history[-1]
+    assert last["delta_lower"] <= last["delta_min"] <= last["delta_max"] <= last["delta_upper"]  # type: ignore[operator]
+
+
+def test_accuracy_counts_what_the_model_gets_right() -> None:
+    split = make_split(3)
+    model = make_model(3)
+    by_hand = ((model(split.tokens) > 0).long() == split.labels).float().mean().item()
+    assert accuracy(model, split, batch_size=7) == pytest.approx(by_hand)
+
+
+def test_one_token_sequences_train() -> None:
+    [result] = train([make_model(1)], [make_split(1, seq_len=1)], RECIPE, [1])
+    assert result.divergence is None
+
+
+def test_no_epochs_leave_the_model_as_it_was() -> None:
+    model = make_model(1)
+    [result] = train([model], [make_split(1)], Recipe(epochs=0), [1])
+    assert torch.equal(result.weights["embedding"], model.embedding)
