@@ -1,1 +1,96 @@
+"""Generalisation bounds of selective SSMs, from class constants to certificates.
 
+Everything is computed in log space: functions named `log_*` or `*_log_*` return natural
+logarithms, because the numbers themselves overflow a double for long or unstable classes.
+"""
+
+from keelback.bounds._chaining import (
+    chaining_radii,
+    dudley_integral,
+    log_dudley_of_capacity,
+    nested_chaining,
+)
+from keelback.bounds._companions import (
+    linear_attention_log_rademacher,
+    lti_log_rademacher,
+    rnn_log_rademacher,
+    softmax_attention_log_rademacher,
+)
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covering import (
+    Ball,
+    Intervals,
+    cheapest_log_count,
+    class_log_count,
+    interval_log_count,
+    log_maurey_capacity,
+    maurey_log_count,
+    volume_log_count,
+)
+from keelback.bounds._grid import ClassGrid, Enclosure, level_weight
+from keelback.bounds._lower import log_mean_absolute_sign_sum, lower_log_rademacher
+from keelback.bounds._published import (
+    PublishedTerms,
+    log_step_factor,
+    published_log_rademacher,
+    published_terms,
+)
+from keelback.bounds._risk import (
+    confidence_term,
+    covering_risk,
+    kl_inverse,
+    log_covering_gap,
+    log_risk_gap,
+    loss_complexity_factor,
+)
+from keelback.bounds._series import log_geometric_sum, mean_index
+from keelback.bounds._sharpened import (
+    log_output_bound,
+    selective_blocks,
+    sharpened_log_rademacher,
+)
+from keelback.bounds._steps import StepSums
+from keelback.bounds._summary import BoundSummary, summarise
+
+__all__ = [
+    "Ball",
+    "BoundSummary",
+    "ClassConstants",
+    "ClassGrid",
+    "Enclosure",
+    "Intervals",
+    "PublishedTerms",
+    "StepSums",
+    "chaining_radii",
+    "cheapest_log_count",
+    "class_log_count",
+    "confidence_term",
+    "covering_risk",
+    "dudley_integral",
+    "interval_log_count",
+    "kl_inverse",
+    "level_weight",
+    "linear_attention_log_rademacher",
+    "log_covering_gap",
+    "log_dudley_of_capacity",
+    "log_geometric_sum",
+    "log_maurey_capacity",
+    "log_mean_absolute_sign_sum",
+    "log_output_bound",
+    "log_risk_gap",
+    "log_step_factor",
+    "loss_complexity_factor",
+    "lower_log_rademacher",
+    "lti_log_rademacher",
+    "maurey_log_count",
+    "mean_index",
+    "nested_chaining",
+    "published_log_rademacher",
+    "published_terms",
+    "rnn_log_rademacher",
+    "selective_blocks",
+    "sharpened_log_rademacher",
+    "softmax_attention_log_rademacher",
+    "summarise",
+    "volume_log_count",
+]

@@ -1,0 +1,252 @@
+"""Covering numbers of parameter sets, and of a class whose output moves with its parameters.
+
+A *block* is one parameter (a vector, a matrix, a set of intervals). Its `log_reach` is the
+logarithm of L R: how far the output can move while the parameter crosses the radius R of its
+set, L being the output's Lipschitz constant in the norm of that radius. Covering the block with
+balls of radius e / L changes the output by at most e; one block after the other, the changes
+add up, so a split of a radius among the blocks turns covers of the blocks into a cover of the
+class. Every cover used here has its centres inside the set, so each replacement stays in the class.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+from keelback.errors import InputError
+
+_BISECTIONS = 60
+
+
+def maurey_log_count(log_ratio: ArrayLike, coordinates: int) -> NDArray[np.float64]:
+    """Log covering number of an l1 ball of radius M by Euclidean balls of radius e (Maurey).
+
+    log N <= (M/e)^2 log(2 k + 1), and N = 1 once e >= M. No ceiling is needed: an average of n
+    signed vertices, shrunk by sqrt(n) / (1 + sqrt(n)), lies within M / (1 + sqrt(n)) of the
+    target (docs/bounds.md). Centres can be taken inside any convex subset of the ball, because
+    Euclidean projection brings no two points further apart.
+
+    Args:
+        log_ratio: log(M / e), any shape.
+        coordinates: k, the dimension.
+
+    Source: arXiv 2502.01473, Lemma on l1 balls; Zhang, JMLR 2002, Theorem 3.
+    """
+    log_ratio = np.asarray(log_ratio, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return np.where(log_ratio > 0, np.exp(2 * log_ratio) * math.log(2 * coordinates + 1), 0.0)
+
+
+def volume_log_count(log_ratio: ArrayLike, coordinates: int) -> NDArray[np.float64]:
+    """Log covering number of a ball of any norm by balls of the same norm, by volume.
+
+    log N <= k log(1 + 2 R / e), and N = 1 once e >= R. The centres, a maximal e-separated set, lie
+    in the covered set; the bound also holds for every subset of the ball.
+
+    Args:
+        log_ratio: log(R / e), any shape.
+        coordinates: k, the dimension.
+
+    Source: Vershynin, High-Dimensional Probability, Corollary 4.2.13.
+    """
+    log_ratio = np.asarray(log_ratio, dtype=np.float64)
+    count = coordinates * np.logaddexp(0.0, math.log(2) + log_ratio)
+    return np.where(log_ratio > 0, count, 0.0)
+
+
+def interval_log_count(log_ratio: ArrayLike, coordinates: int = 1) -> NDArray[np.float64]:
+    """Log covering number of k intervals of half-length R by points within e: exact.
+
+    log N = k log(ceil(R / e)); the maximum norm over the k coordinates.
+
+    Args:
+        log_ratio: log(R / e), any shape.
+        coordinates: k, the number of intervals.
+    """
+    log_ratio = np.asarray(log_ratio, dtype=np.float64)
+    small = np.minimum(log_ratio, 30.0)
+    rounded = np.log(np.maximum(np.ceil(np.exp(small) * (1 - 1e-15)), 1.0))
+    return coordinates * np.where(log_ratio > 30, np.logaddexp(0.0, log_ratio), rounded)
+
+
+def cheapest_log_count(
+    log_ratio: ArrayLike, coordinates: int, log_absolute_ratio: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """The cheaper of the volumetric and the Maurey cover at each radius.
+
+    Args:
+        log_ratio: log(R / e) with R the radius in the norm of the cover.
+        coordinates: k, the dimension.
+        log_absolute_ratio: log(M / e) with M the l1 radius; without it only volume is available.
+    """
+    count = volume_log_count(log_ratio, coordinates)
+    if log_absolute_ratio is None:
+        return count
+    return np.minimum(count, maurey_log_count(log_absolute_ratio, coordinates))
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A block that is a norm ball: a vector or a matrix.
+
+    Attributes:
+        coordinates: k, the number of free entries.
+        log_reach: log(L R), R the radius in the norm in which L is the Lipschitz constant.
+        log_absolute_reach: log(L M), M the l1 radius, or None where no l1 radius is known.
+        copies: number of such balls covered independently in the maximum over them.
+    """
+
+    coordinates: int
+    log_reach: float
+    log_absolute_reach: float | None = None
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """A block of k scalars, each in an interval of half-length R; `log_reach` = log(L R)."""
+
+    coordinates: int
+    log_reach: float
+
+
+Block = Ball | Intervals
+
+
+@dataclass(frozen=True)
+class _Power:
+    """Smooth upper envelope e -> (A / e)^2 of a log covering number (Maurey)."""
+
+    log_amplitude: float
+
+    def log_count(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):
+            return np.exp(2 * (self.log_amplitude - log_radius))
+
+    def log_slope(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        return math.log(2) + 2 * self.log_amplitude - 3 * log_radius
+
+    def log_radius_at(self, log_slope: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (math.log(2) + 2 * self.log_amplitude - log_slope) / 3
+
+
+@dataclass(frozen=True)
+class _Logarithm:
+    """Smooth upper envelope e -> k log(1 + c / e) of a log covering number (volume, counting)."""
+
+    coordinates: int
+    log_length: float
+
+    def log_count(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.coordinates * np.logaddexp(0.0, self.log_length - log_radius)
+
+    def log_slope(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        log_k = math.log(self.coordinates)
+        return log_k + self.log_length - log_radius - np.logaddexp(log_radius, self.log_length)
+
+    def log_radius_at(self, log_slope: NDArray[np.float64]) -> NDArray[np.float64]:
+        log_product = math.log(self.coordinates) + self.log_length - log_slope
+        root = np.logaddexp(2 * self.log_length, math.log(4) + log_product) / 2
+        return math.log(2) + log_product - np.logaddexp(self.log_length, root)
+
+
+_Envelope = _Power | _Logarithm
+
+
+def class_log_count(
+    blocks: Sequence[Block], log_radii: Float[np.ndarray, " radii"]
+) -> Float[np.ndarray, " radii"]:
+    """Log covering number of a class in the uniform distance of outputs, at each radius.
+
+    At every radius the optimal split among the blocks is found for each choice of covers
+    (Maurey or volume, block by block) and the best choice is taken. For fixed covers the problem
+    is convex, so the split is where all slopes agree.
+
+    Args:
+        blocks: the parameters of the class; a block with nothing to cover has `log_reach` -inf.
+        log_radii: logarithms of the radii, in the unit of the blocks' `log_reach`.
+    """
+    options = [_envelopes(block) for block in blocks if block.log_reach > -math.inf]
+    best = np.full(log_radii.shape, 0.0 if not options else np.inf)
+    for choice in itertools.product(*options):
+        useful = np.ones(log_radii.shape, dtype=bool)
+        for (_, coarsest), _other in zip(choice, options, strict=True):
+            useful &= log_radii > coarsest
+        if options and useful.any():
+            envelopes = [envelope for envelope, _ in choice]
+            count = _split(envelopes, log_radii[useful])
+            best[useful] = np.minimum(best[useful], count)
+    return best
+
+
+def _envelopes(block: Block) -> list[tuple[_Envelope, float]]:
+    """The covers of a block, each with the log radius below which it is never the cheapest."""
+    if isinstance(block, Intervals):
+        return [(_Logarithm(block.coordinates, block.log_reach), -math.inf)]
+    volume = _Logarithm(block.coordinates * block.copies, math.log(2) + block.log_reach)
+    covers: list[tuple[_Envelope, float]] = [(volume, -math.inf)]
+    if block.log_absolute_reach is not None:
+        log_vertices = math.log(block.copies * math.log(2 * block.coordinates + 1))
+        maurey = _Power(block.log_absolute_reach + log_vertices / 2)
+        covers.append((maurey, _crossing(maurey, volume)))
+    return covers
+
+
+def _crossing(maurey: _Power, volume: _Logarithm) -> float:
+    """The log radius below which volume is cheaper; e^2 times its count increases with e."""
+
+    def excess(log_radius: float) -> float:
+        at = np.asarray(log_radius)
+        return 2 * log_radius + math.log(volume.log_count(at)) - 2 * maurey.log_amplitude
+
+    middle = maurey.log_amplitude
+    low, high = middle - 50.0, middle + 50.0
+    if excess(low) > 0:
+        return -math.inf
+    if excess(high) < 0:
+        return math.inf
+    return float(brentq(excess, low, high, xtol=1e-9))
+
+
+def _split(envelopes: Sequence[_Envelope], log_radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least total log count with the blocks' radii summing to at most each given radius."""
+    share = math.log(len(envelopes))
+    low = np.max([e.log_slope(log_radii) for e in envelopes], axis=0)
+    high = np.max([e.log_slope(log_radii - share) for e in envelopes], axis=0)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        too_wide = logsumexp([e.log_radius_at(middle) for e in envelopes], axis=0) > log_radii
+        low, high = np.where(too_wide, middle, low), np.where(too_wide, high, middle)
+    radii = [e.log_radius_at(high) for e in envelopes]
+    spare = log_radii - logsumexp(radii, axis=0)
+    total = np.zeros(log_radii.shape)
+    for envelope, log_radius in zip(envelopes, radii, strict=True):
+        total += envelope.log_count(log_radius + np.minimum(spare, 0.0))
+    return total
+
+
+def log_maurey_capacity(log_reaches: Sequence[float], coordinates: Sequence[int]) -> float:
+    """Logarithm of C with log N(F, e) <= C^2 / e^2 when every block is covered by Maurey.
+
+    C = (sum_i (L_i M_i sqrt(log(2 k_i + 1)))^{2/3})^{3/2}, the value at the optimal split
+    e_i proportional to (L_i M_i sqrt(log(2 k_i + 1)))^{2/3}.
+
+    Args:
+        log_reaches: log(L_i M_i) of each block.
+        coordinates: k_i of each block.
+
+    Raises:
+        InputError: the two differ in length, or there is no block.
+
+    Source: arXiv 2502.01473, Theorem 3.3.
+    """
+    if len(log_reaches) != len(coordinates) or not log_reaches:
+        raise InputError("log_reaches and coordinates must be equally long and not empty")
+    logs = np.asarray(log_reaches) + 0.5 * np.log(np.log(2 * np.asarray(coordinates) + 1.0))
+    return 1.5 * float(logsumexp(2 * logs / 3))

@@ -1,0 +1,118 @@
+"""Paying for constants that were read off a trained model: a union bound over a grid of classes."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._risk import check_confidence, check_margin
+from keelback.errors import InputError
+
+_NORMS = ("B_u", "B_A", "B_B", "M_B", "B_C", "M_C", "B_q", "M_q", "B_w", "M_w")
+
+
+def level_weight(level: int) -> float:
+    """(2/3) / ((|i| + 1) (|i| + 2)): positive weights on all integers that sum to 1."""
+    return 2 / (3 * (abs(level) + 1) * (abs(level) + 2))
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """A class of the grid that holds a measured one, and its share of the failure probability.
+
+    Attributes:
+        constants: the class of the grid.
+        margin: the margin of the grid at or below the given one, or None.
+        log_weight: logarithm of the class's weight; all weights of the grid sum to 1 at most.
+    """
+
+    constants: ClassConstants
+    margin: float | None
+    log_weight: float
+
+    def share(self, delta: float) -> float:
+        """The failure probability that belongs to this class when the grid as a whole has delta.
+
+        Raises:
+            InputError: delta outside (0, 1).
+        """
+        check_confidence(delta)
+        return delta * math.exp(self.log_weight)
+
+
+@dataclass(frozen=True)
+class ClassGrid:
+    """Countably many classes, fixed before the data, of which one holds any trained model.
+
+    Norms lie at 0 or at ratio^i; s_A at 0 or at plus or minus ratio^i; p_lo and p_hi at multiples
+    of `spacing`; a margin at ratio^i. Each level has the weight of `level_weight`, shared by the
+    branches (zero, positive, negative) that a constant has. A bound that holds for each class with
+    probability 1 - weight * delta holds for all of them at once with probability 1 - delta, so
+    it holds for the class that the trained model picks. T, m, d and N are known before training.
+
+    Attributes:
+        ratio: ratio of neighbouring levels, above 1.
+        spacing: distance of neighbouring levels of p, above 0.
+
+    Raises:
+        InputError: ratio or spacing outside its domain.
+
+    Source: docs/bounds.md, Theorem 7; the union bound over classes of arXiv 2502.01473's constants.
+    """
+
+    ratio: float = 1.25
+    spacing: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 1 < self.ratio < math.inf:
+            raise InputError(f"ratio = {self.ratio:g} must be finite and above 1")
+        if not 0 < self.spacing < math.inf:
+            raise InputError(f"spacing = {self.spacing:g} must be finite and positive")
+
+    def enclose(self, constants: ClassConstants, margin: float | None = None) -> Enclosure:
+        """The smallest class of the grid that holds the class of `constants`.
+
+        Args:
+            constants: measured constants, possibly after seeing the data.
+            margin: a margin chosen after seeing the data, rounded down; None if fixed before.
+
+        Raises:
+            InputError: the margin is not positive and finite.
+        """
+        weight = 0.0
+        rounded: dict[str, Any] = {}
+        for name in _NORMS:
+            rounded[name], log_share = self._norm(getattr(constants, name))
+            weight += log_share
+        rounded["s_A"], log_share = self._abscissa(constants.s_A)
+        weight += log_share
+        for name, direction in (("p_lo", math.floor), ("p_hi", math.ceil)):
+            level = direction(getattr(constants, name) / self.spacing)
+            rounded[name] = level * self.spacing
+            weight += math.log(level_weight(level))
+        if margin is not None:
+            check_margin(margin)
+            level = self._level_below(margin)
+            margin = self.ratio**level
+            weight += math.log(level_weight(level))
+        return Enclosure(replace(constants, **rounded), margin, weight)
+
+    def _norm(self, value: float) -> tuple[float, float]:
+        if value == 0:
+            return 0.0, math.log(1 / 4)
+        level = self._level_above(value)
+        return self.ratio**level, math.log(3 / 4 * level_weight(level))
+
+    def _abscissa(self, value: float) -> tuple[float, float]:
+        if value == 0:
+            return 0.0, math.log(1 / 4)
+        level = self._level_above(value) if value > 0 else self._level_below(-value)
+        return math.copysign(self.ratio**level, value), math.log(3 / 8 * level_weight(level))
+
+    def _level_above(self, value: float) -> int:
+        level = math.ceil(math.log(value) / math.log(self.ratio) - 1e-6)
+        return level if self.ratio**level >= value else level + 1
+
+    def _level_below(self, value: float) -> int:
+        level = math.floor(math.log(value) / math.log(self.ratio) + 1e-6)
+        return level if self.ratio**level <= value else level - 1

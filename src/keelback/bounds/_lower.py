@@ -1,0 +1,52 @@
+"""Lower bounds: what no bound that uses only the class constants can go below."""
+
+import math
+
+from scipy.special import gammaln
+
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._series import safe_log
+from keelback.bounds._sharpened import log_output_bound
+from keelback.errors import InputError
+
+
+def log_mean_absolute_sign_sum(m: int) -> float:
+    """Logarithm of E|sigma_1 + ... + sigma_m| for independent fair signs.
+
+    2 h C(m, h) / 2^m with h = ceil(m / 2), which is about sqrt(2 m / pi); exact.
+
+    Raises:
+        InputError: m < 1.
+    """
+    if m < 1:
+        raise InputError(f"m = {m} must be at least 1")
+    if m > 10**6:
+        odd = m if m % 2 else m - 1
+        return 0.5 * math.log(2 * odd / math.pi) + 0.25 / odd
+    h = (m + 1) // 2
+    log_binomial = gammaln(m + 1) - gammaln(h + 1) - gammaln(m - h + 1)
+    return float(math.log(2 * h) + log_binomial - m * math.log(2))
+
+
+def lower_log_rademacher(constants: ClassConstants, log_magnitude: float | None = None) -> float:
+    """Logarithm of a lower bound on the empirical Rademacher complexity.
+
+    A class closed under w -> -w that holds a function of constant magnitude c on the sample has
+    Rad >= c E|sum_i sigma_i| / m. On the worst sample, m copies of the sequence that attains the
+    output bound b, c is b: no bound in terms of the constants can be smaller.
+
+    Args:
+        constants: the class.
+        log_magnitude: log c for a sample on which some member is constant; by default log b.
+
+    Raises:
+        InputError: c is larger than b.
+
+    Source: arXiv 2502.01473, Theorem 4.1 (s_A > 0); here for every s_A and with the exact
+    binomial in place of sqrt(2 m / pi).
+    """
+    log_bound = log_output_bound(constants)
+    log_magnitude = log_bound if log_magnitude is None else log_magnitude
+    if log_magnitude > log_bound:
+        raise InputError("log_magnitude is larger than the largest output of the class")
+    return log_magnitude + log_mean_absolute_sign_sum(constants.m) - safe_log(constants.m)

@@ -1,0 +1,104 @@
+"""Theorem 3.3 of arXiv 2502.01473 with every constant written out."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from keelback.bounds._chaining import log_dudley_of_capacity
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covering import log_maurey_capacity
+from keelback.bounds._series import log_geometric_sum, mean_index, safe_log
+
+
+@dataclass(frozen=True)
+class PublishedTerms:
+    """What the published bound is assembled from, as logarithms.
+
+    Attributes:
+        log_rho: log of the step factor, (1 + e^{p_lo - B_q B_u})^{s_A} for s_A < 0 and
+            (1 + e^{p_hi + B_q B_u})^{s_A} for s_A >= 0.
+        log_s1: log of S_1 = sum_{k < T} rho^k.
+        log_s2: log of S_2 = sum_{k < T} k rho^k.
+        log_bound: log of the output bound B_w B_B B_C B_u^3 D S_1.
+        log_capacity: log of C, where log N(F, e) <= C^2 / e^2.
+    """
+
+    log_rho: float
+    log_s1: float
+    log_s2: float
+    log_bound: float
+    log_capacity: float
+
+
+def log_step_factor(constants: ClassConstants) -> float:
+    """Logarithm of rho, the largest factor e^{A delta_t} that a state meets in one token.
+
+    Source: arXiv 2502.01473, Theorem 3.3; e^{softplus(x)} = 1 + e^x.
+    """
+    if constants.s_A < 0:
+        return constants.s_A * math.exp(constants.log_smallest_step)
+    return constants.s_A * math.exp(constants.log_largest_step)
+
+
+def published_terms(constants: ClassConstants) -> PublishedTerms:
+    """The pieces of the published bound.
+
+    Lipschitz constants, one parameter at a time, with G = B_B B_C B_u^3, |A| <= a = max(B_A, s_A)
+    and softplus 1-Lipschitz:
+
+        w    (l2)            G D S_1                     l1 radius M_w
+        W_B  (spectral)      B_w B_C B_u^3 D S_1         l1 radius M_B
+        W_C  (spectral)      B_w B_B B_u^3 D S_1         l1 radius M_C
+        A    (largest entry) B_w G D^2 S_2               d N intervals of half-length (B_A + s_A)/2
+        p                    B_w G (S_1 + a D S_2)       one interval, half-length (p_hi - p_lo)/2
+        q    (l2)            B_u times that of p         l1 radius M_q
+
+    Each is covered by Maurey, log N <= (M/e)^2 log(2 k + 1); A and p coordinate by coordinate
+    (k = 1), which gives the published order sqrt(d) for A.
+
+    Choices the theorem's O-notation leaves open: both intervals are centred, their half-lengths
+    are the radii; A's d N coordinates share one radius in the maximum norm.
+
+    Source: arXiv 2502.01473, Theorem 3.3 and its proof.
+    """
+    c = constants
+    log_rho = log_step_factor(c)
+    log_s1 = log_geometric_sum(log_rho, c.T)
+    log_s2 = log_s1 + safe_log(mean_index(log_rho, c.T))
+    log_D, log_gain = c.log_largest_step, c.log_gain
+    log_bound = log_gain + log_D + log_s1
+    log_largest_state = safe_log(max(c.B_A, c.s_A))
+    log_gate = log_gain + float(np.logaddexp(log_s1, log_largest_state + log_D + log_s2))
+    if log_gain == -math.inf:
+        return PublishedTerms(log_rho, log_s1, log_s2, -math.inf, -math.inf)
+    matrix = c.N * c.d
+    reaches = {
+        "w": (log_bound + math.log(c.M_w / c.B_w), c.d),
+        "W_B": (log_bound + math.log(c.M_B / c.B_B), matrix),
+        "W_C": (log_bound + math.log(c.M_C / c.B_C), matrix),
+        "A": (
+            log_gain + 2 * log_D + log_s2 + safe_log((c.B_A + c.s_A) / 2) + math.log(matrix) / 2,
+            1,
+        ),
+        "p": (log_gate + safe_log((c.p_hi - c.p_lo) / 2), 1),
+        "q": (log_gate + safe_log(c.B_u) + safe_log(c.M_q), c.d),
+    }
+    log_capacity = log_maurey_capacity(
+        [reach for reach, _ in reaches.values()], [k for _, k in reaches.values()]
+    )
+    return PublishedTerms(log_rho, log_s1, log_s2, log_bound, log_capacity)
+
+
+def published_log_rademacher(constants: ClassConstants) -> float:
+    """Logarithm of the published bound on the empirical Rademacher complexity.
+
+    (12 C / sqrt(m)) (1 + max(0, log(b sqrt(m) / (3 C)))), C and b from `published_terms`.
+    Independent of T for s_A < 0 once T is large, of order T rho^T for s_A > 0.
+
+    Source: arXiv 2502.01473, Theorem 3.3.
+    """
+    terms = published_terms(constants)
+    if terms.log_bound == -math.inf:
+        return -math.inf
+    return log_dudley_of_capacity(terms.log_capacity, terms.log_bound, constants.m)

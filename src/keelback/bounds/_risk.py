@@ -1,0 +1,223 @@
+"""From complexity to risk: ramp and margin losses, Rademacher and covering certificates."""
+
+import math
+
+import numpy as np
+from scipy.optimize import brentq
+
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covering import class_log_count
+from keelback.bounds._sharpened import log_output_bound, selective_blocks
+from keelback.errors import InputError
+
+_LOSS_RADII = 161
+_SMALLEST_LOSS_RADIUS = 1e-8
+
+
+def check_confidence(delta: float) -> None:
+    """Raise an InputError unless 0 < delta < 1."""
+    if not 0 < delta < 1:
+        raise InputError(f"delta = {delta:g} must lie strictly between 0 and 1")
+
+
+def check_margin(margin: float) -> None:
+    """Raise an InputError unless the margin is positive and finite."""
+    if not 0 < margin < math.inf:
+        raise InputError(f"margin = {margin:g} must be positive and finite")
+
+
+def check_classes(classes: int) -> None:
+    """Raise an InputError unless there are two classes or more."""
+    if classes < 2:
+        raise InputError(f"classes = {classes} must be at least 2")
+
+
+def confidence_term(m: int, delta: float) -> float:
+    """3 sqrt(log(2 / delta) / (2 m)), what the empirical Rademacher bound pays for confidence.
+
+    Raises:
+        InputError: m < 1 or delta outside (0, 1).
+
+    Source: Mohri, Rostamizadeh and Talwalkar, Foundations of Machine Learning, Theorem 3.3.
+    """
+    if m < 1:
+        raise InputError(f"m = {m} must be at least 1")
+    check_confidence(delta)
+    return 3 * math.sqrt(math.log(2 / delta) / (2 * m))
+
+
+def loss_complexity_factor(margin: float, classes: int = 2) -> float:
+    """Factor from the complexity of one logit to that of the loss.
+
+    Two classes, one logit: the ramp loss min(1, max(0, 1 - y z / g)) is 1/g-Lipschitz (Talagrand).
+    K > 2 classes, one logit each: the ramp of the margin z_y - max_{k != y} z_k is
+    sqrt(2)/g-Lipschitz in the l2 norm of the logits, and vector contraction gives
+    sqrt(2) K times that, 2 K / g in all.
+
+    Raises:
+        InputError: margin not positive and finite, or fewer than two classes.
+
+    Source: Ledoux and Talagrand; Maurer, ALT 2016, Corollary 4.
+    """
+    check_margin(margin)
+    check_classes(classes)
+    return 1 / margin if classes == 2 else 2 * classes / margin
+
+
+def log_risk_gap(
+    log_rademacher: float, m: int, *, margin: float, delta: float, classes: int = 2
+) -> float:
+    """Logarithm of the largest excess of risk over empirical ramp (margin) risk.
+
+    With probability at least 1 - delta over the sample, for every f in the class,
+    R(f) <= R_S(f) + 2 factor Rad + 3 sqrt(log(2/delta) / (2 m)), and the zero-one risk is at most
+    the ramp risk R(f). The class and the margin must not depend on the sample.
+
+    Args:
+        log_rademacher: logarithm of a bound on the empirical Rademacher complexity of one logit.
+        m: number of samples.
+        margin: ramp width g in units of the logit.
+        delta: failure probability.
+        classes: number of classes; 2 means a single logit.
+
+    Raises:
+        InputError: margin, delta, m or classes outside its domain.
+
+    Source: Mohri et al., Theorem 5.8; `loss_complexity_factor`.
+    """
+    confidence = confidence_term(m, delta)
+    log_factor = math.log(2 * loss_complexity_factor(margin, classes))
+    return float(np.logaddexp(log_factor + log_rademacher, math.log(confidence)))
+
+
+def log_covering_gap(
+    constants: ClassConstants,
+    *,
+    margin: float,
+    delta: float,
+    classes: int = 2,
+    vocab_size: int = 0,
+) -> float:
+    """Logarithm of the excess of risk over empirical ramp risk, by one cover and Hoeffding.
+
+    For every e: the loss class has a cover of radius e that holds on all inputs, not only on the
+    sample, so with probability at least 1 - delta
+
+        R(f) <= R_S(f) + 2 e + sqrt((log N(e) + log(1/delta)) / (2 m))   for every f in the class.
+
+    There is no symmetrisation, and only the logarithm of the output bound enters: losses lie in
+    [0, 1] whatever the logits do.
+
+    Args:
+        constants: the class (B_w and M_w bound each row of the head for several classes).
+        margin: ramp width g.
+        delta: failure probability.
+        classes: number of classes; 2 means a single logit.
+        vocab_size: number of trained embedding rows, 0 if tokens are fixed vectors.
+
+    Raises:
+        InputError: an argument is outside its domain.
+
+    Source: docs/bounds.md, Theorem 6.
+    """
+    counts, radii = _loss_cover(constants, margin, classes, vocab_size)
+    check_confidence(delta)
+    deviations = np.sqrt((counts - math.log(delta)) / (2 * constants.m))
+    return float(np.log(np.min(2 * radii + deviations)))
+
+
+def covering_risk(
+    empirical_risk: float,
+    constants: ClassConstants,
+    *,
+    margin: float,
+    delta: float,
+    classes: int = 2,
+    vocab_size: int = 0,
+) -> float:
+    """The covering certificate with kl in place of Hoeffding, at a given empirical ramp risk.
+
+    R(f) <= e + kl^{-1}(R_S(f) + e; (log N(e) + log(1/delta)) / m), the smallest over e on a grid
+    fixed in advance. Every e is covered by the same union bound only if chosen before the data,
+    so delta is shared by the grid.
+
+    Args:
+        empirical_risk: ramp risk R_S(f) on the m samples, in [0, 1].
+        constants: the class.
+        margin: ramp width g.
+        delta: failure probability.
+        classes: number of classes; 2 means a single logit.
+        vocab_size: number of trained embedding rows.
+
+    Raises:
+        InputError: an argument is outside its domain.
+
+    Source: docs/bounds.md, Theorem 6; Langford, JMLR 2005, for the kl inversion.
+    """
+    if not 0 <= empirical_risk <= 1:
+        raise InputError(f"empirical_risk = {empirical_risk:g} must lie in [0, 1]")
+    counts, radii = _loss_cover(constants, margin, classes, vocab_size)
+    check_confidence(delta)
+    log_events = math.log(len(radii) / delta)
+    bounds = [
+        radius + kl_inverse(min(1.0, empirical_risk + radius), (count + log_events) / constants.m)
+        for count, radius in zip(counts, radii, strict=True)
+    ]
+    return min(1.0, *bounds)
+
+
+def kl_inverse(mean: float, budget: float) -> float:
+    """The largest p >= mean with kl(mean || p) <= budget, for Bernoulli means.
+
+    Rounded up: the returned p has kl at or beyond the budget unless it is 1.
+
+    Raises:
+        InputError: mean outside [0, 1] or a negative or undefined budget.
+
+    Source: Langford, JMLR 2005; Seeger, JMLR 2002.
+    """
+    if not 0 <= mean <= 1 or not budget >= 0:
+        raise InputError(
+            f"kl inversion needs a mean in [0, 1] and a budget >= 0, not {mean}, {budget}"
+        )
+    if mean == 1 or budget == math.inf:
+        return 1.0
+    if mean == 0:
+        return -math.expm1(-budget)
+    if budget == 0:
+        return mean
+
+    def excess(log_odds: float) -> float:
+        return _bernoulli_kl(mean, log_odds) - budget
+
+    start = math.log(mean) - math.log1p(-mean)
+    width = 1.0
+    while excess(start + width) < 0:
+        width *= 2
+        if width > 1e4:
+            return 1.0
+    root = brentq(excess, start, start + width, xtol=1e-13, rtol=1e-14)
+    root += 1e-12 * max(1.0, abs(root))
+    return min(1.0, 1 / (1 + math.exp(-root)))
+
+
+def _bernoulli_kl(mean: float, log_odds: float) -> float:
+    log_one = -float(np.logaddexp(0.0, -log_odds))
+    log_zero = -float(np.logaddexp(0.0, log_odds))
+    return mean * (math.log(mean) - log_one) + (1 - mean) * (math.log1p(-mean) - log_zero)
+
+
+def _loss_cover(
+    constants: ClassConstants, margin: float, classes: int, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log covering numbers of the loss class and the radii, in units of the loss."""
+    check_margin(margin)
+    check_classes(classes)
+    radii = np.geomspace(0.5, _SMALLEST_LOSS_RADIUS, _LOSS_RADII)
+    log_bound = log_output_bound(constants)
+    if log_bound == -math.inf:
+        return np.zeros_like(radii), radii
+    rows, log_lipschitz = (1, 0.0) if classes == 2 else (classes, math.log(2))
+    blocks = selective_blocks(constants, vocab_size=vocab_size, classes=rows)
+    relative = np.log(radii) + math.log(margin) - log_lipschitz - log_bound
+    return class_log_count(blocks, relative), radii

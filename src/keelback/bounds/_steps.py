@@ -1,0 +1,50 @@
+"""The three sums over steps that decide how a selective SSM's output depends on its length."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from keelback.bounds._series import log_geometric_sum, mean_index, safe_log
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Bounds over all steps 0 < delta_t <= D, t = 1..T, with tau_t = sum_{t < r <= T} delta_r.
+
+    Attributes:
+        log_output: log of S1 = max sum_t delta_t e^{s_A tau_t} = D sum_{k < T} e^{s_A D k}, exact.
+        log_decaying: log of S2 / S1, S2 >= sum_t delta_t max_a |a| tau_t e^{a tau_t} over
+            a <= min(s_A, 0): what a relative change of a decaying state moves.
+        log_absolute: log of S3 / S1, S3 >= sum_t delta_t tau_t e^{s_A tau_t}: what an absolute
+            change of A moves.
+        log_relative: log of (S2 + max(s_A, 0) S3) / S1: what a relative change of the steps
+            moves through the exponents.
+    """
+
+    log_output: float
+    log_decaying: float
+    log_absolute: float
+    log_relative: float
+
+    @classmethod
+    def of(cls, s_A: float, log_D: float, T: int) -> "StepSums":
+        """The sums for abscissa `s_A`, largest step e^{log_D} and length `T`.
+
+        Source: docs/bounds.md, Lemmas 1 to 3.
+        """
+        D = math.exp(log_D)
+        log_output = log_D + log_geometric_sum(s_A * D, T)
+        log_decaying = log_D - 1 + safe_log(T - 1)
+        if s_A < 0:
+            s = -s_A
+            log_decaying = min(log_decaying, math.log(3 / s + D) - 1)
+            log_short = 2 * log_D + math.log(T) + safe_log(T - 1) - math.log(2)
+            log_settled = float(np.logaddexp(-2 * math.log(s), log_D - math.log(s) - 1))
+            log_absolute = min(log_short, log_settled) - log_output
+            log_decaying -= log_output
+            return cls(log_output, log_decaying, log_absolute, log_decaying)
+        log_absolute = log_D + safe_log(mean_index(s_A * D, T))
+        log_decaying -= log_output
+        log_relative = float(np.logaddexp(log_decaying, safe_log(s_A) + log_absolute))
+        return cls(log_output, log_decaying, log_absolute, log_relative)

@@ -1,0 +1,108 @@
+"""Every bound of a class at once, in one table."""
+
+import math
+from dataclasses import dataclass
+
+from keelback.bounds._companions import (
+    linear_attention_log_rademacher,
+    lti_log_rademacher,
+    rnn_log_rademacher,
+    softmax_attention_log_rademacher,
+)
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._lower import lower_log_rademacher
+from keelback.bounds._published import published_log_rademacher
+from keelback.bounds._risk import confidence_term, log_covering_gap, log_risk_gap
+from keelback.bounds._sharpened import log_output_bound, sharpened_log_rademacher
+
+_LN10 = math.log(10)
+
+
+@dataclass(frozen=True)
+class BoundSummary:
+    """All bounds of a class, as natural logarithms.
+
+    Attributes:
+        margin: ramp width the risks refer to.
+        delta: failure probability the risks refer to.
+        classes: number of classes.
+        confidence: the part of the Rademacher risks that is due to delta alone.
+        log_output_bound: log of the largest |z| at length T.
+        log_rademacher: published, sharpened, lower and the companions, by name.
+        log_risk: log of risk minus empirical ramp risk by route: published, sharpened, covering.
+    """
+
+    margin: float
+    delta: float
+    classes: int
+    confidence: float
+    log_output_bound: float
+    log_rademacher: dict[str, float]
+    log_risk: dict[str, float]
+
+    def as_dict(self) -> dict[str, object]:
+        """The summary for JSON: each number as `log10` and, where a double holds it, as `value`.
+
+        A bound of zero has log10 None. A risk carries `vacuous`: whether it is 1 or more.
+        """
+        risk: dict[str, object] = {
+            name: {**_number(log), "vacuous": log >= 0} for name, log in self.log_risk.items()
+        }
+        risk |= {"margin": self.margin, "delta": self.delta, "classes": self.classes}
+        risk["confidence_term"] = self.confidence
+        return {
+            "output_bound": _number(self.log_output_bound),
+            "rademacher": {name: _number(log) for name, log in self.log_rademacher.items()},
+            "risk": risk,
+        }
+
+
+def summarise(
+    constants: ClassConstants,
+    *,
+    margin: float = 1.0,
+    delta: float = 0.05,
+    classes: int = 2,
+    vocab_size: int = 0,
+) -> BoundSummary:
+    """Every bound of the class of `constants`.
+
+    Args:
+        constants: the class.
+        margin: ramp width g in units of the logit.
+        delta: failure probability.
+        classes: number of classes; 2 means a single logit.
+        vocab_size: number of trained embedding rows; 0 when the tokens are fixed vectors. It
+            enters the sharpened and the covering bound; the published theorem has fixed tokens.
+
+    Raises:
+        InputError: an argument is outside its domain.
+    """
+    confidence = confidence_term(constants.m, delta)
+    rademacher = {
+        "published": published_log_rademacher(constants),
+        "sharpened": sharpened_log_rademacher(constants, vocab_size=vocab_size),
+        "lower": lower_log_rademacher(constants),
+        "linear_attention": linear_attention_log_rademacher(constants),
+        "softmax_attention": softmax_attention_log_rademacher(constants),
+        "rnn": rnn_log_rademacher(constants),
+        "lti": lti_log_rademacher(constants),
+    }
+    risk = {
+        name: log_risk_gap(
+            rademacher[name], constants.m, margin=margin, delta=delta, classes=classes
+        )
+        for name in ("published", "sharpened")
+    }
+    risk["covering"] = log_covering_gap(
+        constants, margin=margin, delta=delta, classes=classes, vocab_size=vocab_size
+    )
+    return BoundSummary(
+        margin, delta, classes, confidence, log_output_bound(constants), rademacher, risk
+    )
+
+
+def _number(log: float) -> dict[str, float | None]:
+    if log == -math.inf:
+        return {"log10": None, "value": 0.0}
+    return {"log10": log / _LN10, "value": math.exp(log) if log < 709 else None}

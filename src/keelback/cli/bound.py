@@ -1,0 +1,87 @@
+"""`keelback bound`: every bound from class constants alone."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keelback.cli.app import app, print_json
+
+if TYPE_CHECKING:
+    from keelback.bounds import BoundSummary, ClassConstants
+
+_RADEMACHER = {
+    "published": "selective SSM, published (arXiv 2502.01473)",
+    "sharpened": "selective SSM, sharpened",
+    "lower": "selective SSM, lower bound",
+    "linear_attention": "linear attention",
+    "softmax_attention": "softmax attention",
+    "rnn": "vanilla RNN",
+    "lti": "LTI SSM",
+}
+_RISK = {"published": "published", "sharpened": "sharpened", "covering": "one cover, sharpened"}
+
+
+@app.command()
+def bound(
+    constants: Annotated[
+        Path,
+        typer.Option(
+            help="JSON object with the keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo p_hi "
+            "T m d N."
+        ),
+    ],
+    margin: Annotated[float, typer.Option(help="Ramp width, in units of the logit.")] = 1.0,
+    delta: Annotated[float, typer.Option(help="Failure probability, in (0, 1).")] = 0.05,
+    classes: Annotated[int, typer.Option(help="Number of classes; 2 means one logit.")] = 2,
+    vocab: Annotated[
+        int, typer.Option(help="Trained embedding rows; 0 when the tokens are fixed vectors.")
+    ] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Bound a class of selective SSMs from its constants: output, Rademacher complexity, risk.
+
+    A risk is a gap: true risk minus empirical ramp risk, for every model of the class at once,
+    with probability 1 - delta over the sample. Choose class, margin and delta before the data.
+    """
+    from keelback.bounds import ClassConstants, summarise
+
+    checked = ClassConstants.from_json(constants)
+    summary = summarise(checked, margin=margin, delta=delta, classes=classes, vocab_size=vocab)
+    if json:
+        print_json({"constants": checked.as_dict(), **summary.as_dict()})
+    else:
+        _print_table(checked, summary)
+
+
+def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Bounds at T = {constants.T}, m = {constants.m}, s_A = {constants.s_A:g}")
+    table.add_column("bound")
+    table.add_column("log10", justify="right")
+    table.add_column("value", justify="right")
+    table.add_row("largest output |z|", *_cells(summary.log_output_bound))
+    table.add_section()
+    for name, label in _RADEMACHER.items():
+        table.add_row(f"Rademacher, {label}", *_cells(summary.log_rademacher[name]))
+    table.add_section()
+    for name, label in _RISK.items():
+        vacuous = " (vacuous)" if summary.log_risk[name] >= 0 else ""
+        table.add_row(f"risk gap, {label}{vacuous}", *_cells(summary.log_risk[name]))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Risk gap: true risk minus empirical ramp risk at margin {summary.margin:g}, for every "
+        f"model of the class at once, with probability {1 - summary.delta:g} or more."
+    )
+
+
+def _cells(log: float) -> tuple[str, str]:
+    if log == -math.inf:
+        return "-inf", "0"
+    log10 = log / math.log(10)
+    exponent = f"{log10:.4f}" if abs(log10) < 1e6 else f"{log10:.6g}"
+    return exponent, f"{math.exp(log):.4g}" if log < 709 else f"10^{exponent}"
