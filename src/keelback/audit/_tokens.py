@@ -1,0 +1,154 @@
+"""Token ids to run a model on: from a text through a tokenizer, or straight from a file."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from keelback.errors import InputError
+
+
+class Tokenizer(Protocol):
+    """Text to ids, and an id back to something to read."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens."""
+        ...
+
+    def label(self, token: int) -> str:
+        """How to show a token; any text at all, so escape it before it meets HTML."""
+        ...
+
+
+class ByteTokenizer:
+    """The 256 byte values of UTF-8."""
+
+    def encode(self, text: str) -> list[int]:
+        """The bytes of `text`."""
+        return list(text.encode())
+
+    def label(self, token: int) -> str:
+        """The character, where a byte alone is one; else its value in hexadecimal."""
+        return chr(token) if 32 <= token < 127 else f"0x{token:02x}"
+
+
+class LibraryTokenizer:
+    """A tokenizer of transformers or tokenizers."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens."""
+        encoded = self._inner.encode(text, add_special_tokens=False)
+        return list(getattr(encoded, "ids", encoded))
+
+    def label(self, token: int) -> str:
+        """The token decoded on its own."""
+        return str(self._inner.decode([token]))
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer that `source` names: `bytes`, a `tokenizer.json`, a folder, or a Hub name.
+
+    Raises:
+        InputError: nothing there that transformers or tokenizers can read as a tokenizer.
+    """
+    if str(source) == "bytes":
+        return ByteTokenizer()
+    path = Path(source)
+    try:
+        if path.is_file():
+            import tokenizers
+
+            return LibraryTokenizer(tokenizers.Tokenizer.from_file(str(path)))
+        import transformers
+
+        inner = transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        return LibraryTokenizer(inner)
+    except ImportError:
+        raise InputError(
+            f"reading the tokenizer {source} needs transformers: pip install 'keelback[hf]'"
+        ) from None
+    except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"no tokenizer can be read from {source} ({reason[:160]}); give --tokenizer the path "
+            "of a tokenizer.json or of a folder that holds one, or bytes"
+        ) from None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder brings its own tokenizer."""
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def bundled_text() -> str:
+    """William Morris, *News from Nowhere* (1890), chapters I to VI; in the public domain."""
+    file = resources.files("keelback.audit") / "texts" / "news_from_nowhere.txt"
+    return file.read_text(encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        InputError: no such file, or not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the text {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the text {path} is not UTF-8 (byte {error.start})") from None
+
+
+def read_tokens(path: Path) -> Int[Tensor, " tokens"]:
+    """Ids from a file: `.npy`, a JSON list, or whole numbers between white space.
+
+    Raises:
+        InputError: no such file, or something in it that is not a list of whole numbers.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        elif path.suffix == ".json":
+            values = np.array(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            values = np.array([int(word) for word in path.read_text(encoding="utf-8").split()])
+    except OSError as error:
+        raise InputError(f"the tokens {path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"the tokens {path} are not whole numbers ({error})") from None
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise InputError(
+            f"the tokens {path} must be one list of whole numbers; found an array of "
+            f"{values.dtype} with shape {values.shape}"
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def check_tokens(tokens: Int[Tensor, "..."], vocab_size: int | None) -> None:
+    """Refuse ids that the model has no embedding for.
+
+    Raises:
+        InputError: an id below 0 or not below `vocab_size`; the message says where.
+    """
+    too_large = torch.zeros_like(tokens, dtype=torch.bool)
+    if vocab_size is not None:
+        too_large = tokens >= vocab_size
+    wrong = ((tokens < 0) | too_large).flatten().nonzero()
+    if len(wrong):
+        position = int(wrong[0])
+        limit = f"from 0 to {vocab_size - 1}" if vocab_size is not None else "0 or more"
+        raise InputError(
+            f"token {position} is {int(tokens.flatten()[position])}; this model's ids are {limit}. "
+            "Is it the right tokenizer?"
+        )
