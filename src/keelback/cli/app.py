@@ -17,7 +17,6 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 app = typer.Typer(
     name="keelback",
     help="Train, measure, bound and repair selective state-space models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,7 +43,7 @@ def _load_commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when the job failed, 2 on wrong input."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     _load_commands()
     try:
         code = app(args=arguments, prog_name="keelback", standalone_mode=False)
