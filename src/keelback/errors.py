@@ -25,12 +25,13 @@ def describe(error: "ValidationError") -> str:
     """A pydantic error in one line: each field, what it was and what would be right."""
     parts = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "value"
+        field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             parts.append(f"there is no field {field}")
         elif problem["type"] == "missing":
             parts.append(f"{field} is missing")
         else:
-            message = problem["msg"][0].lower() + problem["msg"][1:]
-            parts.append(f"{field} is {problem['input']!r}; {message}")
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            parts.append(f"{field} is {problem['input']!r}; {message}" if field else message)
     return "; ".join(parts)

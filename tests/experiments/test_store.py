@@ -99,7 +99,7 @@ def test_a_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_directory_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(InputError, match="cannot write|not writable"):
+    with pytest.raises(InputError, match=r"cannot write|not writable"):
         Store.create(tmp_path / "s")
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_run_is_named_with_its_cure(tmp_path: Path) -> None:
     store = Store.create(tmp_path)
     run = add(store, 1)
     (tmp_path / "runs" / run.name / "run.json").write_text('{"run": {')
-    with pytest.raises(InputError, match="delete .* to run it again"):
+    with pytest.raises(InputError, match=r"delete .* to run it again"):
         store.get(run.name)
 
 

@@ -34,9 +34,7 @@ def outputs_by_the_equations(ssm: SelectiveSSM, u: torch.Tensor) -> torch.Tensor
 
 def make_ssm(seed: int, d_model: int, d_state: int, abscissa: float) -> SelectiveSSM:
     generator = torch.Generator().manual_seed(seed)
-    return SelectiveSSM(
-        d_model, d_state, spectral_abscissa=abscissa, generator=generator
-    ).double()
+    return SelectiveSSM(d_model, d_state, spectral_abscissa=abscissa, generator=generator).double()
 
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
@@ -148,9 +146,7 @@ def test_class_constants_are_those_of_numpy(parametrisation: str, n_classes: int
 
 def test_growth_factor_of_an_unstable_model_uses_the_largest_step() -> None:
     model = SelectiveSSMConfig(vocab_size=4, spectral_abscissa=0.3).build()
-    found = class_constants(
-        model, dict(model.named_parameters()), torch.ones(4, dtype=torch.bool)
-    )
+    found = class_constants(model, dict(model.named_parameters()), torch.ones(4, dtype=torch.bool))
     assert found["growth"].item() == pytest.approx(
         math.exp(found["s_A"].item() * found["delta_max"].item()), rel=1e-6
     )

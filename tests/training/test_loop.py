@@ -1,4 +1,4 @@
-"""The training loop: replicas as if alone, determinism, divergence, and a loop of PyTorch's parts."""
+"""The training loop: replicas as if alone, determinism, divergence, and PyTorch as the oracle."""
 
 import math
 

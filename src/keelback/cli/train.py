@@ -43,8 +43,9 @@ def train(
     )
     from keelback.cli.progress import sweep_progress
 
+    store = Store.create(out)
     with sweep_progress(f"training on {task}, T = {length}") as on_progress:
-        [stored] = sweep([run], Store.create(out), workers=1, on_progress=on_progress)
+        [stored] = sweep([run], store, workers=1, on_progress=on_progress)
     result: dict[str, Any] = {
         "name": stored.name,
         "directory": str(stored.folder),

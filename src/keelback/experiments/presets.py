@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from keelback.data import get_task
 from keelback.errors import InputError
 from keelback.experiments.training_run import TrainingRun
+from keelback.models import model_config
 from keelback.training import Recipe
 
 
@@ -60,17 +61,18 @@ def selective_ssm_run(
     """The training of the paper's model on a task; `model` overrides the model's defaults."""
     settings: dict[str, Any] = {**preset.task_settings, "seq_len": seq_len, "data_seed": seed}
     described = get_task(task, **settings)
+    fields = {
+        "kind": "selective-ssm",
+        "vocab_size": described.vocab_size,
+        "n_classes": described.n_classes,
+        "d_model": preset.d_model,
+        "d_state": preset.d_state,
+        **model,
+    }
     return TrainingRun(
         task=task,
         task_settings=settings,
-        model={
-            "kind": "selective-ssm",
-            "vocab_size": described.vocab_size,
-            "n_classes": described.n_classes,
-            "d_model": preset.d_model,
-            "d_state": preset.d_state,
-            **model,
-        },
+        model=model_config(fields).model_dump(mode="json"),
         recipe=Recipe(epochs=epochs, batch_size=preset.batch_size),
         seed=seed,
     )

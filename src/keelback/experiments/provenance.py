@@ -12,17 +12,17 @@ import keelback
 _LIBRARIES = ("torch", "numba", "numpy", "scipy", "triton", "transformers")
 
 
-def provenance(command: str | None = None) -> dict[str, object]:
-    """Versions, device, date and (where given) the command, as JSON values."""
-    record: dict[str, object] = {
+def provenance(command: str | None = None) -> dict[str, str | dict[str, str]]:
+    """Versions, device, date and, where known, the commit and the command."""
+    known = {"command": command, "commit": _commit()}
+    return {
+        **{name: text for name, text in known.items() if text is not None},
         "keelback": keelback.__version__,
-        "commit": _commit(),
         "python": platform.python_version(),
         "versions": versions(),
         "device": device(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    return record if command is None else {**record, "command": command}
 
 
 @functools.cache

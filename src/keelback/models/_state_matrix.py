@@ -40,3 +40,12 @@ class StableStateMatrix(nn.Module):
     def forward(self) -> Float[Tensor, "*replicas d_model d_state"]:
         """The state matrix, one row of diagonal entries a channel."""
         return -self.margin - torch.exp(self.A_log)
+
+
+def require_below_margin(spectral_abscissa: float, margin: float) -> None:
+    """Raise `InputError` unless the stable parametrisation can start at this abscissa."""
+    if not spectral_abscissa < -margin:
+        raise InputError(
+            f"an initial spectral abscissa of {spectral_abscissa:g} is not below "
+            f"-margin = {-margin:g}, which the stable parametrisation needs"
+        )

@@ -6,11 +6,15 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from keelback.models._initialisation import state_matrix_with_abscissa
-from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
+from keelback.models._state_matrix import (
+    FreeStateMatrix,
+    StableStateMatrix,
+    require_below_margin,
+)
 from keelback.scan import attention_matrix, selective_scan
 
 DEFAULT_MARGIN = 1e-3
@@ -134,6 +138,12 @@ class SelectiveSSMConfig(BaseModel):
     spectral_abscissa: float = Field(default=0.0, allow_inf_nan=False)
     parametrisation: Literal["free", "stable"] = "free"
     margin: float = Field(default=DEFAULT_MARGIN, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _stable_start(self) -> "SelectiveSSMConfig":
+        if self.parametrisation == "stable":
+            require_below_margin(self.spectral_abscissa, self.margin)
+        return self
 
     def build(self, generator: torch.Generator | None = None) -> "SelectiveClassifier":
         """A freshly initialised model."""

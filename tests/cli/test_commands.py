@@ -1,0 +1,169 @@
+"""The commands as a user types them: results, exit codes, one line for a wrong input."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keelback.cli import main
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command; gives its exit code and what it printed on stdout and stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("split", "expected"), [("train", 0.967), ("test", 0.883)])
+def test_evaluate_scores_the_reference_checkpoint(
+    cli: Cli, shared: Path, split: str, expected: float
+) -> None:
+    code, out, _ = cli(
+        "evaluate", shared / "reference/checkpoints/majority_T100_seed1.pth",
+        "--task", "majority", "--seq-len", "100", "--data-seed", "1",
+        "--split", split, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["accuracy"] == expected
+
+
+def test_train_then_evaluate_agree(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli(
+        "train", "--task", "majority", "--seq-len", "10", "--epochs", "2", "--seed", "3",
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    trained = json.loads(out)
+    assert code == 0
+    for split in ("train", "test"):
+        _, out, _ = cli(
+            "evaluate", trained["directory"], "--task", "majority", "--seq-len", "10",
+            "--data-seed", "3", "--split", split, "--json",
+        )  # fmt: skip
+        assert json.loads(out)["accuracy"] == trained[f"{split}_accuracy"]
+
+
+def test_a_diverged_training_exits_1_and_says_where(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli(
+        "train", "--task", "majority", "--seq-len", "40", "--abscissa", "50", "--epochs", "1",
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert code == 1
+    assert json.loads(out)["diverged"] is True
+    assert "epoch 1, step 1: y" in err
+
+
+def test_reproduce_writes_figures_tables_and_one_page_then_report_does_too(
+    cli: Cli, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "sweep"
+    arguments = (
+        "reproduce", "length-independence", "--task", "majority", "--seq-len", "5,10",
+        "--seeds", "2", "--set", "epochs=1", "--out", out_dir, "--json",
+    )  # fmt: skip
+    code, out, _ = cli(*arguments)
+    assert code == 0
+    first = json.loads(out)
+    assert [row["seq_len"] for row in first["rows"]] == [5, 10]
+    assert [row["attempted"] for row in first["rows"]] == [2, 2]
+    report = out_dir / "report"
+    assert (report / "report.html").stat().st_size > 10_000
+    assert {path.suffix for path in report.rglob("*") if path.is_file()} >= {
+        ".html", ".png", ".pdf", ".parquet",
+    }  # fmt: skip
+    stamps = {path: path.stat().st_mtime_ns for path in out_dir.glob("runs/*/run.json")}
+    _, again, _ = cli(*arguments)
+    assert json.loads(again) == first
+    assert stamps == {path: path.stat().st_mtime_ns for path in out_dir.glob("runs/*/run.json")}
+    code, out, _ = cli("report", out_dir, "--json")
+    assert code == 0
+    assert json.loads(out) == {"length-independence-majority": first}
+
+
+def test_list_names_everything(cli: Cli) -> None:
+    code, out, _ = cli("list", "--json")
+    assert code == 0
+    assert "length-independence" in json.loads(out)["experiments"]
+    assert "majority" in json.loads(out)["tasks"]
+
+
+def test_no_arguments_print_the_help(cli: Cli) -> None:
+    code, out, _ = cli()
+    assert code == 0
+    assert "reproduce" in out
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("trian", "No such command 'trian'"),
+        ("train --task majorty --out new", "majorty"),
+        ("train --task majority --seq-len 0 --out new", "1 or more"),
+        ("train --task majority --seq-len ten --out new", "--seq-len"),
+        ("train --task majority --seed -1 --out new", "--seed"),
+        ("train --task majority --seed 1.5 --out new", "--seed"),
+        ("train --task majority --abscissa nan --out new", "spectral_abscissa"),
+        ("train --task majority --abscissa 0 --parametrisation stable --out new", "not below"),
+        ("train --task majority --parametrisation odd --out new", "parametrisation"),
+        ("train --task majority --out file", "file is a file"),
+        ("train --task majority --out file/below", "cannot write"),
+        ("train --task majority --out full", "holds no keelback sweep"),
+        ("train --task majority --out old", "version 999"),
+        ("reproduce length-independance", "did you mean length-independence?"),
+        ("reproduce length-independence --task nosuch --out new", "nosuch"),
+        ("reproduce length-independence --seq-len 10,x --out new", "seq_len.1 is 'x'"),
+        ("reproduce length-independence --seq-len -5 --out new", "seq_len"),
+        ("reproduce length-independence --seq-len 2.5 --out new", "seq_len"),
+        ("reproduce length-independence --seeds 0 --out new", "seeds is 0"),
+        ("reproduce length-independence --seeds five --out new", "--seeds"),
+        ("reproduce length-independence --workers 0 --out new", "--workers"),
+        ("reproduce length-independence --set epoch=1 --out new", "did you mean epochs?"),
+        ("reproduce length-independence --set epochs --out new", "NAME=VALUE"),
+        ("reproduce length-independence --out old", "version 999"),
+        ("reproduce length-independence --out file", "file is a file"),
+        ("report full", "holds no keelback sweep"),
+        ("report absent", "holds no keelback sweep"),
+        ("report old", "version 999"),
+        ("evaluate absent.pth --task majority --seq-len 10", "no checkpoint at absent.pth"),
+        ("evaluate evil.pth --task majority --seq-len 10", "run code"),
+        ("evaluate file --task majority --seq-len 10", "file"),
+        ("evaluate cut.safetensors --task majority --seq-len 10", "not a whole safetensors"),
+        ("evaluate file --task majority --seq-len 10 --split valid", "train or test"),
+    ],
+)
+def test_bad_input_exits_2_with_one_line_and_leaves_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a checkpoint")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Evil()}))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    (tmp_path / "old").mkdir()
+    manifest = {"format": "keelback-store", "version": 999}
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps(manifest))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = cli(*arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert complaint in err
+    assert sorted(tmp_path.rglob("*")) == before
