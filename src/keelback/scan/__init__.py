@@ -2,5 +2,13 @@
 
 from keelback.scan._api import selective_scan
 from keelback.scan._attention import attention_matrix
+from keelback.scan._mamba_ssm import selective_scan_fn, selective_state_update
+from keelback.scan._step import selective_scan_step
 
-__all__ = ["attention_matrix", "selective_scan"]
+__all__ = [
+    "attention_matrix",
+    "selective_scan",
+    "selective_scan_fn",
+    "selective_scan_step",
+    "selective_state_update",
+]

@@ -1,9 +1,19 @@
-"""The public selective scan."""
+"""The public selective scan: checks, dtypes and the choice of backend."""
 
-from jaxtyping import Bool, Float
+from functools import partial
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from keelback.errors import InputError
+from keelback.scan._checks import computing_dtype, require_groups, require_shape, reset_mask
+from keelback.scan._op import apply_selective_scan
 from keelback.scan._reference import selective_scan_reference
+
+BACKENDS = ("reference", "cpu", "cuda")
 
 
 def selective_scan(
@@ -20,10 +30,116 @@ def selective_scan(
     return_last_state: bool = False,
     *,
     reset: Bool[Tensor, "batch length"] | None = None,
-    backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Run the selective scan (being replaced by the dispatching version)."""
-    y, last_state = selective_scan_reference(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reset
+    cu_seqlens: Int[Tensor, " boundaries"] | None = None,
+    backend: Literal["reference", "cpu", "cuda"] | None = None,
+) -> (
+    Float[Tensor, "batch length channels"]
+    | tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels state"]]
+):
+    """The selective scan, the recurrence of Mamba (Gu and Dao 2023, arXiv 2312.00752, Algorithm 2).
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        y_t = (C_t . h_t + D u_t) silu(z_t)
+
+    Differentiable in every floating operand. A may be positive; a state that overflows is inf or
+    nan, as the arithmetic has it. float32 and float64 are computed as they are; bfloat16, float16
+    and mixtures of them with float32 are computed in float32, and y has the dtype of u.
+
+    Args:
+        u: The input.
+        delta: The step size, one a channel or one for all.
+        A: The diagonal state matrices.
+        B: The input map. The number of groups divides that of channels; channel c is in group
+            c // (channels / groups).
+        C: The output map, grouped as B.
+        D: The skip connection.
+        z: The gate.
+        delta_bias: Added to delta.
+        delta_softplus: Whether to apply softplus to delta (after the bias).
+        initial_state: The state before the first step; zero if absent.
+        return_last_state: Whether to return the state after the last step too.
+        reset: True where a new sequence starts: the state before that step is zero.
+        cu_seqlens: Bounds (0, ..., length) of the sequences packed into a batch of one, another
+            way to write `reset`. The initial state is that of the first sequence, the last
+            state that of the last one.
+        backend: "reference" (plain PyTorch), "cpu" or "cuda" (compiled); if absent, the one for
+            the device of u.
+
+    Returns:
+        y, or (y, last state). The last state is float32 where the operands are of half precision.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+    """
+    require_shape("u", u, ("batch", "length", "channels"))
+    batch, length, channels = u.shape
+    require_shape("A", A, (channels, "state"))
+    state = A.shape[1]
+    require_shape("delta", delta, (batch, length, channels), (batch, length, 1))
+    require_shape("B", B, (batch, length, "groups", state))
+    require_shape("C", C, (batch, length, B.shape[2], state))
+    require_groups("B", B.shape[2], channels)
+    per_channel = {"D": D, "delta_bias": delta_bias}
+    for name, x in per_channel.items():
+        if x is not None:
+            require_shape(name, x, (channels,))
+    if z is not None:
+        require_shape("z", z, (batch, length, channels))
+    if initial_state is not None:
+        require_shape("initial_state", initial_state, (batch, channels, state))
+    dtype = computing_dtype(
+        {"u": u, "delta": delta, "A": A, "B": B, "C": C, "z": z}
+        | per_channel
+        | {"initial_state": initial_state}
     )
+    mask = reset_mask(reset, cu_seqlens, u, batch, length)
+    chosen = choose_backend(backend, u.device)
+
+    compute = partial(_to, dtype=dtype)
+    u_, delta, A, B, C = compute(u), compute(delta), compute(A), compute(B), compute(C)
+    D, z, delta_bias, initial = compute(D), compute(z), compute(delta_bias), compute(initial_state)
+    run = selective_scan_reference if chosen == "reference" else _run_operator
+    with torch.autocast(u.device.type, enabled=False):
+        y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
+    y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
+
+
+def choose_backend(backend: str | None, device: torch.device) -> str:
+    """The backend for a device, or the one that was asked for if it can run there."""
+    if backend is None:
+        return device.type if device.type in BACKENDS else "reference"
+    if backend not in BACKENDS:
+        raise InputError(f"backend is {backend!r}; it should be one of {', '.join(BACKENDS)}")
+    if backend not in ("reference", device.type):
+        raise InputError(f"backend is {backend!r} and u is on {device}; they should agree")
+    return backend
+
+
+@overload
+def _to(x: Tensor, dtype: torch.dtype) -> Tensor: ...
+@overload
+def _to(x: None, dtype: torch.dtype) -> None: ...
+def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if x is None else x.to(dtype)
+
+
+def _run_operator(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    operands = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
+    one_replica = [None if x is None else x.unsqueeze(0) for x in operands]
+    keep_checkpoints = torch.is_grad_enabled()
+    # The compiler knows the operator; torch.func knows the function around it.
+    scan = torch.ops.keelback.selective_scan if is_compiling() else apply_selective_scan
+    y, last_state, _ = scan(*one_replica, delta_softplus, keep_checkpoints)
+    return y.squeeze(0), last_state.squeeze(0)

@@ -1,0 +1,90 @@
+"""What the operands of a scan must look like, and the messages when they do not."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from keelback.errors import InputError
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def require_shape(name: str, x: Tensor, *allowed: Sequence[int | str]) -> None:
+    """Raise unless x has one of the allowed shapes; a string stands for any size."""
+    for shape in allowed:
+        if x.ndim == len(shape) and all(
+            isinstance(want, str) or want == got for want, got in zip(shape, x.shape, strict=True)
+        ):
+            return
+    wanted = " or ".join("(" + ", ".join(str(size) for size in shape) + ")" for shape in allowed)
+    raise InputError(f"{name} has shape {tuple(x.shape)}; it should be {wanted}")
+
+
+def require_groups(name: str, groups: int, channels: int) -> None:
+    """Raise unless the groups divide the channels."""
+    if groups == 0 or channels % groups:
+        raise InputError(
+            f"{name} has {groups} groups; their number should divide that of channels, {channels}"
+        )
+
+
+def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
+    """The dtype to compute in, once all operands are known to be floating and on one device.
+
+    float32 for float32, bfloat16, float16 and any mixture of them; float64 if all are float64.
+    """
+    present = {name: x for name, x in operands.items() if x is not None}
+    first = next(iter(present))
+    device = present[first].device
+    for name, x in present.items():
+        if x.dtype not in (torch.float32, torch.float64, *_HALF):
+            raise InputError(
+                f"{name} has dtype {x.dtype}; it should be float32, float64, bfloat16 or float16"
+            )
+        if x.device != device:
+            raise InputError(
+                f"{name} is on {x.device} and {first} on {device}; they should be on one device"
+            )
+    double = [name for name, x in present.items() if x.dtype == torch.float64]
+    if double and len(double) < len(present):
+        other = next(name for name in present if name not in double)
+        raise InputError(
+            f"{double[0]} has dtype torch.float64 and {other} {present[other].dtype}; "
+            "either all or none should be float64"
+        )
+    return torch.float64 if double else torch.float32
+
+
+def reset_mask(
+    reset: Tensor | None, cu_seqlens: Tensor | None, u: Tensor, batch: int, length: int
+) -> Tensor | None:
+    """The mask of the positions before which the state is zeroed, from either description of it."""
+    if reset is not None:
+        if cu_seqlens is not None:
+            raise InputError("both reset and cu_seqlens are given; one of them should be")
+        require_shape("reset", reset, (batch, length))
+        if reset.dtype != torch.bool:
+            raise InputError(f"reset has dtype {reset.dtype}; it should be torch.bool")
+        if reset.device != u.device:
+            raise InputError(f"reset is on {reset.device}; it should be on {u.device}, as u is")
+        return reset
+    if cu_seqlens is None:
+        return None
+    require_shape("cu_seqlens", cu_seqlens, ("sequences + 1",))
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise InputError(f"cu_seqlens has dtype {cu_seqlens.dtype}; it should be int32 or int64")
+    if batch != 1:
+        raise InputError(
+            f"cu_seqlens is given for a batch of {batch}; packed sequences should form a batch of 1"
+        )
+    bounds = cu_seqlens.tolist()
+    if not bounds or bounds[0] != 0 or bounds[-1] != length or sorted(bounds) != bounds:
+        raise InputError(
+            f"cu_seqlens should rise from 0 to the length {length}; it is {bounds[:6]}"
+            + ("..." if len(bounds) > 6 else "")
+        )
+    starts = [bound for bound in bounds[1:-1] if 0 < bound < length]
+    mask = torch.zeros(1, length, dtype=torch.bool, device=u.device)
+    mask[0, starts] = True
+    return mask

@@ -1,0 +1,154 @@
+"""Where the kernels find their operands, and how the work is cut into blocks.
+
+An operand of the kernels has the axes (replica, row, time, lane); `B` and `C` have groups and
+states in place of the lanes. A stride of zero repeats the operand along that axis, so whatever is
+shared between replicas, rows or channels is never expanded in memory.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+LANES = 16
+# Time steps between two checkpoints of the state.
+CHUNK = 32
+
+_SIZES = (
+    "replicas",
+    "rows",
+    "length",
+    "channels",
+    "states",
+    "groups",
+    "chunk",
+    "chunks",
+    "channels_per_group",
+    "blocks_per_group",
+    "segments",
+    "segments_per_block",
+    "blocks_per_unit",
+    "splits",
+)
+_FLAGS = ("packed", "softplus", "shared_delta")
+_OPERANDS = {
+    "u": "replica row time lane",
+    "delta": "replica row time lane",
+    "z": "replica row time lane",
+    "y": "replica row time lane",
+    "A": "replica lane state",
+    "B": "replica row time group state",
+    "C": "replica row time group state",
+    "D": "replica lane",
+    "bias": "replica lane",
+    "reset": "replica row time",
+    "initial": "replica row lane state",
+    "last": "replica row lane state",
+    "checkpoints": "replica row chunk state lane",
+    "dy": "replica row time lane",
+    "du": "replica row time lane",
+    "ddelta": "partial replica row time lane",
+    "dz": "replica row time lane",
+    "dA": "replica row lane state",
+    "dB": "partial replica row time group state",
+    "dC": "partial replica row time group state",
+    "dD": "replica row lane",
+    "dbias": "replica row lane",
+    "dlast": "replica row lane state",
+    "dinitial": "replica row lane state",
+}
+OPERANDS = {name: tuple(axes.split()) for name, axes in _OPERANDS.items()}
+
+#: One record of 64-bit integers: sizes, flags, then for each operand `x` its byte address `x`
+#: (zero if absent) and its byte strides `x_replica`, `x_row`, ...
+PARAMETERS = np.dtype(
+    [(name, np.int64) for name in (*_SIZES, *_FLAGS)]
+    + [
+        (field, np.int64)
+        for name, axes in OPERANDS.items()
+        for field in (name, *(f"{name}_{axis}" for axis in axes))
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is cut into blocks of `LANES` lanes, and blocks into units of work.
+
+    A segment is a run of at most `LANES` channels of one row and one group. A block is one
+    segment or, where the groups are narrow, as many whole groups as fit side by side. A unit is a
+    run of blocks that add to the same gradient of B and C; where rows and groups are too few to
+    share the work, several units split the channels of one group, each with its own partial sum.
+    The cut depends on the shape alone, never on the number of threads, and so do the results, to
+    the last bit.
+    """
+
+    replicas: int
+    rows: int
+    length: int
+    channels: int
+    states: int
+    groups: int
+
+    @classmethod
+    def of(cls, u: Tensor, A: Tensor, B: Tensor) -> Self:
+        """The plan of a scan of u (replicas, rows, length, channels)."""
+        replicas, rows, length, channels = u.shape
+        return cls(replicas, rows, length, channels, A.shape[-1], B.shape[-2])
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not (self.replicas and self.rows and self.length and self.channels)
+
+    @property
+    def cost(self) -> float:
+        """Rough time of a forward scan on one thread, in microseconds."""
+        return self.blocks * self.length * (self.states + 2) * 0.005
+
+    def checkpoint_shape(self, keep: bool) -> tuple[int, ...]:
+        """Shape of the stored states: (replicas, rows, chunks, states, channels), or none."""
+        chunks = self.chunks if keep else 0
+        return (self.replicas, self.rows, chunks, self.states, self.channels)
+
+    @property
+    def channels_per_group(self) -> int:
+        return self.channels // self.groups
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.length // CHUNK)
+
+    @property
+    def blocks_per_group(self) -> int:
+        return -(-self.channels_per_group // LANES)
+
+    @property
+    def segments(self) -> int:
+        return self.replicas * self.rows * self.groups * self.blocks_per_group
+
+    @property
+    def segments_per_block(self) -> int:
+        return max(1, LANES // self.channels_per_group)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.segments // self.segments_per_block)
+
+    @property
+    def splits(self) -> int:
+        """Partial sums of the gradients of B and C: for 16 units, in less memory than u takes."""
+        wanted = -(-16 // max(1, self.replicas * self.rows * self.groups))
+        affordable = max(2, self.channels // (2 * self.groups * self.states))
+        return max(1, min(self.blocks_per_group, wanted, affordable))
+
+    @property
+    def blocks_per_unit(self) -> int:
+        return -(-self.blocks_per_group // self.splits)
+
+    @property
+    def units(self) -> int:
+        if self.segments_per_block > 1:
+            return self.blocks
+        return self.replicas * self.rows * self.groups * self.splits

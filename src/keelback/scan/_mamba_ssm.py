@@ -1,0 +1,100 @@
+"""The two functions of the package mamba_ssm that models call, in its layout and names."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.errors import InputError
+from keelback.scan._api import selective_scan
+from keelback.scan._checks import require_shape
+from keelback.scan._step import selective_scan_step
+
+
+def selective_scan_fn(
+    u: Float[Tensor, "batch channels length"],
+    delta: Float[Tensor, "batch #channels length"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "channels state"]
+    | Float[Tensor, "batch state length"]
+    | Float[Tensor, "batch groups state length"],
+    C: Float[Tensor, "channels state"]
+    | Float[Tensor, "batch state length"]
+    | Float[Tensor, "batch groups state length"],
+    D: Float[Tensor, " channels"] | None = None,
+    z: Float[Tensor, "batch channels length"] | None = None,
+    delta_bias: Float[Tensor, " channels"] | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> (
+    Float[Tensor, "batch channels length"]
+    | tuple[Float[Tensor, "batch channels length"], Float[Tensor, "batch channels state"]]
+):
+    """`selective_scan` in the layout of `mamba_ssm.ops.selective_scan_interface.selective_scan_fn`.
+
+    A model that imports that function can import this one instead. B and C may be the same at
+    every position (channels, state), vary with it (batch, state, length), or vary by group of
+    channels. A is real.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    require_shape("u", u, ("batch", "channels", "length"))
+    batch, channels, length = u.shape
+    if A.is_complex():
+        raise InputError(f"A has dtype {A.dtype}; only real state matrices are supported")
+    require_shape("A", A, (channels, "state"))
+    require_shape("delta", delta, (batch, channels, length), (batch, 1, length))
+    if z is not None:
+        require_shape("z", z, (batch, channels, length))
+    state = A.shape[1]
+    for name, x in {"B": B, "C": C}.items():
+        require_shape(
+            name, x, (channels, state), (batch, state, length), (batch, "groups", state, length)
+        )
+    B, C = _with_groups(B, batch, length), _with_groups(C, batch, length)
+    groups = max(B.shape[2], C.shape[2])
+    y, last_state = selective_scan(
+        u.mT,
+        delta.mT,
+        A,
+        B.repeat_interleave(groups // B.shape[2], dim=2),
+        C.repeat_interleave(groups // C.shape[2], dim=2),
+        D,
+        None if z is None else z.mT,
+        delta_bias,
+        delta_softplus,
+        return_last_state=True,
+    )
+    return (y.mT, last_state) if return_last_state else y.mT
+
+
+def _with_groups(x: Tensor, batch: int, length: int) -> Tensor:
+    if x.ndim == 2:
+        return x.expand(batch, length, *x.shape)
+    if x.ndim == 3:
+        return x.mT.unsqueeze(2)
+    return x.movedim(-1, 1)
+
+
+def selective_state_update(
+    state: Float[Tensor, "batch channels state"],
+    x: Float[Tensor, "batch channels"],
+    dt: Float[Tensor, "batch #channels"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch state"] | Float[Tensor, "batch groups state"],
+    C: Float[Tensor, "batch state"] | Float[Tensor, "batch groups state"],
+    D: Float[Tensor, " channels"] | None = None,
+    z: Float[Tensor, "batch channels"] | None = None,
+    dt_bias: Float[Tensor, " channels"] | None = None,
+    dt_softplus: bool = False,
+) -> Float[Tensor, "batch channels"]:
+    """`selective_scan_step` as `mamba_ssm`'s function of this name: it overwrites `state`.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
+    y, new_state = selective_scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    with torch.no_grad():
+        state.copy_(new_state)
+    return y

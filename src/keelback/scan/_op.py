@@ -1,0 +1,165 @@
+"""`torch.ops.keelback.selective_scan`: the scan as an operator that PyTorch's transforms know.
+
+Every operand has a leading axis of replicas: A is (replicas, channels, state), u is (replicas,
+batch, length, channels), and so on; the rows of replica r meet the parameters of replica r.
+`vmap` puts its axis there without copying: an operand that is not mapped is repeated with stride
+zero. Many small models with stacked parameters thus run as one scan.
+
+A device takes part by implementing `selective_scan` and `selective_scan_backward` for its
+dispatch key.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from keelback.scan._cpu import scan_backward, scan_forward
+from keelback.scan._layout import Plan
+
+_library = torch.library.Library("keelback", "FRAGMENT")
+_library.define(
+    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+    "Tensor? delta_bias, Tensor? initial_state, Tensor? reset, bool delta_softplus, "
+    "bool keep_checkpoints) -> (Tensor y, Tensor last_state, Tensor checkpoints)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.define(
+    "selective_scan_backward(Tensor? dy, Tensor? dlast_state, Tensor checkpoints, Tensor u, "
+    "Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "Tensor? initial_state, Tensor? reset, bool delta_softplus) -> (Tensor du, Tensor ddelta, "
+    "Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, "
+    "Tensor dinitial_state)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.impl("selective_scan", scan_forward, "CPU")
+_library.impl("selective_scan_backward", scan_backward, "CPU")
+
+_FORWARD = "keelback::selective_scan"
+_BACKWARD = "keelback::selective_scan_backward"
+# Position of the first operand among the arguments of the backward operator, after dy, dlast_state
+# and checkpoints; and the number of operands that have a gradient.
+_FIRST_OPERAND = 3
+_DIFFERENTIABLE = 9
+
+
+@torch.library.register_fake(_FORWARD, lib=_library)
+def _fake_forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    keep_checkpoints = rest[-1]
+    return (
+        u.new_empty(u.shape),
+        u.new_empty(u.shape[:2] + A.shape[1:]),
+        u.new_empty(Plan.of(u, A, B).checkpoint_shape(keep_checkpoints)),
+    )
+
+
+@torch.library.register_fake(_BACKWARD, lib=_library)
+def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    operands = arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]
+    u = operands[0]
+    return tuple(u.new_empty((0,) if x is None else x.shape) for x in operands)
+
+
+class _VmapInfo(Protocol):
+    batch_size: int
+
+
+def _fold(x: Any, dim: int | None, size: int) -> Any:
+    """Join the mapped axis, or `size` repeats, with the axis of replicas."""
+    if not isinstance(x, Tensor):
+        return x
+    x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.flatten(0, 1)
+
+
+def _unfold(x: Tensor, size: int) -> Tensor:
+    return x.unflatten(0, (size, x.shape[0] // size))
+
+
+class SelectiveScan(torch.autograd.Function):
+    """The operator, for callers that may be inside a `torch.func` transform.
+
+    Operators with a formula from `torch.library.register_autograd` are not differentiable there;
+    functions of this kind are.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return torch.ops.keelback.selective_scan(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *operands, delta_softplus, _ = inputs
+        checkpoints = output[2]
+        ctx.mark_non_differentiable(checkpoints)
+        ctx.save_for_backward(checkpoints, *operands)
+        ctx.delta_softplus = delta_softplus
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        dy, dlast_state, _ = gradients
+        checkpoints, *operands = ctx.saved_tensors
+        if dy is None and dlast_state is None:
+            return (None,) * (len(operands) + 2)
+        if checkpoints.shape[-3] == 0:
+            recomputed = apply_selective_scan(*operands, ctx.delta_softplus, True)
+            checkpoints = recomputed[2]
+        computed = _apply_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
+        kept = (
+            None if x is None else gradient
+            for x, gradient in zip(operands[:_DIFFERENTIABLE], computed, strict=True)
+        )
+        return (*kept, None, None, None)
+
+    @staticmethod
+    def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        size = info.batch_size
+        folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
+        outputs = apply_selective_scan(*folded)
+        return tuple(_unfold(x, size) for x in outputs), (0, 0, 0)
+
+
+class SelectiveScanBackward(torch.autograd.Function):
+    """The backward operator, which has no derivative of its own."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return torch.ops.keelback.selective_scan_backward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(
+            "the compiled selective scan has first derivatives only; "
+            "for second derivatives call selective_scan(..., backend='reference')"
+        )
+
+    @staticmethod
+    def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        size = info.batch_size
+        folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
+        gradients = _apply_backward(*folded)
+        present = [x is not None for x in arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]]
+        return (
+            tuple(
+                _unfold(x, size) if here else x for x, here in zip(gradients, present, strict=True)
+            ),
+            tuple(0 if here else None for here in present),
+        )
+
+
+apply_selective_scan: Any = SelectiveScan.apply
+_apply_backward: Any = SelectiveScanBackward.apply
+
+torch.library.register_autograd(
+    _FORWARD, SelectiveScan.backward, setup_context=SelectiveScan.setup_context, lib=_library
+)
+torch.library.register_autograd(_BACKWARD, SelectiveScanBackward.backward, lib=_library)
+torch.library.register_vmap(_FORWARD, SelectiveScan.vmap, lib=_library)
+torch.library.register_vmap(_BACKWARD, SelectiveScanBackward.vmap, lib=_library)

@@ -1,0 +1,63 @@
+"""One step of the recurrence, for decoding."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.scan._checks import computing_dtype, require_groups, require_shape
+
+
+def selective_scan_step(
+    state: Float[Tensor, "batch channels state"],
+    u: Float[Tensor, "batch channels"],
+    delta: Float[Tensor, "batch #channels"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch groups state"],
+    C: Float[Tensor, "batch groups state"],
+    D: Float[Tensor, " channels"] | None = None,
+    z: Float[Tensor, "batch channels"] | None = None,
+    delta_bias: Float[Tensor, " channels"] | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch channels state"]]:
+    """Advance `selective_scan` by one position: the output there, and the new state.
+
+    The operands are those of `selective_scan` without the axis of the length. Start from zeros,
+    or from the last state that a scan of the prompt returns; `state` itself is left as it is.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    require_shape("u", u, ("batch", "channels"))
+    batch, channels = u.shape
+    require_shape("A", A, (channels, "state"))
+    size = A.shape[1]
+    require_shape("state", state, (batch, channels, size))
+    require_shape("delta", delta, (batch, channels), (batch, 1))
+    require_shape("B", B, (batch, "groups", size))
+    require_shape("C", C, (batch, B.shape[1], size))
+    require_groups("B", B.shape[1], channels)
+    optional = {"D": D, "delta_bias": delta_bias, "z": z}
+    for name, x in {"D": D, "delta_bias": delta_bias}.items():
+        if x is not None:
+            require_shape(name, x, (channels,))
+    if z is not None:
+        require_shape("z", z, (batch, channels))
+    dtype = computing_dtype(
+        {"u": u, "state": state, "delta": delta, "A": A, "B": B, "C": C, **optional}
+    )
+    value, step = u.to(dtype), delta.to(dtype)
+    if delta_bias is not None:
+        step = step + delta_bias.to(dtype)
+    if delta_softplus:
+        step = F.softplus(step)
+    repeats = channels // B.shape[1]
+    B, C = (x.to(dtype).repeat_interleave(repeats, dim=1) for x in (B, C))
+    decay = torch.exp(step.unsqueeze(-1) * A.to(dtype))
+    state = decay * state.to(dtype) + (step * value).unsqueeze(-1) * B
+    y = (state * C).sum(-1)
+    if D is not None:
+        y = y + D.to(dtype) * value
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(u.dtype), state
