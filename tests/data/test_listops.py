@@ -103,7 +103,7 @@ def features(tree: list[str]) -> tuple[int, int, int, int]:
 def test_trees_of_a_length_follow_the_law_that_rejection_gives():
     rng = random.Random(1)
     rejected = []
-    while len(rejected) < 800:
+    while len(rejected) < 500:
         tree = tree_by_definition(rng)
         if 14 < len(tree) < 30:
             rejected.append(tree)

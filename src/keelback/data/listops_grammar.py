@@ -14,10 +14,10 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from keelback.data._listops_kernels import MAX_ARGUMENTS, MAX_DEPTH, grow_trees
 from keelback.data.ragged import Ragged
 from keelback.errors import InputError
 
@@ -25,10 +25,6 @@ TOKENS = (*"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 """Tokens by id; the id after the last one is padding."""
 
 DIGIT_PROBABILITY = 0.75
-MAX_DEPTH = 10
-MAX_ARGUMENTS = 10
-
-_MIN, _MAX, _MED, _SM, _CLOSE = 10, 11, 12, 13, 14
 _CHUNK = 256
 _LEAST_YIELD = 0.01
 
@@ -99,7 +95,7 @@ def _stream(
         lengths = rng.choice(max_length, size=_CHUNK, p=shares)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         tokens = np.empty(offsets[-1], dtype=np.uint8)
-        return tokens, offsets, _grow_trees(rng, offsets, chances, tokens).tolist()
+        return tokens, offsets, grow_trees(rng, offsets, chances, tokens).tolist()
 
     with ThreadPoolExecutor(threads) as pool:
         first = 0
@@ -127,115 +123,3 @@ def _forest_chances(max_length: int) -> npt.NDArray[np.float64]:
             chances[depth, k] = np.convolve(chances[depth, k - 1], one)[: one.size]
     chances.flags.writeable = False
     return chances
-
-
-@numba.njit(cache=True, nogil=True)
-def _grow_trees(
-    rng: np.random.Generator,
-    offsets: npt.NDArray[np.int64],
-    chances: npt.NDArray[np.float64],
-    tokens: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.int64]:
-    values = np.empty(len(offsets) - 1, np.int64)
-    for i in range(len(values)):
-        values[i] = _grow_tree(rng, chances, tokens[offsets[i] : offsets[i + 1]])
-    return values
-
-
-@numba.njit(cache=True, nogil=True)
-def _grow_tree(
-    rng: np.random.Generator, chances: npt.NDArray[np.float64], tokens: npt.NDArray[np.uint8]
-) -> int:
-    """Fill `tokens` with a tree of exactly that many tokens; returns its value.
-
-    Written with a stack: level d holds the operator whose arguments lie at depth d + 1, how many
-    of them and how many of their tokens are still to come, and the values so far as counts.
-    """
-    operator = np.zeros(MAX_DEPTH + 1, np.int64)
-    arguments_left = np.zeros(MAX_DEPTH + 1, np.int64)
-    tokens_left = np.zeros(MAX_DEPTH + 1, np.int64)
-    counts = np.zeros((MAX_DEPTH + 1, 10), np.int64)
-    arguments_left[0] = 1
-    tokens_left[0] = len(tokens)
-    level = 0
-    written = 0
-    while True:
-        if arguments_left[level] == 0:
-            if level == 0:
-                return int(np.argmax(counts[0]))
-            tokens[written] = _CLOSE
-            written += 1
-            counts[level - 1, _value(operator[level], counts[level])] += 1
-            level -= 1
-            continue
-        size = _first_size(rng, chances[level + 1], arguments_left[level], tokens_left[level])
-        arguments_left[level] -= 1
-        tokens_left[level] -= size
-        if size == 1:
-            digit = rng.integers(0, 10)
-            tokens[written] = digit
-            counts[level, digit] += 1
-        else:
-            level += 1
-            operator[level] = rng.integers(_MIN, _SM + 1)
-            tokens[written] = operator[level]
-            tokens_left[level] = size - 2
-            arguments_left[level] = _argument_count(rng, chances[level + 1], size - 2)
-            counts[level] = 0
-        written += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _first_size(
-    rng: np.random.Generator, chances: npt.NDArray[np.float64], trees: int, tokens: int
-) -> int:
-    """How many tokens the first of `trees` trees has, given that together they have `tokens`."""
-    if trees == 1:
-        return tokens
-    target = rng.random() * chances[trees, tokens]
-    last = 0
-    for size in range(1, tokens):
-        chance = chances[1, size] * chances[trees - 1, tokens - size]
-        if chance > 0.0:
-            last = size
-            target -= chance
-            if target < 0.0:
-                break
-    return last
-
-
-@numba.njit(cache=True, nogil=True)
-def _argument_count(rng: np.random.Generator, chances: npt.NDArray[np.float64], tokens: int) -> int:
-    """How many arguments an operator has, given that together they have `tokens` tokens."""
-    target = rng.random() * chances[2:, tokens].sum()
-    last = 0
-    for count in range(2, MAX_ARGUMENTS + 1):
-        if chances[count, tokens] > 0.0:
-            last = count
-            target -= chances[count, tokens]
-            if target < 0.0:
-                break
-    return last
-
-
-@numba.njit(cache=True, nogil=True)
-def _value(operator: int, counts: npt.NDArray[np.int64]) -> int:
-    """What an operator makes of arguments, of which `counts[v]` have the value v."""
-    total = counts.sum()
-    seen = 0
-    lower_middle = -1
-    weighted = 0
-    for value in range(10):
-        if counts[value] == 0:
-            continue
-        if operator == _MIN:
-            return value
-        weighted += value * counts[value]
-        seen += counts[value]
-        if lower_middle < 0 and seen >= (total + 1) // 2:
-            lower_middle = value
-        if operator == _MED and seen >= total // 2 + 1:
-            return (lower_middle + value) // 2
-        if operator == _MAX and seen == total:
-            return value
-    return weighted % 10

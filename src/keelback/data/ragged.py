@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -21,11 +20,14 @@ class Ragged:
     offsets: npt.NDArray[np.int64]
 
     @classmethod
-    def from_sequences(cls, sequences: Iterable[Sequence[int]]) -> "Ragged":
+    def from_sequences(
+        cls, sequences: Iterable[Sequence[int] | npt.NDArray[np.integer]]
+    ) -> "Ragged":
         """Lay sequences of token ids one after another."""
         rows = [np.asarray(row, dtype=np.int32) for row in sequences]
-        values = np.concatenate(rows) if rows else np.empty(0, np.int32)
-        return cls(values, np.cumsum([0, *map(len, rows)], dtype=np.int64))
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *rows]), _ends([len(row) for row in rows])
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -41,6 +43,25 @@ class Ragged:
     def first(self, count: int) -> "Ragged":
         """The first `count` sequences, as views."""
         return Ragged(self.values, self.offsets[: count + 1])
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Ragged":
+        """The sequences with these numbers, copied."""
+        return self._head(rows, self.lengths[rows])
+
+    def truncated(self, length: int) -> "Ragged":
+        """Every sequence cut to `length` tokens, of which the last is the sequence's own last.
+
+        This is how BERT truncates: the closing [SEP] stays.
+        """
+        kept = self._head(np.arange(len(self)), np.minimum(self.lengths, length))
+        whole = np.flatnonzero(kept.lengths)
+        kept.values[kept.offsets[whole + 1] - 1] = self.values[self.offsets[whole + 1] - 1]
+        return kept
+
+    def _head(self, rows: npt.NDArray[np.integer], lengths: npt.NDArray[np.integer]) -> "Ragged":
+        offsets = _ends(lengths)
+        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
 
     def padded(
         self, pad_id: int, length: int | None = None, side: PaddingSide = "right"
@@ -58,19 +79,11 @@ class Ragged:
                 f"sequence {row + 1} has {longest} tokens, more than the length asked for, {length}"
             )
         table = np.full((len(self), length), pad_id, dtype=np.int32)
-        _copy_rows(self.values, self.offsets, table, side == "left")
+        position, counts = np.arange(length), self.lengths[:, None]
+        inside = position < counts if side == "right" else position >= length - counts
+        table[inside] = self.values[self.offsets[0] : self.offsets[-1]]
         return table
 
 
-@numba.njit(cache=True, nogil=True)
-def _copy_rows(
-    values: npt.NDArray[np.integer],
-    offsets: npt.NDArray[np.int64],
-    table: npt.NDArray[np.int32],
-    flush_right: bool,
-) -> None:
-    for row in range(len(offsets) - 1):
-        count = offsets[row + 1] - offsets[row]
-        shift = table.shape[1] - count if flush_right else 0
-        for column in range(count):
-            table[row, shift + column] = values[offsets[row] + column]
+def _ends(lengths: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
