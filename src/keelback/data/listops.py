@@ -1,7 +1,7 @@
 """ListOps: the value of a nested expression over single digits."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ class ListOpsSettings(TaskSettings):
     data: Path | None = None
 
     @model_validator(mode="after")
-    def _some_length(self) -> Self:
+    def _some_length(self) -> "ListOpsSettings":
         if self.data is None and self.max_length is None and self.seq_len is None:
             raise ValueError("seq_len is missing (or max_length, or a file to read with data)")
         return self
