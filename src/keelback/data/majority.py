@@ -33,6 +33,7 @@ class Majority(Task):
     settings_type = MajoritySettings
     vocab_size = 2
     n_classes: ClassVar[int] = 2
+    shifted_test: ClassVar[bool] = True
     settings: MajoritySettings
 
     def split(self, name: SplitName) -> Split:

@@ -81,6 +81,8 @@ class Task(ABC):
     n_classes: ClassVar[int]
     pad_id: ClassVar[int | None] = None
     """The id that fills a sequence up; None where all sequences have the same length."""
+    shifted_test: ClassVar[bool] = False
+    """Whether the test split is drawn from another distribution than the training split."""
 
     settings: TaskSettings
 

@@ -5,13 +5,14 @@ each length from several seeds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue, PositiveInt
 from scipy import stats
 
+from keelback.data.count_rule import best_count_rule
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.presets import (
@@ -74,14 +75,17 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
     def outcome(
         self, settings: LengthIndependenceSettings, results: Sequence[StoredRun]
     ) -> Outcome:
-        """The paper's figure, the table beside the published values, and a test on the slope."""
+        """The paper's figure, the table beside the published values, and tests on the slopes."""
         rows = [
             _row(settings.task, seq_len, [run for run in results if _length(run) == seq_len])
             for seq_len in _lengths(settings)
         ]
-        slope = _gap_slope(results)
+        slopes = {
+            name: slope
+            for name, measure in _MEASURES.items()
+            if (slope := _slope(results, measure)) is not None
+        }
         survived = sum(row["survived"] for row in rows)
-        numbers = {"task": settings.task, "rows": rows, "gap_slope": slope}
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
             title=f"Length independence: {settings.task}",
@@ -89,11 +93,11 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
                 f"{len(results)} selective SSMs, {settings.seeds} seeds at each of {len(rows)} "
                 f"lengths, {survived} trained to the end."
             ),
-            claims=[_claim(slope, rows)],
+            claims=_claims(slopes, rows),
             figures=[_accuracy_figure(settings, rows), _gap_figure(settings, rows, results)],
             tables=[_table(settings, rows)],
             notes=_notes(rows, results),
-            numbers=numbers,
+            numbers={"task": settings.task, "rows": rows, "slopes": slopes},
         )
 
 
@@ -119,21 +123,23 @@ def _mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 def _row(task: str, seq_len: int, runs: Sequence[StoredRun]) -> Row:
     survivors = _survivors(runs)
-    row: Row = {
-        "seq_len": seq_len,
-        "attempted": len(runs),
-        "survived": len(survivors),
-    }
-    for split in ("train", "test"):
-        values = [float(run.summary[f"{split}_accuracy"] or 0.0) for run in survivors]
+    row: Row = {"seq_len": seq_len, "attempted": len(runs), "survived": len(survivors)}
+    for split in _splits_of(survivors):
+        values = [_accuracy(run, split) for run in survivors]
         row[split], row[f"{split}_std"] = _mean_and_std(values)
-    row["gap"] = row["train"] - row["test"] if row["train"] and row["test"] else None
+    for name, measure in _MEASURES.items():
+        values = [value for run in survivors if (value := measure(run)) is not None]
+        row[name], _ = _mean_and_std(values)
     published = published_accuracy(task, seq_len)
     if published is not None:
         row["published_train"] = published.get("train")
         row["published_test"] = published["test"]
         row["published_test_std"] = published["test_std"]
         row["test_difference"] = _difference_in_standard_errors(row, published)
+    if task == "majority":
+        ceiling = best_count_rule(seq_len)
+        row["best_rule_train"] = ceiling.noisy_accuracy
+        row["best_rule_test"] = ceiling.clean_accuracy
     return row
 
 
@@ -146,56 +152,91 @@ def _difference_in_standard_errors(row: Row, published: dict[str, float]) -> flo
     return (row["test"] - published["test"]) / (ours + theirs) if ours + theirs else None
 
 
-def _gap_slope(results: Sequence[StoredRun]) -> dict[str, float] | None:
-    """Least-squares slope of the gap per doubling of the length, with a 95 % interval."""
-    survivors = _survivors(results)
-    x = np.array([math.log2(_length(run)) for run in survivors])
-    y = np.array([_gap(run) for run in survivors])
-    if len(np.unique(x)) < 2 or len(x) < 3:
+def _accuracy(run: StoredRun, split: str) -> float:
+    return float(run.summary[f"{split}_accuracy"] or 0.0)
+
+
+def _splits_of(runs: Sequence[StoredRun]) -> list[str]:
+    """`train`, `test`, and `fresh` where the test split is shifted."""
+    known = runs[0].summary if runs else {}
+    return [split for split in ("train", "test", "fresh") if f"{split}_accuracy" in known]
+
+
+def _gap(run: StoredRun) -> float:
+    return _accuracy(run, "train") - _accuracy(run, "test")
+
+
+def _fresh_gap(run: StoredRun) -> float | None:
+    fresh = "fresh_accuracy" in run.summary
+    return _accuracy(run, "train") - _accuracy(run, "fresh") if fresh else None
+
+
+_MEASURES: dict[str, Callable[[StoredRun], float | None]] = {"gap": _gap, "fresh_gap": _fresh_gap}
+"""What may grow with the length, of each run."""
+
+
+def _slope(
+    results: Sequence[StoredRun], measure: Callable[[StoredRun], float | None]
+) -> dict[str, float] | None:
+    """Least-squares slope of a measure per doubling of the length, with a 95 % interval."""
+    points = [
+        (math.log2(_length(run)), value)
+        for run in _survivors(results)
+        if (value := measure(run)) is not None
+    ]
+    if len({x for x, _ in points}) < 2 or len(points) < 3:
         return None
-    fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
+    fit = stats.linregress(*zip(*points, strict=True))
+    half = float(stats.t.ppf(0.975, len(points) - 2) * fit.stderr)
     slope = float(fit.slope)
     return {"per_doubling": slope, "lower": slope - half, "upper": slope + half}
 
 
-def _gap(run: StoredRun) -> float:
-    return float(run.summary["train_accuracy"] or 0.0) - float(run.summary["test_accuracy"] or 0.0)
-
-
-def _claim(slope: dict[str, float] | None, rows: Sequence[Row]) -> Claim:
-    statement = "The gap between training and test accuracy does not grow with the length."
-    if slope is None:
-        return Claim(statement, "not tested", "it takes two lengths and three trained models")
-    grows = slope["lower"] > 0
+def _claims(slopes: dict[str, dict[str, float]], rows: Sequence[Row]) -> list[Claim]:
+    statements = {
+        "gap": "The gap between training and test accuracy does not grow with the length.",
+        "fresh_gap": "The gap between training accuracy and the accuracy on fresh examples of the "
+        "training distribution does not grow with the length.",
+    }
     span = f"from T = {rows[0]['seq_len']} to {rows[-1]['seq_len']}"
-    return Claim(
-        statement,
-        "does not hold" if grows else "holds",
-        f"slope of the gap per doubling of the length {span}: {slope['per_doubling']:+.4f}, "
-        f"95 % interval {slope['lower']:+.4f} to {slope['upper']:+.4f}",
-    )
+    return [
+        Claim(
+            statements[name],
+            "does not hold" if slope["lower"] > 0 else "holds",
+            f"slope per doubling of the length {span}: {slope['per_doubling']:+.4f}, "
+            f"95 % interval {slope['lower']:+.4f} to {slope['upper']:+.4f}",
+        )
+        for name, slope in slopes.items()
+    ]
 
 
 def _accuracy_figure(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Figure:
     lines = [_band(rows, split, f"{split}, keelback") for split in ("train", "test")]
-    for split in ("train", "test"):
-        known = [row for row in rows if row.get(f"published_{split}") is not None]
-        if known and settings.parametrisation == "free":
-            lines.append(
-                Line(
-                    x=[row["seq_len"] for row in known],
-                    y=[row[f"published_{split}"] for row in known],
-                    label=f"{split}, published",
-                    style="points",
-                    family=split,
+    dashed = {"published": "points", "best_rule": "dashed"}
+    for source, style in dashed.items():
+        for split in ("train", "test"):
+            known = [row for row in rows if row.get(f"{source}_{split}") is not None]
+            if known and settings.parametrisation == "free":
+                lines.append(
+                    Line(
+                        x=[row["seq_len"] for row in known],
+                        y=[row[f"{source}_{split}"] for row in known],
+                        label=f"{split}, {source.replace('_', ' ')}",
+                        style=style,
+                        family=split,
+                    )
                 )
-            )
+    caption = "Mean over the seeds that trained to the end; band: one standard deviation."
+    if settings.task == "majority":
+        caption += (
+            " Best rule: the count threshold that is right most often on the noisy training "
+            "distribution, and the same threshold on clean test strings."
+        )
     return Figure(
         name=f"length-independence-{settings.label}",
         title=f"Accuracy against sequence length, {settings.task}",
         panels=[Panel("sequence length T", "accuracy", lines=lines)],
-        caption="Mean over the seeds that trained to the end; band: one standard deviation.",
+        caption=caption,
     )
 
 
@@ -214,60 +255,67 @@ def _band(rows: Sequence[Row], split: str, label: str) -> Line:
 
 
 def _gap_figure(
-    settings: LengthIndependenceSettings,
-    rows: Sequence[Row],
-    results: Sequence[StoredRun],
+    settings: LengthIndependenceSettings, rows: Sequence[Row], results: Sequence[StoredRun]
 ) -> Figure:
-    survivors = _survivors(results)
-    mean = Line(
-        x=[row["seq_len"] for row in rows],
-        y=[row["gap"] for row in rows],
-        label="mean",
-        family="gap",
-    )
-    each = Line(
-        x=[float(_length(run)) for run in survivors],
-        y=[_gap(run) for run in survivors],
-        label="one model",
-        style="points",
-        family="gap",
-    )
+    labels = {"gap": "less test", "fresh_gap": "less fresh examples of the training distribution"}
+    lines = []
+    for name, measure in _MEASURES.items():
+        points = [
+            (_length(run), value)
+            for run in _survivors(results)
+            if (value := measure(run)) is not None
+        ]
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        lengths = [row["seq_len"] for row in rows]
+        lines.append(
+            Line(x=lengths, y=[row[name] for row in rows], label=labels[name], family=name)
+        )
+        lines.append(Line(x=x, y=y, style="points", family=name))
     return Figure(
         name=f"gap-{settings.label}",
-        title=f"Training less test accuracy, {settings.task}",
-        panels=[Panel("sequence length T", "gap", lines=[mean, each], log_x=True, zero_line=True)],
-        caption="Each point is one trained model.",
+        title=f"Training accuracy less test accuracy, {settings.task}",
+        panels=[Panel("sequence length T", "gap", lines=lines, log_x=True, zero_line=True)],
+        caption="Lines: means. Each point is one trained model.",
     )
 
 
 def _table(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Table:
-    columns = [
-        Column("seq_len", "T"),
-        Column("survived", "survived"),
-        Column("attempted", "attempted"),
-        Column("train", "train", ".3f"),
-        Column("train_std", "std", ".3f"),
-        Column("test", "test", ".3f"),
-        Column("test_std", "std", ".3f"),
-        Column("gap", "gap", "+.3f"),
-    ]
+    columns = [Column("seq_len", "T"), Column("survivors", "survived")]
+    splits = [split for split in ("train", "test", "fresh") if split in rows[0]]
+    columns += [Column(split, split) for split in splits]
+    columns.append(Column("gap", "gap", "+.3f"))
     if any("published_test" in row for row in rows):
         columns += [
-            Column("published_train", "published train", ".3f"),
-            Column("published_test", "published test", ".3f"),
-            Column("published_test_std", "std", ".3f"),
-            Column("test_difference", "difference (SE)", "+.1f"),
+            Column("published_train", "train, published", ".3f"),
+            Column("published_test", "test, published"),
+            Column("test_difference", "difference", "+.1f"),
         ]
     return Table(
         name=f"length-independence-{settings.label}",
         title="Accuracy by sequence length",
         columns=columns,
-        rows=rows,
+        rows=[_shown(row) for row in rows],
         caption=(
-            "Difference: test accuracy less the published mean, divided by the sum of the two "
-            "means' standard errors."
+            "Mean (standard deviation) over the seeds that survived. Fresh: new examples of the "
+            "training distribution. Difference: test accuracy less the published mean, in sums "
+            "of the two means' standard errors."
+            if "fresh" in splits
+            else "Mean (standard deviation) over the seeds that survived. Difference: test "
+            "accuracy less the published mean, in sums of the two means' standard errors."
         ),
     )
+
+
+def _shown(row: Row) -> Row:
+    """A row with each mean and its deviation in one cell."""
+    shown = {**row, "survivors": f"{row['survived']} of {row['attempted']}"}
+    for name in ("train", "test", "fresh", "published_test"):
+        mean, std = row.get(name), row.get(f"{name}_std")
+        if mean is not None:
+            shown[name] = f"{mean:.3f}" if std is None else f"{mean:.3f} ({std:.3f})"
+    return shown
 
 
 def _notes(rows: Sequence[Row], results: Sequence[StoredRun]) -> list[str]:

@@ -13,13 +13,17 @@ from keelback.experiments.run import Progress, Run, RunResult, Scalar
 from keelback.models import model_config
 from keelback.training import Recipe, TrainingResult, accuracy, train
 
+_FRESH = 1_000_000
+"""Added to a data seed for examples of the training distribution that training did not see."""
+
 
 class TrainingRun(Run):
     """One classifier, trained on one task from one seed.
 
     `seed` decides the initial values and the order of the examples; `task_settings["data_seed"]`
     decides the data. Runs that differ in nothing but seeds and the initial abscissa train as one
-    batch.
+    batch. Where a task's test split is shifted, the result also has `fresh_accuracy`, on examples
+    of the training distribution that were not trained on.
     """
 
     kind: ClassVar[str] = "training"
@@ -43,6 +47,12 @@ class TrainingRun(Run):
         fields["task_settings"].pop("data_seed", None)
         fields["model"].pop("spectral_abscissa", None)
         return json.dumps(fields, sort_keys=True)
+
+    def with_fresh_data(self) -> Self:
+        """The same run on data of another seed, which no run of a sweep is trained on."""
+        seed = self.task_settings.get("data_seed", 0)
+        other = {**self.task_settings, "data_seed": int(str(seed)) + _FRESH}
+        return self.model_copy(update={"task_settings": other})
 
     def cost(self) -> float:
         """Tokens seen in training, where the task says how many."""
@@ -68,21 +78,12 @@ class TrainingRun(Run):
         for run, result in zip(runs, results, strict=True):
             model = models[0]
             model.load_state_dict(result.weights)
-            scores: dict[str, Scalar] = {
-                f"{name}_accuracy": None
-                if result.divergence
-                else accuracy(model, splits.get(run, name).to(device))
-                for name in ("train", "test")
-            }
-            yield (
-                run,
-                RunResult(
-                    summary={**scores, **_end_of(result)},
-                    history=result.history,
-                    weights=result.weights,
-                    model=model_config(run.model),
-                ),
-            )
+            summary = _end_of(result)
+            for name, split in splits.scored(run).items():
+                score = None if result.divergence else accuracy(model, split.to(device))
+                summary[f"{name}_accuracy"] = score
+            config = model_config(run.model)
+            yield run, RunResult(summary, result.history, result.weights, config)
 
 
 def _end_of(result: TrainingResult) -> dict[str, Scalar]:
@@ -109,3 +110,10 @@ class _Splits:
         if key not in self._known:
             self._known[key] = get_task(run.task, **run.task_settings).split(name)
         return self._known[key]
+
+    def scored(self, run: TrainingRun) -> dict[str, Split]:
+        """The splits that a trained model is scored on, by the name of the score."""
+        scored = {"train": self.get(run, "train"), "test": self.get(run, "test")}
+        if get_task(run.task, **run.task_settings).shifted_test:
+            scored["fresh"] = self.get(run.with_fresh_data(), "train")
+        return scored
