@@ -1,0 +1,129 @@
+"""The HTML page: one file, no requests, every string escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from keelback.experiments.outcome import Figure, Heatmap, Outcome, Table
+from keelback.report._files import distinct_stems, require_report_extra
+from keelback.report._geometry import LegendEntry, legends, printable
+from keelback.report._palette import DARK, LIGHT, Theme
+from keelback.report._plotly import charts, legend_key
+from keelback.report._tables import format_cell, is_numeric
+
+Provenance = Mapping[str, str | Mapping[str, str]]
+PAGE_ROWS = 500
+"""A longer table shows this many rows on the page; its files hold all."""
+
+
+@dataclass(frozen=True)
+class _PanelView:
+    title: str
+    y_label: str
+    chart: int
+    heatmap: Heatmap | None
+    legend: list[tuple[str, LegendEntry]]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    sort_by: str
+
+
+def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
+    """The report on `outcomes` as one HTML document that needs no other file and no network.
+
+    `provenance` says where the numbers come from: command, versions, device, date, each a string
+    or a mapping of strings. plotly.js is part of the page, once; the Python package ships its full
+    bundle only, so that a page is about 4.8 MB. Scripts other than the page's two are refused by
+    its content security policy. Raises `InputError` where the `report` extra is missing.
+    """
+    require_report_extra()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("keelback.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    scripts = [get_plotlyjs(), _resource("page.js")]
+    specs: list[dict[str, Any]] = []
+    return environment.get_template("page.html").render(
+        outcomes=outcomes,
+        anchors=distinct_stems([outcome.experiment for outcome in outcomes]),
+        figures=[[_panels(figure, specs) for figure in o.figures] for o in outcomes],
+        bodies=[[_body(table) for table in outcome.tables] for outcome in outcomes],
+        is_numeric=is_numeric,
+        page_rows=PAGE_ROWS,
+        provenance=provenance,
+        specs=specs,
+        css=Markup(_variables() + _resource("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=[Markup(_integrity(script)) for script in scripts],
+    )
+
+
+def _panels(figure: Figure, specs: list[dict[str, Any]]) -> list[_PanelView]:
+    first = len(specs)
+    specs += charts(figure)
+    return [
+        _PanelView(
+            panel.title,
+            panel.y_label,
+            first + i,
+            panel.heatmap,
+            [(legend_key(e.color, e.style, e.label), e) for e in entries],
+        )
+        for i, (panel, entries) in enumerate(zip(figure.panels, legends(figure), strict=True))
+    ]
+
+
+def _body(table: Table) -> list[list[_Cell]]:
+    numeric = {column.key: is_numeric(table, column) for column in table.columns}
+    return [
+        [
+            _Cell(
+                format_cell(row.get(column.key), column.spec),
+                repr(row[column.key])
+                if numeric[column.key] and row.get(column.key) is not None
+                else "",
+            )
+            for column in table.columns
+        ]
+        for row in table.rows[:PAGE_ROWS]
+    ]
+
+
+def _variables() -> str:
+    return f":root{{{_css(LIGHT)}}}@media(prefers-color-scheme:dark){{:root{{{_css(DARK)}}}}}\n"
+
+
+def _css(theme: Theme) -> str:
+    colors = theme.colors()
+    bands = {
+        f"{name}-band": f"{color}2b"
+        for name, color in colors.items()
+        if "-" in name or name == "muted"
+    }
+    return "".join(f"--{name}:{color};" for name, color in (colors | bands).items())
+
+
+def _resource(name: str) -> str:
+    return resources.files("keelback.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _integrity(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

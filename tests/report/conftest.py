@@ -1,0 +1,14 @@
+import pytest
+from report_samples import HOSTILE, make_outcome
+
+from keelback.experiments.outcome import Outcome
+
+
+@pytest.fixture
+def outcome() -> Outcome:
+    return make_outcome()
+
+
+@pytest.fixture
+def hostile() -> Outcome:
+    return make_outcome(HOSTILE, HOSTILE)
