@@ -47,7 +47,15 @@ def make_outcome(text: str = "plain", experiment: str = "sample") -> Outcome:
     panels = [
         Panel(text, text, text, lines, zero_line=True, marks=[Mark(2, text), Mark(1, text, "y")]),
         Panel(
-            text, text, text, lines, log_x=True, log_y=True, y_limits=(0, 10), marks=[Mark(2, text)]
+            text,
+            text,
+            text,
+            lines,
+            log_x=True,
+            log_y=True,
+            zero_line=True,
+            y_limits=(0, 10),
+            marks=[Mark(2, text), Mark(0, text), Mark(nan, text, "y")],
         ),
         Panel(text, text, text, heatmap=map_),
         Panel("T", "s_A", heatmap=signed, log_x=True),

@@ -131,5 +131,5 @@ def test_chart_values_are_those_of_the_panel(outcome):
     assert band["x"] == [1, 1, None, 3, 4, 4, 3, None]
     log = charts(outcome.figures[0])[1]
     assert log["data"][1]["y"] == [None, None, 1e30, None]
-    assert log["layout"]["annotations"][0]["x"] == pytest.approx(0.30103)
+    assert [mark["x"] for mark in log["layout"]["annotations"]] == [pytest.approx(0.30103)]
     assert charts(outcome.figures[0])[2]["data"][0]["z"][1] == [2, 3, None]

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keelback.experiments.outcome import Figure, Heatmap, Line, Panel
+from keelback.experiments.outcome import Figure, Heatmap, Line, Mark, Panel
 from keelback.report._palette import Theme, family, family_colors, items
 
 MARKER_LIMIT = 32
@@ -72,6 +72,12 @@ def whiskers(y: Sequence[float | None], ends: Sequence[float | None] | None) -> 
         return None
     pairs = zip(drawable(y), drawable(ends), strict=True)
     return [0.0 if a is None or b is None else abs(b - a) for a, b in pairs]
+
+
+def placed_marks(panel: Panel) -> list[Mark]:
+    """The marks of a panel at values that its axes can place."""
+    log = {"x": panel.log_x, "y": panel.log_y}
+    return [mark for mark in panel.marks if drawable([mark.at], log[mark.axis]) != [None]]
 
 
 def has_markers(line: Line) -> bool:

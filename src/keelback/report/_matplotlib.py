@@ -31,6 +31,7 @@ from keelback.report._geometry import (
     has_markers,
     is_categorical,
     legends,
+    placed_marks,
     printable,
     runs_down,
     shortened,
@@ -302,7 +303,7 @@ def _scale_axes(panel: Panel, ax: Axes) -> None:
             ax.yaxis.set_minor_formatter(NullFormatter())
     if panel.y_limits is not None and not (panel.log_y and panel.y_limits[0] <= 0):
         ax.set_ylim(*panel.y_limits)
-    if panel.zero_line:
+    if panel.zero_line and not panel.log_y:
         ax.axhline(0.0, color=COLORS["muted"], linewidth=0.8, zorder=1.5)
 
 
@@ -322,7 +323,7 @@ def _draw_marks(panel: Panel, ax: Axes) -> None:
         "path_effects": [withStroke(linewidth=2, foreground="white")],
         "in_layout": False,
     }
-    for mark in panel.marks:
+    for mark in placed_marks(panel):
         label = _text(mark.label, 40)
         if mark.axis == "x":
             ax.axvline(mark.at, **style)

@@ -21,6 +21,7 @@ from keelback.report._geometry import (
     drawable,
     has_markers,
     is_categorical,
+    placed_marks,
     printable,
     runs_down,
     shortened,
@@ -147,7 +148,7 @@ def _heatmap(heatmap: Heatmap) -> Spec:
         "type": "heatmap",
         "x": _places(heatmap.x),
         "y": _places(heatmap.y),
-        "z": [_numbers(row) for row in heatmap.values],
+        "z": [_numbers(row, digits=4) for row in heatmap.values],
         "zmin": low,
         "zmax": high,
         "colorscale": [[i / last, f"--{token}"] for i, token in enumerate(tokens)],
@@ -183,9 +184,11 @@ def _layout(panel: Panel) -> Spec:
         | _log_ticks(xs, panel.log_x),
         "yaxis": _axis("log" if panel.log_y else "linear", "width") | _y_range(panel),
         "hovermode": "x unified" if len(panel.lines) <= 8 and not panel.histograms else "closest",
-        "shapes": [_mark_line(mark.axis, mark.at) for mark in panel.marks],
+        "shapes": [_mark_line(mark.axis, mark.at) for mark in placed_marks(panel)],
         "annotations": [
-            _mark_text(mark.axis, mark.at, mark.label, panel) for mark in panel.marks if mark.label
+            _mark_text(mark.axis, mark.at, mark.label, panel)
+            for mark in placed_marks(panel)
+            if mark.label
         ],
         "bargap": 0.2,
     }
@@ -273,9 +276,16 @@ def _places(values: Sequence[float | str]) -> list[Any]:
     return [*map(_escape, category_labels(values))] if is_categorical(values) else list(values)
 
 
-def _numbers(values: Sequence[float | None], log: bool = False) -> list[float | None]:
-    """Seven significant digits, which no chart resolves, and `None` for what is not finite."""
-    return [v if v is None or v.is_integer() else float(f"{v:.7g}") for v in drawable(values, log)]
+def _numbers(
+    values: Sequence[float | None], log: bool = False, digits: int = 7
+) -> list[float | None]:
+    """Whole numbers as they are, others to `digits` significant ones, `None` if not drawable."""
+    return [
+        int(v)
+        if v is not None and v.is_integer() and abs(v) < 1e15
+        else v and float(f"{v:.{digits}g}")
+        for v in drawable(values, log)
+    ]
 
 
 def _escape(text: str, longest: int = 80) -> str:
