@@ -34,6 +34,6 @@ def test_without_noise_the_rule_is_perfect() -> None:
 
 
 def test_long_strings_lose_nothing_noisy_and_half_the_flip_probability_clean() -> None:
-    rule = best_count_rule(20_000, 0.25)
-    assert rule.noisy_accuracy == pytest.approx(1.0, abs=0.005)
-    assert rule.clean_accuracy == pytest.approx(1 - 0.25 / 2, abs=0.001)
+    rule = best_count_rule(1_000, 0.25)
+    assert rule.noisy_accuracy == pytest.approx(1.0, abs=0.015)
+    assert rule.clean_accuracy == pytest.approx(1 - 0.25 / 2, abs=0.005)

@@ -26,6 +26,9 @@ def reproduce(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the sweep.")] = None,
+    report_to: Annotated[
+        Path | None, typer.Option(help="Directory of the report; OUT/report by default.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Run an experiment, or what of it the directory still lacks, and write its report."""
@@ -48,7 +51,7 @@ def reproduce(
     with sweep_progress(f"{experiment} {settings.label}") as on_progress:
         results = sweep(runs, store, workers=workers, on_progress=on_progress)
     outcome = chosen.outcome(settings, results)
-    _write(directory, [outcome])
+    _write(report_to or directory / "report", [outcome])
     if json:
         print_json(dict(outcome.numbers))
 
@@ -56,6 +59,9 @@ def reproduce(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(help="The directory of a sweep.")],
+    report_to: Annotated[
+        Path | None, typer.Option(help="Directory of the report; DIRECTORY/report by default.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Write the report of a sweep from what it has stored; nothing is trained."""
@@ -67,7 +73,7 @@ def report(
     found = outcomes(store)
     if not found:
         raise InputError(f"{directory} holds runs but no experiment; nothing says how to read them")
-    _write(directory, found)
+    _write(report_to or directory / "report", found)
     if json:
         print_json({outcome.experiment: dict(outcome.numbers) for outcome in found})
 
@@ -112,20 +118,25 @@ def _named(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _write(directory: Path, outcomes: list[Any]) -> None:
+def _write(folder: Path, outcomes: list[Any]) -> None:
+    """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
+    import json
+
     from rich.console import Console
 
     from keelback.experiments import provenance
+    from keelback.experiments.store import write_atomically
     from keelback.report import terminal_tables, write_report
 
     record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
-    page = write_report(outcomes, directory / "report", record)
+    page = write_report(outcomes, folder, record)
+    numbers = {outcome.experiment: dict(outcome.numbers) for outcome in outcomes}
+    document = {"provenance": record, "outcomes": numbers}
+    write_atomically(folder / "results.json", json.dumps(document, indent=1, allow_nan=False))
     console = Console(stderr=True)
     for outcome in outcomes:
         for table in terminal_tables(outcome):
             console.print(table)
-        for claim in outcome.claims:
-            console.print(f"{claim.statement}\n  {claim.verdict}: {claim.evidence}")
         for note in outcome.notes:
-            console.print(f"note: {note}")
-    console.print(f"report: {page}")
+            console.print(f"note: {note}", markup=False)
+    console.print(f"report: {page}", soft_wrap=True, markup=False)

@@ -257,7 +257,7 @@ def _band(rows: Sequence[Row], split: str, label: str) -> Line:
 def _gap_figure(
     settings: LengthIndependenceSettings, rows: Sequence[Row], results: Sequence[StoredRun]
 ) -> Figure:
-    labels = {"gap": "less test", "fresh_gap": "less fresh examples of the training distribution"}
+    labels = {"gap": "less test", "fresh_gap": "less fresh examples"}
     lines = []
     for name, measure in _MEASURES.items():
         points = [
@@ -276,7 +276,7 @@ def _gap_figure(
     return Figure(
         name=f"gap-{settings.label}",
         title=f"Training accuracy less test accuracy, {settings.task}",
-        panels=[Panel("sequence length T", "gap", lines=lines, log_x=True, zero_line=True)],
+        panels=[Panel("sequence length T", "gap", lines=lines, zero_line=True)],
         caption="Lines: means. Each point is one trained model.",
     )
 
