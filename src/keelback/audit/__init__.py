@@ -1,15 +1,48 @@
-"""Audit and repair: what a trained state-space model does with its state, and for how long."""
+"""Audit and repair: what a trained state-space model does with its state, and for how long.
 
+`keelback.audit(model, tokens)` is `keelback.audit.audit(model, tokens)`: the module can be called.
+"""
+
+import sys
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from keelback.audit._degradation import Degradation
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
 from keelback.audit._load import LoadedModel, load_model
+from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
+from keelback.audit._result import AuditResult
+from keelback.audit._run import audit
+from keelback.audit._tokens import bundled_text, load_tokenizer, read_text, read_tokens
+from keelback.audit._verdict import Finding
 
 __all__ = [
+    "AuditResult",
+    "Degradation",
+    "Finding",
     "Layer",
     "LoadedModel",
+    "PrecisionEffect",
     "Recurrence",
+    "audit",
+    "bundled_text",
     "find_layers",
     "load_model",
+    "load_tokenizer",
     "not_audited",
+    "precision_effects",
+    "read_text",
+    "read_tokens",
     "watching",
 ]
+
+
+class _CallableModule(ModuleType):
+    @wraps(audit)
+    def __call__(self, *args: Any, **kwargs: Any) -> AuditResult:
+        return audit(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -114,19 +114,23 @@ class SelectiveRecurrence(Recurrence):
     ) -> Float[Tensor, "batch rates query_plus_one"]:
         """`delta_s C_t . (exp(A sum_{s<r<=t} delta_r) * B_s)` for `t = query`."""
         chosen = torch.as_tensor(rates, device=self.delta.device)
-        group = (
-            chosen // (self.A.shape[0] // self.B.shape[2]) if self.B.shape[2] > 1 else chosen * 0
-        )
         delta = self.delta[:, : query + 1, chosen]
         elapsed = delta.sum(1, keepdim=True) - delta.cumsum(1)
-        products = self.B[:, : query + 1, group] * self.C[:, query, None, group]
+        products = self._keys_times_query(query, chosen)
         if self.A.shape[1] == 1:
-            decay = torch.exp(elapsed * self.A[chosen, 0])
-            weights = decay * products.sum(-1)
+            weights = torch.exp(elapsed * self.A[chosen, 0]) * products.sum(-1)
         else:
-            decay = torch.exp(elapsed.unsqueeze(-1) * self.A[chosen])
-            weights = (decay * products).sum(-1)
+            weights = (torch.exp(elapsed.unsqueeze(-1) * self.A[chosen]) * products).sum(-1)
         return (weights * delta).movedim(1, -1)
+
+    def _keys_times_query(
+        self, query: int, rates: Tensor
+    ) -> Float[Tensor, "batch query_plus_one rates_or_one state"]:
+        B, C = self.B[:, : query + 1], self.C[:, query, None]
+        if B.shape[2] > 1:
+            group = rates // (self.A.shape[0] // B.shape[2])
+            B, C = B[:, :, group], C[:, :, group]
+        return B * C
 
 
 def _wide(x: Tensor) -> Tensor:

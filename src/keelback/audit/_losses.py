@@ -1,0 +1,122 @@
+"""The loss of each token, with all the context there is and with no more than training had."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from keelback.audit._spans import Span
+
+_PROBE_TOKENS = 8
+_LOGITS_AT_ONCE = 1 << 24
+_PROBE_TOLERANCE = 1e-3
+
+Hidden = Float[Tensor, "batch length d_model"]
+
+
+class LanguageModel:
+    """What an audit asks of a model that predicts the next token.
+
+    Where a model of transformers turns out to give `scale * head(base(tokens))`, losses are taken
+    a few positions at a time, and the logits of a whole sequence are never held at once.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._takes_cache_flag = hasattr(model, "config") and hasattr(model, "base_model")
+        self._head_scale: float | None = None
+
+    def logits(self, tokens: Int[Tensor, "batch length"]) -> Tensor:
+        """Whatever the model gives, unwrapped from its output object."""
+        flags: dict[str, Any] = {"use_cache": False} if self._takes_cache_flag else {}
+        output = self._model(tokens, **flags)
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor):
+            logits = next(v for v in output.values() if isinstance(v, Tensor))
+        return logits
+
+    def predicts_tokens(self, tokens: Int[Tensor, "batch length"]) -> bool:
+        """Whether the output has a logit of each token at each position; a short trial pass."""
+        probe = tokens[:1, :_PROBE_TOKENS]
+        logits = self.logits(probe)
+        if logits.ndim != 3 or logits.shape[:2] != probe.shape:
+            return False
+        if logits.shape[-1] <= int(tokens.max()):
+            return False
+        self._head_scale = self._scale_of_head(probe, logits)
+        return True
+
+    def _scale_of_head(self, probe: Tensor, logits: Tensor) -> float | None:
+        head = getattr(self._model, "get_output_embeddings", lambda: None)()
+        base = getattr(self._model, "base_model", None)
+        if head is None or base is None or base is self._model:
+            return None
+        own = head(self._hidden(probe)).float()
+        scale = float((own * logits).sum() / own.square().sum())
+        error = float((scale * own - logits).abs().max())
+        return scale if error <= _PROBE_TOLERANCE * float(logits.abs().max()) else None
+
+    def _hidden(self, tokens: Tensor) -> Hidden:
+        output = self._model.base_model(tokens, use_cache=False)  # type: ignore[operator]
+        return output[0]
+
+    def token_losses(
+        self, tokens: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length_minus_one"]:
+        """Cross-entropy in nats of each token but the first, given those before it."""
+        targets = tokens[:, 1:]
+        if self._head_scale is None:
+            logits = self.logits(tokens)[:, :-1]
+            return _cross_entropy(logits, targets)
+        hidden, scale = self._hidden(tokens), self._head_scale
+        head: Callable[[Tensor], Tensor] = self._model.get_output_embeddings()  # type: ignore[operator]
+        vocab = getattr(head, "out_features", 1 << 15)
+        step = max(1, _LOGITS_AT_ONCE // (vocab * len(tokens)))
+        parts = [
+            _cross_entropy(
+                head(hidden[:, i : min(i + step, targets.shape[1])]) * scale,
+                targets[:, i : i + step],
+            )
+            for i in range(0, targets.shape[1], step)
+        ]
+        return torch.cat(parts, dim=1)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def restarted_losses(
+    language_model: LanguageModel, tokens: Int[Tensor, "batch length"], span: Span
+) -> Float[Tensor, "batch beyond"]:
+    """Losses of the tokens beyond the training length, each in a context that training knew.
+
+    The model starts anew every half training length, so each token has between half and all of
+    the training length before it. Beside the losses with the full context, token for token, this
+    tells what the length does and cancels how hard the tokens are.
+    """
+    batch, length = tokens.shape
+    losses = torch.full((batch, length), float("nan"), device=tokens.device)
+    windows = span.restart_windows()
+    at_once = max(1, length // span.train_length)
+    for sequence in range(batch):
+        for i in range(0, len(windows), at_once):
+            group = [w for w in windows[i : i + at_once] if w[0].stop - w[0].start > 1]
+            for same in _by_length(group):
+                stacked = torch.stack([tokens[sequence, whole] for whole, _ in same])
+                for row, (_, scored) in zip(
+                    language_model.token_losses(stacked), same, strict=True
+                ):
+                    losses[sequence, scored] = row[-(scored.stop - scored.start) :]
+    return losses[:, span.beyond]
+
+
+def _by_length(windows: list[tuple[slice, slice]]) -> list[list[tuple[slice, slice]]]:
+    groups: dict[int, list[tuple[slice, slice]]] = {}
+    for whole, scored in windows:
+        groups.setdefault(whole.stop - whole.start, []).append((whole, scored))
+    return list(groups.values())

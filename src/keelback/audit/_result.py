@@ -1,0 +1,244 @@
+"""What an audit found, as data: data frames, JSON, Parquet."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from keelback.audit._degradation import Degradation
+from keelback.audit._gates import TokenName, gate_table, gate_types
+from keelback.audit._measures import LayerMeasures
+from keelback.audit._precision import PrecisionEffect
+from keelback.audit._spans import Span
+from keelback.audit._verdict import Finding, findings, in_words
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class PositionLoss:
+    """Losses of the tokens at positions `start` to `stop - 1`, in nats.
+
+    `loss` is with everything before the token as context; `restarted` is of the same tokens in a
+    context no longer than training's. `low` and `high` bound `loss` by two standard errors.
+    """
+
+    start: int
+    stop: int
+    tokens: int
+    loss: float
+    low: float
+    high: float
+    restarted: float
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found.
+
+    Attributes:
+        model: its name.
+        span: length of the sequences and training length.
+        train_length_source: "given", "configuration" or "assumed".
+        sequences: how many sequences were run.
+        measures: per layer, with the statistics behind them.
+        losses: by position; empty for a model that does not predict tokens.
+        degradation: of the loss beyond the training length; `None` where it was not tested.
+        precision: effects of half precision.
+        not_audited: classes of layers that no adapter reads, and how many of each.
+        token_names: of each of the text's different tokens.
+    """
+
+    model: str
+    span: Span
+    train_length_source: str
+    sequences: int
+    measures: Sequence[LayerMeasures]
+    losses: Sequence[PositionLoss]
+    degradation: Degradation | None
+    precision: Sequence[PrecisionEffect]
+    not_audited: Mapping[str, int]
+    token_names: Sequence[TokenName]
+    why_no_losses: str | None = None
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Everything worth saying, what hurts first."""
+        return findings(
+            self.measures,
+            self.span,
+            self.degradation,
+            self.why_no_losses,
+            self.precision,
+            self.not_audited,
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The findings in a few sentences."""
+        return in_words(self.findings)
+
+    @cached_property
+    def layers(self) -> "pl.DataFrame":
+        """One row a layer; nested measures as `group_name` columns."""
+        return _frame([_flat(m.to_json()) for m in self.measures])
+
+    @cached_property
+    def channels(self) -> "pl.DataFrame":
+        """One row a rate of a layer."""
+        import polars as pl
+
+        return pl.concat([pl.DataFrame(measures.channels()) for measures in self.measures])
+
+    @cached_property
+    def loss_by_position(self) -> "pl.DataFrame":
+        """One row a bin of positions."""
+        return _frame([vars(loss) for loss in self.losses])
+
+    @cached_property
+    def states(self) -> "pl.DataFrame":
+        """Quantiles over rates of the state norm, one row a layer and sampled position."""
+        rows = []
+        for measures in self.measures:
+            norms = measures.statistics.state_mean()
+            for position, row in zip(measures.statistics.positions, norms, strict=True):
+                low, median, high = np.quantile(row.numpy(), (0.1, 0.5, 0.9))
+                rows.append(
+                    {
+                        "layer": measures.layer.index,
+                        "position": position,
+                        "p10": float(low),
+                        "median": float(median),
+                        "p90": float(high),
+                        "max": float(row.max()),
+                    }
+                )
+        return _frame(rows)
+
+    @cached_property
+    def steps(self) -> "pl.DataFrame":
+        """Median over rates of the mean step size, one row a layer and bin of positions."""
+        return _frame(
+            [
+                {
+                    "layer": measures.layer.index,
+                    "start": bin_.start,
+                    "stop": bin_.stop,
+                    "delta": float(measures.statistics.step_mean(bin_).median()),
+                }
+                for measures in self.measures
+                for bin_ in self.span.bins()
+            ]
+        )
+
+    @cached_property
+    def attention(self) -> "pl.DataFrame":
+        """How far back each layer looks from each of a few positions, in tokens."""
+        return _frame(
+            [
+                {
+                    "layer": measures.layer.index,
+                    "position": position,
+                    "mean_distance": distance,
+                    "reach90": reach,
+                }
+                for measures in self.measures
+                for position, distance, reach in measures.statistics.reach.means()
+            ]
+        )
+
+    @property
+    def attention_maps(self) -> dict[int, Float[np.ndarray, "query key"]]:
+        """Absolute attention between the first tokens, rows summing to one, by layer."""
+        return {
+            measures.layer.index: measures.statistics.reach.map.numpy()
+            for measures in self.measures
+            if measures.statistics.reach.map is not None
+        }
+
+    @cached_property
+    def gates(self) -> "pl.DataFrame":
+        """How far gates open at each token, in standard deviations, averaged over layers."""
+        return _frame(gate_table(self.measures, self.token_names))
+
+    @cached_property
+    def gate_types(self) -> "pl.DataFrame":
+        """The same by type of token."""
+        return _frame(gate_types(self.gates.to_dicts()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `None` stands for what is infinite or cannot be told."""
+        opening = [row for row in self.gates.to_dicts() if row["count"] > 1]
+        result = {
+            "model": self.model,
+            "verdict": self.verdict,
+            "findings": [finding.to_json() for finding in self.findings],
+            "length": self.span.length,
+            "train_length": self.span.train_length,
+            "train_length_source": self.train_length_source,
+            "sequences": self.sequences,
+            "layers": [measures.to_json() for measures in self.measures],
+            "loss_by_position": [vars(loss) for loss in self.losses],
+            "degradation": None if self.degradation is None else self.degradation.to_json(),
+            "gates": {
+                "types": self.gate_types.to_dicts(),
+                "widest": opening[:10],
+                "narrowest": opening[-10:][::-1],
+            },
+            "precision": [effect.to_json() for effect in self.precision],
+            "not_audited": dict(self.not_audited),
+        }
+        plain: dict[str, Any] = _finite(result)
+        return plain
+
+    def write(self, folder: Path) -> None:
+        """Write `audit.json` and one Parquet file a data frame into `folder`, each in one step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*_FRAMES, "gate_types"):
+            frame: pl.DataFrame = getattr(self, name)
+            if frame.width:
+                _replace(folder / f"{name}.parquet", frame.write_parquet)
+        text = json.dumps(self.to_json(), indent=2, allow_nan=False)
+        _replace(folder / "audit.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+_FRAMES = ("layers", "channels", "states", "steps", "attention", "gates", "loss_by_position")
+
+
+def _replace(path: Path, write: Any) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write(partial)
+    partial.replace(path)
+
+
+def _frame(rows: list[dict[str, Any]]) -> "pl.DataFrame":
+    import polars as pl
+
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}_") if isinstance(value, Mapping) else {prefix + key: value}
+        )
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
