@@ -1,16 +1,15 @@
 """The public selective scan: checks, dtypes and the choice of backend."""
 
 from functools import partial
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from keelback.errors import InputError
 from keelback.scan._checks import computing_dtype, require_groups, require_shape, reset_mask
-from keelback.scan._op import apply_selective_scan
+from keelback.scan._op import run_scan
 from keelback.scan._reference import selective_scan_reference
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -97,9 +96,8 @@ def selective_scan(
     compute = partial(_to, dtype=dtype)
     u_, delta, A, B, C = compute(u), compute(delta), compute(A), compute(B), compute(C)
     D, z, delta_bias, initial = compute(D), compute(z), compute(delta_bias), compute(initial_state)
-    run = selective_scan_reference if chosen == "reference" else _run_operator
-    with torch.autocast(u.device.type, enabled=False):
-        y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
+    run = _run_reference if chosen == "reference" else _run_operator
+    y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
     y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
 
@@ -123,6 +121,11 @@ def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if x is None else x.to(dtype)
 
 
+def _run_reference(u: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
+    with torch.autocast(u.device.type, enabled=False):
+        return selective_scan_reference(u, *operands)
+
+
 def _run_operator(
     u: Tensor,
     delta: Tensor,
@@ -139,7 +142,5 @@ def _run_operator(
     operands = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     one_replica = [None if x is None else x.unsqueeze(0) for x in operands]
     keep_checkpoints = torch.is_grad_enabled()
-    # The compiler knows the operator; torch.func knows the function around it.
-    scan = torch.ops.keelback.selective_scan if is_compiling() else apply_selective_scan
-    y, last_state, _ = scan(*one_replica, delta_softplus, keep_checkpoints)
+    y, last_state, _ = run_scan(*one_replica, delta_softplus, keep_checkpoints)
     return y.squeeze(0), last_state.squeeze(0)

@@ -18,13 +18,15 @@ carries the adjoint of the state, g_t = dL/dh_t, backward:
 import numpy as np
 
 from keelback.scan._block_kernels import (
-    add_groups,
+    belonging,
     discretise,
     fill,
     place,
     read,
     read_resets,
+    sum_segments,
     write,
+    write_groups,
 )
 from keelback.scan._exp_kernels import LN_2, exp2, logistic, softplus_slope
 from keelback.scan._forward_kernels import read_chunk, read_constants
@@ -68,9 +70,30 @@ def add_sum_at(scratch, address, vector):
 
 
 @kernel
+def add_shared_delta(p, scratch, block, split, start, steps, tile):
+    """Add the gradient of a step size that all channels share: a sum over them."""
+    at = p.ddelta + split * p.ddelta_partial + start * p.ddelta_time
+    if p.packed:
+        for t in range(steps):
+            sums = sum_segments(p.lanes_per_segment, load(scratch, tile + t * LANES))
+            store(scratch, tile + t * LANES, sums)
+        write_groups(
+            p, scratch, block, tile, steps, np.int64(1), at,
+            p.ddelta_replica, p.ddelta_row, p.ddelta_time, p.ddelta_partial, np.int64(0),
+        )  # fmt: skip
+    else:
+        replica, row, group, _, _ = place(p, block)
+        at += group * p.splits * p.ddelta_partial + replica * p.ddelta_replica + row * p.ddelta_row
+        for t in range(steps):
+            add_sum_at(scratch, at + t * p.ddelta_time, load(scratch, tile + t * LANES))
+
+
+@kernel
 def backward_block(p, scratch, block, split):
     """Every gradient of one block; sums over channels go to the partial sum number `split`."""
-    states, chunk = p.states, p.chunk
+    states, chunk, packed = p.states, p.chunk, p.packed != 0
+    by_state_b, by_state_c = p.B_state, p.C_state
+    by_state_db, by_state_dc = p.dB_state, p.dC_state
     none, one = np.int64(0), np.int64(1)
     rates = none
     adjoint = rates + states * LANES
@@ -100,7 +123,7 @@ def backward_block(p, scratch, block, split):
         p, scratch, block, adjoint, states,
         p.dlast, p.dlast_replica, p.dlast_row, p.dlast_state, p.dlast_lane,
     )  # fmt: skip
-    replica, row, group, _, width = place(p, block * p.segments_per_block)
+    replica, row, group, _, _ = place(p, block * p.segments_per_block)
     row_b = p.B + replica * p.B_replica + row * p.B_row + group * p.B_group
     row_c = p.C + replica * p.C_replica + row * p.C_row + group * p.C_group
     grad_b = (
@@ -109,8 +132,7 @@ def backward_block(p, scratch, block, split):
     grad_c = (
         p.dC + split * p.dC_partial + replica * p.dC_replica + row * p.dC_row + group * p.dC_group
     )
-    for c in range(width):
-        scratch[keep + c] = 1.0
+    belonging(p, scratch, block, keep)
     belongs = positive(load(scratch, keep))
     skip_d = load(scratch, skip)
 
@@ -136,12 +158,12 @@ def backward_block(p, scratch, block, split):
             decays_t = decays + t * states * LANES
             output = zero
             for n in range(states):
-                if p.packed:
+                if packed:
                     b = load(scratch, wide_b + (t * states + n) * LANES)
                     c = load(scratch, wide_c + (t * states + n) * LANES)
                 else:
-                    b = splat(scalar_at(scratch, at_b + n * p.B_state))
-                    c = splat(scalar_at(scratch, at_c + n * p.C_state))
+                    b = splat(scalar_at(scratch, at_b + n * by_state_b))
+                    c = splat(scalar_at(scratch, at_c + n * by_state_c))
                 decay = exp2(mul(step, load(scratch, rates + n * LANES)))
                 h = load(scratch, before + n * LANES)
                 if resets:
@@ -175,24 +197,24 @@ def backward_block(p, scratch, block, split):
             dexponent = zero
             for n in range(states):
                 wide = (t * states + n) * LANES
-                if p.packed:
+                if packed:
                     b = load(scratch, wide_b + wide)
                     c = load(scratch, wide_c + wide)
                 else:
-                    b = splat(scalar_at(scratch, at_b + n * p.B_state))
-                    c = splat(scalar_at(scratch, at_c + n * p.C_state))
+                    b = splat(scalar_at(scratch, at_b + n * by_state_b))
+                    c = splat(scalar_at(scratch, at_c + n * by_state_c))
                 rate = load(scratch, rates + n * LANES)
                 decay = load(scratch, decays_t + n * LANES)
                 h_before = load(scratch, before + n * LANES)
                 g = fma(upstream, c, load(scratch, adjoint + n * LANES))
-                db = mul(g, input_)
-                dc = mul(upstream, load(scratch, after + n * LANES))
-                if p.packed:
-                    store(scratch, wide_b + wide, db)
-                    store(scratch, wide_c + wide, dc)
+                db = where(belongs, mul(g, input_), zero)
+                dc = where(belongs, mul(upstream, load(scratch, after + n * LANES)), zero)
+                if packed:
+                    store(scratch, wide_b + wide, sum_segments(p.lanes_per_segment, db))
+                    store(scratch, wide_c + wide, sum_segments(p.lanes_per_segment, dc))
                 else:
-                    add_sum_at(scratch, at_grad_b + n * p.dB_state, where(belongs, db, zero))
-                    add_sum_at(scratch, at_grad_c + n * p.dC_state, where(belongs, dc, zero))
+                    add_sum_at(scratch, at_grad_b + n * by_state_db, db)
+                    add_sum_at(scratch, at_grad_c + n * by_state_dc, dc)
                 carried = mul(g, decay)
                 if resets:
                     kept = positive(load(scratch, keep + t * LANES))
@@ -216,24 +238,19 @@ def backward_block(p, scratch, block, split):
         at = p.du + start * p.du_time
         write(p, scratch, block, u, steps, at, p.du_replica, p.du_row, p.du_time, p.du_lane)
         if p.shared_delta:
-            by_group = p.splits * p.ddelta_partial
-            at = p.ddelta + split * p.ddelta_partial + start * p.ddelta_time
-            add_groups(
-                p, scratch, block, raw, steps, one,
-                at, p.ddelta_replica, p.ddelta_row, p.ddelta_time, by_group, none,
-            )  # fmt: skip
+            add_shared_delta(p, scratch, block, split, start, steps, raw)
         else:
             at = p.ddelta + start * p.ddelta_time
             write(
                 p, scratch, block, raw, steps,
                 at, p.ddelta_replica, p.ddelta_row, p.ddelta_time, p.ddelta_lane,
             )  # fmt: skip
-        if p.packed:
-            add_groups(
+        if packed:
+            write_groups(
                 p, scratch, block, wide_b, steps, states, p.dB + start * p.dB_time,
                 p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state,
             )  # fmt: skip
-            add_groups(
+            write_groups(
                 p, scratch, block, wide_c, steps, states, p.dC + start * p.dC_time,
                 p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state,
             )  # fmt: skip

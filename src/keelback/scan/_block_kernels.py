@@ -13,15 +13,34 @@ from keelback.scan._jit import kernel
 from keelback.scan._layout import LANES
 from keelback.scan._simd_kernels import (
     add,
+    add_neighbour_1,
+    add_neighbour_2,
+    add_neighbour_4,
     byte_at,
+    copy_in_1,
+    copy_in_2,
+    copy_in_4,
+    copy_in_8,
+    copy_out_1,
+    copy_out_2,
+    copy_out_4,
+    copy_out_8,
+    lanes_between,
     load,
     load_at,
+    load_masked_at,
     mul,
+    repeat_1,
+    repeat_2,
+    repeat_4,
+    repeat_8,
     scalar_at,
     splat,
     store,
     store_at,
+    store_masked_at,
     store_scalar_at,
+    where,
 )
 
 
@@ -53,24 +72,77 @@ def fill(scratch, tile, rows, value):
 
 
 @kernel
+def copy_in(scratch, index, address, lanes):
+    """Copy 1, 2, 4 or 8 floats from memory into scratch."""
+    if lanes == 4:
+        copy_in_4(scratch, index, address)
+    elif lanes == 8:
+        copy_in_8(scratch, index, address)
+    elif lanes == 2:
+        copy_in_2(scratch, index, address)
+    else:
+        copy_in_1(scratch, index, address)
+
+
+@kernel
+def copy_out(scratch, index, address, lanes):
+    """Copy 1, 2, 4 or 8 floats from scratch into memory."""
+    if lanes == 4:
+        copy_out_4(scratch, index, address)
+    elif lanes == 8:
+        copy_out_8(scratch, index, address)
+    elif lanes == 2:
+        copy_out_2(scratch, index, address)
+    else:
+        copy_out_1(scratch, index, address)
+
+
+@kernel
+def repeat(scratch, index, value, lanes):
+    """Write one float to 1, 2, 4 or 8 places of scratch."""
+    if lanes == 4:
+        repeat_4(scratch, index, value)
+    elif lanes == 8:
+        repeat_8(scratch, index, value)
+    elif lanes == 2:
+        repeat_2(scratch, index, value)
+    else:
+        repeat_1(scratch, index, value)
+
+
+@kernel
 def read(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_lane):
     """Read `rows` rows of an operand into a tile; leave it alone where the operand is absent."""
     if base == 0:
         return
-    lane = 0
     first, last = segments_of(p, block)
     for segment in range(first, last):
         replica, row, _, channel, width = place(p, segment)
+        lane = (segment - first) * p.lanes_per_segment
         source = base + replica * by_replica + row * by_row + channel * by_lane
+        mask = lanes_between(lane, lane + width)
         if width == LANES and by_lane == scratch.itemsize:
             for t in range(rows):
                 store(scratch, tile + t * LANES, load_at(scratch, source + t * by_step))
+        elif width == p.lanes_per_segment and by_lane == scratch.itemsize:
+            for t in range(rows):
+                copy_in(scratch, tile + t * LANES + lane, source + t * by_step, width)
+        elif by_lane == scratch.itemsize:
+            source -= lane * by_lane
+            for t in range(rows):
+                value = load_masked_at(scratch, source + t * by_step, mask)
+                at = tile + t * LANES
+                store(scratch, at, where(mask, value, load(scratch, at)))
+        elif by_lane == 0:
+            for t in range(rows):
+                value = splat(scalar_at(scratch, source + t * by_step))
+                at = tile + t * LANES
+                store(scratch, at, where(mask, value, load(scratch, at)))
         else:
             for t in range(rows):
                 for c in range(width):
                     value = scalar_at(scratch, source + t * by_step + c * by_lane)
                     scratch[tile + t * LANES + lane + c] = value
-        lane += width
 
 
 @kernel
@@ -78,20 +150,27 @@ def write(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_l
     """Write `rows` rows of a tile to an operand; do nothing where the operand is absent."""
     if base == 0:
         return
-    lane = 0
     first, last = segments_of(p, block)
     for segment in range(first, last):
         replica, row, _, channel, width = place(p, segment)
+        lane = (segment - first) * p.lanes_per_segment
         target = base + replica * by_replica + row * by_row + channel * by_lane
         if width == LANES and by_lane == scratch.itemsize:
             for t in range(rows):
                 store_at(target + t * by_step, load(scratch, tile + t * LANES))
+        elif width == p.lanes_per_segment and by_lane == scratch.itemsize:
+            for t in range(rows):
+                copy_out(scratch, tile + t * LANES + lane, target + t * by_step, width)
+        elif by_lane == scratch.itemsize:
+            mask = lanes_between(lane, lane + width)
+            target -= lane * by_lane
+            for t in range(rows):
+                store_masked_at(target + t * by_step, load(scratch, tile + t * LANES), mask)
         else:
             for t in range(rows):
                 for c in range(width):
                     value = scratch[tile + t * LANES + lane + c]
                     store_scalar_at(target + t * by_step + c * by_lane, value)
-        lane += width
 
 
 @kernel
@@ -99,39 +178,54 @@ def read_groups(
     p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state
 ):
     """Read B or C for a block of several segments: each state repeated over its segment's lanes."""
-    lane = 0
+    states, lanes = p.states, p.lanes_per_segment
     first, last = segments_of(p, block)
     for segment in range(first, last):
-        replica, row, group, _, width = place(p, segment)
+        replica, row, group, _, _ = place(p, segment)
+        lane = (segment - first) * lanes
         source = base + replica * by_replica + row * by_row + group * by_group
         for t in range(steps):
-            for n in range(p.states):
+            for n in range(states):
                 value = scalar_at(scratch, source + t * by_step + n * by_state)
-                at = tile + (t * p.states + n) * LANES + lane
-                for c in range(width):
-                    scratch[at + c] = value
-        lane += width
+                repeat(scratch, tile + (t * states + n) * LANES + lane, value, lanes)
 
 
 @kernel
-def add_groups(
+def write_groups(
     p, scratch, block, tile, steps, columns, base, by_replica, by_row, by_step, by_group, by_column
 ):
-    """Sum each row of a tile over the lanes of each segment, and add it to an operand."""
-    lane = 0
+    """Write the first lane of each segment, in which the sum over its lanes lies."""
     first, last = segments_of(p, block)
     for segment in range(first, last):
-        replica, row, group, _, width = place(p, segment)
+        replica, row, group, _, _ = place(p, segment)
+        source = tile + (segment - first) * p.lanes_per_segment
         target = base + replica * by_replica + row * by_row + group * by_group
         for t in range(steps):
             for n in range(columns):
-                at = tile + (t * columns + n) * LANES + lane
-                total = scratch[at]
-                for c in range(1, width):
-                    total += scratch[at + c]
-                place_of_sum = target + t * by_step + n * by_column
-                store_scalar_at(place_of_sum, scalar_at(scratch, place_of_sum) + total)
-        lane += width
+                value = scratch[source + (t * columns + n) * LANES]
+                store_scalar_at(target + t * by_step + n * by_column, value)
+
+
+@kernel
+def sum_segments(lanes_per_segment, vector):
+    """The sums over the lanes of each segment, in all of its lanes, where segments are narrow."""
+    if lanes_per_segment > 1:
+        vector = add_neighbour_1(vector)
+    if lanes_per_segment > 2:
+        vector = add_neighbour_2(vector)
+    if lanes_per_segment > 4:
+        vector = add_neighbour_4(vector)
+    return vector
+
+
+@kernel
+def belonging(p, scratch, block, tile):
+    """Write one to the lanes that belong to a segment and zero to the others."""
+    first, last = segments_of(p, block)
+    for segment in range(first, last):
+        _, _, _, _, width = place(p, segment)
+        for c in range(width):
+            scratch[tile + (segment - first) * p.lanes_per_segment + c] = 1.0
 
 
 @kernel
@@ -140,17 +234,16 @@ def read_resets(p, scratch, block, tile, start, steps):
     any_reset = False
     if p.reset == 0:
         return any_reset
-    lane = 0
     first, last = segments_of(p, block)
     for segment in range(first, last):
         replica, row, _, _, width = place(p, segment)
+        lane = (segment - first) * p.lanes_per_segment
         source = p.reset + replica * p.reset_replica + row * p.reset_row + start * p.reset_time
         for t in range(steps):
             reset = byte_at(source + t * p.reset_time) != 0
             any_reset = any_reset or reset
             for c in range(width):
                 scratch[tile + t * LANES + lane + c] = 0.0 if reset else 1.0
-        lane += width
     return any_reset
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keelback.scan._layout import CHUNK, OPERANDS, PARAMETERS, Plan
+from keelback.scan._layout import CHUNK, FLAGS, OPERANDS, PARAMETERS, SIZES, Plan
 from keelback.scan._threads import run_ranges
 
 
@@ -21,33 +21,17 @@ def aligned_scratch(size: int, dtype: torch.dtype) -> Any:
 
 def parameters(plan: Plan, flags: dict[str, bool], operands: dict[str, Tensor | None]) -> Any:
     """The record that describes a scan to the kernels."""
-    record: dict[str, int] = dict.fromkeys(PARAMETERS.names or (), 0)
-    record |= {
-        "replicas": plan.replicas,
-        "rows": plan.rows,
-        "length": plan.length,
-        "channels": plan.channels,
-        "states": plan.states,
-        "groups": plan.groups,
-        "chunk": CHUNK,
-        "chunks": plan.chunks,
-        "channels_per_group": plan.channels_per_group,
-        "blocks_per_group": plan.blocks_per_group,
-        "segments": plan.segments,
-        "segments_per_block": plan.segments_per_block,
-        "packed": plan.segments_per_block > 1,
-        "blocks_per_unit": plan.blocks_per_unit,
-        "splits": plan.splits,
-    }
-    record |= flags
-    for name, tensor in operands.items():
+    values = [getattr(plan, name) for name in SIZES]
+    values += [flags.get(name, False) for name in FLAGS]
+    for name, axes in OPERANDS.items():
+        tensor = operands.get(name)
         if tensor is None:
-            continue
-        axes, itemsize = OPERANDS[name], tensor.element_size()
-        record[name] = tensor.data_ptr()
-        for axis, size, stride in zip(axes, tensor.shape, tensor.stride(), strict=True):
-            record[f"{name}_{axis}"] = stride * itemsize if size > 1 else 0
-    return np.array([tuple(record.values())], PARAMETERS)
+            values += [0] * (1 + len(axes))
+        else:
+            itemsize = tensor.element_size()
+            values.append(tensor.data_ptr())
+            values += [stride * itemsize for stride in tensor.stride()]
+    return np.array(values, np.int64).view(PARAMETERS)
 
 
 def scan_forward(
@@ -76,10 +60,10 @@ def scan_forward(
         return y, last, checkpoints
     record = parameters(
         plan,
-        {"softplus": delta_softplus},
+        {"packed": plan.packed, "softplus": delta_softplus},
         {
             "u": u,
-            "delta": delta,
+            "delta": delta.expand(u.shape),
             "z": z,
             "y": y,
             "A": A,
@@ -149,10 +133,14 @@ def scan_backward(
     else:
         record = parameters(
             plan,
-            {"softplus": delta_softplus, "shared_delta": shared_delta},
+            {
+                "packed": plan.packed,
+                "softplus": delta_softplus,
+                "shared_delta": shared_delta,
+            },
             {
                 "u": u,
-                "delta": delta,
+                "delta": delta.expand(u.shape),
                 "z": z,
                 "A": A,
                 "B": B,

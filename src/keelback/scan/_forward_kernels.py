@@ -76,7 +76,8 @@ def read_chunk(p, scratch, block, start, steps, u, raw, gate, wide_b, wide_c):
 def forward_blocks(parameters, scratch, start_block, stop_block):
     """Scan the blocks `start_block` to `stop_block`, with `forward_scratch` floats of scratch."""
     p = parameters[0]
-    states, chunk = p.states, p.chunk
+    states, chunk, packed = p.states, p.chunk, p.packed != 0
+    by_state_b, by_state_c = p.B_state, p.C_state
     rates = np.int64(0)
     state = rates + states * LANES
     bias = state + states * LANES
@@ -124,12 +125,12 @@ def forward_blocks(parameters, scratch, start_block, stop_block):
                 at_c = row_c + (start + t) * p.C_time
                 y = zero
                 for n in range(states):
-                    if p.packed:
+                    if packed:
                         b = load(scratch, wide_b + (t * states + n) * LANES)
                         c = load(scratch, wide_c + (t * states + n) * LANES)
                     else:
-                        b = splat(scalar_at(scratch, at_b + n * p.B_state))
-                        c = splat(scalar_at(scratch, at_c + n * p.C_state))
+                        b = splat(scalar_at(scratch, at_b + n * by_state_b))
+                        c = splat(scalar_at(scratch, at_c + n * by_state_c))
                     decay = exp2(mul(step, load(scratch, rates + n * LANES)))
                     h = fma(decay, load(scratch, state + n * LANES), mul(input_, b))
                     store(scratch, state + n * LANES, h)

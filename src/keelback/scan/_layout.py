@@ -6,6 +6,7 @@ shared between replicas, rows or channels is never expanded in memory.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -15,7 +16,8 @@ LANES = 16
 # Time steps between two checkpoints of the state.
 CHUNK = 32
 
-_SIZES = (
+#: Attributes of `Plan` that the kernels read.
+SIZES = (
     "replicas",
     "rows",
     "length",
@@ -28,10 +30,12 @@ _SIZES = (
     "blocks_per_group",
     "segments",
     "segments_per_block",
+    "lanes_per_segment",
     "blocks_per_unit",
     "splits",
 )
-_FLAGS = ("packed", "softplus", "shared_delta")
+#: What else they are told.
+FLAGS = ("packed", "softplus", "shared_delta")
 _OPERANDS = {
     "u": "replica row time lane",
     "delta": "replica row time lane",
@@ -63,7 +67,7 @@ OPERANDS = {name: tuple(axes.split()) for name, axes in _OPERANDS.items()}
 #: One record of 64-bit integers: sizes, flags, then for each operand `x` its byte address `x`
 #: (zero if absent) and its byte strides `x_replica`, `x_row`, ...
 PARAMETERS = np.dtype(
-    [(name, np.int64) for name in (*_SIZES, *_FLAGS)]
+    [(name, np.int64) for name in (*SIZES, *FLAGS)]
     + [
         (field, np.int64)
         for name, axes in OPERANDS.items()
@@ -77,7 +81,7 @@ class Plan:
     """How a scan is cut into blocks of `LANES` lanes, and blocks into units of work.
 
     A segment is a run of at most `LANES` channels of one row and one group. A block is one
-    segment or, where the groups are narrow, as many whole groups as fit side by side. A unit is a
+    segment or, where the groups are narrow, several groups side by side. A unit is a
     run of blocks that add to the same gradient of B and C; where rows and groups are too few to
     share the work, several units split the channels of one group, each with its own partial sum.
     The cut depends on the shape alone, never on the number of threads, and so do the results, to
@@ -97,12 +101,12 @@ class Plan:
         replicas, rows, length, channels = u.shape
         return cls(replicas, rows, length, channels, A.shape[-1], B.shape[-2])
 
-    @property
+    @cached_property
     def empty(self) -> bool:
         """Whether there is nothing to compute."""
         return not (self.replicas and self.rows and self.length and self.channels)
 
-    @property
+    @cached_property
     def cost(self) -> float:
         """Rough time of a forward scan on one thread, in microseconds."""
         return self.blocks * self.length * (self.states + 2) * 0.005
@@ -112,43 +116,57 @@ class Plan:
         chunks = self.chunks if keep else 0
         return (self.replicas, self.rows, chunks, self.states, self.channels)
 
-    @property
+    @cached_property
     def channels_per_group(self) -> int:
         return self.channels // self.groups
 
-    @property
+    @cached_property
+    def chunk(self) -> int:
+        return CHUNK
+
+    @cached_property
     def chunks(self) -> int:
         return -(-self.length // CHUNK)
 
-    @property
+    @cached_property
     def blocks_per_group(self) -> int:
         return -(-self.channels_per_group // LANES)
 
-    @property
+    @cached_property
     def segments(self) -> int:
         return self.replicas * self.rows * self.groups * self.blocks_per_group
 
-    @property
-    def segments_per_block(self) -> int:
-        return max(1, LANES // self.channels_per_group)
+    @cached_property
+    def lanes_per_segment(self) -> int:
+        """The width of a group, rounded up to a power of two, or all lanes."""
+        return min(LANES, 1 << (self.channels_per_group - 1).bit_length())
 
-    @property
+    @cached_property
+    def segments_per_block(self) -> int:
+        return LANES // self.lanes_per_segment
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether a block holds several segments."""
+        return self.segments_per_block > 1
+
+    @cached_property
     def blocks(self) -> int:
         return -(-self.segments // self.segments_per_block)
 
-    @property
+    @cached_property
     def splits(self) -> int:
         """Partial sums of the gradients of B and C: for 16 units, in less memory than u takes."""
         wanted = -(-16 // max(1, self.replicas * self.rows * self.groups))
         affordable = max(2, self.channels // (2 * self.groups * self.states))
         return max(1, min(self.blocks_per_group, wanted, affordable))
 
-    @property
+    @cached_property
     def blocks_per_unit(self) -> int:
         return -(-self.blocks_per_group // self.splits)
 
-    @property
+    @cached_property
     def units(self) -> int:
-        if self.segments_per_block > 1:
+        if self.packed:
             return self.blocks
         return self.replicas * self.rows * self.groups * self.splits

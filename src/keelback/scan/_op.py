@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from keelback.scan._cpu import scan_backward, scan_forward
 from keelback.scan._layout import Plan
@@ -105,9 +106,8 @@ class SelectiveScan(torch.autograd.Function):
         if dy is None and dlast_state is None:
             return (None,) * (len(operands) + 2)
         if checkpoints.shape[-3] == 0:
-            recomputed = apply_selective_scan(*operands, ctx.delta_softplus, True)
-            checkpoints = recomputed[2]
-        computed = _apply_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
+            checkpoints = run_scan(*operands, ctx.delta_softplus, True)[2]
+        computed = _run_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
         kept = (
             None if x is None else gradient
             for x, gradient in zip(operands[:_DIFFERENTIABLE], computed, strict=True)
@@ -118,7 +118,7 @@ class SelectiveScan(torch.autograd.Function):
     def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
         folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
-        outputs = apply_selective_scan(*folded)
+        outputs = run_scan(*folded)
         return tuple(_unfold(x, size) for x in outputs), (0, 0, 0)
 
 
@@ -144,7 +144,7 @@ class SelectiveScanBackward(torch.autograd.Function):
     def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
         folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
-        gradients = _apply_backward(*folded)
+        gradients = _run_backward(*folded)
         present = [x is not None for x in arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]]
         return (
             tuple(
@@ -154,8 +154,21 @@ class SelectiveScanBackward(torch.autograd.Function):
         )
 
 
-apply_selective_scan: Any = SelectiveScan.apply
-_apply_backward: Any = SelectiveScanBackward.apply
+def _inside_transform() -> bool:
+    """Whether a transform of `torch.func` is active, outside the compiler."""
+    return not is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def run_scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Call `torch.ops.keelback.selective_scan` in the way that the caller's transforms need."""
+    scan: Any = torch.ops.keelback.selective_scan
+    return SelectiveScan.apply(*arguments) if _inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
+
+
+def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    scan: Any = torch.ops.keelback.selective_scan_backward
+    return SelectiveScanBackward.apply(*arguments) if _inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
+
 
 torch.library.register_autograd(
     _FORWARD, SelectiveScan.backward, setup_context=SelectiveScan.setup_context, lib=_library

@@ -21,7 +21,7 @@ from numba.extending import models, register_model
 
 from keelback.scan._layout import LANES
 
-# Python's view of an intrinsic (a function of the typing context) is not its signature in a kernel.
+# To a type checker an intrinsic takes a typing context; in a kernel it does not.
 intrinsic: Any = numba_intrinsic
 
 
@@ -72,11 +72,15 @@ def constant(vector_type: ir.VectorType, value: Any) -> ir.Constant:
     return ir.Constant(vector_type, [value] * LANES)
 
 
+def _bits(vector_type: ir.VectorType) -> int:
+    return 32 if isinstance(vector_type.element, ir.FloatType) else 64
+
+
 def call_elementwise(
     builder: ir.IRBuilder, name: str, vector_type: ir.VectorType, *arguments: ir.Value
 ) -> ir.Value:
     """Call the LLVM intrinsic `llvm.<name>` for that vector type."""
-    suffix = f"v{LANES}f{32 if isinstance(vector_type.element, ir.FloatType) else 64}"
+    suffix = f"v{LANES}f{_bits(vector_type)}"
     function = cgutils.get_or_insert_function(
         builder.module,
         ir.FunctionType(vector_type, [vector_type] * len(arguments)),
@@ -85,13 +89,13 @@ def call_elementwise(
     return builder.call(function, arguments)
 
 
-def broadcast(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+def broadcast(builder: ir.IRBuilder, value: ir.Value, lanes: int = LANES) -> ir.Value:
     """An LLVM vector whose lanes all hold the scalar `value`."""
-    vector_type = ir.VectorType(value.type, LANES)
+    vector_type = ir.VectorType(value.type, lanes)
     single = builder.insert_element(
         ir.Constant(vector_type, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
     )
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
     return builder.shuffle_vector(single, ir.Constant(vector_type, ir.Undefined), zeros)
 
 
@@ -135,6 +139,48 @@ def load_at(typingctx: Any, like: Any, address: Any) -> Any:
         return builder.load(pointer, align=scalar.bitwidth // 8)
 
     return Vector(like.dtype)(like, types.intp), codegen
+
+
+def _masked_name(operation: str, vector: ir.VectorType) -> str:
+    return f"llvm.masked.{operation}.v{LANES}f{_bits(vector)}.p0"
+
+
+@intrinsic
+def load_masked_at(typingctx: Any, like: Any, address: Any, mask: Any) -> Any:
+    """`load_at` for the lanes of `mask` alone; the others are zero and their memory untouched."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scalar = signature.return_type.scalar
+        vector = llvm_vector(scalar)
+        pointer = builder.inttoptr(args[1], ir.PointerType())
+        align = ir.IntType(32)(scalar.bitwidth // 8)
+        types_ = [pointer.type, align.type, args[2].type, vector]
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, types_), _masked_name("load", vector)
+        )
+        return builder.call(function, [pointer, align, args[2], constant(vector, 0.0)])
+
+    return Vector(like.dtype)(like, types.intp, mask), codegen
+
+
+@intrinsic
+def store_masked_at(typingctx: Any, address: Any, vector: Any, mask: Any) -> Any:
+    """`store_at` for the lanes of `mask` alone."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scalar = signature.args[1].scalar
+        pointer = builder.inttoptr(args[0], ir.PointerType())
+        align = ir.IntType(32)(scalar.bitwidth // 8)
+        types_ = [args[1].type, pointer.type, align.type, args[2].type]
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), types_),
+            _masked_name("store", args[1].type),
+        )
+        builder.call(function, [args[1], pointer, align, args[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector, mask), codegen
 
 
 @intrinsic
@@ -216,6 +262,21 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def lanes_between(typingctx: Any, first: Any, stop: Any) -> Any:
+    """The mask of the lanes `first` to `stop - 1`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integers = ir.VectorType(ir.IntType(64), LANES)
+        lane = ir.Constant(integers, list(range(LANES)))
+        first, stop = (broadcast(builder, x) for x in args)
+        return builder.and_(
+            builder.icmp_signed(">=", lane, first), builder.icmp_signed("<", lane, stop)
+        )
+
+    return Mask()(types.intp, types.intp), codegen
+
+
+@intrinsic
 def positive(typingctx: Any, a: Any) -> Any:
     """The mask of the lanes that are greater than zero."""
 
@@ -229,6 +290,90 @@ def positive(typingctx: Any, a: Any) -> Any:
 def where(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
     """`a` in the lanes of `mask`, `b` in the others."""
     return a(mask, a, b), lambda context, builder, signature, args: builder.select(*args)
+
+
+def _add_neighbour(distance: int) -> Any:
+    swapped = [lane ^ distance for lane in range(LANES)]
+
+    @intrinsic
+    def add_neighbour(typingctx: Any, a: Any) -> Any:
+        """Add to each lane the one whose number differs in the bit `distance`."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            places = ir.Constant(ir.VectorType(ir.IntType(32), LANES), swapped)
+            return builder.fadd(args[0], builder.shuffle_vector(args[0], args[0], places))
+
+        return a(a), codegen
+
+    return add_neighbour
+
+
+# After the first of these every lane holds the sum of its aligned pair, after the second that of
+# its aligned run of four, after the third that of eight.
+add_neighbour_1, add_neighbour_2, add_neighbour_4 = map(_add_neighbour, (1, 2, 4))
+
+
+def _run_pointers(
+    context: Any, builder: Any, signature: Any, args: Any, lanes: int
+) -> tuple[ir.Value, ir.Value, int]:
+    scalar = signature.args[0].dtype
+    run = ir.VectorType(llvm_scalar(scalar), lanes)
+    inside = _element(context, builder, signature, args, run)
+    outside = builder.inttoptr(args[2], run.as_pointer())
+    return inside, outside, scalar.bitwidth // 8
+
+
+def _copy_in(lanes: int) -> Any:
+    @intrinsic
+    def copy_in(typingctx: Any, scratch: Any, index: Any, address: Any) -> Any:
+        """Copy a short run of floats from memory into scratch."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            inside, outside, align = _run_pointers(context, builder, signature, args, lanes)
+            builder.store(builder.load(outside, align=align), inside, align=align)
+            return context.get_dummy_value()
+
+        return types.void(scratch, types.intp, types.intp), codegen
+
+    return copy_in
+
+
+def _copy_out(lanes: int) -> Any:
+    @intrinsic
+    def copy_out(typingctx: Any, scratch: Any, index: Any, address: Any) -> Any:
+        """Copy a short run of floats from scratch into memory."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            inside, outside, align = _run_pointers(context, builder, signature, args, lanes)
+            builder.store(builder.load(inside, align=align), outside, align=align)
+            return context.get_dummy_value()
+
+        return types.void(scratch, types.intp, types.intp), codegen
+
+    return copy_out
+
+
+def _repeat(lanes: int) -> Any:
+    @intrinsic
+    def repeat(typingctx: Any, scratch: Any, index: Any, value: Any) -> Any:
+        """Write one float to a short run of scratch."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            run = ir.VectorType(args[2].type, lanes)
+            pointer = _element(context, builder, signature, args, run)
+            align = signature.args[2].bitwidth // 8
+            builder.store(broadcast(builder, args[2], lanes), pointer, align=align)
+            return context.get_dummy_value()
+
+        return types.void(scratch, types.intp, value), codegen
+
+    return repeat
+
+
+_SHORT = (1, 2, 4, 8)
+copy_in_1, copy_in_2, copy_in_4, copy_in_8 = map(_copy_in, _SHORT)
+copy_out_1, copy_out_2, copy_out_4, copy_out_8 = map(_copy_out, _SHORT)
+repeat_1, repeat_2, repeat_4, repeat_8 = map(_repeat, _SHORT)
 
 
 @intrinsic
