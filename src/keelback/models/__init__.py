@@ -2,29 +2,67 @@
 
 from keelback.models._registry import MODELS, Classifier, ModelConfig, model_config
 from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
+from keelback.models.attention import SoftmaxAttention, SoftmaxAttentionConfig
 from keelback.models.constants import class_constants
+from keelback.models.linear_attention import LinearAttention, LinearAttentionConfig
+from keelback.models.lti import DiagonalLTI, DiagonalLTIConfig
+from keelback.models.mamba_stack import (
+    MambaBackbone,
+    MambaBlock,
+    MambaClassifier,
+    MambaClassifierConfig,
+    MambaLanguageModel,
+    MambaLanguageModelConfig,
+)
+from keelback.models.matching import BASELINES, matched_baseline, parameter_count
+from keelback.models.rnn import VanillaRNN, VanillaRNNConfig
 from keelback.models.selective_ssm import (
     LastPositionHead,
     SelectiveClassifier,
     SelectiveSSM,
     SelectiveSSMConfig,
 )
+from keelback.models.sequence_classifier import (
+    SequenceClassifier,
+    SequenceClassifierConfig,
+    SequenceMixer,
+)
 from keelback.models.weights import WEIGHTS_FILE, load_model, save_model, save_weights
 
 __all__ = [
+    "BASELINES",
     "MODELS",
     "WEIGHTS_FILE",
     "Classifier",
+    "DiagonalLTI",
+    "DiagonalLTIConfig",
     "FreeStateMatrix",
     "LastPositionHead",
+    "LinearAttention",
+    "LinearAttentionConfig",
+    "MambaBackbone",
+    "MambaBlock",
+    "MambaClassifier",
+    "MambaClassifierConfig",
+    "MambaLanguageModel",
+    "MambaLanguageModelConfig",
     "ModelConfig",
     "SelectiveClassifier",
     "SelectiveSSM",
     "SelectiveSSMConfig",
+    "SequenceClassifier",
+    "SequenceClassifierConfig",
+    "SequenceMixer",
+    "SoftmaxAttention",
+    "SoftmaxAttentionConfig",
     "StableStateMatrix",
+    "VanillaRNN",
+    "VanillaRNNConfig",
     "class_constants",
     "load_model",
+    "matched_baseline",
     "model_config",
+    "parameter_count",
     "save_model",
     "save_weights",
 ]

@@ -9,6 +9,11 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from keelback.errors import InputError, describe
+from keelback.models.attention import SoftmaxAttentionConfig
+from keelback.models.linear_attention import LinearAttentionConfig
+from keelback.models.lti import DiagonalLTIConfig
+from keelback.models.mamba_stack import MambaClassifierConfig, MambaLanguageModelConfig
+from keelback.models.rnn import VanillaRNNConfig
 from keelback.models.selective_ssm import SelectiveSSMConfig
 
 
@@ -34,7 +39,15 @@ class Classifier(Protocol):
         ...
 
 
-MODELS: dict[str, type[BaseModel]] = {"selective-ssm": SelectiveSSMConfig}
+MODELS: dict[str, type[BaseModel]] = {
+    "selective-ssm": SelectiveSSMConfig,
+    "softmax-attention": SoftmaxAttentionConfig,
+    "linear-attention": LinearAttentionConfig,
+    "lti-ssm": DiagonalLTIConfig,
+    "rnn": VanillaRNNConfig,
+    "mamba-stack": MambaClassifierConfig,
+    "mamba-lm": MambaLanguageModelConfig,
+}
 """Configurations by kind; a new model adds its configuration class here."""
 
 

@@ -29,7 +29,7 @@ _REFERENCE_NAMES = {
 }
 
 
-def save_model(model: SelectiveClassifier, path: Path) -> None:
+def save_model(model: nn.Module, path: Path) -> None:
     """Write a model's weights, with its configuration in the file's metadata, in one step."""
     save_weights(dict(model.state_dict()), model.config, path)
 
