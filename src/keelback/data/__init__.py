@@ -1,5 +1,7 @@
 """Tasks: labelled sequences of token ids, generated or loaded, in two splits."""
 
+from keelback.data.count_rule import CountRule, best_count_rule
+from keelback.data.imdb import IMDb, IMDbSettings
 from keelback.data.listops import ListOps, ListOpsSettings
 from keelback.data.majority import Majority, MajoritySettings
 from keelback.data.ragged import PaddingSide, Ragged
@@ -17,6 +19,9 @@ from keelback.data.task import (
 __all__ = [
     "SPLIT_NAMES",
     "TASKS",
+    "CountRule",
+    "IMDb",
+    "IMDbSettings",
     "ListOps",
     "ListOpsSettings",
     "Majority",
@@ -27,6 +32,7 @@ __all__ = [
     "SplitName",
     "Task",
     "TaskSettings",
+    "best_count_rule",
     "get_task",
     "register_task",
 ]
