@@ -15,23 +15,30 @@ carries the adjoint of the state, g_t = dL/dh_t, backward:
 # mypy: allow-untyped-defs, allow-untyped-calls
 # Numba infers the types of these functions from their arguments.
 
+from typing import NamedTuple
+
 import numpy as np
 
 from keelback.scan._block_kernels import (
     belonging,
-    discretise,
     fill,
     place,
     read,
-    read_resets,
     sum_segments,
     write,
     write_groups,
 )
 from keelback.scan._exp_kernels import LN_2, exp2, logistic, softplus_slope
-from keelback.scan._forward_kernels import read_chunk, read_constants
+from keelback.scan._forward_kernels import (
+    CONSTANT_ROWS,
+    NARROW_TILES,
+    lay_constants,
+    lay_tiles,
+    read_chunk,
+    read_constants,
+)
 from keelback.scan._jit import kernel
-from keelback.scan._layout import LANES
+from keelback.scan._layout import LANES, SIDE_BY_SIDE
 from keelback.scan._simd_kernels import (
     add,
     fma,
@@ -47,19 +54,87 @@ from keelback.scan._simd_kernels import (
 )
 
 
+class Sums(NamedTuple):
+    """Where a block keeps what it carries along the sequence, and which lanes belong to it."""
+
+    adjoint: int
+    drates: int
+    dbias: int
+    dskip: int
+    belongs: int
+
+
+class History(NamedTuple):
+    """Where the states before and after each step of a chunk, the decays, and dy lie."""
+
+    states: int
+    decays: int
+    dy: int
+
+
+SUM_ROWS = 3
+
+
 @kernel
-def ungate(scratch, steps, u, skip, y, gate, dy):
+def lay_sums(p, start):
+    """Lay a block's sums out in scratch memory from element `start` on."""
+    narrow = start + 2 * p.states * LANES
+    return Sums(start, start + p.states * LANES, narrow, narrow + LANES, narrow + 2 * LANES)
+
+
+@kernel
+def lay_history(p, start):
+    """Lay the history of a chunk out in scratch memory from element `start` on."""
+    decays = start + (p.chunk + 1) * p.states * LANES
+    return History(start, decays, decays + p.chunk * p.states * LANES)
+
+
+@kernel
+def recompute(p, scratch, block, start, steps, resets, constants, tiles, history):
+    """Run a chunk forward, keeping its states and decays, and write C_t . h_t to the tile of y."""
+    states, packed = p.states, p.packed != 0
+    by_state_b, by_state_c = p.B_state, p.C_state
+    replica, row, group, _, _ = place(p, block * p.segments_per_block)
+    row_b = p.B + replica * p.B_replica + row * p.B_row + group * p.B_group + start * p.B_time
+    row_c = p.C + replica * p.C_replica + row * p.C_row + group * p.C_group + start * p.C_time
+    zero = splat(scratch.dtype.type(0.0))
+    for t in range(steps):
+        step = load(scratch, tiles.delta + t * LANES)
+        driven = load(scratch, tiles.driven + t * LANES)
+        y = zero
+        for n in range(states):
+            here = (t * states + n) * LANES
+            after = history.states + here + states * LANES
+            if packed:
+                b = load(scratch, tiles.wide_b + here)
+                c = load(scratch, tiles.wide_c + here)
+            else:
+                b = splat(scalar_at(scratch, row_b + t * p.B_time + n * by_state_b))
+                c = splat(scalar_at(scratch, row_c + t * p.C_time + n * by_state_c))
+            decay = exp2(mul(step, load(scratch, constants.rates + n * LANES)))
+            h = load(scratch, history.states + here)
+            if resets:
+                h = where(positive(load(scratch, tiles.keep + t * LANES)), h, zero)
+            h = fma(decay, h, mul(driven, b))
+            store(scratch, history.decays + here, decay)
+            store(scratch, after, h)
+            y = fma(h, c, y)
+        store(scratch, tiles.y + t * LANES, y)
+
+
+@kernel
+def ungate(scratch, steps, constants, tiles, dy):
     """Turn dy into the gradient before the gate silu(z), and the tile of z into dz."""
     one = splat(scratch.dtype.type(1.0))
     minus = splat(scratch.dtype.type(-1.0))
-    skip_d = load(scratch, skip)
+    skip = load(scratch, constants.skip)
     for t in range(steps):
-        z = load(scratch, gate + t * LANES)
+        z = load(scratch, tiles.gate + t * LANES)
         upstream = load(scratch, dy + t * LANES)
-        ungated = fma(skip_d, load(scratch, u + t * LANES), load(scratch, y + t * LANES))
+        y = fma(skip, load(scratch, tiles.u + t * LANES), load(scratch, tiles.y + t * LANES))
         sigma = logistic(z)
         slope = mul(sigma, fma(z, fma(sigma, minus, one), one))
-        store(scratch, gate + t * LANES, mul(mul(upstream, ungated), slope))
+        store(scratch, tiles.gate + t * LANES, mul(mul(upstream, y), slope))
         store(scratch, dy + t * LANES, mul(upstream, mul(z, sigma)))
 
 
@@ -67,6 +142,76 @@ def ungate(scratch, steps, u, skip, y, gate, dy):
 def add_sum_at(scratch, address, vector):
     """Add the sum of a vector's lanes to one float in memory."""
     store_scalar_at(address, scalar_at(scratch, address) + sum_lanes(vector))
+
+
+@kernel
+def carry_back(p, scratch, block, split, start, steps, resets, constants, tiles, history, sums):
+    """Carry the adjoint back through a chunk.
+
+    Leaves du in the tile of u and ddelta in that of the raw delta. The gradients of B and C are
+    added to memory or, for a block of several segments, left in the tiles of B and C.
+    """
+    states, packed = p.states, p.packed != 0
+    by_state_b, by_state_c = p.B_state, p.C_state
+    by_state_db, by_state_dc = p.dB_state, p.dC_state
+    replica, row, group, _, _ = place(p, block * p.segments_per_block)
+    row_b = p.B + replica * p.B_replica + row * p.B_row + group * p.B_group + start * p.B_time
+    row_c = p.C + replica * p.C_replica + row * p.C_row + group * p.C_group + start * p.C_time
+    row_db = p.dB + replica * p.dB_replica + row * p.dB_row + group * p.dB_group
+    row_dc = p.dC + replica * p.dC_replica + row * p.dC_row + group * p.dC_group
+    row_db += split * p.dB_partial + start * p.dB_time
+    row_dc += split * p.dC_partial + start * p.dC_time
+    zero = splat(scratch.dtype.type(0.0))
+    ln_2 = splat(scratch.dtype.type(LN_2))
+    belongs = positive(load(scratch, sums.belongs))
+    skip = load(scratch, constants.skip)
+    for t in range(steps - 1, -1, -1):
+        step = load(scratch, tiles.delta + t * LANES)
+        driven = load(scratch, tiles.driven + t * LANES)
+        u = load(scratch, tiles.u + t * LANES)
+        dy = load(scratch, history.dy + t * LANES)
+        dinput = zero
+        dexponent = zero
+        for n in range(states):
+            here = (t * states + n) * LANES
+            after = history.states + here + states * LANES
+            if packed:
+                b = load(scratch, tiles.wide_b + here)
+                c = load(scratch, tiles.wide_c + here)
+            else:
+                b = splat(scalar_at(scratch, row_b + t * p.B_time + n * by_state_b))
+                c = splat(scalar_at(scratch, row_c + t * p.C_time + n * by_state_c))
+            decay = load(scratch, history.decays + here)
+            h_before = load(scratch, history.states + here)
+            g = fma(dy, c, load(scratch, sums.adjoint + n * LANES))
+            db = where(belongs, mul(g, driven), zero)
+            dc = where(belongs, mul(dy, load(scratch, after)), zero)
+            if packed:
+                store(scratch, tiles.wide_b + here, sum_segments(p.lanes_per_segment, db))
+                store(scratch, tiles.wide_c + here, sum_segments(p.lanes_per_segment, dc))
+            else:
+                add_sum_at(scratch, row_db + t * p.dB_time + n * by_state_db, db)
+                add_sum_at(scratch, row_dc + t * p.dC_time + n * by_state_dc, dc)
+            carried = mul(g, decay)
+            if resets:
+                kept = positive(load(scratch, tiles.keep + t * LANES))
+                h_before = where(kept, h_before, zero)
+                carried = where(kept, carried, zero)
+            grown = mul(mul(g, h_before), decay)
+            dinput = fma(g, b, dinput)
+            dexponent = fma(grown, load(scratch, constants.rates + n * LANES), dexponent)
+            drate = fma(grown, step, load(scratch, sums.drates + n * LANES))
+            store(scratch, sums.drates + n * LANES, drate)
+            store(scratch, sums.adjoint + n * LANES, carried)
+        dstep = fma(dexponent, ln_2, mul(dinput, u))
+        if p.softplus:
+            shifted = add(load(scratch, tiles.raw + t * LANES), load(scratch, constants.bias))
+            dstep = mul(dstep, softplus_slope(shifted))
+        dstep = where(belongs, dstep, zero)
+        store(scratch, tiles.raw + t * LANES, dstep)
+        store(scratch, sums.dbias, add(load(scratch, sums.dbias), dstep))
+        store(scratch, sums.dskip, fma(dy, u, load(scratch, sums.dskip)))
+        store(scratch, tiles.u + t * LANES, fma(dinput, step, mul(dy, skip)))
 
 
 @kernel
@@ -89,198 +234,124 @@ def add_shared_delta(p, scratch, block, split, start, steps, tile):
 
 
 @kernel
-def backward_block(p, scratch, block, split):
-    """Every gradient of one block; sums over channels go to the partial sum number `split`."""
-    states, chunk, packed = p.states, p.chunk, p.packed != 0
-    by_state_b, by_state_c = p.B_state, p.C_state
-    by_state_db, by_state_dc = p.dB_state, p.dC_state
-    none, one = np.int64(0), np.int64(1)
-    rates = none
-    adjoint = rates + states * LANES
-    drates = adjoint + states * LANES
-    bias = drates + states * LANES
-    skip = bias + LANES
-    dbias = skip + LANES
-    dskip = dbias + LANES
-    u = dskip + LANES
-    raw = u + chunk * LANES
-    delta = raw + chunk * LANES
-    driven = delta + chunk * LANES
-    y = driven + chunk * LANES
-    gate = y + chunk * LANES
-    dy = gate + chunk * LANES
-    keep = dy + chunk * LANES
-    history = keep + chunk * LANES
-    decays = history + (chunk + 1) * states * LANES
-    wide_b = decays + chunk * states * LANES
-    wide_c = wide_b + chunk * states * LANES
-    zero = splat(scratch.dtype.type(0.0))
-    ln_2 = splat(scratch.dtype.type(LN_2))
-
-    fill(scratch, 0, history // LANES, 0.0)
-    read_constants(p, scratch, block, rates, bias, skip)
-    read(
-        p, scratch, block, adjoint, states,
-        p.dlast, p.dlast_replica, p.dlast_row, p.dlast_state, p.dlast_lane,
-    )  # fmt: skip
-    replica, row, group, _, _ = place(p, block * p.segments_per_block)
-    row_b = p.B + replica * p.B_replica + row * p.B_row + group * p.B_group
-    row_c = p.C + replica * p.C_replica + row * p.C_row + group * p.C_group
-    grad_b = (
-        p.dB + split * p.dB_partial + replica * p.dB_replica + row * p.dB_row + group * p.dB_group
-    )
-    grad_c = (
-        p.dC + split * p.dC_partial + replica * p.dC_replica + row * p.dC_row + group * p.dC_group
-    )
-    belonging(p, scratch, block, keep)
-    belongs = positive(load(scratch, keep))
-    skip_d = load(scratch, skip)
-
-    for index in range(p.chunks - 1, -1, -1):
-        start = index * chunk
-        steps = min(chunk, p.length - start)
-        at = p.checkpoints + index * p.checkpoints_chunk
-        read(
-            p, scratch, block, history, states, at, p.checkpoints_replica,
-            p.checkpoints_row, p.checkpoints_state, p.checkpoints_lane,
+def write_gradients(p, scratch, block, split, start, steps, tiles):
+    """Write the gradients that `carry_back` left in the tiles."""
+    at = p.du + start * p.du_time
+    write(p, scratch, block, tiles.u, steps, at, p.du_replica, p.du_row, p.du_time, p.du_lane)
+    if p.shared_delta:
+        add_shared_delta(p, scratch, block, split, start, steps, tiles.raw)
+    else:
+        at = p.ddelta + start * p.ddelta_time
+        write(
+            p, scratch, block, tiles.raw, steps,
+            at, p.ddelta_replica, p.ddelta_row, p.ddelta_time, p.ddelta_lane,
         )  # fmt: skip
-        read_chunk(p, scratch, block, start, steps, u, raw, gate, wide_b, wide_c)
-        discretise(p, scratch, steps, raw, bias, u, delta, driven)
-        resets = read_resets(p, scratch, block, keep, start, steps)
+    if p.packed:
+        at = p.dB + start * p.dB_time
+        write_groups(
+            p, scratch, block, tiles.wide_b, steps, p.states,
+            at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state,
+        )  # fmt: skip
+        at = p.dC + start * p.dC_time
+        write_groups(
+            p, scratch, block, tiles.wide_c, steps, p.states,
+            at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state,
+        )  # fmt: skip
 
-        for t in range(steps):
-            step = load(scratch, delta + t * LANES)
-            input_ = load(scratch, driven + t * LANES)
-            at_b = row_b + (start + t) * p.B_time
-            at_c = row_c + (start + t) * p.C_time
-            before = history + t * states * LANES
-            after = before + states * LANES
-            decays_t = decays + t * states * LANES
-            output = zero
-            for n in range(states):
-                if packed:
-                    b = load(scratch, wide_b + (t * states + n) * LANES)
-                    c = load(scratch, wide_c + (t * states + n) * LANES)
-                else:
-                    b = splat(scalar_at(scratch, at_b + n * by_state_b))
-                    c = splat(scalar_at(scratch, at_c + n * by_state_c))
-                decay = exp2(mul(step, load(scratch, rates + n * LANES)))
-                h = load(scratch, before + n * LANES)
-                if resets:
-                    h = where(positive(load(scratch, keep + t * LANES)), h, zero)
-                h = fma(decay, h, mul(input_, b))
-                store(scratch, decays_t + n * LANES, decay)
-                store(scratch, after + n * LANES, h)
-                output = fma(h, c, output)
-            store(scratch, y + t * LANES, output)
 
-        at = p.dy + start * p.dy_time
-        read(p, scratch, block, dy, steps, at, p.dy_replica, p.dy_row, p.dy_time, p.dy_lane)
-        if p.z != 0:
-            ungate(scratch, steps, u, skip, y, gate, dy)
-            at = p.dz + start * p.dz_time
-            write(p, scratch, block, gate, steps, at, p.dz_replica, p.dz_row, p.dz_time, p.dz_lane)
+@kernel
+def backward_chunk(p, scratch, block, split, index, constants, tiles, history, sums):
+    """Every gradient of one chunk of one block."""
+    start = index * p.chunk
+    steps = min(p.chunk, p.length - start)
+    at = p.checkpoints + index * p.checkpoints_chunk
+    read(
+        p, scratch, block, history.states, p.states, at, p.checkpoints_replica,
+        p.checkpoints_row, p.checkpoints_state, p.checkpoints_lane,
+    )  # fmt: skip
+    resets = read_chunk(p, scratch, block, start, steps, constants, tiles)
+    recompute(p, scratch, block, start, steps, resets, constants, tiles, history)
+    at = p.dy + start * p.dy_time
+    read(p, scratch, block, history.dy, steps, at, p.dy_replica, p.dy_row, p.dy_time, p.dy_lane)
+    if p.z != 0:
+        ungate(scratch, steps, constants, tiles, history.dy)
+        at = p.dz + start * p.dz_time
+        write(
+            p, scratch, block, tiles.gate, steps,
+            at, p.dz_replica, p.dz_row, p.dz_time, p.dz_lane,
+        )  # fmt: skip
+    carry_back(p, scratch, block, split, start, steps, resets, constants, tiles, history, sums)
+    write_gradients(p, scratch, block, split, start, steps, tiles)
 
-        for t in range(steps - 1, -1, -1):
-            step = load(scratch, delta + t * LANES)
-            input_ = load(scratch, driven + t * LANES)
-            upstream = load(scratch, dy + t * LANES)
-            value = load(scratch, u + t * LANES)
-            before = history + t * states * LANES
-            after = before + states * LANES
-            decays_t = decays + t * states * LANES
-            at_b = row_b + (start + t) * p.B_time
-            at_c = row_c + (start + t) * p.C_time
-            at_grad_b = grad_b + (start + t) * p.dB_time
-            at_grad_c = grad_c + (start + t) * p.dC_time
-            dinput = zero
-            dexponent = zero
-            for n in range(states):
-                wide = (t * states + n) * LANES
-                if packed:
-                    b = load(scratch, wide_b + wide)
-                    c = load(scratch, wide_c + wide)
-                else:
-                    b = splat(scalar_at(scratch, at_b + n * by_state_b))
-                    c = splat(scalar_at(scratch, at_c + n * by_state_c))
-                rate = load(scratch, rates + n * LANES)
-                decay = load(scratch, decays_t + n * LANES)
-                h_before = load(scratch, before + n * LANES)
-                g = fma(upstream, c, load(scratch, adjoint + n * LANES))
-                db = where(belongs, mul(g, input_), zero)
-                dc = where(belongs, mul(upstream, load(scratch, after + n * LANES)), zero)
-                if packed:
-                    store(scratch, wide_b + wide, sum_segments(p.lanes_per_segment, db))
-                    store(scratch, wide_c + wide, sum_segments(p.lanes_per_segment, dc))
-                else:
-                    add_sum_at(scratch, at_grad_b + n * by_state_db, db)
-                    add_sum_at(scratch, at_grad_c + n * by_state_dc, dc)
-                carried = mul(g, decay)
-                if resets:
-                    kept = positive(load(scratch, keep + t * LANES))
-                    h_before = where(kept, h_before, zero)
-                    carried = where(kept, carried, zero)
-                grown = mul(mul(g, h_before), decay)
-                dinput = fma(g, b, dinput)
-                dexponent = fma(grown, rate, dexponent)
-                drate = fma(grown, step, load(scratch, drates + n * LANES))
-                store(scratch, drates + n * LANES, drate)
-                store(scratch, adjoint + n * LANES, carried)
-            dstep = fma(dexponent, ln_2, mul(dinput, value))
-            if p.softplus:
-                before_softplus = add(load(scratch, raw + t * LANES), load(scratch, bias))
-                dstep = mul(dstep, softplus_slope(before_softplus))
-            store(scratch, raw + t * LANES, dstep)
-            store(scratch, dbias, add(load(scratch, dbias), dstep))
-            store(scratch, dskip, fma(upstream, value, load(scratch, dskip)))
-            store(scratch, u + t * LANES, fma(dinput, step, mul(upstream, skip_d)))
 
-        at = p.du + start * p.du_time
-        write(p, scratch, block, u, steps, at, p.du_replica, p.du_row, p.du_time, p.du_lane)
-        if p.shared_delta:
-            add_shared_delta(p, scratch, block, split, start, steps, raw)
-        else:
-            at = p.ddelta + start * p.ddelta_time
-            write(
-                p, scratch, block, raw, steps,
-                at, p.ddelta_replica, p.ddelta_row, p.ddelta_time, p.ddelta_lane,
-            )  # fmt: skip
-        if packed:
-            write_groups(
-                p, scratch, block, wide_b, steps, states, p.dB + start * p.dB_time,
-                p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state,
-            )  # fmt: skip
-            write_groups(
-                p, scratch, block, wide_c, steps, states, p.dC + start * p.dC_time,
-                p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state,
-            )  # fmt: skip
-
+@kernel
+def write_sums(p, scratch, block, sums):
+    """Write the gradients that are sums along the sequence, and that of the initial state."""
+    none, one = np.int64(0), np.int64(1)
     write(
-        p, scratch, block, drates, states,
+        p, scratch, block, sums.drates, p.states,
         p.dA, p.dA_replica, p.dA_row, p.dA_state, p.dA_lane,
     )  # fmt: skip
-    write(p, scratch, block, dskip, one, p.dD, p.dD_replica, p.dD_row, none, p.dD_lane)
-    write(p, scratch, block, dbias, one, p.dbias, p.dbias_replica, p.dbias_row, none, p.dbias_lane)
+    write(p, scratch, block, sums.dskip, one, p.dD, p.dD_replica, p.dD_row, none, p.dD_lane)
     write(
-        p, scratch, block, adjoint, states,
+        p, scratch, block, sums.dbias, one,
+        p.dbias, p.dbias_replica, p.dbias_row, none, p.dbias_lane,
+    )  # fmt: skip
+    write(
+        p, scratch, block, sums.adjoint, p.states,
         p.dinitial, p.dinitial_replica, p.dinitial_row, p.dinitial_state, p.dinitial_lane,
     )  # fmt: skip
+
+
+@kernel
+def backward_blocks(p, scratch, first_block, stop_block, split):
+    """Every gradient of a run of blocks; sums over channels go to the partial sum `split`."""
+    to_sums = (p.states + CONSTANT_ROWS) * LANES
+    member = to_sums + (2 * p.states + SUM_ROWS) * LANES
+    tiles = lay_tiles(p, SIDE_BY_SIDE * member)
+    history = lay_history(p, tiles.wide_c + p.chunk * p.states * LANES)
+    fill(scratch, tiles.u, NARROW_TILES * p.chunk, 0.0)
+    fill(scratch, history.states, p.states, 0.0)
+    fill(scratch, history.dy, p.chunk, 0.0)
+    for first in range(first_block, stop_block, SIDE_BY_SIDE):
+        last = min(first + SIDE_BY_SIDE, stop_block)
+        for block in range(first, last):
+            own = (block - first) * member
+            sums = lay_sums(p, own + to_sums)
+            fill(scratch, own, member // LANES, 0.0)
+            read_constants(p, scratch, block, lay_constants(p, own))
+            belonging(p, scratch, block, sums.belongs)
+            read(
+                p, scratch, block, sums.adjoint, p.states,
+                p.dlast, p.dlast_replica, p.dlast_row, p.dlast_state, p.dlast_lane,
+            )  # fmt: skip
+        for index in range(p.chunks - 1, -1, -1):
+            for block in range(first, last):
+                own = (block - first) * member
+                constants, sums = lay_constants(p, own), lay_sums(p, own + to_sums)
+                backward_chunk(p, scratch, block, split, index, constants, tiles, history, sums)
+        for block in range(first, last):
+            own = (block - first) * member
+            write_sums(p, scratch, block, lay_sums(p, own + to_sums))
 
 
 @kernel
 def backward_units(parameters, scratch, start_unit, stop_unit):
     """Run the units `start_unit` to `stop_unit`, with `backward_scratch` floats of scratch."""
     p = parameters[0]
+    if p.packed:
+        backward_blocks(p, scratch, start_unit, stop_unit, np.int64(0))
+        return
     for unit in range(start_unit, stop_unit):
-        if p.packed:
-            backward_block(p, scratch, unit, np.int64(0))
-        else:
-            group, split = unit // p.splits, unit % p.splits
-            first = split * p.blocks_per_unit
-            for block in range(first, min(first + p.blocks_per_unit, p.blocks_per_group)):
-                backward_block(p, scratch, group * p.blocks_per_group + block, split)
+        group, split = unit // p.splits, unit % p.splits
+        first = split * p.blocks_per_unit
+        stop = min(first + p.blocks_per_unit, p.blocks_per_group)
+        origin = group * p.blocks_per_group
+        backward_blocks(p, scratch, origin + first, origin + stop, split)
 
 
 def backward_scratch(states: int, chunk: int) -> int:
     """Floats of scratch memory that `backward_units` needs."""
-    return LANES * (3 * states + 4 + 8 * chunk + (4 * chunk + 1) * states)
+    members = SIDE_BY_SIDE * (3 * states + CONSTANT_ROWS + SUM_ROWS)
+    history = (2 * chunk + 1) * states + chunk
+    return LANES * (members + (NARROW_TILES + 2 * states) * chunk + history)

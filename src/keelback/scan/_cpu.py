@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keelback.scan._layout import CHUNK, FLAGS, OPERANDS, PARAMETERS, SIZES, Plan
+from keelback.scan._layout import FLAGS, OPERANDS, PARAMETERS, SIZES, Plan
 from keelback.scan._threads import run_ranges
 
 
@@ -77,7 +77,7 @@ def scan_forward(
             "checkpoints": checkpoints if keep_checkpoints else None,
         },
     )
-    size = forward_scratch(plan.states, CHUNK)
+    size = forward_scratch(plan.states, plan.chunk)
 
     def work(start: int, stop: int) -> None:
         forward_blocks(record, aligned_scratch(size, u.dtype), start, stop)
@@ -162,7 +162,7 @@ def scan_backward(
                 "dinitial": dinitial,
             },
         )
-        size = backward_scratch(plan.states, CHUNK)
+        size = backward_scratch(plan.states, plan.chunk)
 
         def work(start: int, stop: int) -> None:
             backward_units(record, aligned_scratch(size, u.dtype), start, stop)

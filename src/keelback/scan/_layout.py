@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 LANES = 16
-# Time steps between two checkpoints of the state.
-CHUNK = 32
+# Blocks that walk along the sequence together.
+SIDE_BY_SIDE = 4
 
 #: Attributes of `Plan` that the kernels read.
 SIZES = (
@@ -122,11 +122,12 @@ class Plan:
 
     @cached_property
     def chunk(self) -> int:
-        return CHUNK
+        """Time steps between two checkpoints of the state."""
+        return 64 if self.states <= 16 else 32
 
     @cached_property
     def chunks(self) -> int:
-        return -(-self.length // CHUNK)
+        return -(-self.length // self.chunk)
 
     @cached_property
     def blocks_per_group(self) -> int:
