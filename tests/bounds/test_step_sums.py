@@ -58,14 +58,14 @@ def test_sums_stay_below_their_limits(fractions: list[float], s_A: float, D: flo
 
 
 @pytest.mark.parametrize("s_A", [-3.0, -0.4, -0.02, 0.0, 0.05])
-@pytest.mark.parametrize("T", [2, 9, 40])
+@pytest.mark.parametrize("T", [2, 9, 25])
 def test_sums_stay_below_their_limits_under_optimisation(s_A: float, T: int) -> None:
     D = 1.7
     caps = limits(s_A, D, T)
     generator = np.random.default_rng(T)
     for measure, cap in zip((output_sum, decaying_sum, absolute_sum), caps, strict=True):
         best = 0.0
-        for _ in range(4):
+        for _ in range(2):
             start = generator.normal(2, 2, T)
             found = minimize(
                 lambda x, measure=measure: -measure(D * expit(x), s_A),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 LogCount = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _SMALLEST_LOG_RADIUS = math.log(1e-8)
-_RADII = 185
+_RADII = 155
 
 
 def chaining_radii() -> Float[np.ndarray, " radii"]:

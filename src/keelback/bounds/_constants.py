@@ -68,9 +68,8 @@ class ClassConstants:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            check = _count if field.name in _COUNTS else _real
-            object.__setattr__(self, field.name, check(field.name, value))
+            value = _checked(field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         for euclidean, absolute in _NORM_PAIRS:
             if getattr(self, absolute) < getattr(self, euclidean):
                 raise InputError(
@@ -104,7 +103,7 @@ class ClassConstants:
             raise InputError(
                 f"unknown class constants: {', '.join(unknown)}; known are {', '.join(names)}"
             )
-        return cls(**values)
+        return cls(**{name: _checked(name, values[name]) for name in names})
 
     @classmethod
     def from_json(cls, path: str | Path) -> "ClassConstants":
@@ -148,6 +147,10 @@ class ClassConstants:
     def log_gain(self) -> float:
         """log(B_w B_B B_C B_u^3): the output's bound per unit of the sum of weighted steps."""
         return sum(map(safe_log, (self.B_w, self.B_B, self.B_C))) + 3 * safe_log(self.B_u)
+
+
+def _checked(name: str, value: Any) -> Any:
+    return _count(name, value) if name in _COUNTS else _real(name, value)
 
 
 def _real(name: str, value: Any) -> float:

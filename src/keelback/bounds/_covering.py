@@ -15,16 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from keelback.errors import InputError
 
-_BISECTIONS = 60
+Numbers = float | Float[np.ndarray, "..."]
+
+_BISECTIONS = 45
 
 
-def maurey_log_count(log_ratio: ArrayLike, coordinates: int) -> NDArray[np.float64]:
+def maurey_log_count(log_ratio: Numbers, coordinates: int) -> NDArray[np.float64]:
     """Log covering number of an l1 ball of radius M by Euclidean balls of radius e (Maurey).
 
     log N <= (M/e)^2 log(2 k + 1), and N = 1 once e >= M. No ceiling is needed: an average of n
@@ -38,12 +40,12 @@ def maurey_log_count(log_ratio: ArrayLike, coordinates: int) -> NDArray[np.float
 
     Source: arXiv 2502.01473, Lemma on l1 balls; Zhang, JMLR 2002, Theorem 3.
     """
-    log_ratio = np.asarray(log_ratio, dtype=np.float64)
     with np.errstate(over="ignore"):
-        return np.where(log_ratio > 0, np.exp(2 * log_ratio) * math.log(2 * coordinates + 1), 0.0)
+        count = np.exp(2 * np.asarray(log_ratio)) * math.log(2 * coordinates + 1)
+    return np.asarray(np.where(np.asarray(log_ratio) > 0, count, 0.0))
 
 
-def volume_log_count(log_ratio: ArrayLike, coordinates: int) -> NDArray[np.float64]:
+def volume_log_count(log_ratio: Numbers, coordinates: int) -> NDArray[np.float64]:
     """Log covering number of a ball of any norm by balls of the same norm, by volume.
 
     log N <= k log(1 + 2 R / e), and N = 1 once e >= R. The centres, a maximal e-separated set, lie
@@ -55,12 +57,11 @@ def volume_log_count(log_ratio: ArrayLike, coordinates: int) -> NDArray[np.float
 
     Source: Vershynin, High-Dimensional Probability, Corollary 4.2.13.
     """
-    log_ratio = np.asarray(log_ratio, dtype=np.float64)
     count = coordinates * np.logaddexp(0.0, math.log(2) + log_ratio)
-    return np.where(log_ratio > 0, count, 0.0)
+    return np.asarray(np.where(np.asarray(log_ratio) > 0, count, 0.0))
 
 
-def interval_log_count(log_ratio: ArrayLike, coordinates: int = 1) -> NDArray[np.float64]:
+def interval_log_count(log_ratio: Numbers, coordinates: int = 1) -> NDArray[np.float64]:
     """Log covering number of k intervals of half-length R by points within e: exact.
 
     log N = k log(ceil(R / e)); the maximum norm over the k coordinates.
@@ -69,14 +70,15 @@ def interval_log_count(log_ratio: ArrayLike, coordinates: int = 1) -> NDArray[np
         log_ratio: log(R / e), any shape.
         coordinates: k, the number of intervals.
     """
-    log_ratio = np.asarray(log_ratio, dtype=np.float64)
     small = np.minimum(log_ratio, 30.0)
     rounded = np.log(np.maximum(np.ceil(np.exp(small) * (1 - 1e-15)), 1.0))
-    return coordinates * np.where(log_ratio > 30, np.logaddexp(0.0, log_ratio), rounded)
+    return np.asarray(
+        coordinates * np.where(np.asarray(log_ratio) > 30, log_ratio + 1e-13, rounded)
+    )
 
 
 def cheapest_log_count(
-    log_ratio: ArrayLike, coordinates: int, log_absolute_ratio: ArrayLike | None = None
+    log_ratio: Numbers, coordinates: int, log_absolute_ratio: Numbers | None = None
 ) -> NDArray[np.float64]:
     """The cheaper of the volumetric and the Maurey cover at each radius.
 
@@ -88,7 +90,7 @@ def cheapest_log_count(
     count = volume_log_count(log_ratio, coordinates)
     if log_absolute_ratio is None:
         return count
-    return np.minimum(count, maurey_log_count(log_absolute_ratio, coordinates))
+    return np.asarray(np.minimum(count, maurey_log_count(log_absolute_ratio, coordinates)))
 
 
 @dataclass(frozen=True)
@@ -121,39 +123,19 @@ Block = Ball | Intervals
 
 @dataclass(frozen=True)
 class _Power:
-    """Smooth upper envelope e -> (A / e)^2 of a log covering number (Maurey)."""
+    """Smooth upper envelope e -> (A / e)^2 of a block's log covering number (Maurey)."""
 
     log_amplitude: float
-
-    def log_count(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            return np.exp(2 * (self.log_amplitude - log_radius))
-
-    def log_slope(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
-        return math.log(2) + 2 * self.log_amplitude - 3 * log_radius
-
-    def log_radius_at(self, log_slope: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (math.log(2) + 2 * self.log_amplitude - log_slope) / 3
+    log_coarsest: float
+    """Volume is the cheaper cover at every log radius below this one."""
 
 
 @dataclass(frozen=True)
 class _Logarithm:
-    """Smooth upper envelope e -> k log(1 + c / e) of a log covering number (volume, counting)."""
+    """Smooth upper envelope e -> k log(1 + c / e) of a block's log covering number."""
 
     coordinates: int
     log_length: float
-
-    def log_count(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.coordinates * np.logaddexp(0.0, self.log_length - log_radius)
-
-    def log_slope(self, log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
-        log_k = math.log(self.coordinates)
-        return log_k + self.log_length - log_radius - np.logaddexp(log_radius, self.log_length)
-
-    def log_radius_at(self, log_slope: NDArray[np.float64]) -> NDArray[np.float64]:
-        log_product = math.log(self.coordinates) + self.log_length - log_slope
-        root = np.logaddexp(2 * self.log_length, math.log(4) + log_product) / 2
-        return math.log(2) + log_product - np.logaddexp(self.log_length, root)
 
 
 _Envelope = _Power | _Logarithm
@@ -173,40 +155,39 @@ def class_log_count(
         log_radii: logarithms of the radii, in the unit of the blocks' `log_reach`.
     """
     options = [_envelopes(block) for block in blocks if block.log_reach > -math.inf]
-    best = np.full(log_radii.shape, 0.0 if not options else np.inf)
+    if not options:
+        return np.zeros(log_radii.shape)
+    best = np.full(log_radii.shape, np.inf)
     for choice in itertools.product(*options):
-        useful = np.ones(log_radii.shape, dtype=bool)
-        for (_, coarsest), _other in zip(choice, options, strict=True):
-            useful &= log_radii > coarsest
-        if options and useful.any():
-            envelopes = [envelope for envelope, _ in choice]
-            count = _split(envelopes, log_radii[useful])
+        powers = [envelope for envelope in choice if isinstance(envelope, _Power)]
+        logarithms = [envelope for envelope in choice if isinstance(envelope, _Logarithm)]
+        coarsest = max((power.log_coarsest for power in powers), default=-math.inf)
+        useful = log_radii > coarsest
+        if useful.any():
+            count = _split_count(powers, logarithms, log_radii[useful])
             best[useful] = np.minimum(best[useful], count)
     return best
 
 
-def _envelopes(block: Block) -> list[tuple[_Envelope, float]]:
-    """The covers of a block, each with the log radius below which it is never the cheapest."""
+def _envelopes(block: Block) -> list[_Envelope]:
     if isinstance(block, Intervals):
-        return [(_Logarithm(block.coordinates, block.log_reach), -math.inf)]
+        return [_Logarithm(block.coordinates, block.log_reach)]
     volume = _Logarithm(block.coordinates * block.copies, math.log(2) + block.log_reach)
-    covers: list[tuple[_Envelope, float]] = [(volume, -math.inf)]
-    if block.log_absolute_reach is not None:
-        log_vertices = math.log(block.copies * math.log(2 * block.coordinates + 1))
-        maurey = _Power(block.log_absolute_reach + log_vertices / 2)
-        covers.append((maurey, _crossing(maurey, volume)))
-    return covers
+    if block.log_absolute_reach is None:
+        return [volume]
+    log_vertices = math.log(block.copies * math.log(2 * block.coordinates + 1))
+    log_amplitude = block.log_absolute_reach + log_vertices / 2
+    return [volume, _Power(log_amplitude, _crossing(log_amplitude, volume))]
 
 
-def _crossing(maurey: _Power, volume: _Logarithm) -> float:
+def _crossing(log_amplitude: float, volume: _Logarithm) -> float:
     """The log radius below which volume is cheaper; e^2 times its count increases with e."""
 
     def excess(log_radius: float) -> float:
-        at = np.asarray(log_radius)
-        return 2 * log_radius + math.log(volume.log_count(at)) - 2 * maurey.log_amplitude
+        count = volume.coordinates * np.logaddexp(0.0, volume.log_length - log_radius)
+        return float(2 * (log_radius - log_amplitude) + np.log(count))
 
-    middle = maurey.log_amplitude
-    low, high = middle - 50.0, middle + 50.0
+    low, high = log_amplitude - 50, log_amplitude + 50
     if excess(low) > 0:
         return -math.inf
     if excess(high) < 0:
@@ -214,21 +195,40 @@ def _crossing(maurey: _Power, volume: _Logarithm) -> float:
     return float(brentq(excess, low, high, xtol=1e-9))
 
 
-def _split(envelopes: Sequence[_Envelope], log_radii: NDArray[np.float64]) -> NDArray[np.float64]:
+def _split_count(
+    powers: Sequence[_Power],
+    logarithms: Sequence[_Logarithm],
+    log_radii: Float[np.ndarray, " radii"],
+) -> Float[np.ndarray, " radii"]:
     """Least total log count with the blocks' radii summing to at most each given radius."""
-    share = math.log(len(envelopes))
-    low = np.max([e.log_slope(log_radii) for e in envelopes], axis=0)
-    high = np.max([e.log_slope(log_radii - share) for e in envelopes], axis=0)
+    amplitude = np.array([power.log_amplitude for power in powers])[:, None]
+    k = np.array([logarithm.coordinates for logarithm in logarithms])[:, None]
+    length = np.array([logarithm.log_length for logarithm in logarithms])[:, None]
+
+    def log_slopes(log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        power = math.log(2) + 2 * amplitude - 3 * log_radius
+        logarithm = np.log(k) + length - log_radius - np.logaddexp(log_radius, length)
+        return np.concatenate([power, logarithm])
+
+    def log_radii_at(log_slope: NDArray[np.float64]) -> NDArray[np.float64]:
+        power = (math.log(2) + 2 * amplitude - log_slope) / 3
+        log_product = np.log(k) + length - log_slope
+        root = np.logaddexp(2 * length, math.log(4) + log_product) / 2
+        logarithm = math.log(2) + log_product - np.logaddexp(length, root)
+        return np.concatenate([power, logarithm])
+
+    low = log_slopes(log_radii).max(axis=0)
+    high = log_slopes(log_radii - math.log(len(powers) + len(logarithms))).max(axis=0)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        too_wide = logsumexp([e.log_radius_at(middle) for e in envelopes], axis=0) > log_radii
+        too_wide = np.logaddexp.reduce(log_radii_at(middle)) > log_radii
         low, high = np.where(too_wide, middle, low), np.where(too_wide, high, middle)
-    radii = [e.log_radius_at(high) for e in envelopes]
-    spare = log_radii - logsumexp(radii, axis=0)
-    total = np.zeros(log_radii.shape)
-    for envelope, log_radius in zip(envelopes, radii, strict=True):
-        total += envelope.log_count(log_radius + np.minimum(spare, 0.0))
-    return total
+    split = log_radii_at(high)
+    split += np.minimum(log_radii - np.logaddexp.reduce(split), 0.0)
+    with np.errstate(over="ignore"):
+        by_power = np.exp(2 * (amplitude - split[: len(powers)])).sum(axis=0)
+    by_logarithm = (k * np.logaddexp(0.0, length - split[len(powers) :])).sum(axis=0)
+    return by_power + by_logarithm
 
 
 def log_maurey_capacity(log_reaches: Sequence[float], coordinates: Sequence[int]) -> float:

@@ -198,7 +198,7 @@ def kl_inverse(mean: float, budget: float) -> float:
             return 1.0
     root = brentq(excess, start, start + width, xtol=1e-13, rtol=1e-14)
     root += 1e-12 * max(1.0, abs(root))
-    return min(1.0, 1 / (1 + math.exp(-root)))
+    return min(1.0, math.nextafter(1 / (1 + math.exp(-root)), 2))
 
 
 def _bernoulli_kl(mean: float, log_odds: float) -> float:
