@@ -5,9 +5,10 @@ from typing import Any
 from keelback.errors import InputError, nearest
 from keelback.experiments.experiment import Experiment
 from keelback.experiments.length_independence import LengthIndependence
+from keelback.experiments.stability_margin import StabilityMargin
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    experiment.name: experiment for experiment in (LengthIndependence(),)
+    experiment.name: experiment for experiment in (LengthIndependence(), StabilityMargin())
 }
 """A new experiment adds itself here."""
 

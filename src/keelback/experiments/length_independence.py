@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, JsonValue, PositiveInt
 from scipy import stats
 
-from keelback.data.count_rule import best_count_rule
+from keelback.data import best_count_rule
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.presets import (
@@ -205,6 +205,7 @@ def _claims(slopes: dict[str, dict[str, float]], rows: Sequence[Row]) -> list[Cl
             "does not hold" if slope["lower"] > 0 else "holds",
             f"slope per doubling of the length {span}: {slope['per_doubling']:+.4f}, "
             f"95 % interval {slope['lower']:+.4f} to {slope['upper']:+.4f}",
+            holds=slope["lower"] <= 0,
         )
         for name, slope in slopes.items()
     ]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -29,20 +29,92 @@ class Preset:
     task_settings: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True)
+class MarginPreset(Preset):
+    """Experiment 1's two sweeps: `lengths` from `abscissa`, and `abscissas` at `seq_len`."""
+
+    abscissa: float
+    seq_len: int
+    abscissas: tuple[float, ...]
+
+
+_BORDER = tuple(round(0.02 * step - 0.1, 2) for step in range(11))
+"""Abscissas from -0.1 to 0.1 by 0.02."""
+
+_MAJORITY: dict[str, Any] = {
+    "d_model": 4,
+    "d_state": 4,
+    "batch_size": 64,
+    "task_settings": {"n_train": 1000, "n_test": 1000},
+}
+_LISTOPS: dict[str, Any] = {
+    "d_model": 16,
+    "d_state": 4,
+    "batch_size": 64,
+    "task_settings": {"n_train": 1000, "n_test": 1000},
+}
+_IMDB: dict[str, Any] = {"d_model": 16, "d_state": 4, "batch_size": 256}
+
 LENGTH_INDEPENDENCE = {
     "majority": Preset(
-        d_model=4,
-        d_state=4,
-        batch_size=64,
+        **_MAJORITY,
         epochs=40,
         lengths=tuple(range(25, 401, 25)),
         quick_lengths=(25, 50, 100, 200, 400),
-        task_settings={"n_train": 1000, "n_test": 1000},
+    ),
+    "listops": Preset(
+        **_LISTOPS,
+        epochs=50,
+        lengths=tuple(range(100, 1001, 100)),
+        quick_lengths=(100, 200),
+    ),
+    "imdb": Preset(
+        **_IMDB,
+        epochs=30,
+        lengths=tuple(range(100, 2001, 100)),
+        quick_lengths=(100, 200),
+        task_settings={},
     ),
 }
+"""Experiment 2, by task."""
+
+STABILITY_MARGIN = {
+    "majority": MarginPreset(
+        **_MAJORITY,
+        epochs=10,
+        lengths=tuple(range(50, 301, 50)),
+        quick_lengths=(50, 150),
+        abscissa=0.1,
+        seq_len=250,
+        abscissas=_BORDER,
+    ),
+    "listops": MarginPreset(
+        **_LISTOPS,
+        epochs=10,
+        lengths=tuple(range(100, 601, 100)),
+        quick_lengths=(100, 200),
+        abscissa=0.1,
+        seq_len=300,
+        abscissas=_BORDER,
+    ),
+    "imdb": MarginPreset(
+        **_IMDB,
+        epochs=10,
+        lengths=tuple(range(300, 551, 50)),
+        quick_lengths=(300,),
+        task_settings={"n_train": 2500, "n_test": 2500},
+        abscissa=0.1,
+        seq_len=500,
+        abscissas=_BORDER,
+    ),
+}
+"""Experiment 1, by task."""
 
 
-def preset(presets: Mapping[str, Preset], task: str) -> Preset:
+P = TypeVar("P", bound=Preset)
+
+
+def preset(presets: Mapping[str, P], task: str) -> P:
     """The preset of a task.
 
     Raises:
@@ -88,3 +160,9 @@ def published_accuracy(task: str, seq_len: int) -> dict[str, float] | None:
     """`train`, `test`, their standard deviations and the number of `runs`, where published."""
     rows = _published()["length_independence"].get(task, [])
     return next((row for row in rows if row["seq_len"] == seq_len), None)
+
+
+def published_margin(task: str, seq_len: int, abscissa: float) -> list[dict[str, float]]:
+    """`s_A` and `loss` after the last of the `epochs` that each published run logged."""
+    rows = _published()["stability_margin"].get(task, [])
+    return [row for row in rows if (row["seq_len"], row["abscissa"]) == (seq_len, abscissa)]
