@@ -21,6 +21,7 @@ check: $(VENV)/dev-installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/fill_tables.py --check
 
 docs: $(VENV)/docs-installed
 	$(BIN)/mkdocs build --strict

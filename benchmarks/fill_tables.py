@@ -1,0 +1,50 @@
+"""Put the tables of committed result files into the README and the docs.
+
+A table stands between `<!-- table: PATH.csv -->` and `<!-- end -->`. `--check` changes nothing and
+fails where a document does not show what its result file holds.
+"""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def as_markdown(path: Path) -> str:
+    with path.open() as file:
+        heading, *rows = csv.reader(file)
+    lines = [heading, ["---"] * len(heading), *([_cell(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return text if number.is_integer() and "." not in text else f"{number:.3g}"
+
+
+def filled(text: str) -> str:
+    return BLOCK.sub(lambda m: m[1] + as_markdown(ROOT / m[2]) + m[3], text)
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    stale = [path for path in documents() if filled(path.read_text()) != path.read_text()]
+    if "--check" in sys.argv[1:]:
+        if stale:
+            sys.exit("stale tables: " + ", ".join(str(path.relative_to(ROOT)) for path in stale))
+        return
+    for path in stale:
+        path.write_text(filled(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
