@@ -4,6 +4,15 @@ from keelback.data.count_rule import CountRule, best_count_rule
 from keelback.data.imdb import IMDb, IMDbSettings
 from keelback.data.listops import ListOps, ListOpsSettings
 from keelback.data.majority import Majority, MajoritySettings
+from keelback.data.patterns import (
+    Locality,
+    MajorityVoting,
+    Pattern,
+    PatternBatch,
+    rotate,
+    sample_patterns,
+)
+from keelback.data.patterns_noise import CorrelatedNoise, GaussianNoise, Noise, StudentNoise
 from keelback.data.ragged import PaddingSide, Ragged
 from keelback.data.task import (
     SPLIT_NAMES,
@@ -19,20 +28,30 @@ from keelback.data.task import (
 __all__ = [
     "SPLIT_NAMES",
     "TASKS",
+    "CorrelatedNoise",
     "CountRule",
+    "GaussianNoise",
     "IMDb",
     "IMDbSettings",
     "ListOps",
     "ListOpsSettings",
+    "Locality",
     "Majority",
     "MajoritySettings",
+    "MajorityVoting",
+    "Noise",
     "PaddingSide",
+    "Pattern",
+    "PatternBatch",
     "Ragged",
     "Split",
     "SplitName",
+    "StudentNoise",
     "Task",
     "TaskSettings",
     "best_count_rule",
     "get_task",
     "register_task",
+    "rotate",
+    "sample_patterns",
 ]

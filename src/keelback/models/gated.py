@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from keelback.errors import InputError
@@ -165,7 +165,7 @@ class GatedSSM(nn.Module):
 
 
 def hinge_loss(
-    scores: Float[Tensor, "batch scores"], labels: Float[Tensor, " batch"]
+    scores: Float[Tensor, "batch scores"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """max(0, 1 - margin): the margin is z F for one score, best-other (Crammer-Singer) for more."""
     if scores.shape[-1] == 1:

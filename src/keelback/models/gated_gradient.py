@@ -1,8 +1,13 @@
 """Loss and gradient of many gated SSMs at once, in closed form.
 
 Every replica has its own data, gating vector w and readout W_O; W_B, W_C and v are fixed. With
-`a = x . w`, `P[l, s] = G(s, l) x_s . (W_B^T W_C x_l)`, `y = P x` and `F = 1/L sum_l v . relu(W_O y_l)`
-the gradient of the hinge loss needs one pass back:
+
+    a = x . w
+    P[l, s] = G(s, l) x_s . (W_B^T W_C x_l)
+    y = P x
+    F = 1/L sum_l v . relu(W_O y_l)
+
+the gradient needs one pass back:
 
     u_l   = W_O^T (v * [W_O y_l > 0])           dF/dy_l, times L
     T     = P * (u x^T)                         dF/dlog G(s, l)
@@ -12,7 +17,7 @@ the gradient of the hinge loss needs one pass back:
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +36,7 @@ class HingeStep:
     W_O: Float[Tensor, "replicas width dim"]
 
 
+@runtime_checkable
 class HingeObjective(Protocol):
     """The training (or test) data of a batch of replicas, ready to be scored and differentiated."""
 
@@ -118,7 +124,7 @@ def hinge_objective(
     Raises:
         InputError: for a backend that does not exist or does not run on the tokens' device.
     """
-    chosen = _fastest(tokens) if backend is None else backend
+    chosen = _fastest(tokens, len(v)) if backend is None else backend
     queries = tokens if mixing is None else tokens @ mixing.mT[:, None]
     scores = queries @ tokens.mT
     if chosen == "torch":
@@ -138,7 +144,7 @@ def hinge_objective(
     raise InputError(f"gated SSM: backend is torch, numba or triton, not {chosen!r}")
 
 
-def _fastest(tokens: Tensor) -> str:
+def _fastest(tokens: Tensor, width: int) -> str:
     if tokens.dtype != torch.float32:
         return "torch"
     if tokens.device.type == "cpu":
@@ -146,5 +152,5 @@ def _fastest(tokens: Tensor) -> str:
     if tokens.device.type == "cuda":
         from keelback.models.gated_gradient_triton import fits
 
-        return "triton" if fits(tokens.shape[2], tokens.shape[3]) else "torch"
+        return "triton" if fits(tokens.shape[2], tokens.shape[3], width) else "torch"
     return "torch"

@@ -7,6 +7,7 @@ Lengths, features and widths are padded with zeros to whole vector registers.
 """
 
 from dataclasses import dataclass, replace
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -15,24 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.models.gated_gradient import HingeStep
+from keelback.scan._jit import kernel
 
 _LANES = 16
 _BLOCK = 64
-_jit = numba.njit(
-    cache=True,
-    nogil=True,
-    boundscheck=False,
-    error_model="numpy",
-    fastmath={"reassoc", "contract", "arcp", "nsz"},
-)
+_FAST = {"reassoc", "contract", "arcp", "nsz"}
+"""Floating-point liberties that leave infinities and NaNs what they are."""
 
 
 def _padded(size: int, multiple: int = _LANES) -> int:
     return -(-size // multiple) * multiple
 
 
-@_jit
-def _add_product(A, B, C, rows, inner, columns):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _add_product(A, B, C, rows, inner, columns):
     """C[:rows, :columns] += A[:rows, :inner] B[:inner, :columns]; rows are even, inner of fours."""
     for i in range(0, rows, 2):
         for k in range(0, inner, 4):
@@ -44,8 +42,9 @@ def _add_product(A, B, C, rows, inner, columns):  # type: ignore[no-untyped-def]
                 C[i + 1, j] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
 
 
-@_jit
-def _gates(tokens_t, w, g):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _gates(tokens_t, w, g):
     one = np.float32(1)
     g[:] = 0
     for k in range(len(w)):
@@ -55,8 +54,9 @@ def _gates(tokens_t, w, g):  # type: ignore[no-untyped-def]
         g[position] = one / (one + np.exp(-g[position]))
 
 
-@_jit
-def _attention(g, scores, length, G, P):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _attention(g, scores, length, G, P):
     """Rows of G(s, l) and of P = G * scores, each from the row before."""
     one = np.float32(1)
     G[0, 0] = g[0]
@@ -70,8 +70,9 @@ def _attention(g, scores, length, G, P):  # type: ignore[no-untyped-def]
             P[row, s] = G[row, s] * scores[row, s]
 
 
-@_jit
-def _output(hidden, v, length):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _output(hidden, v, length):
     zero = np.float32(0)
     total = zero
     for row in range(length):
@@ -81,8 +82,9 @@ def _output(hidden, v, length):  # type: ignore[no-untyped-def]
     return total / np.float32(length)
 
 
-@_jit
-def _activity(hidden, v, slope, length, width, active_t):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _activity(hidden, v, slope, length, width, active_t):
     """Replace every hidden value by slope * v_i where it is positive; also transposed."""
     zero = np.float32(0)
     for row in range(length):
@@ -93,8 +95,9 @@ def _activity(hidden, v, slope, length, width, active_t):  # type: ignore[no-unt
             active_t[i, row] = hidden[row, i]
 
 
-@_jit
-def _gate_gradient(D, scores, G, g, tokens, length, adjoint, dw):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _gate_gradient(D, scores, G, g, tokens, length, adjoint, dw):
     """Walk back through G: row l carries (1 - g_l) times row l-1, and g_l on its diagonal."""
     one = np.float32(1)
     adjoint[:] = 0
@@ -112,8 +115,9 @@ def _gate_gradient(D, scores, G, g, tokens, length, adjoint, dw):  # type: ignor
             dw[k] += da * tokens[row, k]
 
 
-@_jit
-def _block(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):  # type: ignore[no-untyped-def]
+@kernel(fastmath=_FAST)
+@no_type_check
+def _block(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     """Margins of a block of sequences; with `weight` > 0 also adds their gradients to dw and dW."""
     length, width = sizes
     length_p, dim_p = tokens.shape[1:]
@@ -152,10 +156,9 @@ def _block(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins
         _gate_gradient(D, scores[n], G, g, tokens[n], length, adjoint, dw)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def _all_blocks(  # type: ignore[no-untyped-def]
-    tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW
-):
+@kernel(parallel=True)
+@no_type_check
+def _all_blocks(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     replicas, blocks = dw.shape[:2]
     samples = signs.shape[1]
     for item in numba.prange(replicas * blocks):

@@ -1,0 +1,145 @@
+"""Power laws fitted to trials, with bootstrap intervals and censored trials kept in.
+
+A trial that never reached its target has the outcome `inf`: it is above every number, so medians
+stay honest while fewer than half of the trials are censored, and become `inf` from there on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtri
+
+from keelback.errors import InputError
+
+Array = np.ndarray
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate and the ends of its 95% interval; ends may be infinite."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """`outcome ~ exp(intercept) * x ** exponent`, fitted to medians on logarithmic axes.
+
+    `points` medians entered the fit; `censored_points` were infinite and could not.
+    """
+
+    exponent: Interval
+    intercept: float
+    points: int
+    censored_points: int
+
+    def at(self, x: float) -> float:
+        """Value of the fitted law."""
+        return float(np.exp(self.intercept) * x**self.exponent.value)
+
+
+def median_with_interval(
+    outcomes: Float[Array, " trials"], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Median over all trials with a percentile bootstrap interval.
+
+    Raises:
+        InputError: for an empty set of trials.
+    """
+    medians = _resampled_medians(_checked(outcomes), resamples, np.random.default_rng(seed))
+    low, high = _percentiles(medians)
+    return Interval(_median(np.asarray(outcomes, dtype=np.float64)), low, high)
+
+
+def share_with_interval(successes: int, trials: int) -> Interval:
+    """Share of successes with Wilson's interval.
+
+    Raises:
+        InputError: for an empty set of trials, or more successes than trials.
+    """
+    if trials < 1:
+        raise InputError("exponents: an empty set of trials has no success share")
+    if not 0 <= successes <= trials:
+        raise InputError(f"exponents: {successes} successes of {trials} trials are impossible")
+    z = float(ndtri((1 + CONFIDENCE) / 2))
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    spread = z * sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / (1 + z**2 / trials)
+    low = 0.0 if successes == 0 else centre - spread
+    high = 1.0 if successes == trials else centre + spread
+    return Interval(share, low, high)
+
+
+def fit_power_law(
+    x: Sequence[float],
+    outcomes: Sequence[Float[Array, " trials"]],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> PowerLaw | None:
+    """Fit the medians of `outcomes` against `x`; trials are resampled within each point.
+
+    Returns:
+        The law, or `None` where fewer than two medians at different `x` are finite.
+
+    Raises:
+        InputError: when x or an outcome is not positive, counts differ, or a set is empty.
+    """
+    if len(x) != len(outcomes):
+        raise InputError(f"exponents: {len(x)} points have {len(outcomes)} sets of trials")
+    if any(not 0 < value < inf for value in x):
+        raise InputError("exponents: a power law needs finite points above zero")
+    sets = [_checked(trials) for trials in outcomes]
+    if any((trials <= 0).any() for trials in sets):
+        raise InputError("exponents: a power law needs outcomes above zero")
+    rng = np.random.default_rng(seed)
+    medians = np.array([_median(trials) for trials in sets])
+    fitted = _line(np.log(np.asarray(x, dtype=np.float64)), medians)
+    if fitted is None:
+        return None
+    resampled = np.stack([_resampled_medians(trials, resamples, rng) for trials in sets], axis=1)
+    slopes = [_line(np.log(np.asarray(x, dtype=np.float64)), row) for row in resampled]
+    low, high = _percentiles(np.array([slope[0] for slope in slopes if slope is not None]))
+    finite = int(np.isfinite(medians).sum())
+    return PowerLaw(Interval(fitted[0], low, high), fitted[1], finite, len(medians) - finite)
+
+
+def _checked(outcomes: Float[Array, " trials"]) -> Float[Array, " trials"]:
+    trials = np.asarray(outcomes, dtype=np.float64)
+    if trials.size == 0:
+        raise InputError("exponents: a set of trials is empty")
+    if np.isnan(trials).any():
+        raise InputError("exponents: an outcome is not a number; a censored trial is inf")
+    return trials
+
+
+def _median(trials: Array) -> float:
+    """The middle trial, the upper one of two: infinite as soon as half are censored."""
+    return float(np.sort(trials)[len(trials) // 2])
+
+
+def _resampled_medians(trials: Array, resamples: int, rng: np.random.Generator) -> Array:
+    picks = rng.integers(len(trials), size=(resamples, len(trials)))
+    return np.sort(trials[picks], axis=1)[:, len(trials) // 2]
+
+
+def _percentiles(values: Array) -> tuple[float, float]:
+    ordered = np.sort(values)
+    last = len(ordered) - 1
+    low = int(np.floor((1 - CONFIDENCE) / 2 * last))
+    high = int(np.ceil((1 + CONFIDENCE) / 2 * last))
+    return float(ordered[low]), float(ordered[high])
+
+
+def _line(log_x: Array, medians: Array) -> tuple[float, float] | None:
+    finite = np.isfinite(medians)
+    if finite.sum() < 2 or np.ptp(log_x[finite]) == 0:
+        return None
+    slope, intercept = np.polyfit(log_x[finite], np.log(medians[finite]), 1)
+    return float(slope), float(intercept)
