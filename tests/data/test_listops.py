@@ -86,6 +86,12 @@ def test_length_distribution_is_that_of_the_grammar():
     assert stats.chisquare(observed, 20_000 * np.array(expected)).pvalue > 1e-3
 
 
+def test_lengths_are_as_rare_as_the_documentation_says():
+    chances = length_distribution(2000)
+    assert chances[501:].sum() == pytest.approx(1 / 12, rel=0.03)
+    assert chances[996:1005].sum() < 1e-3
+
+
 def features(tree: list[str]) -> tuple[int, int, int, int]:
     """Operators, greatest depth, arguments of the root, digits directly under the root."""
     depth, deepest, arguments, digits = 0, 0, 0, 0

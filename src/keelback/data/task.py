@@ -192,7 +192,12 @@ def _task_from_file(path: Path) -> type[Task]:
         raise InputError(f"{path} is not a Python file")
     before = dict(TASKS)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     found = [task for key, task in TASKS.items() if before.get(key) is not task]
     if len(found) != 1:
         raise InputError(
