@@ -37,7 +37,7 @@ from keelback.scan._forward_kernels import (
     read_chunk,
     read_constants,
 )
-from keelback.scan._jit import kernel
+from keelback.scan._jit import entry_kernel, kernel
 from keelback.scan._layout import LANES, SIDE_BY_SIDE
 from keelback.scan._simd_kernels import (
     add,
@@ -335,7 +335,7 @@ def backward_blocks(p, scratch, first_block, stop_block, split):
             write_sums(p, scratch, block, lay_sums(p, own + to_sums))
 
 
-@kernel
+@entry_kernel
 def backward_units(parameters, scratch, start_unit, stop_unit):
     """Run the units `start_unit` to `stop_unit`, with `backward_scratch` floats of scratch."""
     p = parameters[0]

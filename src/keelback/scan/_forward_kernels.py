@@ -23,7 +23,7 @@ from keelback.scan._block_kernels import (
     write,
 )
 from keelback.scan._exp_kernels import LOG2_E, exp2, logistic
-from keelback.scan._jit import kernel
+from keelback.scan._jit import entry_kernel, kernel
 from keelback.scan._layout import LANES, SIDE_BY_SIDE
 from keelback.scan._simd_kernels import (
     fma,
@@ -200,7 +200,7 @@ def forward_chunk(p, scratch, block, index, constants, tiles, state):
     write(p, scratch, block, tiles.y, steps, at, p.y_replica, p.y_row, p.y_time, p.y_lane)
 
 
-@kernel
+@entry_kernel
 def forward_blocks(parameters, scratch, start_block, stop_block):
     """Scan the blocks `start_block` to `stop_block`, with `forward_scratch` floats of scratch."""
     p = parameters[0]

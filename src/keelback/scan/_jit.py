@@ -6,15 +6,20 @@ from typing import Any
 import numba
 
 
-def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Compile `function` at its first call; `options` are further ones of `numba.njit`.
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a part of a kernel, which only other compiled functions call."""
+    return numba.njit(
+        nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
+
+
+def entry_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel that Python calls.
 
     The machine code is cached beside the package, or in the user's cache directory where the
     package is read-only, or (neither being writable) not at all.
     """
-    if function is None:
-        return lambda function: kernel(function, **options)
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # Numba found no place for its cache.
-        return numba.njit(nogil=True, error_model="numpy", **options)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
