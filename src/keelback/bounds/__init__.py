@@ -49,6 +49,7 @@ from keelback.bounds._sharpened import (
     selective_blocks,
     sharpened_log_rademacher,
 )
+from keelback.bounds._stack import stack_layers, stacked_log_rademacher
 from keelback.bounds._steps import StepSums
 from keelback.bounds._summary import BoundSummary, summarise
 
@@ -91,6 +92,8 @@ __all__ = [
     "selective_blocks",
     "sharpened_log_rademacher",
     "softmax_attention_log_rademacher",
+    "stack_layers",
+    "stacked_log_rademacher",
     "summarise",
     "volume_log_count",
 ]

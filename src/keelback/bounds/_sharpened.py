@@ -78,10 +78,21 @@ def selective_blocks(
         ),
     ]
     if vocab_size:
-        log_through_gate = log_gate + safe_log(c.B_q) + safe_log(c.B_u)
-        log_row = float(np.logaddexp(math.log(3), log_through_gate))
-        blocks.append(Ball(c.d, log_row, copies=vocab_size))
+        blocks.append(Ball(c.d, log_token_reach(c), copies=vocab_size))
     return blocks
+
+
+def log_token_reach(constants: ClassConstants) -> float:
+    """Log of how far the output moves, in units of b, when every token moves by B_u.
+
+    3 + B_u B_q (S1 + S2) / S1: a token is a value, a key and (the last one) a query, and it sets
+    its step. The bound is on the largest change of a token, so it does not grow with T.
+
+    Source: docs/bounds.md, Lemma 5.
+    """
+    log_gate = float(np.logaddexp(0.0, _steps(constants).log_relative))
+    through_gate = log_gate + safe_log(constants.B_q) + safe_log(constants.B_u)
+    return float(np.logaddexp(math.log(3), through_gate))
 
 
 def _steps(constants: ClassConstants) -> StepSums:

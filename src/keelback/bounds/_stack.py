@@ -1,0 +1,86 @@
+"""Several selective layers on top of each other."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from keelback.bounds._chaining import nested_chaining
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covering import Ball, Block, Intervals, class_log_count
+from keelback.bounds._series import safe_log
+from keelback.bounds._sharpened import log_output_bound, log_token_reach, selective_blocks
+from keelback.errors import InputError
+
+
+def stack_layers(layers: Sequence[ClassConstants]) -> list[ClassConstants]:
+    """The layers with the token norm each of them really meets.
+
+    A layer's tokens are the outputs y_t of the layer below, so B_u of layer l + 1 is the output
+    bound of layer l with B_w = 1. Heads of all layers but the last are ignored (set to 1).
+
+    Args:
+        layers: the constants of each layer, bottom first; B_u is read from the first only.
+
+    Raises:
+        InputError: no layer, layers that differ in T, m or d, or token norms beyond the range.
+
+    Source: docs/bounds.md, Corollary 8.
+    """
+    if not layers:
+        raise InputError("a stack needs at least one layer")
+    if any((c.T, c.m, c.d) != (layers[0].T, layers[0].m, layers[0].d) for c in layers):
+        raise InputError("the layers of a stack must agree in T, m and d")
+    met: list[ClassConstants] = []
+    log_norm = safe_log(layers[0].B_u)
+    for depth, layer in enumerate(layers):
+        if log_norm > math.log(1e60):
+            raise InputError(
+                f"layer {depth + 1} may meet tokens of norm 10^{log_norm / math.log(10):.0f}; "
+                "the stack's bound is of no use beyond 10^60"
+            )
+        B_w, M_w = (layer.B_w, layer.M_w) if depth == len(layers) - 1 else (1.0, 1.0)
+        met.append(dataclasses.replace(layer, B_u=math.exp(log_norm), B_w=B_w, M_w=M_w))
+        log_norm = log_output_bound(met[-1])
+    return met
+
+
+def stacked_log_rademacher(layers: Sequence[ClassConstants]) -> float:
+    """Logarithm of the sharpened Rademacher bound of z = w . y_T after several layers.
+
+    A change of layer l's parameters moves its output sequence, token by token, by at most its
+    own reach, and every layer k above passes a change of its tokens on with at most the factor
+    B_B B_C B_u^2 (3 S1 + B_u B_q (S1 + S2)) of layer k. All layers are covered together.
+
+    Args:
+        layers: the constants of each layer, bottom first, as for `stack_layers`.
+
+    Raises:
+        InputError: as for `stack_layers`.
+
+    Source: docs/bounds.md, Corollary 8.
+    """
+    met = stack_layers(layers)
+    log_bound = log_output_bound(met[-1])
+    if log_bound == -math.inf:
+        return -math.inf
+    blocks: list[Block] = []
+    log_passed_on = 0.0
+    for depth, layer in reversed(list(enumerate(met))):
+        own = selective_blocks(layer)
+        without_head = own if depth == len(met) - 1 else own[1:]
+        blocks += [_scaled(block, log_passed_on) for block in without_head]
+        log_passed_on += log_token_reach(layer)
+    relative = nested_chaining(lambda radii: class_log_count(blocks, radii), met[-1].m)
+    return log_bound + math.log(relative)
+
+
+def _scaled(block: Block, log_factor: float) -> Block:
+    if isinstance(block, Intervals):
+        return dataclasses.replace(block, log_reach=block.log_reach + log_factor)
+    absolute = block.log_absolute_reach
+    return Ball(
+        block.coordinates,
+        block.log_reach + log_factor,
+        None if absolute is None else absolute + log_factor,
+        block.copies,
+    )
