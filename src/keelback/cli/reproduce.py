@@ -20,6 +20,8 @@ def reproduce(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds, from 1 up.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller version.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another setting of the experiment, NAME=VALUE."),
@@ -38,7 +40,13 @@ def reproduce(
     from keelback.experiments.requests import save_request
 
     chosen = get_experiment(experiment)
-    given: dict[str, Any] = {"task": task, "seeds": seeds, "quick": quick or None}
+    given: dict[str, Any] = {
+        "task": task,
+        "seeds": seeds,
+        "quick": quick or None,
+        "data": data and data.resolve(),
+        "tokenizer": tokenizer and tokenizer.resolve(),
+    }
     given["seq_len"] = _lengths(seq_len)
     given = {name: value for name, value in given.items() if value is not None}
     settings = chosen.settings(given | _named(setting or []))

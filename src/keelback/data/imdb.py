@@ -11,7 +11,7 @@ from pydantic import Field
 from keelback.data.cache import CacheKey, TokenisedTexts, cached_tokens
 from keelback.data.ragged import PaddingSide
 from keelback.data.reviews import find_reviews
-from keelback.data.task import Split, SplitName, Task, TaskSettings, register_task
+from keelback.data.task import SPLIT_NAMES, Split, SplitName, Task, TaskSettings, register_task
 from keelback.data.wordpiece import WordPiece
 from keelback.errors import InputError
 
@@ -56,6 +56,11 @@ class IMDb(Task):
     def vocab_size(self) -> int:
         """30,522 for BERT uncased; otherwise the number of tokens in the vocabulary file."""
         return self._tokenizer.vocab_size
+
+    def fingerprint(self) -> str:
+        """Digests of the reviews of both splits and of the vocabulary."""
+        sources = [find_reviews(self.settings.data, name).fingerprint for name in SPLIT_NAMES]
+        return " ".join([*sources, self._tokenizer.fingerprint])
 
     @property
     def held_out(self) -> bool:

@@ -1,5 +1,6 @@
 """ListOps: the value of a nested expression over single digits."""
 
+import hashlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,14 @@ from pydantic import Field, model_validator
 from keelback.data.listops_grammar import TOKENS, generate_trees
 from keelback.data.listops_tsv import read_listops_tsv
 from keelback.data.ragged import PaddingSide, Ragged
-from keelback.data.task import Split, SplitName, Task, TaskSettings, register_task
+from keelback.data.task import (
+    SPLIT_NAMES,
+    Split,
+    SplitName,
+    Task,
+    TaskSettings,
+    register_task,
+)
 from keelback.errors import InputError
 
 MARGIN = 5
@@ -67,6 +75,15 @@ class ListOps(Task):
     n_classes: ClassVar[int] = 10
     pad_id: ClassVar[int | None] = len(TOKENS)
     settings: ListOpsSettings
+
+    def fingerprint(self) -> str | None:
+        """A digest of the files, or None where the trees are generated."""
+        data, length = self.settings.data, self.settings.seq_len
+        if data is None:
+            return None
+        files = [_file_of_split(data, name, length) for name in SPLIT_NAMES]
+        digest = hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=16)
+        return f"files:{digest.hexdigest()}"
 
     @property
     def held_out(self) -> bool:

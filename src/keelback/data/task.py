@@ -106,6 +106,14 @@ class Task(ABC):
             InputError: the data cannot be read, or are not what the settings say.
         """
 
+    def fingerprint(self) -> str | None:
+        """What the loaded data are; None where the settings alone decide them.
+
+        Raises:
+            InputError: the data cannot be found.
+        """
+        return None
+
     @property
     def held_out(self) -> bool:
         """Whether the two splits are different data, so that one can test what the other taught."""

@@ -6,6 +6,7 @@ each length from several seeds.
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.presets import (
     LENGTH_INDEPENDENCE,
+    data_paths,
     preset,
     published_accuracy,
     selective_ssm_run,
@@ -36,6 +38,8 @@ class LengthIndependenceSettings(Settings):
     seeds: PositiveInt = 5
     epochs: PositiveInt | None = None
     parametrisation: Literal["free", "stable"] = "free"
+    data: Path | None = None
+    tokenizer: Path | None = None
     abscissa: float | None = Field(default=None, allow_inf_nan=False)
 
     @property
@@ -66,6 +70,7 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
                 seq_len=seq_len,
                 seed=seed,
                 epochs=settings.epochs or chosen.epochs,
+                paths=data_paths(settings),
                 **model,
             )
             for seq_len in _lengths(settings)

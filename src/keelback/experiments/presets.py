@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from pydantic import JsonValue
 
@@ -27,6 +28,8 @@ class Preset:
     lengths: tuple[int, ...]
     quick_lengths: tuple[int, ...]
     task_settings: Mapping[str, JsonValue]
+    seeded_data: bool
+    """Whether each seed draws its own data; otherwise all seeds share one corpus."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,20 @@ _BORDER = tuple(round(0.02 * step - 0.1, 2) for step in range(11))
 """Abscissas from -0.1 to 0.1 by 0.02."""
 
 _MAJORITY: dict[str, Any] = {
+    "seeded_data": True,
     "d_model": 4,
     "d_state": 4,
     "batch_size": 64,
     "task_settings": {"n_train": 1000, "n_test": 1000},
 }
 _LISTOPS: dict[str, Any] = {
+    "seeded_data": True,
     "d_model": 16,
     "d_state": 4,
     "batch_size": 64,
     "task_settings": {"n_train": 1000, "n_test": 1000},
 }
-_IMDB: dict[str, Any] = {"d_model": 16, "d_state": 4, "batch_size": 256}
+_IMDB: dict[str, Any] = {"seeded_data": False, "d_model": 16, "d_state": 4, "batch_size": 256}
 
 LENGTH_INDEPENDENCE = {
     "majority": Preset(
@@ -128,11 +133,27 @@ def preset(presets: Mapping[str, P], task: str) -> P:
 
 
 def selective_ssm_run(
-    task: str, preset: Preset, *, seq_len: int, seed: int, epochs: int, **model: JsonValue
+    task: str,
+    preset: Preset,
+    *,
+    seq_len: int,
+    seed: int,
+    epochs: int,
+    paths: Mapping[str, Path] | None = None,
+    **model: JsonValue,
 ) -> TrainingRun:
-    """The training of the paper's model on a task; `model` overrides the model's defaults."""
-    settings: dict[str, Any] = {**preset.task_settings, "seq_len": seq_len, "data_seed": seed}
-    described = get_task(task, **settings)
+    """The training of the paper's model on a task; `model` overrides the model's defaults.
+
+    `paths` says where a task that loads its data finds them (`data`, `tokenizer`).
+
+    Raises:
+        InputError: the task or the model cannot be had so, or the data cannot be found.
+    """
+    paths = dict(paths or {})
+    settings: dict[str, Any] = {**preset.task_settings, "seq_len": seq_len}
+    if preset.seeded_data:
+        settings["data_seed"] = seed
+    described = get_task(task, **settings, **paths)
     fields = {
         "kind": "selective-ssm",
         "vocab_size": described.vocab_size,
@@ -144,10 +165,29 @@ def selective_ssm_run(
     return TrainingRun(
         task=task,
         task_settings=settings,
+        data_fingerprint=_fingerprint(task, tuple(sorted(paths.items())), seq_len),
+        paths=paths,
         model=model_config(fields).model_dump(mode="json"),
         recipe=Recipe(epochs=epochs, batch_size=preset.batch_size),
         seed=seed,
     )
+
+
+class _WithPaths(Protocol):
+    data: Path | None
+    tokenizer: Path | None
+
+
+def data_paths(settings: _WithPaths) -> dict[str, Path]:
+    """Where the settings say that the data and the vocabulary lie."""
+    given = {"data": settings.data, "tokenizer": settings.tokenizer}
+    return {name: path for name, path in given.items() if path is not None}
+
+
+@functools.cache
+def _fingerprint(task: str, paths: tuple[tuple[str, Path], ...], seq_len: int) -> str | None:
+    """A task's fingerprint; read once, since the runs of a sweep share their data."""
+    return get_task(task, seq_len=seq_len, **dict(paths)).fingerprint()
 
 
 @functools.cache

@@ -6,6 +6,7 @@ trained for a few epochs. Swept: the length, from one abscissa; the abscissa, at
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -15,6 +16,7 @@ from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, P
 from keelback.experiments.presets import (
     STABILITY_MARGIN,
     MarginPreset,
+    data_paths,
     preset,
     published_margin,
     selective_ssm_run,
@@ -38,6 +40,8 @@ class StabilityMarginSettings(Settings):
     seeds: PositiveInt = 1
     epochs: PositiveInt | None = None
     parametrisation: Literal["free", "stable"] = "free"
+    data: Path | None = None
+    tokenizer: Path | None = None
 
     @property
     def label(self) -> str:
@@ -122,6 +126,7 @@ def _run(
         seq_len=seq_len,
         seed=seed,
         epochs=settings.epochs or chosen.epochs,
+        paths=data_paths(settings),
         spectral_abscissa=abscissa,
         parametrisation=settings.parametrisation,
     )

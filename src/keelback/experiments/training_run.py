@@ -2,13 +2,15 @@
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, JsonValue, field_validator
 
-from keelback.data import Split, get_task
+from keelback.data import Split, Task, get_task
 from keelback.experiments.run import Progress, Run, RunResult, Scalar
 from keelback.models import model_config
 from keelback.training import Recipe, TrainingResult, accuracy, train
@@ -30,6 +32,10 @@ class TrainingRun(Run):
 
     task: str
     task_settings: dict[str, JsonValue]
+    data_fingerprint: str | None = None
+    """What the loaded data are, wherever they lie; None for a task that generates its data."""
+    paths: dict[str, Path] = Field(default={}, exclude=True)
+    """Where a task that loads its data finds them; not part of what the run is."""
     model: dict[str, JsonValue]
     recipe: Recipe = Recipe()
     seed: int = Field(ge=0, le=2**32 - 1)
@@ -48,6 +54,10 @@ class TrainingRun(Run):
         fields["model"].pop("spectral_abscissa", None)
         return json.dumps(fields, sort_keys=True)
 
+    def get_task(self) -> Task:
+        """The run's task."""
+        return get_task(self.task, **self.task_settings, **self.paths)
+
     def with_fresh_data(self) -> Self:
         """The same run on data of another seed, which no run of a sweep is trained on."""
         seed = self.task_settings.get("data_seed", 0)
@@ -61,9 +71,19 @@ class TrainingRun(Run):
 
     @classmethod
     def execute(cls, runs: Sequence[Self], progress: Progress) -> Iterator[tuple[Self, RunResult]]:
-        """Train the runs side by side, then score each on both splits."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        """Train the runs side by side, then score each on its splits."""
         splits = _Splits()
+        by_shape = defaultdict(list)
+        for run in runs:
+            by_shape[splits.get(run, "train").tokens.shape].append(run)
+        for alike in by_shape.values():
+            yield from cls._execute_alike(alike, splits, progress)
+
+    @classmethod
+    def _execute_alike(
+        cls, runs: Sequence[Self], splits: "_Splits", progress: Progress
+    ) -> Iterator[tuple[Self, RunResult]]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         models = [
             model_config(run.model).build(torch.Generator().manual_seed(run.seed)) for run in runs
         ]
@@ -108,12 +128,12 @@ class _Splits:
     def get(self, run: TrainingRun, name: Any) -> Split:
         key = (json.dumps([run.task, run.task_settings], sort_keys=True), name)
         if key not in self._known:
-            self._known[key] = get_task(run.task, **run.task_settings).split(name)
+            self._known[key] = run.get_task().split(name)
         return self._known[key]
 
     def scored(self, run: TrainingRun) -> dict[str, Split]:
         """The splits that a trained model is scored on, by the name of the score."""
         scored = {"train": self.get(run, "train"), "test": self.get(run, "test")}
-        if get_task(run.task, **run.task_settings).shifted_test:
+        if run.get_task().shifted_test:
             scored["fresh"] = self.get(run.with_fresh_data(), "train")
         return scored
