@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from keelback.scan._jit import kernel
+from keelback.scan._jit import entry_kernel, kernel
 
 MAX_DEPTH = 10
 MAX_ARGUMENTS = 10
@@ -12,7 +12,7 @@ MAX_ARGUMENTS = 10
 MIN, MAX, MED, SM, CLOSE = 10, 11, 12, 13, 14
 
 
-@kernel
+@entry_kernel
 @no_type_check
 def grow_trees(rng, offsets, chances, tokens):
     """Fill `tokens[offsets[i] : offsets[i + 1]]` with tree i; returns the trees' values."""
