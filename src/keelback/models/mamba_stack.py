@@ -107,12 +107,9 @@ class MambaBlock(nn.Module):
         self, x: Float[Tensor, "batch length d_inner"]
     ) -> Float[Tensor, "batch length d_inner"]:
         """Each channel with its own few taps, the last of which meets the present token."""
-        length = x.shape[1]
-        padded = F.pad(x, (0, 0, self.d_conv - 1, 0))
-        y = self.conv_bias.expand_as(x)
-        for tap in range(self.d_conv):
-            y = y + padded[:, tap : tap + length] * self.conv_weight[:, tap]
-        return y
+        taps = self.conv_weight.unsqueeze(1)
+        y = F.conv1d(x.mT, taps, self.conv_bias, padding=self.d_conv - 1, groups=x.shape[-1])
+        return y[..., : x.shape[1]].mT
 
 
 class RMSNorm(nn.Module):
