@@ -65,6 +65,49 @@ def test_attention_is_causal() -> None:
     assert torch.equal(alpha, alpha.tril())
 
 
+@pytest.mark.parametrize("length", [1, 2, 33])
+@pytest.mark.parametrize("parametrisation", ["free", "stable"])
+def test_the_last_output_alone_is_the_last_of_all(length: int, parametrisation: str) -> None:
+    model = (
+        SelectiveSSMConfig(
+            vocab_size=5,
+            n_classes=3,
+            spectral_abscissa=-0.05,
+            parametrisation=parametrisation,  # type: ignore[arg-type]
+        )
+        .build(torch.Generator().manual_seed(length))
+        .double()
+    )
+    tokens = torch.randint(5, (6, length), generator=torch.Generator().manual_seed(length))
+    u = model.embed(tokens)
+    in_three_ways = (
+        model.ssm(u)[:, -1:],
+        model.ssm.last(u),
+        model.ssm.last_of_tokens(tokens, model.embedding),
+    )
+    gradients = [
+        torch.autograd.grad(
+            model.head(y).square().sum(), list(model.parameters()), retain_graph=True
+        )
+        for y in in_three_ways
+    ]
+    for y, gradient in zip(in_three_ways[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(y, in_three_ways[0], rtol=1e-11, atol=1e-12)
+        for one, other in zip(gradient, gradients[0], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
+def test_large_and_small_vocabularies_are_one_model() -> None:
+    """A table of the tokens is a matter of speed: the same rows in a larger one, the same logits."""
+    small = SelectiveSSMConfig(vocab_size=3).build(torch.Generator().manual_seed(1)).double()
+    large = SelectiveSSMConfig(vocab_size=1000).build().double()
+    weights = dict(small.state_dict())
+    weights["embedding"] = torch.cat([small.embedding.detach(), torch.randn(997, 4).double()])
+    large.load_state_dict(weights)
+    tokens = torch.randint(3, (4, 20))
+    torch.testing.assert_close(small(tokens), large(tokens), rtol=1e-11, atol=1e-12)
+
+
 def test_empty_batch() -> None:
     assert make_ssm(0, 3, 2, 0.0)(torch.zeros(0, 5, 3, dtype=torch.float64)).shape == (0, 5, 3)
 

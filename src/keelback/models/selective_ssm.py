@@ -15,9 +15,13 @@ from keelback.models._state_matrix import (
     StableStateMatrix,
     require_below_margin,
 )
-from keelback.scan import attention_matrix, selective_scan
+from keelback.scan import attention_matrix, selective_scan, switched_scan
 
 DEFAULT_MARGIN = 1e-3
+
+SMALL_VOCABULARY = 64
+"""Up to so many tokens, a classifier tabulates what the scan needs of each instead of computing it
+at every position."""
 
 
 class SelectiveSSM(nn.Module):
@@ -70,11 +74,11 @@ class SelectiveSSM(nn.Module):
         """`s_A`, the largest entry of A."""
         return float(self.A.detach().max())
 
-    def step_logit(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length"]:
+    def step_logit(self, u: Float[Tensor, "*positions d_model"]) -> Float[Tensor, "*positions"]:
         """`p + q . u_t`, whose softplus is the step size."""
         return self.p + u @ self.q
 
-    def delta(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length"]:
+    def delta(self, u: Float[Tensor, "*positions d_model"]) -> Float[Tensor, "*positions"]:
         """The step size of each token."""
         return F.softplus(self.step_logit(u))
 
@@ -82,7 +86,7 @@ class SelectiveSSM(nn.Module):
         self, u: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Outputs at every position."""
-        return selective_scan(
+        y = selective_scan(
             u,
             self.step_logit(u).unsqueeze(-1),
             self.A,
@@ -90,6 +94,39 @@ class SelectiveSSM(nn.Module):
             (u @ self.W_C.T).unsqueeze(-2),
             delta_softplus=True,
         )
+        assert isinstance(y, Tensor)
+        return y
+
+    def last(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch 1 d_model"]:
+        """The output at the last position alone, which costs less than all of them."""
+        B = (u @ self.W_B.T).unsqueeze(-2)
+        _, state = selective_scan(
+            u,
+            self.step_logit(u).unsqueeze(-1),
+            self.A,
+            B,
+            u.new_zeros(()).expand(B.shape),
+            delta_softplus=True,
+            return_last_state=True,
+        )
+        return self._read(state, u[:, -1]).unsqueeze(1)
+
+    def last_of_tokens(
+        self, tokens: Int[Tensor, "batch length"], vectors: Float[Tensor, "vocab d_model"]
+    ) -> Float[Tensor, "batch 1 d_model"]:
+        """`last(vectors[tokens])`, from a table of each token's decay and drive of the state."""
+        delta = self.delta(vectors).unsqueeze(-1)
+        decay = torch.exp(delta.unsqueeze(-1) * self.A)
+        drive = (delta * vectors).unsqueeze(-1) * (vectors @ self.W_B.T).unsqueeze(-2)
+        state = switched_scan(tokens, decay.flatten(1), drive.flatten(1))
+        final = F.embedding(tokens[:, -1], vectors)
+        return self._read(state.unflatten(1, self.A.shape), final).unsqueeze(1)
+
+    def _read(
+        self, state: Float[Tensor, "batch d_model d_state"], u: Float[Tensor, "batch d_model"]
+    ) -> Float[Tensor, "batch d_model"]:
+        """`y_t` from the state after step t and the token vector u_t."""
+        return (state * (u @ self.W_C.T).unsqueeze(-2)).sum(-1).to(u.dtype)
 
     def attention(
         self, u: Float[Tensor, "batch length d_model"]
@@ -179,7 +216,13 @@ class SelectiveClassifier(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch *classes"]:
         """Logits, `(batch,)` for two classes and `(batch, n_classes)` otherwise."""
-        return self.head(self.ssm(self.embed(tokens)))
+        return self.head(self._last(tokens))
+
+    def _last(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch 1 d_model"]:
+        small = self.config.vocab_size <= SMALL_VOCABULARY
+        if small and tokens.device.type == "cpu" and self.embedding.dtype.itemsize >= 4:
+            return self.ssm.last_of_tokens(tokens, self.embedding)
+        return self.ssm.last(self.embed(tokens))
 
     def trace(self, tokens: Int[Tensor, "batch length"]) -> Mapping[str, Tensor]:
         """Named tensors of a forward pass in the order in which they arise."""

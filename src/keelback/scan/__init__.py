@@ -4,6 +4,7 @@ from keelback.scan._api import selective_scan
 from keelback.scan._attention import attention_matrix
 from keelback.scan._mamba_ssm import selective_scan_fn, selective_state_update
 from keelback.scan._step import selective_scan_step
+from keelback.scan._switched import switched_scan
 
 __all__ = [
     "attention_matrix",
@@ -11,4 +12,5 @@ __all__ = [
     "selective_scan_fn",
     "selective_scan_step",
     "selective_state_update",
+    "switched_scan",
 ]
