@@ -75,8 +75,8 @@ def selective_scan(
     state = A.shape[1]
     require_shape("delta", delta, (batch, length, channels), (batch, length, 1))
     require_shape("B", B, (batch, length, "groups", state))
-    require_shape("C", C, (batch, length, B.shape[2], state))
     require_groups("B", B.shape[2], channels)
+    require_shape("C", C, (batch, length, B.shape[2], state))
     per_channel = {"D": D, "delta_bias": delta_bias}
     for name, x in per_channel.items():
         if x is not None:

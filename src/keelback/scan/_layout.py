@@ -7,7 +7,6 @@ shared between replicas, rows or channels is never expanded in memory.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 from torch import Tensor
@@ -96,7 +95,7 @@ class Plan:
     groups: int
 
     @classmethod
-    def of(cls, u: Tensor, A: Tensor, B: Tensor) -> Self:
+    def of(cls, u: Tensor, A: Tensor, B: Tensor) -> "Plan":
         """The plan of a scan of u (replicas, rows, length, channels)."""
         replicas, rows, length, channels = u.shape
         return cls(replicas, rows, length, channels, A.shape[-1], B.shape[-2])

@@ -9,7 +9,7 @@ A device takes part by implementing `selective_scan` and `selective_scan_backwar
 dispatch key.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(u.new_empty((0,) if x is None else x.shape) for x in operands)
 
 
+@runtime_checkable
 class _VmapInfo(Protocol):
     batch_size: int
 

@@ -35,8 +35,8 @@ def selective_scan_step(
     require_shape("state", state, (batch, channels, size))
     require_shape("delta", delta, (batch, channels), (batch, 1))
     require_shape("B", B, (batch, "groups", size))
-    require_shape("C", C, (batch, B.shape[1], size))
     require_groups("B", B.shape[1], channels)
+    require_shape("C", C, (batch, B.shape[1], size))
     optional = {"D": D, "delta_bias": delta_bias, "z": z}
     for name, x in {"D": D, "delta_bias": delta_bias}.items():
         if x is not None:

@@ -58,7 +58,7 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
     if workers <= 1:
         work(0, count)
         return
-    ranges = min(count, workers * max(1, min(4, int(cost / workers / 200.0))))
+    ranges = min(count, workers * max(2, min(8, int(cost / workers / 100.0))))
     bounds = [count * i // ranges for i in range(ranges + 1)]
     remaining = iter(list(pairwise(bounds)))
 
@@ -71,4 +71,6 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
         drain()
     finally:
         for other in others:
-            other.result()
+            # Whoever has not begun by now would find nothing left to do.
+            if not other.cancel():
+                other.result()

@@ -1,0 +1,97 @@
+"""Other ways to run a selective scan from PyTorch, each in the layout that it likes best.
+
+A peer is a function from inputs to a prepared call: `prepare(inputs)` returns the tensors to
+differentiate and a function that runs the scan on them. Converting the layout is not timed; turning
+A and delta into decays is, since that is part of the scan.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from keelback.benchmarks.scan_inputs import Inputs
+from keelback.scan import selective_scan
+
+
+@dataclass(frozen=True)
+class Call:
+    """A scan that is ready to run: its leaves, their gradient of the output, and the function."""
+
+    leaves: tuple[Tensor, ...]
+    dy: Tensor
+    run: Callable[..., Tensor]
+
+    def forward(self) -> Tensor:
+        """Run the scan without a gradient."""
+        with torch.no_grad():
+            return self.run(*self.leaves)
+
+    def forward_and_backward(self) -> tuple[Tensor, ...]:
+        """Run the scan and the gradients of all its leaves."""
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in self.leaves)
+        return torch.autograd.grad(self.run(*leaves), leaves, self.dy)
+
+
+Peer = Callable[[Inputs], Call]
+
+
+def keelback(inputs: Inputs) -> Call:
+    """This package."""
+    run = cast(Callable[..., Tensor], selective_scan)
+    return Call(inputs.operands, inputs.dy, run)
+
+
+def huggingface_loop(inputs: Inputs) -> Call:
+    """The loop that transformers falls back to: its own function."""
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+    u, delta, dy = (x.mT.contiguous() for x in (inputs.u, inputs.delta, inputs.dy))
+    B, C = (x.squeeze(2).mT.contiguous() for x in (inputs.B, inputs.C))
+
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        return mamba_selective_scan(u, delta, A, B, C).mT
+
+    return Call((u, delta, inputs.A, B, C), dy.mT, run)
+
+
+def _decays_and_drives(u: Tensor, delta: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    step = delta.unsqueeze(-1)
+    return torch.exp(step * A), step * u.unsqueeze(-1) * B
+
+
+def mambapy_pscan(inputs: Inputs) -> Call:
+    """The parallel scan of mambapy."""
+    from mambapy.pscan import pscan
+
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        states = pscan(*_decays_and_drives(u, delta, A, B))
+        return (states @ C.mT).squeeze(-1)
+
+    return Call(inputs.operands, inputs.dy, run)
+
+
+def torch_associative_scan(inputs: Inputs) -> Call:
+    """PyTorch's own associative scan, with the combination of affine maps."""
+    from torch._higher_order_ops.associative_scan import associative_scan
+
+    def combine(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        maps = _decays_and_drives(u, delta, A, B)
+        _, states = associative_scan(combine, maps, dim=1, combine_mode="generic")
+        return (states @ C.mT).squeeze(-1)
+
+    return Call(inputs.operands, inputs.dy, run)
+
+
+PEERS: dict[str, dict[str, Peer]] = {
+    "cpu": {
+        "huggingface_loop": huggingface_loop,
+        "mambapy_pscan": mambapy_pscan,
+        "torch_associative_scan": torch_associative_scan,
+    },
+}

@@ -1,0 +1,97 @@
+"""The scan against its peers: the same numbers, one process, interleaved."""
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from keelback.benchmarks.scan_inputs import Inputs, Shape, dtype_named, make_inputs
+from keelback.benchmarks.scan_peers import PEERS, Call, keelback
+from keelback.benchmarks.timing import interleaved_medians
+from keelback.errors import InputError, JobError
+
+PASSES = ("forward", "forward+backward")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is compared, as far as it is installed."""
+    found = {}
+    for name in ("keelback", "torch", "numba", "transformers", "mambapy", "mamba-ssm"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _available(inputs: Inputs, device: str) -> dict[str, Call]:
+    calls = {}
+    for name, prepare in PEERS[device].items():
+        try:
+            calls[name] = prepare(inputs)
+        except ImportError as error:
+            print(f"absent: {name} ({error})", file=sys.stderr)
+    return calls
+
+
+def _same_output(ours: Call, peer: Call) -> bool:
+    expected, found = ours.forward().double(), peer.forward().double()
+    return bool((found - expected).norm() <= 1e-2 * expected.norm())
+
+
+def compare(shape: Shape, device: str, dtype: str, repeats: int) -> list[dict[str, Any]]:
+    """Time the scan and its peers on one shape, forward and forward with backward.
+
+    Returns:
+        One row a pass, with `ours_ms`, `peers` (milliseconds by name) and `ratio`, the time of the
+        fastest peer over ours (absent if there is no peer).
+
+    Raises:
+        InputError: The device or dtype is unknown, or absent.
+        JobError: A peer's output is not ours.
+    """
+    if device not in PEERS:
+        raise InputError(f"device is {device!r}; it should be one of {', '.join(PEERS)}")
+    if device != "cpu" and not torch.accelerator.is_available():
+        raise InputError(f"device is {device!r}, and PyTorch finds none here; it should be 'cpu'")
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats}; it should be at least 1")
+    inputs = make_inputs(shape, device, dtype_named(dtype))
+    ours, peers = keelback(inputs), _available(inputs, device)
+    for name, peer in peers.items():
+        if not _same_output(ours, peer):
+            raise JobError(f"the output of {name} differs from ours on {shape}")
+    rows = []
+    for pass_ in PASSES:
+        method = "forward" if pass_ == "forward" else "forward_and_backward"
+        calls = {name: getattr(call, method) for name, call in {"ours": ours, **peers}.items()}
+        times = interleaved_medians(calls, device, repeats)
+        ours_ms = times.pop("ours")
+        row: dict[str, Any] = {
+            "batch": shape.batch,
+            "length": shape.length,
+            "channels": shape.channels,
+            "state": shape.state,
+            "dtype": dtype,
+            "pass": pass_,
+            "ours_ms": ours_ms,
+            "peers": times,
+        }
+        if times:
+            row["ratio"] = min(times.values()) / ours_ms
+        rows.append(row)
+    return rows
+
+
+def summary(shapes: Sequence[Shape], device: str, dtype: str, repeats: int) -> dict[str, Any]:
+    """`compare` over shapes, with the device and the versions."""
+    rows = [row for shape in shapes for row in compare(shape, device, dtype, repeats)]
+    name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "rows": rows,
+    }

@@ -1,0 +1,84 @@
+"""`keelback bench`: speed and memory, side by side with peers."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keelback.cli.app import app, print_json
+
+if TYPE_CHECKING:
+    from keelback.benchmarks import Shape
+
+bench = typer.Typer(help="Measure speed and memory against peers.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def scan(
+    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="batch,length,channels,state; may be given several times."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Instead: time by length up to a million steps.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Instead: peak memory of a training step.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Compare the selective scan with the fastest of its peers on this machine."""
+    from keelback.benchmarks import Shape, default_shapes, memory_ratio
+    from keelback.benchmarks import scaling as scaling_of
+    from keelback.benchmarks.scan_speed import summary
+
+    shapes = [Shape.parse(text) for text in shape or []]
+    result: dict[str, Any]
+    if memory:
+        measured = shapes or [Shape(1, 100_000, 64, 16)]
+        result = {"rows": [{**_sizes(one), **memory_ratio(one)} for one in measured]}
+    elif scaling:
+        result = scaling_of(device, repeats)
+    else:
+        result = summary(shapes or default_shapes(device), device, dtype, repeats)
+    if json:
+        print_json(result)
+    else:
+        _print_rows(result)
+
+
+def _sizes(shape: "Shape") -> dict[str, int]:
+    return {
+        "batch": shape.batch,
+        "length": shape.length,
+        "channels": shape.channels,
+        "state": shape.state,
+    }
+
+
+def _print_rows(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [_flat(row) for row in result["rows"]]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(_text(row.get(name)) for name in names))
+    console = Console(stderr=True)
+    console.print(table)
+    for name, exponent in result.get("exponents", {}).items():
+        console.print(f"{name}: time grows as length ** {exponent:.3f}")
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    peers = {f"{name} (ms)": time for name, time in row.get("peers", {}).items()}
+    kept = {name: value for name, value in row.items() if name not in ("peers", "ratio")}
+    return {**kept, **peers, **({"ratio": row["ratio"]} if "ratio" in row else {})}
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
