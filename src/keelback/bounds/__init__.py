@@ -4,6 +4,7 @@ Everything is computed in log space: functions named `log_*` or `*_log_*` return
 logarithms, because the numbers themselves overflow a double for long or unstable classes.
 """
 
+from keelback.bounds._certificate import ClassCertificate, ClassCertificates, certify_class
 from keelback.bounds._chaining import (
     chaining_radii,
     dudley_integral,
@@ -28,7 +29,19 @@ from keelback.bounds._covering import (
     volume_log_count,
 )
 from keelback.bounds._grid import ClassGrid, Enclosure, level_weight
+from keelback.bounds._held_out import clopper_pearson
 from keelback.bounds._lower import log_mean_absolute_sign_sum, lower_log_rademacher
+from keelback.bounds._measure import logits, margins, measure_constants, ramp_risk, wrong
+from keelback.bounds._pac_bayes import (
+    PRIOR_SIGMAS,
+    GaussianWeights,
+    PacBayesCertificate,
+    bounded_cross_entropy,
+    certify_pac_bayes,
+    gibbs_errors,
+    monte_carlo_bound,
+    pac_bayes_bound,
+)
 from keelback.bounds._published import (
     PublishedTerms,
     log_step_factor,
@@ -54,20 +67,30 @@ from keelback.bounds._steps import StepSums
 from keelback.bounds._summary import BoundSummary, summarise
 
 __all__ = [
+    "PRIOR_SIGMAS",
     "Ball",
     "BoundSummary",
+    "ClassCertificate",
+    "ClassCertificates",
     "ClassConstants",
     "ClassGrid",
     "Enclosure",
+    "GaussianWeights",
     "Intervals",
+    "PacBayesCertificate",
     "PublishedTerms",
     "StepSums",
+    "bounded_cross_entropy",
+    "certify_class",
+    "certify_pac_bayes",
     "chaining_radii",
     "cheapest_log_count",
     "class_log_count",
+    "clopper_pearson",
     "confidence_term",
     "covering_risk",
     "dudley_integral",
+    "gibbs_errors",
     "interval_log_count",
     "kl_inverse",
     "level_weight",
@@ -80,14 +103,20 @@ __all__ = [
     "log_output_bound",
     "log_risk_gap",
     "log_step_factor",
+    "logits",
     "loss_complexity_factor",
     "lower_log_rademacher",
     "lti_log_rademacher",
+    "margins",
     "maurey_log_count",
     "mean_index",
+    "measure_constants",
+    "monte_carlo_bound",
     "nested_chaining",
+    "pac_bayes_bound",
     "published_log_rademacher",
     "published_terms",
+    "ramp_risk",
     "rnn_log_rademacher",
     "selective_blocks",
     "sharpened_log_rademacher",
@@ -96,4 +125,5 @@ __all__ = [
     "stacked_log_rademacher",
     "summarise",
     "volume_log_count",
+    "wrong",
 ]

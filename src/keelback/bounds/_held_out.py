@@ -1,0 +1,30 @@
+"""The bound that needs no theory of the model: errors counted on examples it has not seen."""
+
+from scipy.stats import beta
+
+from keelback.bounds._risk import check_confidence
+from keelback.errors import InputError
+
+
+def clopper_pearson(errors: int, examples: int, delta: float) -> float:
+    """Exact upper confidence bound on an error rate from errors among independent examples.
+
+    The largest p with P(Binomial(n, p) <= errors) >= delta. It holds for one classifier that was
+    fixed before these examples were looked at.
+
+    Args:
+        errors: how many of the examples were labelled wrong.
+        examples: how many there were.
+        delta: failure probability.
+
+    Raises:
+        InputError: no example, more errors than examples, or delta outside (0, 1).
+
+    Source: Clopper and Pearson, Biometrika 1934; Langford, JMLR 2005, for test set bounds.
+    """
+    check_confidence(delta)
+    if not 0 <= errors <= examples or examples < 1:
+        raise InputError(f"{errors} errors among {examples} examples is not possible")
+    if errors == examples:
+        return 1.0
+    return float(beta.ppf(1 - delta, errors + 1, examples - errors))

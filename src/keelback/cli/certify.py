@@ -1,0 +1,106 @@
+"""`keelback certify`: what can be promised about the error of one checkpoint."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keelback.cli.app import app, print_json
+from keelback.cli.evaluate import require_fit
+
+if TYPE_CHECKING:
+    from keelback.experiments.certification import Certification
+
+
+@app.command()
+def certify(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors or reference .pth file.")],
+    task: Annotated[str, typer.Option(help="The task it was trained on.")],
+    seq_len: Annotated[int | None, typer.Option(help="Sequence length T.")] = None,
+    data_seed: Annotated[int | None, typer.Option(help="Seed of a generated task.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Another setting of the task, NAME=VALUE.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Failure probability of each statement.")] = 0.05,
+    pac_bayes: Annotated[
+        bool, typer.Option(help="Train a prior and optimise a PAC-Bayes certificate.")
+    ] = True,
+    prior_share: Annotated[
+        float, typer.Option(help="Share of the training split behind the prior.")
+    ] = 0.5,
+    prior_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the prior; the paper's by default.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps on the PAC-Bayes bound.")] = 500,
+    draws: Annotated[int, typer.Option(help="Monte-Carlo draws behind it.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the prior and of all draws.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
+
+    Says for each number which classifier and which distribution it is about.
+    """
+    from keelback.data import get_task
+    from keelback.errors import InputError
+    from keelback.experiments.certification import certify_model
+    from keelback.models import load_model
+
+    options: dict[str, Any] = {
+        "seq_len": seq_len,
+        "data_seed": data_seed,
+        "data": data,
+        "tokenizer": tokenizer,
+    }
+    for pair in setting or []:
+        if "=" not in pair:
+            raise InputError(f"--set {pair!r} is not NAME=VALUE")
+        name, value = pair.split("=", 1)
+        options[name] = value
+    chosen = get_task(task, **options)
+    model = load_model(checkpoint)
+    require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
+    found = certify_model(
+        model,
+        chosen,
+        delta=delta,
+        pac_bayes=pac_bayes,
+        prior_share=prior_share,
+        prior_epochs=prior_epochs,
+        steps=steps,
+        draws=draws,
+        seed=seed,
+    )
+    if json:
+        print_json({"checkpoint": str(checkpoint), "task": task, **found.as_dict()})
+    else:
+        _print(found)
+
+
+def _print(found: "Certification") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    constants = Table(title="Class constants")
+    constants.add_column("constant")
+    constants.add_column("measured", justify="right")
+    constants.add_column("enclosed", justify="right")
+    bounds = found.class_bounds
+    outer = bounds.a_posteriori.constants.as_dict()
+    for name, value in bounds.a_priori.constants.as_dict().items():
+        constants.add_row(name, f"{value:.6g}", f"{outer[name]:.6g}")
+    console.print(constants)
+    for title, certificate in (
+        ("Class announced in advance", bounds.a_priori),
+        ("Class read off the trained model", bounds.a_posteriori),
+    ):
+        table = Table(title=f"{title}: ramp risk {certificate.sample_risk:.4f} on the sample")
+        table.add_column("error bound")
+        table.add_column("log10", justify="right")
+        for route, log in certificate.log_risk.items():
+            table.add_row(route + (" (vacuous)" if log >= 0 else ""), f"{log / math.log(10):.4f}")
+        console.print(table)
+    console.print(found.verdict())
