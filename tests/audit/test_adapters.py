@@ -12,6 +12,7 @@ from torch import nn
 from keelback.audit import find_layers, not_audited, watching
 from keelback.audit.adapters import ADAPTERS
 from keelback.errors import InputError
+from keelback.models import MambaLanguageModelConfig, SelectiveSSMConfig
 
 KERNELS = (
     "mamba_selective_scan",
@@ -195,6 +196,26 @@ def test_layers_whose_kernels_bypass_their_parts_are_replayed() -> None:
     u, delta = layer.inputs(x)
     assert torch.allclose(seen[0].u, u, atol=1e-6)
     assert torch.allclose(seen[0].delta, delta, atol=1e-6)
+
+
+def test_own_layers_are_read_as_they_compute() -> None:
+    tokens = torch.randint(0, 9, (2, 30))
+    stack = MambaLanguageModelConfig(vocab_size=9, d_model=8, n_layers=2, d_state=3).build()
+    classifier = SelectiveSSMConfig(vocab_size=9, d_model=5).build()
+    seen = []
+    for model in (stack, classifier):
+        with torch.no_grad(), watching(find_layers(model), lambda *call: seen.append(call)):
+            plain = model.trace(tokens)["y"] if model is classifier else model(tokens)
+        again = model.trace(tokens)["y"] if model is classifier else model(tokens)
+        assert torch.equal(plain, again)
+    for layer, u, recurrence in seen:
+        y = recurrence.output()
+        block = layer.module
+        if layer.kind == "mamba":
+            gate = torch.nn.functional.silu(u @ block.W_in[block.W_in.shape[0] // 2 :].mT)
+            y = (y * gate) @ block.W_out.mT
+        assert close(y, block(u))
+    assert len(seen) == 3
 
 
 def test_decoding_through_a_cache_is_not_read(tiny_model: Any, tokens: torch.Tensor) -> None:

@@ -9,8 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from keelback.audit._degradation import Degradation
+from keelback.audit._input import default_length, read_input
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
-from keelback.audit._load import LoadedModel, load_model
+from keelback.audit._load import LoadedModel, load_model, train_length_of
+from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._result import AuditResult
@@ -23,18 +25,22 @@ __all__ = [
     "Degradation",
     "Finding",
     "Layer",
+    "LayerMeasures",
     "LoadedModel",
     "PrecisionEffect",
     "Recurrence",
     "audit",
     "bundled_text",
+    "default_length",
     "find_layers",
     "load_model",
     "load_tokenizer",
     "not_audited",
     "precision_effects",
+    "read_input",
     "read_text",
     "read_tokens",
+    "train_length_of",
     "watching",
 ]
 

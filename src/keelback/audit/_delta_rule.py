@@ -91,7 +91,7 @@ class DeltaRuleRecurrence(Recurrence):
         column = [heads.index(rate // per_head) for rate in rates]
         carried = self.query[:, query, heads]
         if self._rate_is_a_row:
-            rows = torch.as_tensor([rate % per_head for rate in rates])
+            rows = torch.as_tensor([rate % per_head for rate in rates], device=carried.device)
             carried = carried[:, column] * torch.nn.functional.one_hot(rows, per_head)
             heads = [heads[i] for i in column]
             column = list(range(len(rates)))

@@ -19,6 +19,9 @@ from keelback.errors import InputError
 from keelback.models import WEIGHTS_FILE
 from keelback.models import load_model as load_keelback_model
 
+ASSUMED_TRAIN_LENGTH = 2048
+"""Training length of a model whose configuration is silent: that of the published Mambas."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -26,12 +29,14 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class LoadedModel:
     """A model in evaluation mode and where it came from.
 
-    `folder` is where its configuration and tokenizer lie, if it came from disk.
+    `folder` is where its configuration and tokenizer lie, if they came from disk; with `on_hub`,
+    `name` is its name on the Hub.
     """
 
     model: nn.Module
     name: str
-    folder: Path | None
+    folder: Path | None = None
+    on_hub: bool = False
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32) -> LoadedModel:
@@ -53,11 +58,11 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32)
     path = Path(source).expanduser()
     with _as_input_error(str(source)):
         if path.is_file() or (path.is_dir() and _is_keelback(path)):
-            loaded = LoadedModel(load_keelback_model(path), path.name, None)
+            loaded = LoadedModel(load_keelback_model(path), path.name)
         elif path.is_dir():
             loaded = LoadedModel(_load_folder(path), path.resolve().name, path)
         elif _HUB_NAME.fullmatch(str(source)):
-            loaded = LoadedModel(_load_transformers(str(source)), str(source), None)
+            loaded = LoadedModel(_load_transformers(str(source)), str(source), on_hub=True)
         else:
             raise InputError(f"no model at {source}: no such file or folder")
     if dtype is not None:
@@ -73,6 +78,8 @@ def check_weights(model: nn.Module) -> None:
         InputError: the message names the first such tensor and counts its bad entries.
     """
     for name, parameter in model.named_parameters():
+        if bool(torch.isfinite(parameter.sum())):
+            continue
         finite = torch.isfinite(parameter)
         if not bool(finite.all()):
             bad = int((~finite).sum())

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from keelback.audit._spans import Span
+from keelback.models import SelectiveClassifier
 
 _PROBE_TOKENS = 8
 _LOGITS_AT_ONCE = 1 << 24
@@ -31,6 +32,8 @@ class LanguageModel:
 
     def logits(self, tokens: Int[Tensor, "batch length"]) -> Tensor:
         """Whatever the model gives, unwrapped from its output object."""
+        if isinstance(self._model, SelectiveClassifier):
+            return self._model.trace(tokens)["logits"]  # its forward goes round its layer
         flags: dict[str, Any] = {"use_cache": False} if self._takes_cache_flag else {}
         output = self._model(tokens, **flags)
         logits = getattr(output, "logits", output)
@@ -91,13 +94,17 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def restarted_losses(
-    language_model: LanguageModel, tokens: Int[Tensor, "batch length"], span: Span
+    language_model: LanguageModel,
+    tokens: Int[Tensor, "batch length"],
+    span: Span,
+    done: Callable[[float], None] = lambda tokens: None,
 ) -> Float[Tensor, "batch beyond"]:
     """Losses of the tokens beyond the training length, each in a context that training knew.
 
     The model starts anew every half training length, so each token has between half and all of
     the training length before it. Beside the losses with the full context, token for token, this
-    tells what the length does and cancels how hard the tokens are.
+    tells what the length does and cancels how hard the tokens are. `done` is told how many tokens
+    have been run, now and then.
     """
     batch, length = tokens.shape
     losses = torch.full((batch, length), float("nan"), device=tokens.device)
@@ -108,11 +115,11 @@ def restarted_losses(
             group = [w for w in windows[i : i + at_once] if w[0].stop - w[0].start > 1]
             for same in _by_length(group):
                 stacked = torch.stack([tokens[sequence, whole] for whole, _ in same])
-                for row, (_, scored) in zip(
-                    language_model.token_losses(stacked), same, strict=True
-                ):
+                rows = language_model.token_losses(stacked)
+                for row, (_, scored) in zip(rows, same, strict=True):
                     losses[sequence, scored] = row[-(scored.stop - scored.start) :]
-    return losses[:, span.beyond]
+                done(stacked.numel())
+    return losses[:, span.beyond].double().cpu()
 
 
 def _by_length(windows: list[tuple[slice, slice]]) -> list[list[tuple[slice, slice]]]:

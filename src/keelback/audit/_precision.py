@@ -108,11 +108,13 @@ class _FirstOverflow:
         self.position: int | None = None
 
     def see(self, name: str, output: Tensor) -> None:
-        if self.module is None and not bool(torch.isfinite(output).all()):
+        if self.module is not None or bool(torch.isfinite(output.sum())):
+            return
+        finite = torch.isfinite(output)
+        if not bool(finite.all()):
             self.module = name
             if output.ndim == 3:
-                bad = ~torch.isfinite(output).all(-1).all(0)
-                self.position = int(bad.nonzero()[0])
+                self.position = int((~finite.all(-1).all(0)).nonzero()[0])
 
 
 def _rounding(dtype: torch.dtype, overflow: _FirstOverflow) -> Callable[[str, Tensor], Tensor]:

@@ -77,8 +77,10 @@ class SelectiveRecurrence(Recurrence):
     def _scan(
         self, window: slice, initial_state: Tensor | None
     ) -> tuple[Float[Tensor, "batch window channels"], Float[Tensor, "batch channels state"]]:
-        delta = self.delta[:, window].repeat_interleave(self._channels_per_rate, dim=-1)
-        A = self.A.repeat_interleave(self._channels_per_rate, dim=0)
+        delta, A = self.delta[:, window], self.A
+        if self._channels_per_rate > 1:
+            delta = delta.repeat_interleave(self._channels_per_rate, dim=-1)
+            A = A.repeat_interleave(self._channels_per_rate, dim=0)
         result = selective_scan(
             self.u[:, window],
             delta,

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from keelback.audit._degradation import Degradation, degradation
 from keelback.audit._gates import TokenName
+from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
-from keelback.audit._load import check_weights, train_length_of, vocab_size_of
+from keelback.audit._load import ASSUMED_TRAIN_LENGTH, check_weights, train_length_of, vocab_size_of
 from keelback.audit._losses import LanguageModel, restarted_losses
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import precision_effects
@@ -20,10 +21,7 @@ from keelback.audit._statistics import LayerStatistics
 from keelback.audit._tokens import check_tokens
 from keelback.errors import InputError
 
-ASSUMED_TRAIN_LENGTH = 2048
-"""Training length of a model whose configuration is silent: that of the published Mambas."""
-
-PRECISION_TOKENS = 256
+PRECISION_TOKENS = 128
 """How many tokens the passes in half precision see."""
 
 
@@ -38,6 +36,7 @@ def audit(
     label: Callable[[int], str] | None = None,
     name: str | None = None,
     precision: bool = True,
+    progress: Callable[[float, float], None] | None = None,
 ) -> AuditResult:
     """Measure the state-space layers of a model on a text, and say what was found.
 
@@ -51,10 +50,14 @@ def audit(
         label: how to show a token id; ids stand for themselves if not given.
         name: the model's name in the result.
         precision: whether to look at bfloat16 and float16 too.
+        progress: called now and then with the share of the work that is done, and 1.
+
+    Mamba layers of transformers run their scan by `keelback.scan` meanwhile, which moves outputs
+    by rounding.
 
     Raises:
-        InputError: no state-space layer, weights that are not finite, ids outside the vocabulary,
-            or fewer tokens than `length`.
+        InputError: no state-space layer or none that the model calls, weights that are not finite,
+            ids outside the vocabulary, or fewer tokens than `length`.
     """
     layers = find_layers(model)
     check_weights(model)
@@ -62,39 +65,68 @@ def audit(
     check_tokens(sequences, vocab_size_of(model))
     train_length, source = _train_length(model, train_length)
     span = Span(sequences.shape[1], train_length)
-    was_training = model.training
+    different, indices = sequences.unique(return_inverse=True)
+    sequences = sequences.to(next(model.parameters()).device)
+    statistics = [
+        LayerStatistics(layer.state_matrix(), span, len(different), features) for layer in layers
+    ]
+    work = _Work(progress, sequences, span)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        different, indices = sequences.unique(return_inverse=True)
-        sequences = sequences.to(next(model.parameters()).device)
-        statistics = [
-            LayerStatistics(layer.state_matrix(), span, len(different), features)
-            for layer in layers
-        ]
-        language_model = LanguageModel(model)
-        speaks = language_model.predicts_tokens(sequences)
-        losses = _watched_pass(language_model, speaks, layers, statistics, sequences, indices)
-        restarted = None
-        if losses is not None and span.reaches_beyond:
-            restarted = restarted_losses(language_model, sequences, span).double().cpu()
-        effects = precision_effects(model, sequences[:1, :PRECISION_TOKENS]) if precision else []
+        with fast_scans(model):
+            language_model = LanguageModel(model)
+            speaks = language_model.predicts_tokens(sequences)
+            losses = _watched_pass(
+                language_model, speaks, layers, statistics, sequences, indices, work
+            )
+            restarted = None
+            if losses is not None and span.reaches_beyond:
+                restarted = restarted_losses(language_model, sequences, span, work.done)
+            probe = sequences[:1, :PRECISION_TOKENS]
+            effects = precision_effects(model, probe) if precision else []
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
+    measures = [
+        LayerMeasures(layer, own)
+        for layer, own in zip(layers, statistics, strict=True)
+        if own.sequences
+    ]
+    if not measures:
+        raise InputError(f"the forward pass of {type(model).__name__} calls none of its layers")
     return AuditResult(
-        model=name
-        or getattr(getattr(model, "config", None), "_name_or_path", "")
-        or type(model).__name__,
+        model=name or type(model).__name__,
         span=span,
         train_length_source=source,
         sequences=len(sequences),
-        measures=[LayerMeasures(layer, own) for layer, own in zip(layers, statistics, strict=True)],
+        measures=measures,
         losses=[] if losses is None else _by_position(losses, restarted, span),
         degradation=_degradation(losses, restarted, span),
         precision=effects,
-        not_audited=not_audited(model, layers),
+        not_audited=not_audited(model, [own.layer for own in measures]),
         token_names=[TokenName.of(token, label) for token in different.tolist()],
         why_no_losses=None if speaks else "The model does not predict the next token.",
     )
+
+
+class _Work:
+    """How much of the forward passes is done, in tokens."""
+
+    def __init__(
+        self,
+        progress: Callable[[float, float], None] | None,
+        sequences: Int[Tensor, "sequences length"],
+        span: Span,
+    ) -> None:
+        restarted = sum(whole.stop - whole.start for whole, _ in span.restart_windows())
+        self._whole = len(sequences) * (span.length + restarted)
+        self._progress, self._done = progress, 0.0
+
+    def done(self, tokens: float) -> None:
+        self._done += tokens
+        if self._progress is not None:
+            self._progress(self._done / self._whole, 1.0)
 
 
 def _cut(tokens: Tensor, length: int | None) -> Int[Tensor, "sequences length"]:
@@ -137,6 +169,7 @@ def _watched_pass(
     statistics: Sequence[LayerStatistics],
     sequences: Int[Tensor, "sequences length"],
     indices: Int[Tensor, "sequences length"],
+    work: "_Work",
 ) -> Float[Tensor, "sequences length_minus_one"] | None:
     """Run every sequence on its own, each layer's recurrence going into its statistics."""
     losses = []
@@ -146,6 +179,7 @@ def _watched_pass(
             layer: Layer, hidden_states: Tensor, recurrence: Recurrence, own: Tensor = own
         ) -> None:
             statistics[layer.index].update(recurrence, hidden_states, own)
+            work.done(own.numel() / len(layers))
 
         with watching(layers, receive):
             if speaks:
@@ -182,4 +216,5 @@ def _by_position(
 def _degradation(losses: Tensor | None, restarted: Tensor | None, span: Span) -> Degradation | None:
     if losses is None or restarted is None:
         return None
-    return degradation(losses[:, span.beyond.start - 1 :].numpy(), restarted.numpy(), span)
+    full = losses[:, span.beyond.start - 1 :]
+    return degradation(full.numpy(), restarted.numpy(), span)

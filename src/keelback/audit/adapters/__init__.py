@@ -10,10 +10,11 @@ from keelback.audit.adapters.delta_net import (
 )
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
 from keelback.audit.adapters.mamba2 import Mamba2Adapter
-from keelback.audit.adapters.selective import SelectiveSSMAdapter
+from keelback.audit.adapters.own import MambaBlockAdapter, SelectiveSSMAdapter
 
 ADAPTERS: list[Adapter] = [
     SelectiveSSMAdapter(),
+    MambaBlockAdapter(),
     MambaAdapter(),
     MultiHeadMambaAdapter(),
     Mamba2Adapter(),
@@ -32,6 +33,7 @@ __all__ = [
     "LayerCall",
     "Mamba2Adapter",
     "MambaAdapter",
+    "MambaBlockAdapter",
     "MultiHeadMambaAdapter",
     "OlmoHybridAdapter",
     "Qwen3NextAdapter",

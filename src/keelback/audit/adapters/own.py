@@ -1,0 +1,68 @@
+"""keelback's own layers: the selective SSM, and the blocks of its Mamba stack."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.audit._recurrence import Recurrence, SelectiveRecurrence
+from keelback.audit.adapters.base import Adapter, LayerCall, negative_exp
+from keelback.models import MambaBlock, SelectiveSSM
+
+
+class SelectiveSSMAdapter(Adapter):
+    """`keelback.models.SelectiveSSM`, and so the checkpoints of arXiv 2502.01473.
+
+    One step size is shared by all channels, while A differs between them: the rates are the
+    channels, and `delta` is the same for each.
+    """
+
+    kind = "selective-ssm"
+
+    def matches(self, module: Any) -> bool:
+        """Told by its class."""
+        return isinstance(module, SelectiveSSM)
+
+    def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
+        """A, whichever way it is parametrised."""
+        return module.A.detach()
+
+    def read(self, module: Any, call: LayerCall) -> Recurrence:
+        """Inputs of the scan from the token vectors."""
+        u = call.hidden_states
+        delta = module.delta(u).unsqueeze(-1).expand_as(u)
+        B, C = ((u @ W.T).unsqueeze(-2) for W in (module.W_B, module.W_C))
+        return SelectiveRecurrence(u, delta, module.A, B, C)
+
+
+class MambaBlockAdapter(Adapter):
+    """`keelback.models.MambaBlock`: Mamba with its weights as plain matrices."""
+
+    kind = "mamba"
+
+    def matches(self, module: Any) -> bool:
+        """Told by its class."""
+        return isinstance(module, MambaBlock)
+
+    def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
+        """`-exp(A_log)`."""
+        return negative_exp(module.A_log)
+
+    def decay_logarithm(self, module: Any) -> Tensor:
+        """`A_log`."""
+        return module.A_log
+
+    def read(self, module: Any, call: LayerCall) -> Recurrence:
+        """Inputs of the scan, computed anew from the block's input."""
+        d_inner, taps = module.conv_weight.shape
+        x = (call.hidden_states @ module.W_in[:d_inner].mT).mT
+        x = F.conv1d(
+            x, module.conv_weight.unsqueeze(1), module.conv_bias, padding=taps - 1, groups=d_inner
+        )
+        u = F.silu(x[..., : call.hidden_states.shape[1]].mT)
+        widths = [module.dt_rank, module.d_state, module.d_state]
+        step, B, C = (u @ module.W_x.mT).split(widths, dim=-1)
+        delta = F.softplus(step @ module.W_delta.mT + module.delta_bias)
+        A = self.state_matrix(module)
+        return SelectiveRecurrence(u, delta, A, B.unsqueeze(-2), C.unsqueeze(-2), module.D)

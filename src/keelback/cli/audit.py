@@ -1,0 +1,146 @@
+"""`keelback audit`: is a model stable, how long does it remember, does it hold beyond training?"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keelback.cli.app import app, print_json
+from keelback.cli.progress import sweep_progress
+
+if TYPE_CHECKING:
+    from keelback.audit import AuditResult
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(help="A folder, a checkpoint, or a name on the Hub.")],
+    text: Annotated[Path | None, typer.Option(help="Text to run on (bundled by default).")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token ids: .npy, .json or numbers.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, a folder, a Hub name, or bytes.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in each sequence.")] = None,
+    train_length: Annotated[int | None, typer.Option(help="Length it was trained on.")] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report and data.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Measure a model's state-space layers on a text, and say what was found."""
+    from keelback.audit import audit as run_audit
+    from keelback.audit import default_length, load_model, read_input, train_length_of
+
+    if out is not None:
+        _require_drawable(out)
+    place = chosen_device(device)
+    loaded = load_model(model)
+    hush_transformers()
+    ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
+    if length is None:
+        length = default_length(len(ids), train_length or train_length_of(loaded.model))
+    if out is not None:
+        _require_writable(out)
+    with sweep_progress("audit") as progress:
+        result = run_audit(
+            loaded.model.to(place),
+            ids[: length * sequences] if length * sequences <= len(ids) else ids,
+            train_length=train_length,
+            length=length,
+            label=label,
+            name=loaded.name,
+            progress=progress,
+        )
+    if out is not None:
+        _write(result, out)
+    if json:
+        print_json(result.to_json())
+    else:
+        _show(result)
+
+
+def hush_transformers() -> None:
+    """Keep its advice on kernels off the terminal: Mamba's scan is ours here, others it has."""
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.set_verbosity_error()
+
+
+def chosen_device(name: str | None) -> str:
+    """The device to run on.
+
+    Raises:
+        InputError: an unknown device, or one that is not there.
+    """
+    import torch
+
+    from keelback.errors import InputError
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device is {name!r}; it must be cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device is cuda, and PyTorch finds no NVIDIA GPU here")
+    return name
+
+
+def _require_drawable(out: Path) -> None:
+    from keelback.errors import InputError
+    from keelback.report._files import require_report_extra
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out is {out}, which is a file; give a folder")
+    require_report_extra()
+
+
+def _require_writable(out: Path) -> None:
+    from keelback.report._files import writable_directory
+
+    writable_directory(out)
+
+
+def _write(result: "AuditResult", out: Path) -> None:
+    from keelback.experiments import provenance
+    from keelback.report import write_report
+    from keelback.report.audit import audit_outcome
+
+    result.write(out)
+    record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+    page = write_report([audit_outcome(result)], out, record)
+    print(f"report: {page}", file=sys.stderr)
+
+
+def _show(result: "AuditResult") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for finding in result.findings:
+        console.print(
+            f"[bold]{finding.severity:>8}[/bold]  {escape(finding.statement)} "
+            f"{escape(finding.evidence)}"
+        )
+    table = Table("layer", "name", "kind", "abscissa", "step size", "horizon", "99 %", "growth")
+    for row in result.layers.to_dicts():
+        table.add_row(
+            str(row["index"]),
+            escape(row["name"]),
+            row["kind"],
+            *(
+                f"{row[key]:.3g}"
+                for key in (
+                    "spectral_abscissa",
+                    "delta_median",
+                    "horizon_median",
+                    "horizon_p99",
+                    "state_growth_median",
+                )
+            ),
+        )
+    console.print(table)
+    advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))
+    if advice:
+        console.print("try: " + escape("; ".join(advice)))

@@ -1,0 +1,43 @@
+"""transformers' Mamba layers through our scan: the same numbers, and everything put back."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from keelback.audit._kernels import fast_scans
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "jamba", "zamba"])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_same_logits(
+    tiny_model: Callable[[str], Any], tokens: torch.Tensor, family: str, use_cache: bool
+) -> None:
+    model = tiny_model(family)
+    module = sys.modules[type(model).__module__]
+    own = module.mamba_selective_scan
+    with torch.no_grad():
+        slow = model(tokens, use_cache=use_cache)
+        with fast_scans(model):
+            assert module.mamba_selective_scan is not own
+            fast = model(tokens, use_cache=use_cache)
+    assert module.mamba_selective_scan is own
+    assert torch.allclose(slow.logits, fast.logits, atol=1e-5)
+
+
+def test_half_precision_stays_half(tiny_model: Callable[[str], Any], tokens: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = type(tiny_model("mamba"))(tiny_model("mamba").config).to(torch.bfloat16).eval()
+    with torch.no_grad(), fast_scans(model):
+        assert model(tokens).logits.dtype == torch.bfloat16
+
+
+def test_an_error_inside_still_puts_back(tiny_model: Callable[[str], Any]) -> None:
+    model = tiny_model("mamba")
+    module = sys.modules[type(model).__module__]
+    own = module.mamba_selective_scan
+    with pytest.raises(KeyError), fast_scans(model):
+        raise KeyError
+    assert module.mamba_selective_scan is own
