@@ -95,6 +95,39 @@ def test_divergence_is_recorded_and_the_other_replicas_go_on() -> None:
         assert losses(survivor) == pytest.approx(losses(run([seed])[0]), rel=1e-6)
 
 
+def test_the_dead_leave_the_batch_and_the_living_keep_their_numbers() -> None:
+    """Replicas that die first, in the middle and last, in one batch with two that do not."""
+    abscissas = [60.0, 0.0, 60.0, 0.0, 60.0]
+    seen: list[tuple[int, int]] = []
+    models = [make_model(seed, s_A) for seed, s_A in enumerate(abscissas)]
+    splits = [make_split(seed) for seed in range(5)]
+    results = train(models, splits, RECIPE, range(5), on_epoch=lambda *x: seen.append(x))
+    assert seen == [(1, 2), (2, 2), (3, 2)]
+    assert [r.divergence is not None for r in results] == [True, False, True, False, True]
+    assert [len(r.history) for r in results] == [2, 4, 2, 4, 2]
+    for seed in (1, 3):
+        [alone] = run([seed])
+        assert losses(results[seed]) == pytest.approx(losses(alone), rel=1e-6)
+        for name, tensor in alone.weights.items():
+            torch.testing.assert_close(results[seed].weights[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_each_replica_stops_early_by_its_own_loss() -> None:
+    recipe = Recipe(epochs=6, batch_size=16, early_stop=1, plateau_threshold=0.05)
+    models = [make_model(seed) for seed in range(4)]
+    splits = [make_split(seed) for seed in range(4)]
+    results = train(models, splits, recipe, range(4))
+    assert len({len(result.history) for result in results}) > 1
+    for seed, result in enumerate(results):
+        means = losses(result)
+        fell = [now < 0.95 * min(means[:i], default=math.inf) for i, now in enumerate(means)]
+        assert result.divergence is None
+        assert all(fell[:-1])
+        assert len(means) == 6 or not fell[-1]
+        [alone] = train([make_model(seed)], [make_split(seed)], recipe, [seed])
+        assert losses(alone) == pytest.approx(means, rel=1e-4)
+
+
 def test_a_divergence_in_the_gradient_is_named() -> None:
     model = make_model(1)
     with torch.no_grad():

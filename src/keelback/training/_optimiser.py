@@ -6,7 +6,7 @@ rate and one norm for all parameters, where each replica here has its own.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
@@ -22,6 +22,12 @@ class ReplicaAdam:
         self.steps = 0
         self.first_moment = torch.zeros_like(parameters)
         self.second_moment = torch.zeros_like(parameters)
+
+    def keep(self, rows: Int[Tensor, " kept"], parameters: Float[Tensor, "kept size"]) -> None:
+        """Go on with these replicas alone, whose parameters now lie in `parameters`."""
+        self.parameters = parameters
+        self.first_moment = self.first_moment[rows]
+        self.second_moment = self.second_moment[rows]
 
     @torch.no_grad()
     def step(
@@ -52,7 +58,10 @@ def clip_by_norm(
 
 
 class ReplicaPlateau:
-    """Lower a replica's learning rate when its loss stopped falling by the relative threshold."""
+    """Lower a replica's learning rate when its loss stopped falling by the relative threshold.
+
+    `stale_epochs` counts the epochs since the loss last fell so, whatever the learning rate did.
+    """
 
     def __init__(
         self,
@@ -65,12 +74,21 @@ class ReplicaPlateau:
         self.factor, self.patience, self.threshold = factor, patience, threshold
         self.best = torch.full_like(learning_rate, torch.inf)
         self.bad_epochs = torch.zeros_like(learning_rate)
+        self.stale_epochs = torch.zeros_like(learning_rate)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these replicas alone."""
+        self.learning_rate = self.learning_rate[rows]
+        self.best = self.best[rows]
+        self.bad_epochs = self.bad_epochs[rows]
+        self.stale_epochs = self.stale_epochs[rows]
 
     def step(self, loss: Float[Tensor, " replicas"]) -> None:
         """Take note of one epoch's mean losses."""
         better = loss < self.best * (1 - self.threshold)
         self.best = torch.where(better, loss, self.best)
         self.bad_epochs = torch.where(better, 0.0, self.bad_epochs + 1)
+        self.stale_epochs = torch.where(better, 0.0, self.stale_epochs + 1)
         tired = self.bad_epochs > self.patience
         lowered = self.learning_rate * self.factor
         # As in PyTorch, a change of at most 1e-8 is not made.

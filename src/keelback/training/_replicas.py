@@ -19,10 +19,17 @@ class Replicas:
         self.model = models[0].to(device)
         self._shapes = {name: p.shape for name, p in models[0].named_parameters()}
         rows = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models]
-        self.flat: Float[Tensor, "replicas size"] = torch.stack(rows).to(device)
-        self.parameters = self._views(self.flat)
+        self._take(torch.stack(rows).to(device))
+
+    def _take(self, flat: Float[Tensor, "replicas size"]) -> None:
+        self.flat = flat
+        self.parameters = self._views(flat)
         for parameter in self.parameters.values():
             parameter.requires_grad_()
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these replicas alone."""
+        self._take(self.flat.detach()[rows])
 
     def __len__(self) -> int:
         return len(self.flat)

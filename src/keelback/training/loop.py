@@ -42,6 +42,10 @@ class _Batches:
         rows = torch.zeros(len(splits), 1) if shared else torch.arange(len(splits))[:, None]
         self._rows = rows.long().to(device)
 
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these replicas alone."""
+        self._rows = self._rows[rows]
+
     def take(self, index: Int[Tensor, "replicas batch"]) -> tuple[Tensor, Tensor]:
         return self.tokens[self._rows, index], self.labels[self._rows, index]
 
@@ -63,7 +67,8 @@ def train(
     """Train models of one architecture side by side, as a replica axis of one computation.
 
     Each replica has its own data, order of examples, clipping, learning rate and end: a replica
-    whose loss or gradient is not finite keeps its last good parameters and is trained no further.
+    whose loss or gradient is not finite keeps its last good parameters, and leaves the batch at the
+    end of the epoch.
     On the CPU a replica's numbers do not depend on its neighbours beyond rounding.
 
     Args:
@@ -89,34 +94,60 @@ def train(
     )
     monitor = StabilityMonitor(replicas.model, batches.tokens)
     results = [TrainingResult([row], {}) for row in monitor.rows(replicas.parameters)]
-    alive = torch.ones(len(models), dtype=torch.bool, device=device)
+    living = list(range(len(models)))
     for epoch in range(1, recipe.epochs + 1):
-        order = torch.stack([epoch_order(seed, epoch, batches.size) for seed in seeds]).to(device)
-        tally = _train_epoch(replicas, batches, order, optimiser, plateau, recipe, alive)
+        orders = [epoch_order(seeds[r], epoch, batches.size) for r in living]
+        order = torch.stack(orders).to(device)
+        tally = _train_epoch(replicas, batches, order, optimiser, plateau, recipe)
         plateau.step(torch.where(tally.alive, tally.loss, torch.inf))
         rows = monitor.rows(replicas.parameters, epoch, tally.columns())
-        for r in torch.nonzero(alive).flatten().tolist():
-            results[r].history.append(rows[r])
-            if not tally.alive[r]:
-                step = int(tally.finished_steps[r])
-                batch = order[r, step * recipe.batch_size : (step + 1) * recipe.batch_size]
-                split = train_splits[r]
-                tensor = first_bad_tensor(
-                    replicas.as_model(replicas.weights(r)),
-                    split.tokens[batch.cpu()].to(device),
-                    split.labels[batch.cpu()].to(device),
+        goes_on = tally.alive
+        if recipe.early_stop is not None:
+            goes_on = goes_on & (plateau.stale_epochs < recipe.early_stop)
+        for row, r in enumerate(living):
+            results[r].history.append(rows[row])
+            if not tally.alive[row]:
+                results[r].divergence = _divergence(
+                    replicas.as_model(replicas.weights(row)),
+                    train_splits[r],
+                    order[row].cpu(),
+                    epoch,
+                    int(tally.finished_steps[row]),
                     recipe,
                 )
-                results[r].divergence = Divergence(epoch=epoch, step=step + 1, tensor=tensor)
-        alive = tally.alive
-        living = int(alive.sum())
+            if not goes_on[row]:
+                results[r].weights = replicas.weights(row)
+        if not goes_on.all():
+            kept = torch.nonzero(goes_on).flatten()
+            replicas.keep(kept)
+            for part in (batches, plateau, monitor):
+                part.keep(kept)
+            optimiser.keep(kept, replicas.flat)
+            living = [living[row] for row in kept.tolist()]
         if on_epoch is not None:
-            on_epoch(epoch, living)
-        if living == 0:
+            on_epoch(epoch, len(living))
+        if not living:
             break
-    for r, result in enumerate(results):
-        result.weights = replicas.weights(r)
+    for row, r in enumerate(living):
+        results[r].weights = replicas.weights(row)
     return results
+
+
+def _divergence(
+    model: nn.Module,
+    split: Split,
+    order: Int[Tensor, " size"],
+    epoch: int,
+    finished_steps: int,
+    recipe: Recipe,
+) -> Divergence:
+    """What was not finite in the step after the finished ones, from the parameters before it."""
+    start = finished_steps * recipe.batch_size
+    batch = order[start : start + recipe.batch_size]
+    device = next(model.parameters()).device
+    tokens, labels = split.tokens[batch].to(device), split.labels[batch].to(device)
+    tensor = first_bad_tensor(model, tokens, labels, recipe)
+    return Divergence(epoch=epoch, step=finished_steps + 1, tensor=tensor)
 
 
 @dataclass
@@ -146,8 +177,8 @@ def _train_epoch(
     optimiser: ReplicaAdam,
     plateau: ReplicaPlateau,
     recipe: Recipe,
-    alive: Bool[Tensor, " replicas"],
 ) -> _Tally:
+    alive = torch.ones(len(replicas), device=order.device, dtype=torch.bool)
     loss_sum = torch.zeros(len(replicas), device=order.device)
     hits = torch.zeros(len(replicas), device=order.device, dtype=torch.long)
     norm_sum = torch.zeros_like(loss_sum)
@@ -165,10 +196,9 @@ def _train_epoch(
         hits += torch.where(alive, correct(logits.detach(), labels).sum(1), 0)
         norm_sum += torch.where(alive, norm, 0.0)
         finished += alive
-    whole = alive.clone()
     return _Tally(
-        loss=torch.where(whole, loss_sum / order.shape[1], torch.nan),
-        accuracy=torch.where(whole, hits / order.shape[1], torch.nan),
+        loss=torch.where(alive, loss_sum / order.shape[1], torch.nan),
+        accuracy=torch.where(alive, hits / order.shape[1], torch.nan),
         gradient_norm=norm_sum / finished.clamp(min=1),
         learning_rate=plateau.learning_rate,
         finished_steps=finished,

@@ -26,8 +26,13 @@ class StabilityMonitor:
         if isinstance(model, SelectiveClassifier):
             seen = torch.zeros(len(tokens), model.config.vocab_size, dtype=torch.bool)
             for replica, own in enumerate(tokens):
-                seen[replica, own.unique().cpu().long()] = True
+                seen[replica].index_fill_(0, own.flatten().cpu().long(), True)
             self._seen = seen.to(tokens.device)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these replicas alone."""
+        if isinstance(self._model, SelectiveClassifier) and len(self._seen) > 1:
+            self._seen = self._seen[rows]
 
     @torch.no_grad()
     def rows(

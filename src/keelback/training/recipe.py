@@ -1,16 +1,19 @@
 """How a classifier is trained: the settings, and the loss."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from torch import Tensor
 
 
 class Recipe(BaseModel):
     """Adam with L2 decay, a plateau schedule, clipping and a collapse penalty.
 
-    The defaults are those of arXiv 2502.01473.
+    The defaults are those of arXiv 2502.01473. `early_stop` is after how many epochs without a fall
+    of the loss by `plateau_threshold` a training ends; None, never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +28,15 @@ class Recipe(BaseModel):
     clip_norm: float = Field(default=5.0, gt=0)
     collapse_penalty: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     collapse_spread: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    early_stop: int | None = Field(default=None, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: Any) -> dict[str, Any]:
+        """A field that a later version added is left out at its default: runs keep their names."""
+        fields: dict[str, Any] = handler(self)
+        if self.early_stop is None:
+            del fields["early_stop"]
+        return fields
 
 
 def replica_losses(
