@@ -99,10 +99,11 @@ def test_clopper_pearson_at_its_ends() -> None:
 def test_held_out_and_monte_carlo_bounds_fail_no_more_often_than_delta(true: float) -> None:
     generator = np.random.default_rng(0)
     counts, times = np.unique(generator.binomial(200, true, size=4000), return_counts=True)
+    coins = {k: [1.0] * int(k) + [0.0] * (200 - int(k)) for k in counts}
     below = [
         (
             clopper_pearson(int(k), 200, 0.1) < true,
-            monte_carlo_bound(float(k / 200), 200, 0.1) < true,
+            monte_carlo_bound(coins[k], 0.1) < true,
         )
         for k in counts
     ]
@@ -110,7 +111,18 @@ def test_held_out_and_monte_carlo_bounds_fail_no_more_often_than_delta(true: flo
     assert exact <= 0.1 + 3 * math.sqrt(0.09 / 4000)
     assert tail <= exact
     with pytest.raises(InputError, match="at least one draw"):
-        monte_carlo_bound(0.5, 0, 0.1)
+        monte_carlo_bound([], 0.1)
+
+
+def test_monte_carlo_bound_uses_the_small_spread_of_error_rates() -> None:
+    generator = np.random.default_rng(1)
+    rates = (0.8 + 0.01 * generator.standard_normal(2000)).tolist()
+    assert monte_carlo_bound(rates, 0.01) < 0.81
+    assert monte_carlo_bound([0.3], 0.01) == pytest.approx(kl_inverse(0.3, math.log(200)))
+    failures = [
+        monte_carlo_bound(generator.beta(2, 8, size=50).tolist(), 0.2) < 0.2 for _ in range(300)
+    ]
+    assert np.mean(failures) <= 0.2
 
 
 def test_bounded_cross_entropy_lies_between_zero_and_one() -> None:
