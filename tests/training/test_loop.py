@@ -167,3 +167,33 @@ def test_no_epochs_leave_the_model_as_it_was() -> None:
     model = make_model(1)
     [result] = train([model], [make_split(1)], Recipe(epochs=0), [1])
     assert torch.equal(result.weights["embedding"], model.embedding)
+
+
+def test_stable_replicas_with_many_classes_train_as_alone() -> None:
+    config = SelectiveSSMConfig(
+        vocab_size=16, n_classes=10, spectral_abscissa=-0.1, parametrisation="stable"
+    )
+    models = [config.build(torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(16, (40, 9), generator=generator, dtype=torch.int32)
+    split = Split(tokens, torch.randint(10, (40,), generator=generator), torch.full((40,), 9))
+    together = train(models, [split, split], RECIPE, [1, 2])
+    for seed, result in zip((1, 2), together, strict=True):
+        model = config.build(torch.Generator().manual_seed(seed))
+        [alone] = train([model], [split], RECIPE, [seed])
+        assert losses(result) == pytest.approx(losses(alone), rel=1e-6)
+
+
+def test_a_model_without_a_replica_axis_trains_as_alone() -> None:
+    """A vocabulary too large to tabulate goes through `vmap`."""
+    config = SelectiveSSMConfig(vocab_size=100)
+    together = train(
+        [config.build(torch.Generator().manual_seed(seed)) for seed in (1, 2)],
+        [make_split(1), make_split(2)],
+        RECIPE,
+        [1, 2],
+    )
+    for seed, result in zip((1, 2), together, strict=True):
+        model = config.build(torch.Generator().manual_seed(seed))
+        [alone] = train([model], [make_split(seed)], RECIPE, [seed])
+        assert losses(result) == pytest.approx(losses(alone), rel=1e-6)

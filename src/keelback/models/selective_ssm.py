@@ -15,7 +15,7 @@ from keelback.models._state_matrix import (
     StableStateMatrix,
     require_below_margin,
 )
-from keelback.scan import attention_matrix, selective_scan, switched_scan
+from keelback.scan import attention_matrix, can_switch, selective_scan, switched_scan
 
 DEFAULT_MARGIN = 1e-3
 
@@ -65,7 +65,7 @@ class SelectiveSSM(nn.Module):
         self.p = nn.Parameter(torch.randn(1, generator=generator))
 
     @property
-    def A(self) -> Float[Tensor, "d_model d_state"]:
+    def A(self) -> Float[Tensor, "*replicas d_model d_state"]:
         """The diagonals of the state matrices, one row a channel."""
         return self.state_matrix()
 
@@ -76,7 +76,7 @@ class SelectiveSSM(nn.Module):
 
     def step_logit(self, u: Float[Tensor, "*positions d_model"]) -> Float[Tensor, "*positions"]:
         """`p + q . u_t`, whose softplus is the step size."""
-        return self.p + u @ self.q
+        return self.p + (u @ self.q.unsqueeze(-1)).squeeze(-1)
 
     def delta(self, u: Float[Tensor, "*positions d_model"]) -> Float[Tensor, "*positions"]:
         """The step size of each token."""
@@ -112,21 +112,29 @@ class SelectiveSSM(nn.Module):
         return self._read(state, u[:, -1]).unsqueeze(1)
 
     def last_of_tokens(
-        self, tokens: Int[Tensor, "batch length"], vectors: Float[Tensor, "vocab d_model"]
-    ) -> Float[Tensor, "batch 1 d_model"]:
-        """`last(vectors[tokens])`, from a table of each token's decay and drive of the state."""
+        self,
+        tokens: Int[Tensor, "*replicas batch length"],
+        vectors: Float[Tensor, "*replicas vocab d_model"],
+    ) -> Float[Tensor, "*replicas batch 1 d_model"]:
+        """`last(vectors[tokens])`, from a table of each token's decay and drive of the state.
+
+        A leading axis of replicas goes with parameters that have it too.
+        """
         delta = self.delta(vectors).unsqueeze(-1)
-        decay = torch.exp(delta.unsqueeze(-1) * self.A)
-        drive = (delta * vectors).unsqueeze(-1) * (vectors @ self.W_B.T).unsqueeze(-2)
-        state = switched_scan(tokens, decay.flatten(1), drive.flatten(1))
-        final = F.embedding(tokens[:, -1], vectors)
-        return self._read(state.unflatten(1, self.A.shape), final).unsqueeze(1)
+        decay = torch.exp(delta.unsqueeze(-1) * self.A.unsqueeze(-3))
+        drive = (delta * vectors).unsqueeze(-1) * (vectors @ self.W_B.mT).unsqueeze(-2)
+        state = switched_scan(tokens, decay.flatten(-2), drive.flatten(-2))
+        final = tokens[..., -1].long().unsqueeze(-1)
+        u = torch.take_along_dim(vectors, final, dim=-2)
+        return self._read(state.unflatten(-1, self.A.shape[-2:]), u).unsqueeze(-2)
 
     def _read(
-        self, state: Float[Tensor, "batch d_model d_state"], u: Float[Tensor, "batch d_model"]
-    ) -> Float[Tensor, "batch d_model"]:
+        self,
+        state: Float[Tensor, "*positions d_model d_state"],
+        u: Float[Tensor, "*positions d_model"],
+    ) -> Float[Tensor, "*positions d_model"]:
         """`y_t` from the state after step t and the token vector u_t."""
-        return (state * (u @ self.W_C.T).unsqueeze(-2)).sum(-1).to(u.dtype)
+        return (state * (u @ self.W_C.mT).unsqueeze(-2)).sum(-1).to(u.dtype)
 
     def attention(
         self, u: Float[Tensor, "batch length d_model"]
@@ -157,9 +165,14 @@ class LastPositionHead(nn.Module):
         shape = (d_model,) if n_classes == 2 else (n_classes, d_model)
         self.weight = nn.Parameter(torch.randn(shape, generator=generator))
 
-    def forward(self, y: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch *classes"]:
+    def forward(
+        self, y: Float[Tensor, "*replicas batch length d_model"]
+    ) -> Float[Tensor, "*logits"]:
         """`(batch,)` for two classes, `(batch, n_classes)` otherwise."""
-        return y[:, -1] @ self.weight.T if self.n_classes > 2 else y[:, -1] @ self.weight
+        last = y[..., -1, :]
+        if self.n_classes > 2:
+            return last @ self.weight.mT
+        return (last @ self.weight.unsqueeze(-1)).squeeze(-1)
 
 
 class SelectiveSSMConfig(BaseModel):
@@ -214,15 +227,16 @@ class SelectiveClassifier(nn.Module):
         """The token vectors u_t."""
         return F.embedding(tokens, self.embedding)
 
-    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch *classes"]:
-        """Logits, `(batch,)` for two classes and `(batch, n_classes)` otherwise."""
-        return self.head(self._last(tokens))
+    @property
+    def takes_replicas(self) -> bool:
+        """Whether `forward` takes tokens and parameters with a leading axis of replicas."""
+        return self.config.vocab_size <= SMALL_VOCABULARY and can_switch(self.embedding)
 
-    def _last(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch 1 d_model"]:
-        small = self.config.vocab_size <= SMALL_VOCABULARY
-        if small and tokens.device.type == "cpu" and self.embedding.dtype.itemsize >= 4:
-            return self.ssm.last_of_tokens(tokens, self.embedding)
-        return self.ssm.last(self.embed(tokens))
+    def forward(self, tokens: Int[Tensor, "*replicas batch length"]) -> Float[Tensor, "*logits"]:
+        """Logits, `(batch,)` for two classes and `(batch, n_classes)` otherwise."""
+        if self.takes_replicas:
+            return self.head(self.ssm.last_of_tokens(tokens, self.embedding))
+        return self.head(self.ssm.last(self.embed(tokens)))
 
     def trace(self, tokens: Int[Tensor, "batch length"]) -> Mapping[str, Tensor]:
         """Named tensors of a forward pass in the order in which they arise."""

@@ -4,10 +4,11 @@ from keelback.scan._api import selective_scan
 from keelback.scan._attention import attention_matrix
 from keelback.scan._mamba_ssm import selective_scan_fn, selective_state_update
 from keelback.scan._step import selective_scan_step
-from keelback.scan._switched import switched_scan
+from keelback.scan._switched import can_switch, switched_scan
 
 __all__ = [
     "attention_matrix",
+    "can_switch",
     "selective_scan",
     "selective_scan_fn",
     "selective_scan_step",

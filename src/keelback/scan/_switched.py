@@ -9,35 +9,46 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from keelback.errors import InputError
 from keelback.scan._checks import require_shape
 from keelback.scan._cpu import aligned_scratch
 from keelback.scan._layout import LANES
-from keelback.scan._op import _fold, _inside_transform, _unfold
+from keelback.scan._op import _inside_transform
 from keelback.scan._threads import run_ranges
 
 _DTYPES = (torch.float32, torch.float64)
 _NANOSECONDS_FORWARD, _NANOSECONDS_BACKWARD = 1.5, 6.0
 
 
+def can_switch(parameter: Tensor) -> bool:
+    """Whether `switched_scan` takes tables made from this parameter, here and now.
+
+    It does on the CPU, in float32 and float64, outside the transforms of `torch.func`.
+    """
+    return parameter.device.type == "cpu" and parameter.dtype in _DTYPES and not _inside_transform()
+
+
 def switched_scan(
-    tokens: Int[Tensor, "batch length"],
-    decay: Float[Tensor, "vocab states"],
-    drive: Float[Tensor, "vocab states"],
-) -> Float[Tensor, "batch states"]:
+    tokens: Int[Tensor, "*replicas batch length"],
+    decay: Float[Tensor, "*replicas vocab states"],
+    drive: Float[Tensor, "*replicas vocab states"],
+) -> Float[Tensor, "*replicas batch states"]:
     """The state after the last token of `h_t = decay[v_t] h_{t-1} + drive[v_t]`, from zero.
 
-    Differentiable once, in both tables. `vmap` runs many systems as one scan. On the CPU, in
+    With a leading axis, many systems of one shape, each with tokens of its own, are one scan.
+    Differentiable once, in both tables; not for the transforms of `torch.func`. On the CPU, in
     float32 or float64; the time does not depend on the size of the vocabulary as long as the tables
     fit into the cache.
 
     Raises:
-        InputError: a table has the wrong shape, dtype or device, or a token is not in 0, ...,
+        InputError: an operand has the wrong shape, dtype or device, or a token is not in 0, ...,
             vocab - 1.
     """
-    require_shape("tokens", tokens, ("batch", "length"))
-    require_shape("decay", decay, ("vocab", "states"))
+    require_shape("tokens", tokens, ("batch", "length"), ("replicas", "batch", "length"))
+    replicas = tokens.shape[:-2]
+    require_shape("decay", decay, (*replicas, "vocab", "states"))
     require_shape("drive", drive, tuple(decay.shape))
     for name, table in (("decay", decay), ("drive", drive)):
         if table.dtype not in _DTYPES or table.dtype != decay.dtype:
@@ -46,54 +57,22 @@ def switched_scan(
             )
         if table.device.type != "cpu":
             raise InputError(f"{name} is on {table.device}; the switched scan runs on the CPU")
-    one_replica = (tokens.unsqueeze(0), decay.unsqueeze(0), drive.unsqueeze(0))
+    if replicas:
+        return _SwitchedScan.apply(tokens, decay, drive)  # type: ignore[no-untyped-call]
+    one_replica = (x.unsqueeze(0) for x in (tokens, decay, drive))
     return _SwitchedScan.apply(*one_replica).squeeze(0)  # type: ignore[no-untyped-call]
 
 
 class _SwitchedScan(torch.autograd.Function):
-    """The scan with a leading axis of replicas on every operand."""
-
     @staticmethod
-    def forward(tokens: Tensor, decay: Tensor, drive: Tensor) -> Tensor:
+    def forward(ctx: Any, tokens: Tensor, decay: Tensor, drive: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, decay, drive)
         return _forward(tokens, decay, drive)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dlast: Tensor) -> tuple[None, Tensor, Tensor]:
-        run: Any = _SwitchedScanBackward.apply if _inside_transform() else _backward
-        return (None, *run(dlast, *ctx.saved_tensors))
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *operands: Tensor) -> Any:
-        size = info.batch_size
-        folded = [_fold(x, dim, size) for x, dim in zip(operands, in_dims, strict=True)]
-        return _unfold(_SwitchedScan.apply(*folded), size), 0  # type: ignore[no-untyped-call]
-
-
-class _SwitchedScanBackward(torch.autograd.Function):
-    """The gradients of both tables, which have no derivative of their own."""
-
-    @staticmethod
-    def forward(*operands: Tensor) -> tuple[Tensor, Tensor]:
-        return _backward(*operands)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError("the switched scan has first derivatives only")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *operands: Tensor) -> Any:
-        size = info.batch_size
-        folded = [_fold(x, dim, size) for x, dim in zip(operands, in_dims, strict=True)]
-        gradients = _SwitchedScanBackward.apply(*folded)  # type: ignore[no-untyped-call]
-        return tuple(_unfold(x, size) for x in gradients), (0, 0)
+        return (None, *_backward(dlast, *ctx.saved_tensors))
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

@@ -49,6 +49,8 @@ class Replicas:
         if len(self) == 1:
             own = {name: p[0] for name, p in self.parameters.items()}
             return functional_call(self.model, own, (tokens[0],)).unsqueeze(0)
+        if getattr(self.model, "takes_replicas", False):
+            return functional_call(self.model, self.parameters, (tokens,))
         return vmap(lambda own, t: functional_call(self.model, own, (t,)))(self.parameters, tokens)
 
     def gradient(self, losses: Float[Tensor, " replicas"]) -> Float[Tensor, "replicas size"]:
