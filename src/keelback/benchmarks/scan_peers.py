@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_inputs import Inputs
+from keelback.errors import InputError
 from keelback.scan import selective_scan
 
 
@@ -95,3 +96,15 @@ PEERS: dict[str, dict[str, Peer]] = {
         "torch_associative_scan": torch_associative_scan,
     },
 }
+
+
+def require_device(device: str) -> None:
+    """Raise unless scans can be compared on this device, here.
+
+    Raises:
+        InputError: The device is unknown, or this machine has none.
+    """
+    if device not in PEERS:
+        raise InputError(f"device is {device!r}; it should be one of {', '.join(PEERS)}")
+    if device != "cpu" and not torch.accelerator.is_available():
+        raise InputError(f"device is {device!r}, and PyTorch finds none here; it should be 'cpu'")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from keelback.benchmarks.scan_inputs import Inputs, Shape, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import PEERS, Call, keelback
+from keelback.benchmarks.scan_peers import PEERS, Call, keelback, require_device
 from keelback.benchmarks.timing import interleaved_medians
-from keelback.errors import InputError, JobError
+from keelback.errors import JobError
 
 PASSES = ("forward", "forward+backward")
 
@@ -49,15 +49,10 @@ def compare(shape: Shape, device: str, dtype: str, repeats: int) -> list[dict[st
         fastest peer over ours (absent if there is no peer).
 
     Raises:
-        InputError: The device or dtype is unknown, or absent.
+        InputError: The device or dtype is unknown, or absent, or the repeats are none.
         JobError: A peer's output is not ours.
     """
-    if device not in PEERS:
-        raise InputError(f"device is {device!r}; it should be one of {', '.join(PEERS)}")
-    if device != "cpu" and not torch.accelerator.is_available():
-        raise InputError(f"device is {device!r}, and PyTorch finds none here; it should be 'cpu'")
-    if repeats < 1:
-        raise InputError(f"repeats is {repeats}; it should be at least 1")
+    require_device(device)
     inputs = make_inputs(shape, device, dtype_named(dtype))
     ours, peers = keelback(inputs), _available(inputs, device)
     for name, peer in peers.items():

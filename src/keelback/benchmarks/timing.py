@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from keelback.errors import InputError
+
 # A call that takes longer than this, in seconds, is timed once.
 SLOW = 10.0
 
@@ -27,7 +29,12 @@ def interleaved_medians(
 
     Interleaving lets whatever else the machine does fall on all of them alike. Each is run once
     before, untimed; one that takes more than `SLOW` seconds then is not run again.
+
+    Raises:
+        InputError: There are no repeats.
     """
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats}; it should be at least 1")
     warm = {name: _seconds(call, device) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for name, seconds in warm.items():

@@ -68,7 +68,7 @@ def _print_rows(result: dict[str, Any]) -> None:
     table = Table(*names)
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in names))
-    console = Console(stderr=True)
+    console = Console()
     console.print(table)
     for name, exponent in result.get("exponents", {}).items():
         console.print(f"{name}: time grows as length ** {exponent:.3f}")

@@ -118,7 +118,7 @@ def _to(x: Tensor, dtype: torch.dtype) -> Tensor: ...
 @overload
 def _to(x: None, dtype: torch.dtype) -> None: ...
 def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if x is None else x.to(dtype)
+    return x if x is None or x.dtype == dtype else x.to(dtype)
 
 
 def _run_reference(u: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:

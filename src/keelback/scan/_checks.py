@@ -8,11 +8,14 @@ from torch import Tensor
 from keelback.errors import InputError
 
 _HALF = (torch.float16, torch.bfloat16)
+_CPU = torch.device("cpu")
 
 
 def require_shape(name: str, x: Tensor, *allowed: Sequence[int | str]) -> None:
     """Raise unless x has one of the allowed shapes; a string stands for any size."""
     for shape in allowed:
+        if x.shape == shape:
+            return
         if x.ndim == len(shape) and all(
             isinstance(want, str) or want == got for want, got in zip(shape, x.shape, strict=True)
         ):
@@ -35,6 +38,8 @@ def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
     float32 for float32, bfloat16, float16 and any mixture of them; float64 if all are float64.
     """
     present = {name: x for name, x in operands.items() if x is not None}
+    if {(x.dtype, x.device) for x in present.values()} == {(torch.float32, _CPU)}:
+        return torch.float32
     first = next(iter(present))
     device = present[first].device
     for name, x in present.items():

@@ -8,9 +8,10 @@ import numba
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a part of a kernel, which only other compiled functions call."""
-    return numba.njit(
-        nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )(function)
+    njit: Any = numba.njit  # Its type information lacks the last two options.
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        function
+    )
 
 
 def entry_kernel(function: Callable[..., Any]) -> Any:

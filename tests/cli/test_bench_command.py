@@ -1,0 +1,99 @@
+"""`keelback bench scan`: what it prints, and what it refuses."""
+
+import json
+
+import pytest
+
+from keelback.benchmarks import Shape, scan_cost, scan_peers
+from keelback.cli import main
+from keelback.errors import InputError
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", "scan", *arguments])
+    output = capsys.readouterr()
+    return int(exit_.value.code or 0), output.out, output.err
+
+
+def test_each_row_holds_our_time_the_peers_and_the_ratio_to_the_fastest(capsys) -> None:
+    code, out, _ = run(
+        capsys, "--shape", "2,16,4,2", "--shape", "1,8,20,3", "--repeats", "1", "--json"
+    )
+    assert code == 0
+    result = json.loads(out)
+    assert result["device"] == "cpu"
+    assert {"keelback", "torch"} <= result["versions"].keys()
+    assert [(row["batch"], row["pass"]) for row in result["rows"]] == [
+        (2, "forward"),
+        (2, "forward+backward"),
+        (1, "forward"),
+        (1, "forward+backward"),
+    ]
+    for row in result["rows"]:
+        assert row["dtype"] == "float32"
+        assert row["ours_ms"] > 0
+        assert "torch_associative_scan" in row["peers"]
+        assert row["ratio"] == pytest.approx(min(row["peers"].values()) / row["ours_ms"])
+
+
+def test_an_absent_peer_is_named(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(inputs):
+        raise ImportError("No module named 'mambapy'")
+
+    monkeypatch.setitem(scan_peers.PEERS, "cpu", {"mambapy_pscan": absent})
+    code, out, err = run(capsys, "--shape", "1,8,4,2", "--repeats", "1", "--json")
+    assert code == 0
+    assert "absent: mambapy_pscan (No module named 'mambapy')" in err
+    assert all(row["peers"] == {} and "ratio" not in row for row in json.loads(out)["rows"])
+
+
+def test_a_peer_that_computes_something_else_is_a_failure(capsys, monkeypatch) -> None:
+    def wrong(inputs):
+        call = scan_peers.keelback(inputs)
+        return scan_peers.Call(call.leaves, call.dy, lambda *operands: 2 * call.run(*operands))
+
+    monkeypatch.setitem(scan_peers.PEERS, "cpu", {"wrong": wrong})
+    code, out, err = run(capsys, "--shape", "1,8,4,2", "--json")
+    assert (code, out) == (1, "")
+    assert "the output of wrong differs from ours" in err
+
+
+def test_scaling_fits_an_exponent(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_cost, "LENGTHS", (64, 128, 256))
+    code, out, _ = run(capsys, "--scaling", "--repeats", "1", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert [row["length"] for row in result["rows"]] == [64, 128, 256]
+    assert result["exponents"].keys() == {"forward", "forward_backward"}
+
+
+def test_memory_is_that_of_the_tensors_and_little_more(capsys) -> None:
+    code, out, _ = run(capsys, "--memory", "--shape", "1,20000,64,16", "--json")
+    assert code == 0
+    (row,) = json.loads(out)["rows"]
+    sizes = 20_000 * (3 * 64 + 2 * 16) + 64 * 16
+    assert row["tensor_bytes"] == 2 * 4 * sizes
+    assert 0.9 < row["ratio"] < 2.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "1,2,3"], "it should be four positive integers"),
+        (["--shape", "1,0,3,4"], "it should be four positive integers"),
+        (["--device", "tpu"], "device is 'tpu'; it should be one of cpu"),
+        (["--dtype", "int8"], "dtype is 'int8'; it should be one of float32"),
+        (["--repeats", "0"], "repeats is 0; it should be at least 1"),
+    ],
+)
+def test_wrong_options_exit_with_2(capsys, arguments, message) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_shapes_are_read() -> None:
+    assert Shape.parse("256, 500,16,4") == Shape(256, 500, 16, 4)
+    with pytest.raises(InputError, match="shape is 'a,b,c,d'"):
+        Shape.parse("a,b,c,d")
