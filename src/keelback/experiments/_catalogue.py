@@ -3,12 +3,24 @@
 from typing import Any
 
 from keelback.errors import InputError, nearest
+from keelback.experiments.bound_comparison import BoundComparison
 from keelback.experiments.experiment import Experiment
 from keelback.experiments.length_independence import LengthIndependence
+from keelback.experiments.locality import LocalityExperiment
+from keelback.experiments.majority_voting import MajorityVotingExperiment
+from keelback.experiments.sample_complexity import SampleComplexity
 from keelback.experiments.stability_margin import StabilityMargin
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    experiment.name: experiment for experiment in (LengthIndependence(), StabilityMargin())
+    experiment.name: experiment
+    for experiment in (
+        LengthIndependence(),
+        StabilityMargin(),
+        MajorityVotingExperiment(),
+        LocalityExperiment(),
+        SampleComplexity(),
+        BoundComparison(),
+    )
 }
 """A new experiment adds itself here."""
 

@@ -1,0 +1,70 @@
+"""`reproduce bound-comparison`: what it fits is what the theory says."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from keelback.bounds import measure_constants, published_log_rademacher
+from keelback.errors import InputError
+from keelback.experiments.bound_comparison import BoundComparison, BoundComparisonSettings
+from keelback.experiments.bound_run import BoundRun
+from keelback.experiments.outcome import Outcome
+from keelback.experiments.store import StoredRun
+from keelback.models import SelectiveSSMConfig, load_model, save_model
+
+
+def evaluated(settings: BoundComparisonSettings, folder: Path) -> Outcome:
+    experiment = BoundComparison()
+    runs = experiment.runs(settings)
+    stored = [
+        StoredRun(run.name, folder, run.fields(), result.summary, {})
+        for run, result in BoundRun.execute(runs, lambda share: None)
+    ]
+    return experiment.outcome(settings, stored)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    config = SelectiveSSMConfig(vocab_size=2, spectral_abscissa=-0.1)
+    save_model(config.build(torch.Generator().manual_seed(0)), folder / "majority_T60.safetensors")
+    return folder
+
+
+def test_fitted_exponents_are_those_of_the_theory(tmp_path: Path, checkpoints: Path) -> None:
+    found = evaluated(BoundComparisonSettings(quick=True, checkpoints=checkpoints), tmp_path)
+    rows = {row["bound"]: row for row in found.numbers["exponents"]}  # type: ignore[attr-defined]
+    published, sharpened = rows["published"], rows["sharpened"]
+    assert published["T_marginal"] == pytest.approx(2, abs=0.05)
+    assert sharpened["T_marginal"] == pytest.approx(1, abs=0.05)
+    assert published["T_unstable"] == pytest.approx(1, abs=0.1)
+    assert published["gate_rate"] > 1.5
+    assert sharpened["gate_rate"] < 0.2
+    assert all(row["m"] == pytest.approx(-0.5, abs=0.03) for row in rows.values())
+    assert rows["linear_attention"]["T_stable"] == pytest.approx(1, abs=0.05)
+    assert rows["lti"]["B_u"] == pytest.approx(1, abs=0.1)
+    assert all(claim.holds for claim in found.claims)
+    [distance] = found.numbers["checkpoints"]  # type: ignore[misc]
+    model = load_model(checkpoints / "majority_T60.safetensors")
+    direct = published_log_rademacher(measure_constants(model, 60, 1000)) / math.log(10)
+    assert distance["published"] == pytest.approx(direct)
+
+
+def test_without_checkpoints_it_says_so(tmp_path: Path) -> None:
+    found = evaluated(BoundComparisonSettings(quick=True), tmp_path)
+    assert found.numbers["checkpoints"] == []
+    assert "No checkpoints" in found.notes[0]
+
+
+def test_folders_without_models_and_unknown_names_are_refused(
+    tmp_path: Path, checkpoints: Path
+) -> None:
+    experiment = BoundComparison()
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        experiment.runs(BoundComparisonSettings(checkpoints=tmp_path / "none"))
+    (checkpoints / "parity_T9.pth").touch()
+    with pytest.raises(InputError, match=r"parity_T9\.pth should be named"):
+        experiment.runs(BoundComparisonSettings(checkpoints=checkpoints))
