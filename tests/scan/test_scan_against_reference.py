@@ -57,6 +57,19 @@ def test_outputs_and_gradients_are_those_of_the_definition(dtype: torch.dtype, c
     assert max(errors.values()) < TOLERANCE[dtype], errors
 
 
+@pytest.mark.parametrize("channels", [4, 20])
+@pytest.mark.parametrize("present", range(16), ids="{:04b}".format)
+def test_every_choice_of_optional_operands(present: int, channels: int, monkeypatch) -> None:
+    optional = ("D", "z", "delta_bias", "initial_state")
+    absent = [name for bit, name in enumerate(optional) if not present >> bit & 1]
+    case = Case(channels_per_group=channels)
+    operands = {name: x for name, x in case.operands().items() if name not in absent}
+    monkeypatch.setattr(Case, "operands", lambda _: operands)
+    expected = outputs_and_gradients(case, "reference", torch.float64)
+    errors = relative_errors(outputs_and_gradients(case, None, torch.float64), expected)
+    assert max(errors.values()) < 1e-12, errors
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     rate=st.sampled_from([1.0, 10.0, 1e3, 1e30]),
@@ -130,9 +143,11 @@ def test_expanded_operands_need_no_memory_of_their_own() -> None:
     )
 
 
-@pytest.mark.parametrize(("batch", "length"), [(0, 5), (2, 0), (0, 0)])
-def test_nothing_to_scan(batch: int, length: int) -> None:
-    case = Case(batch=batch, length=length)
+@pytest.mark.parametrize(
+    ("batch", "length", "state"), [(0, 5, 4), (2, 0, 4), (0, 0, 4), (2, 5, 0)]
+)
+def test_nothing_to_scan(batch: int, length: int, state: int) -> None:
+    case = Case(batch=batch, length=length, state=state)
     found = outputs_and_gradients(case, None, torch.float64)
     expected = outputs_and_gradients(case, "reference", torch.float64)
     for name, x in expected.items():

@@ -80,11 +80,11 @@ class Plan:
     """How a scan is cut into blocks of `LANES` lanes, and blocks into units of work.
 
     A segment is a run of at most `LANES` channels of one row and one group. A block is one
-    segment or, where the groups are narrow, several groups side by side. A unit is a
-    run of blocks that add to the same gradient of B and C; where rows and groups are too few to
-    share the work, several units split the channels of one group, each with its own partial sum.
-    The cut depends on the shape alone, never on the number of threads, and so do the results, to
-    the last bit.
+    segment or, where the groups are narrow, several groups side by side. A unit is a run of
+    blocks that add to the same gradient of B and C; where rows and groups are too few to share
+    the work, several units split the channels of one group, each with its own partial sum. The
+    cut depends on the shape alone, never on the number of threads, and so do the results, to the
+    last bit.
     """
 
     replicas: int
@@ -158,7 +158,7 @@ class Plan:
     def splits(self) -> int:
         """Partial sums of the gradients of B and C: for 16 units, in less memory than u takes."""
         wanted = -(-16 // max(1, self.replicas * self.rows * self.groups))
-        affordable = max(2, self.channels // (2 * self.groups * self.states))
+        affordable = max(2, self.channels // max(1, 2 * self.groups * self.states))
         return max(1, min(self.blocks_per_group, wanted, affordable))
 
     @cached_property
