@@ -143,9 +143,7 @@ def test_expanded_operands_need_no_memory_of_their_own() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("batch", "length", "state"), [(0, 5, 4), (2, 0, 4), (0, 0, 4), (2, 5, 0)]
-)
+@pytest.mark.parametrize(("batch", "length", "state"), [(0, 5, 4), (2, 0, 4), (0, 0, 4), (2, 5, 0)])
 def test_nothing_to_scan(batch: int, length: int, state: int) -> None:
     case = Case(batch=batch, length=length, state=state)
     found = outputs_and_gradients(case, None, torch.float64)
