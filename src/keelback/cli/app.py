@@ -35,7 +35,8 @@ def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
     print(json.dumps(result, indent=2, allow_nan=False))
 
 
-def _load_commands() -> None:
+def load_commands() -> None:
+    """Import every command module; each registers itself with `app`."""
     package = importlib.import_module("keelback.cli")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"keelback.cli.{module.name}")
@@ -44,7 +45,7 @@ def _load_commands() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when the job failed, 2 on wrong input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    _load_commands()
+    load_commands()
     try:
         code = app(args=arguments, prog_name="keelback", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
