@@ -10,32 +10,32 @@ from keelback.bounds import measure_constants, published_log_rademacher
 from keelback.errors import InputError
 from keelback.experiments.bound_comparison import BoundComparison, BoundComparisonSettings
 from keelback.experiments.bound_run import BoundRun
-from keelback.experiments.outcome import Outcome
 from keelback.experiments.store import StoredRun
 from keelback.models import SelectiveSSMConfig, load_model, save_model
 
 
-def evaluated(settings: BoundComparisonSettings, folder: Path) -> Outcome:
-    experiment = BoundComparison()
-    runs = experiment.runs(settings)
-    stored = [
-        StoredRun(run.name, folder, run.fields(), result.summary, {})
-        for run, result in BoundRun.execute(runs, lambda share: None)
-    ]
-    return experiment.outcome(settings, stored)
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
     config = SelectiveSSMConfig(vocab_size=2, spectral_abscissa=-0.1)
     save_model(config.build(torch.Generator().manual_seed(0)), folder / "majority_T60.safetensors")
     return folder
 
 
-def test_fitted_exponents_are_those_of_the_theory(tmp_path: Path, checkpoints: Path) -> None:
-    found = evaluated(BoundComparisonSettings(quick=True, checkpoints=checkpoints), tmp_path)
+@pytest.fixture(scope="module")
+def stored(checkpoints: Path) -> list[StoredRun]:
+    runs = BoundComparison().runs(BoundComparisonSettings(quick=True, checkpoints=checkpoints))
+    return [
+        StoredRun(run.name, checkpoints, run.fields(), result.summary, {})
+        for run, result in BoundRun.execute(runs, lambda share: None)
+    ]
+
+
+def test_fitted_exponents_are_those_of_the_theory(
+    checkpoints: Path, stored: list[StoredRun]
+) -> None:
+    settings = BoundComparisonSettings(quick=True, checkpoints=checkpoints)
+    found = BoundComparison().outcome(settings, stored)
     rows = {row["bound"]: row for row in found.numbers["exponents"]}  # type: ignore[attr-defined]
     published, sharpened = rows["published"], rows["sharpened"]
     assert published["T_marginal"] == pytest.approx(2, abs=0.05)
@@ -53,18 +53,16 @@ def test_fitted_exponents_are_those_of_the_theory(tmp_path: Path, checkpoints: P
     assert distance["published"] == pytest.approx(direct)
 
 
-def test_without_checkpoints_it_says_so(tmp_path: Path) -> None:
-    found = evaluated(BoundComparisonSettings(quick=True), tmp_path)
+def test_without_checkpoints_it_says_so(stored: list[StoredRun]) -> None:
+    found = BoundComparison().outcome(BoundComparisonSettings(quick=True), stored)
     assert found.numbers["checkpoints"] == []
     assert "No checkpoints" in found.notes[0]
 
 
-def test_folders_without_models_and_unknown_names_are_refused(
-    tmp_path: Path, checkpoints: Path
-) -> None:
+def test_folders_without_models_and_unknown_names_are_refused(tmp_path: Path) -> None:
     experiment = BoundComparison()
     with pytest.raises(InputError, match="holds no checkpoints"):
         experiment.runs(BoundComparisonSettings(checkpoints=tmp_path / "none"))
-    (checkpoints / "parity_T9.pth").touch()
+    (tmp_path / "parity_T9.pth").touch()
     with pytest.raises(InputError, match=r"parity_T9\.pth should be named"):
-        experiment.runs(BoundComparisonSettings(checkpoints=checkpoints))
+        experiment.runs(BoundComparisonSettings(checkpoints=tmp_path))

@@ -63,7 +63,7 @@ def test_lower_sharpened_and_published_come_in_this_order(c: ClassConstants) -> 
     assert sharpened <= published_log_rademacher(c)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(classes(), st.sampled_from(RISING), st.floats(1.001, 3))
 def test_every_bound_rises_with_every_constant(c: ClassConstants, name: str, factor: float) -> None:
     larger = raised(c, name, factor)
@@ -86,7 +86,7 @@ def raised(c: ClassConstants, name: str, factor: float) -> ClassConstants:
     return dataclasses.replace(c, **changes)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(classes(), st.floats(0.1, 3))
 def test_every_bound_falls_with_p_lo_and_with_m(c: ClassConstants, less: float) -> None:
     wider = dataclasses.replace(c, p_lo=c.p_lo - less)
@@ -97,7 +97,7 @@ def test_every_bound_falls_with_p_lo_and_with_m(c: ClassConstants, less: float) 
         assert bound(fewer) >= value - 1e-7, name
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(classes())
 def test_every_upper_bound_rises_with_the_dimensions(c: ClassConstants) -> None:
     for name, bound in BOUNDS.items():
