@@ -13,6 +13,7 @@ from keelback.dynamics.exponents import (
     PowerLaw,
     fit_power_law,
     median_with_interval,
+    power_law_through,
     share_with_interval,
 )
 from keelback.dynamics.theory import Condition, Prediction, conditions, predicted
@@ -31,6 +32,7 @@ __all__ = [
     "fit_power_law",
     "gate_openness",
     "median_with_interval",
+    "power_law_through",
     "predicted",
     "projections",
     "share_with_interval",

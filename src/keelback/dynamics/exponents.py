@@ -89,25 +89,44 @@ def fit_power_law(
         The law, or `None` where fewer than two medians at different `x` are finite.
 
     Raises:
-        InputError: when x or an outcome is not positive, counts differ, or a set is empty.
+        InputError: when an x or a median is not positive, counts differ, or a set is empty.
     """
     if len(x) != len(outcomes):
         raise InputError(f"exponents: {len(x)} points have {len(outcomes)} sets of trials")
+    sets = [_checked(trials) for trials in outcomes]
+    rng = np.random.default_rng(seed)
+    estimates = np.array([_median(trials) for trials in sets])
+    resampled = np.stack([_resampled_medians(trials, resamples, rng) for trials in sets], axis=1)
+    return power_law_through(x, estimates, resampled)
+
+
+def power_law_through(
+    x: Sequence[float],
+    estimates: Float[Array, " points"],
+    resampled: Float[Array, "resamples points"],
+) -> PowerLaw | None:
+    """Fit estimates that come with a bootstrap distribution of their own.
+
+    Infinite estimates are left out, in every resample as well.
+
+    Returns:
+        The law, or `None` where fewer than two estimates at different `x` are finite.
+
+    Raises:
+        InputError: when an x or an estimate is not positive.
+    """
     if any(not 0 < value < inf for value in x):
         raise InputError("exponents: a power law needs finite points above zero")
-    sets = [_checked(trials) for trials in outcomes]
-    if any((trials <= 0).any() for trials in sets):
+    if (estimates <= 0).any():
         raise InputError("exponents: a power law needs outcomes above zero")
-    rng = np.random.default_rng(seed)
-    medians = np.array([_median(trials) for trials in sets])
-    fitted = _line(np.log(np.asarray(x, dtype=np.float64)), medians)
+    log_x = np.log(np.asarray(x, dtype=np.float64))
+    fitted = _line(log_x, estimates)
     if fitted is None:
         return None
-    resampled = np.stack([_resampled_medians(trials, resamples, rng) for trials in sets], axis=1)
-    slopes = [_line(np.log(np.asarray(x, dtype=np.float64)), row) for row in resampled]
-    low, high = _percentiles(np.array([slope[0] for slope in slopes if slope is not None]))
-    finite = int(np.isfinite(medians).sum())
-    return PowerLaw(Interval(fitted[0], low, high), fitted[1], finite, len(medians) - finite)
+    lines = [_line(log_x, np.where(row > 0, row, inf)) for row in resampled]
+    low, high = _percentiles(np.array([line[0] for line in lines if line is not None]))
+    finite = int(np.isfinite(estimates).sum())
+    return PowerLaw(Interval(fitted[0], low, high), fitted[1], finite, len(estimates) - finite)
 
 
 def _checked(outcomes: Float[Array, " trials"]) -> Float[Array, " trials"]:

@@ -3,19 +3,29 @@
 from typing import Any
 
 from keelback.errors import InputError, nearest
+from keelback.experiments.baselines import Baselines
 from keelback.experiments.bound_comparison import BoundComparison
+from keelback.experiments.data_histograms import DataHistograms
 from keelback.experiments.experiment import Experiment
 from keelback.experiments.length_independence import LengthIndependence
 from keelback.experiments.locality import LocalityExperiment
 from keelback.experiments.majority_voting import MajorityVotingExperiment
+from keelback.experiments.mamba_stack import MambaStack
 from keelback.experiments.sample_complexity import SampleComplexity
 from keelback.experiments.stability_margin import StabilityMargin
+from keelback.experiments.stable_by_construction import StableByConstruction
+from keelback.experiments.train_short_test_long import TrainShortTestLong
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     experiment.name: experiment
     for experiment in (
         LengthIndependence(),
         StabilityMargin(),
+        StableByConstruction(),
+        TrainShortTestLong(),
+        Baselines(),
+        MambaStack(),
+        DataHistograms(),
         MajorityVotingExperiment(),
         LocalityExperiment(),
         SampleComplexity(),

@@ -6,8 +6,9 @@ so that one replica fills all cores as well as many do; the sums over blocks run
 Lengths, features and widths are padded with zeros to whole vector registers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -16,19 +17,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.models.gated_gradient import HingeStep
-from keelback.scan._jit import kernel
 
 _LANES = 16
 _BLOCK = 64
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
-"""Floating-point liberties that leave infinities and NaNs what they are."""
+
+
+def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function at its first call, and keep the machine code on disk where that can be.
+
+    `fastmath` leaves out what would let the compiler assume that there are no infinities or NaNs.
+    """
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+        **options,
+    }
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # Numba found no place for its cache.
+            return numba.njit(**options)(function)
+
+    return compiled
 
 
 def _padded(size: int, multiple: int = _LANES) -> int:
     return -(-size // multiple) * multiple
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _add_product(A, B, C, rows, inner, columns):
     """C[:rows, :columns] += A[:rows, :inner] B[:inner, :columns]; rows are even, inner of fours."""
@@ -42,7 +61,7 @@ def _add_product(A, B, C, rows, inner, columns):
                 C[i + 1, j] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _gates(tokens_t, w, g):
     one = np.float32(1)
@@ -54,7 +73,7 @@ def _gates(tokens_t, w, g):
         g[position] = one / (one + np.exp(-g[position]))
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _attention(g, scores, length, G, P):
     """Rows of G(s, l) and of P = G * scores, each from the row before."""
@@ -70,7 +89,7 @@ def _attention(g, scores, length, G, P):
             P[row, s] = G[row, s] * scores[row, s]
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _output(hidden, v, length):
     zero = np.float32(0)
@@ -82,7 +101,7 @@ def _output(hidden, v, length):
     return total / np.float32(length)
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _activity(hidden, v, slope, length, width, active_t):
     """Replace every hidden value by slope * v_i where it is positive; also transposed."""
@@ -95,7 +114,7 @@ def _activity(hidden, v, slope, length, width, active_t):
             active_t[i, row] = hidden[row, i]
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _gate_gradient(D, scores, G, g, tokens, length, adjoint, dw):
     """Walk back through G: row l carries (1 - g_l) times row l-1, and g_l on its diagonal."""
@@ -115,7 +134,7 @@ def _gate_gradient(D, scores, G, g, tokens, length, adjoint, dw):
             dw[k] += da * tokens[row, k]
 
 
-@kernel(fastmath=_FAST)
+@_kernel()
 @no_type_check
 def _block(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     """Margins of a block of sequences; with `weight` > 0 also adds their gradients to dw and dW."""
@@ -156,7 +175,7 @@ def _block(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins
         _gate_gradient(D, scores[n], G, g, tokens[n], length, adjoint, dw)
 
 
-@kernel(parallel=True)
+@_kernel(parallel=True)
 @no_type_check
 def _all_blocks(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     replicas, blocks = dw.shape[:2]

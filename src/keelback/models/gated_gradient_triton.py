@@ -15,11 +15,15 @@ from torch import Tensor
 from keelback.models.gated_gradient import HingeStep
 
 _BLOCK = 16
+"""Sequences that one program takes, one after the other."""
+
+_WARPS = 4
 
 
 def fits(length: int, dim: int, width: int) -> bool:
     """Whether a sequence and a readout of this size fit a program's registers."""
-    return length <= 64 and dim <= 64 and width <= 128
+    hidden, weights = _padded(length) * _padded(width), _padded(width) * _padded(dim)
+    return length <= 64 and dim <= 64 and max(hidden, weights) <= 8192
 
 
 def _padded(size: int) -> int:
@@ -162,7 +166,7 @@ class _TritonHinge:
             M=_padded(width),
             GRADIENT=gradient,
             PRECISION=self.precision,
-            num_warps=4,
+            num_warps=_WARPS,
         )
         return margins, dw, dW
 
