@@ -1,0 +1,102 @@
+"""The Majority length-independence sweep against the same trainings one after the other."""
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from keelback.benchmarks.loop_baseline import train_by_loop
+from keelback.errors import JobError
+from keelback.experiments import (
+    RunResult,
+    Store,
+    TrainingRun,
+    available_cores,
+    get_experiment,
+    sweep,
+)
+from keelback.experiments.provenance import device, versions
+from keelback.models import model_config
+from keelback.training.loop import epoch_order
+
+
+def sweep_speed(
+    lengths: Sequence[int | str] | None = None,
+    seeds: int = 5,
+    epochs: int | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Time the sweep whole, and both of its alternatives on samples of the same trainings.
+
+    `one_by_one` trains seed 1 at every length as the only run of its batch, in this process, and
+    multiplies by the number of seeds. `plain_loop` times one epoch of seed 1 at every length and
+    multiplies by the numbers of epochs and seeds; making the data and scoring the models are left
+    out of it, and its loss must be that of keelback's training.
+
+    Raises:
+        JobError: the plain loop's loss is not keelback's.
+    """
+    experiment = get_experiment("length-independence")
+    given = {"task": "majority", "seq_len": lengths, "seeds": seeds, "epochs": epochs}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    runs = cast(Sequence[TrainingRun], experiment.runs(experiment.settings(chosen)))
+    workers = workers or available_cores()
+    with tempfile.TemporaryDirectory(prefix="keelback-bench-") as folder:
+        started = time.perf_counter()
+        sweep(runs, Store.create(Path(folder) / "sweep"), workers=workers)
+        ours = time.perf_counter() - started
+    firsts = [run for run in runs if run.seed == runs[0].seed]
+    rows = [_row(run, seeds) for run in firsts]
+    one_by_one = sum(row["one_by_one_s"] for row in rows)
+    plain_loop = sum(row["plain_loop_s"] for row in rows)
+    return {
+        "lengths": [row["seq_len"] for row in rows],
+        "seeds": seeds,
+        "epochs": runs[0].recipe.epochs,
+        "workers": workers,
+        "sweep_s": ours,
+        "one_by_one_s": one_by_one,
+        "plain_loop_s": plain_loop,
+        "ratio_to_one_by_one": one_by_one / ours,
+        "ratio_to_plain_loop": plain_loop / ours,
+        "extrapolated": {
+            "one_by_one_s": "one seed measured at each length",
+            "plain_loop_s": "one epoch of one seed measured at each length",
+        },
+        "rows": rows,
+        "device": device(),
+        "load_average": os.getloadavg()[0],
+        "versions": versions(),
+    }
+
+
+def _row(run: TrainingRun, seeds: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    [(_, result)] = TrainingRun.execute([run], lambda share: None)
+    alone = time.perf_counter() - started
+    model = model_config(run.model).build(torch.Generator().manual_seed(run.seed))
+    split = run.get_task().split("train")
+    order = epoch_order(run.seed, 1, len(split))
+    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    loop, loss = train_by_loop(weights, split, order, run.recipe)
+    _require_same_loss(run, loss, result)
+    return {
+        "seq_len": run.task_settings["seq_len"],
+        "one_by_one_s": alone * seeds,
+        "plain_loop_epoch_s": loop,
+        "plain_loop_s": loop * run.recipe.epochs * seeds,
+    }
+
+
+def _require_same_loss(run: TrainingRun, loss: float, result: RunResult) -> None:
+    ours = result.history[1]["loss"]
+    if ours is None or not math.isclose(loss, float(ours), rel_tol=1e-3):
+        raise JobError(
+            f"the plain loop's loss after an epoch at T = {run.task_settings['seq_len']} is "
+            f"{loss:.6g}, keelback's is {ours}: they are not the same training"
+        )

@@ -1,0 +1,41 @@
+"""`keelback bench sweep`: the runner and its replica axis against one training after another."""
+
+from typing import Annotated
+
+import typer
+
+from keelback.cli.app import print_json
+from keelback.cli.bench import bench
+
+
+@bench.command()
+def sweep(
+    seq_len: Annotated[
+        str | None, typer.Option(help="Sequence lengths, separated by commas; all 16 if absent.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds at each length.")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the paper's 40.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one a core by default.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Time the Majority sweep beside the same trainings one after the other.
+
+    Both alternatives are timed on a part of the trainings and extrapolated; `extrapolated` says
+    from what.
+    """
+    from keelback.benchmarks.sweep_speed import sweep_speed
+
+    lengths = None if seq_len is None else seq_len.split(",")
+    result = sweep_speed(lengths, seeds, epochs, workers)
+    if json:
+        print_json(result)
+        return
+    print(
+        f"the sweep: {result['sweep_s']:.1f} s with {result['workers']} workers\n"
+        f"one training after the other: {result['one_by_one_s']:.1f} s, "
+        f"{result['ratio_to_one_by_one']:.1f} times as long\n"
+        f"with a plain Python loop over time: {result['plain_loop_s']:.0f} s, "
+        f"{result['ratio_to_plain_loop']:.0f} times as long"
+    )
