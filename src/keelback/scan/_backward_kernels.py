@@ -139,9 +139,18 @@ def ungate(scratch, steps, constants, tiles, dy):
 
 
 @kernel
-def add_sum_at(scratch, address, vector):
-    """Add the sum of a vector's lanes to one float in memory."""
-    store_scalar_at(address, scalar_at(scratch, address) + sum_lanes(vector))
+def first_of_unit(p, block, split):
+    """Whether no block before this one adds to the same partial sum over channels."""
+    return block % p.blocks_per_group == split * p.blocks_per_unit
+
+
+@kernel
+def write_sum_at(scratch, address, vector, fresh):
+    """Write the sum of a vector's lanes to one float in memory, or add it unless `fresh`."""
+    total = sum_lanes(vector)
+    if not fresh:
+        total += scalar_at(scratch, address)
+    store_scalar_at(address, total)
 
 
 @kernel
@@ -149,7 +158,8 @@ def carry_back(p, scratch, block, split, start, steps, resets, constants, tiles,
     """Carry the adjoint back through a chunk.
 
     Leaves du in the tile of u and ddelta in that of the raw delta. The gradients of B and C are
-    added to memory or, for a block of several segments, left in the tiles of B and C.
+    written to memory, added there to those of blocks before where the block is not the first of
+    its unit, or, for a block of several segments, left in the tiles of B and C.
     """
     states, packed = p.states, p.packed != 0
     by_state_b, by_state_c = p.B_state, p.C_state
@@ -165,6 +175,7 @@ def carry_back(p, scratch, block, split, start, steps, resets, constants, tiles,
     ln_2 = splat(scratch.dtype.type(LN_2))
     belongs = positive(load(scratch, sums.belongs))
     skip = load(scratch, constants.skip)
+    fresh = first_of_unit(p, block, split)
     for t in range(steps - 1, -1, -1):
         step = load(scratch, tiles.delta + t * LANES)
         driven = load(scratch, tiles.driven + t * LANES)
@@ -190,8 +201,8 @@ def carry_back(p, scratch, block, split, start, steps, resets, constants, tiles,
                 store(scratch, tiles.wide_b + here, sum_segments(p.lanes_per_segment, db))
                 store(scratch, tiles.wide_c + here, sum_segments(p.lanes_per_segment, dc))
             else:
-                add_sum_at(scratch, row_db + t * p.dB_time + n * by_state_db, db)
-                add_sum_at(scratch, row_dc + t * p.dC_time + n * by_state_dc, dc)
+                write_sum_at(scratch, row_db + t * p.dB_time + n * by_state_db, db, fresh)
+                write_sum_at(scratch, row_dc + t * p.dC_time + n * by_state_dc, dc, fresh)
             carried = mul(g, decay)
             if resets:
                 kept = positive(load(scratch, tiles.keep + t * LANES))
@@ -215,8 +226,8 @@ def carry_back(p, scratch, block, split, start, steps, resets, constants, tiles,
 
 
 @kernel
-def add_shared_delta(p, scratch, block, split, start, steps, tile):
-    """Add the gradient of a step size that all channels share: a sum over them."""
+def write_shared_delta(p, scratch, block, split, start, steps, tile):
+    """Write or add the gradient of a step size that all channels share: a sum over them."""
     at = p.ddelta + split * p.ddelta_partial + start * p.ddelta_time
     if p.packed:
         for t in range(steps):
@@ -228,9 +239,10 @@ def add_shared_delta(p, scratch, block, split, start, steps, tile):
         )  # fmt: skip
     else:
         replica, row, group, _, _ = place(p, block)
+        fresh = first_of_unit(p, block, split)
         at += group * p.splits * p.ddelta_partial + replica * p.ddelta_replica + row * p.ddelta_row
         for t in range(steps):
-            add_sum_at(scratch, at + t * p.ddelta_time, load(scratch, tile + t * LANES))
+            write_sum_at(scratch, at + t * p.ddelta_time, load(scratch, tile + t * LANES), fresh)
 
 
 @kernel
@@ -239,7 +251,7 @@ def write_gradients(p, scratch, block, split, start, steps, tiles):
     at = p.du + start * p.du_time
     write(p, scratch, block, tiles.u, steps, at, p.du_replica, p.du_row, p.du_time, p.du_lane)
     if p.shared_delta:
-        add_shared_delta(p, scratch, block, split, start, steps, tiles.raw)
+        write_shared_delta(p, scratch, block, split, start, steps, tiles.raw)
     else:
         at = p.ddelta + start * p.ddelta_time
         write(

@@ -113,19 +113,17 @@ def scan_backward(
     shared_delta = delta.shape[-1] < u.shape[-1]
     rows, state = u.shape[:2], A.shape[1:]
     du = u.new_empty(u.shape)
-    if shared_delta:
-        ddelta = u.new_zeros((plan.groups * plan.splits, *delta.shape))
-    else:
-        ddelta = u.new_empty((1, *delta.shape))
+    ddelta_parts = plan.groups * plan.splits if shared_delta else 1
+    ddelta = u.new_empty((ddelta_parts, *delta.shape))
     dA = u.new_empty(rows + state)
-    dB = u.new_zeros((plan.splits, *B.shape))
-    dC = u.new_zeros((plan.splits, *C.shape))
+    dB = u.new_empty((plan.splits, *B.shape))
+    dC = u.new_empty((plan.splits, *C.shape))
     dD = None if D is None else u.new_empty(rows + state[:1])
     dz = None if z is None else u.new_empty(z.shape)
     dbias = None if delta_bias is None else u.new_empty(rows + state[:1])
     dinitial = None if initial_state is None else u.new_empty(initial_state.shape)
     if plan.empty:
-        for gradient in (dA, dD, dbias):
+        for gradient in (ddelta, dA, dB, dC, dD, dbias):
             if gradient is not None:
                 gradient.zero_()
         if dinitial is not None:
@@ -170,7 +168,7 @@ def scan_backward(
         run_ranges(work, plan.units, 3.0 * plan.cost)
     gradients = (
         du,
-        ddelta.sum(0) if shared_delta else ddelta[0],
+        ddelta.sum(0) if ddelta_parts > 1 else ddelta[0],
         dA.sum(1),
         dB.sum(0) if split else dB[0],
         dC.sum(0) if split else dC[0],

@@ -155,15 +155,19 @@ class Plan:
         return -(-self.segments // self.segments_per_block)
 
     @cached_property
-    def splits(self) -> int:
-        """Partial sums of the gradients of B and C: for 16 units, in less memory than u takes."""
+    def blocks_per_unit(self) -> int:
+        """Blocks of one group that share a partial sum of the gradients of B and C.
+
+        As many as leave sixteen units, and partial sums no larger than u.
+        """
         wanted = -(-16 // max(1, self.replicas * self.rows * self.groups))
         affordable = max(2, self.channels // max(1, 2 * self.groups * self.states))
-        return max(1, min(self.blocks_per_group, wanted, affordable))
+        return -(-self.blocks_per_group // max(1, min(wanted, affordable)))
 
     @cached_property
-    def blocks_per_unit(self) -> int:
-        return -(-self.blocks_per_group // self.splits)
+    def splits(self) -> int:
+        """Partial sums for each group."""
+        return -(-self.blocks_per_group // max(1, self.blocks_per_unit))
 
     @cached_property
     def units(self) -> int:
