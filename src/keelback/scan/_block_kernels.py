@@ -64,6 +64,20 @@ def place(p, segment):
 
 
 @kernel
+def next_place(p, before):
+    """The place of the segment after one at `before`, where segments are whole groups."""
+    replica, row, group, _, width = before
+    group += 1
+    if group == p.groups:
+        group = 0
+        row += 1
+        if row == p.rows:
+            row = 0
+            replica += 1
+    return replica, row, group, group * p.channels_per_group, width
+
+
+@kernel
 def fill(scratch, tile, rows, value):
     """Set `rows` rows of a tile to `value`."""
     constant = splat(scratch.dtype.type(value))
@@ -116,8 +130,10 @@ def read(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_la
     if base == 0:
         return
     first, last = segments_of(p, block)
+    here = place(p, first)
     for segment in range(first, last):
-        replica, row, _, channel, width = place(p, segment)
+        replica, row, _, channel, width = here
+        here = next_place(p, here)
         lane = (segment - first) * p.lanes_per_segment
         source = base + replica * by_replica + row * by_row + channel * by_lane
         mask = lanes_between(lane, lane + width)
@@ -151,8 +167,10 @@ def write(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_l
     if base == 0:
         return
     first, last = segments_of(p, block)
+    here = place(p, first)
     for segment in range(first, last):
-        replica, row, _, channel, width = place(p, segment)
+        replica, row, _, channel, width = here
+        here = next_place(p, here)
         lane = (segment - first) * p.lanes_per_segment
         target = base + replica * by_replica + row * by_row + channel * by_lane
         if width == LANES and by_lane == scratch.itemsize:
@@ -180,8 +198,10 @@ def read_groups(
     """Read B or C for a block of several segments: each state repeated over its segment's lanes."""
     states, lanes = p.states, p.lanes_per_segment
     first, last = segments_of(p, block)
+    here = place(p, first)
     for segment in range(first, last):
-        replica, row, group, _, _ = place(p, segment)
+        replica, row, group, _, _ = here
+        here = next_place(p, here)
         lane = (segment - first) * lanes
         source = base + replica * by_replica + row * by_row + group * by_group
         for t in range(steps):
@@ -196,8 +216,10 @@ def write_groups(
 ):
     """Write the first lane of each segment, in which the sum over its lanes lies."""
     first, last = segments_of(p, block)
+    here = place(p, first)
     for segment in range(first, last):
-        replica, row, group, _, _ = place(p, segment)
+        replica, row, group, _, _ = here
+        here = next_place(p, here)
         source = tile + (segment - first) * p.lanes_per_segment
         target = base + replica * by_replica + row * by_row + group * by_group
         for t in range(steps):
@@ -222,8 +244,10 @@ def sum_segments(lanes_per_segment, vector):
 def belonging(p, scratch, block, tile):
     """Write one to the lanes that belong to a segment and zero to the others."""
     first, last = segments_of(p, block)
+    here = place(p, first)
     for segment in range(first, last):
-        _, _, _, _, width = place(p, segment)
+        _, _, _, _, width = here
+        here = next_place(p, here)
         for c in range(width):
             scratch[tile + (segment - first) * p.lanes_per_segment + c] = 1.0
 
@@ -235,8 +259,10 @@ def read_resets(p, scratch, block, tile, start, steps):
     if p.reset == 0:
         return any_reset
     first, last = segments_of(p, block)
+    here = place(p, first)
     for segment in range(first, last):
-        replica, row, _, _, width = place(p, segment)
+        replica, row, _, _, width = here
+        here = next_place(p, here)
         lane = (segment - first) * p.lanes_per_segment
         source = p.reset + replica * p.reset_replica + row * p.reset_row + start * p.reset_time
         for t in range(steps):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keelback.scan._layout import FLAGS, OPERANDS, PARAMETERS, SIZES, Plan
+from keelback.scan._layout import FLAGS, OPERANDS, PARAMETERS, Plan, plan_of_sizes
 from keelback.scan._threads import run_ranges
 
 
@@ -21,7 +21,7 @@ def aligned_scratch(size: int, dtype: torch.dtype) -> Any:
 
 def parameters(plan: Plan, flags: dict[str, bool], operands: dict[str, Tensor | None]) -> Any:
     """The record that describes a scan to the kernels."""
-    values = [getattr(plan, name) for name in SIZES]
+    values = list(plan.sizes)
     values += [flags.get(name, False) for name in FLAGS]
     for name, axes in OPERANDS.items():
         tensor = operands.get(name)
@@ -51,7 +51,7 @@ def scan_forward(
     """Output, last state and checkpoints of `keelback::selective_scan`."""
     from keelback.scan._forward_kernels import forward_blocks, forward_scratch
 
-    plan = Plan.of(u, A, B)
+    plan = plan_of_sizes(*u.shape, A.shape[-1], B.shape[-2])
     y = u.new_empty(u.shape)
     last = u.new_empty(u.shape[:2] + A.shape[1:])
     checkpoints = u.new_empty(plan.checkpoint_shape(keep_checkpoints))
@@ -60,7 +60,7 @@ def scan_forward(
         return y, last, checkpoints
     record = parameters(
         plan,
-        {"packed": plan.packed, "softplus": delta_softplus},
+        {"softplus": delta_softplus},
         {
             "u": u,
             "delta": delta.expand(u.shape),
@@ -108,7 +108,7 @@ def scan_backward(
     """
     from keelback.scan._backward_kernels import backward_scratch, backward_units
 
-    plan = Plan.of(u, A, B)
+    plan = plan_of_sizes(*u.shape, A.shape[-1], B.shape[-2])
     split = plan.splits > 1
     shared_delta = delta.shape[-1] < u.shape[-1]
     rows, state = u.shape[:2], A.shape[1:]
@@ -131,11 +131,7 @@ def scan_backward(
     else:
         record = parameters(
             plan,
-            {
-                "packed": plan.packed,
-                "softplus": delta_softplus,
-                "shared_delta": shared_delta,
-            },
+            {"softplus": delta_softplus, "shared_delta": shared_delta},
             {
                 "u": u,
                 "delta": delta.expand(u.shape),

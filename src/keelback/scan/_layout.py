@@ -6,7 +6,7 @@ shared between replicas, rows or channels is never expanded in memory.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from torch import Tensor
@@ -30,11 +30,12 @@ SIZES = (
     "segments",
     "segments_per_block",
     "lanes_per_segment",
+    "packed",
     "blocks_per_unit",
     "splits",
 )
 #: What else they are told.
-FLAGS = ("packed", "softplus", "shared_delta")
+FLAGS = ("softplus", "shared_delta")
 _OPERANDS = {
     "u": "replica row time lane",
     "delta": "replica row time lane",
@@ -99,6 +100,11 @@ class Plan:
         """The plan of a scan of u (replicas, rows, length, channels)."""
         replicas, rows, length, channels = u.shape
         return cls(replicas, rows, length, channels, A.shape[-1], B.shape[-2])
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """What `SIZES` names."""
+        return [getattr(self, name) for name in SIZES]
 
     @cached_property
     def empty(self) -> bool:
@@ -174,3 +180,11 @@ class Plan:
         if self.packed:
             return self.blocks
         return self.replicas * self.rows * self.groups * self.splits
+
+
+@lru_cache(maxsize=1024)
+def plan_of_sizes(
+    replicas: int, rows: int, length: int, channels: int, states: int, groups: int
+) -> Plan:
+    """The plan of these sizes, remembered with what it has worked out."""
+    return Plan(replicas, rows, length, channels, states, groups)
