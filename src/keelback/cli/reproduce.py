@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,9 @@ from keelback.cli.app import app, print_json
 
 @app.command()
 def reproduce(
-    experiment: Annotated[str, typer.Argument(help="An experiment; `keelback list` names them.")],
+    experiment: Annotated[
+        str, typer.Argument(help="An experiment (`keelback list` names them), or `all`.")
+    ],
     task: Annotated[str | None, typer.Option(help="The task.")] = None,
     seq_len: Annotated[
         list[str] | None,
@@ -33,13 +36,15 @@ def reproduce(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Run an experiment, or what of it the directory still lacks, and write its report."""
+    """Run an experiment, or what of it the directory still lacks, and write its report.
+
+    `all` runs every experiment on every task whose data can be had, into one directory.
+    """
     from keelback.cli.progress import sweep_progress
-    from keelback.errors import InputError
-    from keelback.experiments import Store, get_experiment, sweep
+    from keelback.errors import InputError, JobError
+    from keelback.experiments import Store, everything, get_experiment, sweep
     from keelback.experiments.requests import save_request
 
-    chosen = get_experiment(experiment)
     given: dict[str, Any] = {
         "task": task,
         "seeds": seeds,
@@ -49,19 +54,40 @@ def reproduce(
     }
     given["seq_len"] = _lengths(seq_len)
     given = {name: value for name, value in given.items() if value is not None}
-    settings = chosen.settings(given | _named(setting or []))
+    given |= _named(setting or [])
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; it must be 1 or more")
-    runs = chosen.runs(settings)
-    directory = out or Path("runs") / f"{experiment}-{settings.label}"
+    skipped: list[str] = []
+    if experiment == "all":
+        planned, skipped = everything(given)
+        directory = out or Path("runs") / ("all-quick" if quick else "all")
+    else:
+        chosen = get_experiment(experiment)
+        settings = chosen.settings(given)
+        planned = [(chosen, settings)]
+        directory = out or Path("runs") / f"{experiment}-{settings.label}"
+    needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
     store = Store.create(directory)
-    save_request(store, experiment, settings, shlex.join(["keelback", *sys.argv[1:]]))
-    with sweep_progress(f"{experiment} {settings.label}") as on_progress:
-        results = sweep(runs, store, workers=workers, on_progress=on_progress)
-    outcome = chosen.outcome(settings, results)
-    _write(report_to or directory / "report", [outcome])
+    outcomes, failures = [], []
+    for chosen, settings, runs in needed:
+        save_request(store, chosen.name, settings, shlex.join(["keelback", *sys.argv[1:]]))
+        with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
+            try:
+                results = sweep(runs, store, workers=workers, on_progress=on_progress)
+            except JobError as error:
+                failures.append(f"{chosen.name} {settings.label}: {error}")
+                continue
+        outcomes.append(chosen.outcome(settings, results))
+    if outcomes:
+        made_by = [
+            store.get(run.name).provenance for _, _, runs in needed for run in runs if run in store
+        ]
+        _write(report_to or directory / "report", outcomes, made_by, skipped)
+    if failures:
+        raise JobError("; ".join(failures))
     if json:
-        print_json(dict(outcome.numbers))
+        numbers = {outcome.experiment: dict(outcome.numbers) for outcome in outcomes}
+        print_json(numbers if experiment == "all" else dict(outcomes[0].numbers))
 
 
 @app.command()
@@ -81,7 +107,8 @@ def report(
     found = outcomes(store)
     if not found:
         raise InputError(f"{directory} holds runs but no experiment; nothing says how to read them")
-    _write(report_to or directory / "report", found)
+    made_by = [run.provenance for run in store]
+    _write(report_to or directory / "report", found, made_by)
     if json:
         print_json({outcome.experiment: dict(outcome.numbers) for outcome in found})
 
@@ -126,20 +153,30 @@ def _named(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _write(folder: Path, outcomes: list[Any]) -> None:
+def _write(
+    folder: Path, outcomes: list[Any], made_by: list[Any], skipped: Sequence[str] = ()
+) -> None:
     """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
     import json
 
     from rich.console import Console
 
-    from keelback.experiments import provenance
+    from keelback.experiments import provenance, provenance_of_runs
     from keelback.experiments.store import write_atomically
     from keelback.report import terminal_tables, write_report
 
     record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
     page = write_report(outcomes, folder, record)
-    numbers = {outcome.experiment: dict(outcome.numbers) for outcome in outcomes}
-    document = {"provenance": record, "outcomes": numbers}
+    document = {
+        "provenance": record,
+        "runs": provenance_of_runs(made_by),
+        "outcomes": {outcome.experiment: dict(outcome.numbers) for outcome in outcomes},
+        "claims": {
+            outcome.experiment: [vars(claim) for claim in outcome.claims] for outcome in outcomes
+        },
+        "notes": {outcome.experiment: list(outcome.notes) for outcome in outcomes},
+        "skipped": list(skipped),
+    }
     write_atomically(folder / "results.json", json.dumps(document, indent=1, allow_nan=False))
     console = Console(stderr=True)
     for outcome in outcomes:
@@ -147,4 +184,6 @@ def _write(folder: Path, outcomes: list[Any]) -> None:
             console.print(table)
         for note in outcome.notes:
             console.print(f"note: {note}", markup=False)
+    for sentence in skipped:
+        console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"report: {page}", soft_wrap=True, markup=False)

@@ -37,7 +37,7 @@ def train(
         chosen,
         seq_len=length,
         seed=seed,
-        epochs=epochs or chosen.epochs,
+        epochs=epochs,
         spectral_abscissa=abscissa,
         parametrisation=parametrisation,
     )

@@ -34,6 +34,8 @@ class Experiment(ABC, Generic[S]):
     name: ClassVar[str]
     summary: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """The tasks that it is made for, where its settings have a `task`."""
 
     @abstractmethod
     def runs(self, settings: S) -> Sequence[Run]:

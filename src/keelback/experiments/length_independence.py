@@ -6,22 +6,29 @@ each length from several seeds.
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import Field, PositiveInt
 from scipy import stats
 
 from keelback.data import best_count_rule
-from keelback.experiments.experiment import Experiment, Settings
+from keelback.experiments.experiment import Experiment
+from keelback.experiments.on_task import OnTaskSettings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.presets import (
     LENGTH_INDEPENDENCE,
-    data_paths,
     preset,
-    published_accuracy,
     selective_ssm_run,
+    stable_model,
+)
+from keelback.experiments.published import published_accuracy
+from keelback.experiments.scores import (
+    accuracy_of,
+    divergence_notes,
+    mean_and_std,
+    seq_len_of,
+    survivors,
+    with_spread,
 )
 from keelback.experiments.store import StoredRun
 from keelback.experiments.training_run import TrainingRun
@@ -30,16 +37,11 @@ Row = dict[str, Any]
 """One length: how many seeds survived, means and deviations, and the published figures."""
 
 
-class LengthIndependenceSettings(Settings):
+class LengthIndependenceSettings(OnTaskSettings):
     """Task, lengths and seeds; what is not given is the paper's."""
 
-    task: str = "majority"
     seq_len: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
-    seeds: PositiveInt = 5
-    epochs: PositiveInt | None = None
     parametrisation: Literal["free", "stable"] = "free"
-    data: Path | None = None
-    tokenizer: Path | None = None
     abscissa: float | None = Field(default=None, allow_inf_nan=False)
 
     @property
@@ -54,27 +56,28 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
     name: ClassVar[str] = "length-independence"
     summary: ClassVar[str] = "does the train/test gap grow with the sequence length?"
     settings_type = LengthIndependenceSettings
+    tasks: ClassVar[tuple[str, ...]] = tuple(LENGTH_INDEPENDENCE)
 
     def runs(self, settings: LengthIndependenceSettings) -> list[TrainingRun]:
         """One training a length and seed, ordered by length, then seed."""
-        chosen = preset(LENGTH_INDEPENDENCE, settings.task)
-        model: dict[str, JsonValue] = {"parametrisation": settings.parametrisation}
+        chosen = preset(LENGTH_INDEPENDENCE, settings.task).at(settings.quick)
+        model: dict[str, Any] = {}
+        if settings.parametrisation == "stable":
+            model |= stable_model()
         if settings.abscissa is not None:
             model["spectral_abscissa"] = settings.abscissa
-        elif settings.parametrisation == "stable":
-            model["spectral_abscissa"] = -0.01
         return [
             selective_ssm_run(
                 settings.task,
                 chosen,
                 seq_len=seq_len,
                 seed=seed,
-                epochs=settings.epochs or chosen.epochs,
-                paths=data_paths(settings),
+                epochs=settings.epochs,
+                paths=settings.paths,
                 **model,
             )
             for seq_len in _lengths(settings)
-            for seed in range(1, settings.seeds + 1)
+            for seed in settings.seed_range
         ]
 
     def outcome(
@@ -82,8 +85,9 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
     ) -> Outcome:
         """The paper's figure, the table beside the published values, and tests on the slopes."""
         rows = [
-            _row(settings.task, seq_len, [run for run in results if _length(run) == seq_len])
+            _row(settings.task, seq_len, alike)
             for seq_len in _lengths(settings)
+            if (alike := [run for run in results if seq_len_of(run) == seq_len])
         ]
         slopes = {
             name: slope
@@ -107,34 +111,20 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
 
 
 def _lengths(settings: LengthIndependenceSettings) -> tuple[int, ...]:
-    chosen = preset(LENGTH_INDEPENDENCE, settings.task)
     if settings.seq_len is not None:
         return tuple(sorted(set(settings.seq_len)))
-    return chosen.quick_lengths if settings.quick else chosen.lengths
-
-
-def _length(run: StoredRun) -> int:
-    return int(run.fields["task_settings"]["seq_len"])
-
-
-def _survivors(runs: Sequence[StoredRun]) -> list[StoredRun]:
-    return [run for run in runs if not run.summary["diverged"]]
-
-
-def _mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    mean = float(np.mean(values)) if values else None
-    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return preset(LENGTH_INDEPENDENCE, settings.task).at(settings.quick).lengths
 
 
 def _row(task: str, seq_len: int, runs: Sequence[StoredRun]) -> Row:
-    survivors = _survivors(runs)
-    row: Row = {"seq_len": seq_len, "attempted": len(runs), "survived": len(survivors)}
-    for split in _splits_of(survivors):
-        values = [_accuracy(run, split) for run in survivors]
-        row[split], row[f"{split}_std"] = _mean_and_std(values)
+    trained = survivors(runs)
+    row: Row = {"seq_len": seq_len, "attempted": len(runs), "survived": len(trained)}
+    for split in _splits_of(runs):
+        values = [accuracy_of(run, split) for run in trained]
+        row[split], row[f"{split}_std"] = mean_and_std(values)
     for name, measure in _MEASURES.items():
-        values = [value for run in survivors if (value := measure(run)) is not None]
-        row[name], _ = _mean_and_std(values)
+        values = [value for run in trained if (value := measure(run)) is not None]
+        row[name], _ = mean_and_std(values)
     published = published_accuracy(task, seq_len)
     if published is not None:
         row["published_train"] = published.get("train")
@@ -157,10 +147,6 @@ def _difference_in_standard_errors(row: Row, published: dict[str, float]) -> flo
     return (row["test"] - published["test"]) / (ours + theirs) if ours + theirs else None
 
 
-def _accuracy(run: StoredRun, split: str) -> float:
-    return float(run.summary[f"{split}_accuracy"] or 0.0)
-
-
 def _splits_of(runs: Sequence[StoredRun]) -> list[str]:
     """`train`, `test`, and `fresh` where the test split is shifted."""
     known = runs[0].summary if runs else {}
@@ -168,12 +154,12 @@ def _splits_of(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def _gap(run: StoredRun) -> float:
-    return _accuracy(run, "train") - _accuracy(run, "test")
+    return accuracy_of(run, "train") - accuracy_of(run, "test")
 
 
 def _fresh_gap(run: StoredRun) -> float | None:
     fresh = "fresh_accuracy" in run.summary
-    return _accuracy(run, "train") - _accuracy(run, "fresh") if fresh else None
+    return accuracy_of(run, "train") - accuracy_of(run, "fresh") if fresh else None
 
 
 _MEASURES: dict[str, Callable[[StoredRun], float | None]] = {"gap": _gap, "fresh_gap": _fresh_gap}
@@ -185,8 +171,8 @@ def _slope(
 ) -> dict[str, float] | None:
     """Least-squares slope of a measure per doubling of the length, with a 95 % interval."""
     points = [
-        (math.log2(_length(run)), value)
-        for run in _survivors(results)
+        (math.log2(seq_len_of(run)), value)
+        for run in survivors(results)
         if (value := measure(run)) is not None
     ]
     if len({x for x, _ in points}) < 2 or len(points) < 3:
@@ -197,6 +183,16 @@ def _slope(
     return {"per_doubling": slope, "lower": slope - half, "upper": slope + half}
 
 
+def _published_slope(rows: Sequence[Row]) -> str:
+    """The same slope of the published means, as a clause; nothing where none are published."""
+    known = [row for row in rows if row.get("published_train") is not None]
+    if len(known) < 2:
+        return ""
+    x = [math.log2(row["seq_len"]) for row in known]
+    y = [row["published_train"] - row["published_test"] for row in known]
+    return f"; of the published means {float(stats.linregress(x, y).slope):+.4f}"
+
+
 def _claims(slopes: dict[str, dict[str, float]], rows: Sequence[Row]) -> list[Claim]:
     statements = {
         "gap": "The gap between training and test accuracy does not grow with the length.",
@@ -204,12 +200,14 @@ def _claims(slopes: dict[str, dict[str, float]], rows: Sequence[Row]) -> list[Cl
         "training distribution does not grow with the length.",
     }
     span = f"from T = {rows[0]['seq_len']} to {rows[-1]['seq_len']}"
+    published = {"gap": _published_slope(rows)}
     return [
         Claim(
             statements[name],
             "does not hold" if slope["lower"] > 0 else "holds",
             f"slope per doubling of the length {span}: {slope['per_doubling']:+.4f}, "
-            f"95 % interval {slope['lower']:+.4f} to {slope['upper']:+.4f}",
+            f"95 % interval {slope['lower']:+.4f} to {slope['upper']:+.4f}"
+            f"{published.get(name, '')}",
             holds=slope["lower"] <= 0,
         )
         for name, slope in slopes.items()
@@ -267,8 +265,8 @@ def _gap_figure(
     lines = []
     for name, measure in _MEASURES.items():
         points = [
-            (_length(run), value)
-            for run in _survivors(results)
+            (seq_len_of(run), value)
+            for run in survivors(results)
             if (value := measure(run)) is not None
         ]
         if not points:
@@ -318,28 +316,20 @@ def _shown(row: Row) -> Row:
     """A row with each mean and its deviation in one cell."""
     shown = {**row, "survivors": f"{row['survived']} of {row['attempted']}"}
     for name in ("train", "test", "fresh", "published_test"):
-        mean, std = row.get(name), row.get(f"{name}_std")
-        if mean is not None:
-            shown[name] = f"{mean:.3f}" if std is None else f"{mean:.3f} ({std:.3f})"
+        shown[name] = with_spread(row.get(name), row.get(f"{name}_std"))
     return shown
 
 
 def _notes(rows: Sequence[Row], results: Sequence[StoredRun]) -> list[str]:
     notes = []
-    unstable = [run for run in _survivors(results) if float(run.summary["s_A"] or 0.0) > 0]
+    unstable = [run for run in survivors(results) if float(run.summary["s_A"] or 0.0) > 0]
     if unstable:
         largest = max(float(run.summary["s_A"] or 0.0) for run in unstable)
         notes.append(
             f"{len(unstable)} of {len(results)} models ended with a positive spectral abscissa, "
             f"the largest {largest:+.4f}: they are trained well and not stable."
         )
-    for run in results:
-        if run.summary["diverged"]:
-            notes.append(
-                f"T = {_length(run)}, seed {run.fields['seed']} diverged in epoch "
-                f"{run.summary['diverged_epoch']}, step {run.summary['diverged_step']}: "
-                f"{run.summary['diverged_tensor']} was the first tensor to overflow."
-            )
+    notes += divergence_notes(results)
     far = [row for row in rows if abs(row.get("test_difference") or 0.0) > 2]
     notes += [
         f"T = {row['seq_len']}: the mean test accuracy is {row['test_difference']:+.1f} standard "

@@ -1,23 +1,27 @@
-"""The settings of arXiv 2502.01473 for each task, and the figures that it published."""
+"""The settings of arXiv 2502.01473 for each task, and a training with them."""
 
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
 from keelback.data import get_task
 from keelback.errors import InputError
 from keelback.experiments.training_run import TrainingRun
-from keelback.models import model_config
+from keelback.models import BASELINES, SelectiveSSMConfig, matched_baseline, model_config
 from keelback.training import Recipe
 
+STABLE_START = -0.01
+"""Initial abscissa of the stable parametrisation, which cannot start at the paper's zero."""
 
-@dataclass(frozen=True)
+P = TypeVar("P", bound="Preset")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """One task's sizes and lengths in the paper's two experiments."""
 
@@ -27,22 +31,33 @@ class Preset:
     epochs: int
     lengths: tuple[int, ...]
     quick_lengths: tuple[int, ...]
-    task_settings: Mapping[str, JsonValue]
+    task_settings: Mapping[str, JsonValue] = field(default_factory=dict)
     seeded_data: bool
     """Whether each seed draws its own data; otherwise all seeds share one corpus."""
+    quick_task_settings: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Smaller sizes for a quick version."""
+    quick_epochs: int | None = None
+
+    def at(self: P, quick: bool) -> P:
+        """The preset itself, or that of a quick version: fewer lengths, less data, fewer epochs."""
+        if not quick:
+            return self
+        return replace(
+            self,
+            lengths=self.quick_lengths,
+            task_settings={**self.task_settings, **self.quick_task_settings},
+            epochs=self.quick_epochs or self.epochs,
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MarginPreset(Preset):
     """Experiment 1's two sweeps: `lengths` from `abscissa`, and `abscissas` at `seq_len`."""
 
-    abscissa: float
+    abscissa: float = 0.1
     seq_len: int
-    abscissas: tuple[float, ...]
+    abscissas: tuple[float, ...] = tuple(round(0.02 * step - 0.1, 2) for step in range(11))
 
-
-_BORDER = tuple(round(0.02 * step - 0.1, 2) for step in range(11))
-"""Abscissas from -0.1 to 0.1 by 0.02."""
 
 _MAJORITY: dict[str, Any] = {
     "seeded_data": True,
@@ -58,7 +73,14 @@ _LISTOPS: dict[str, Any] = {
     "batch_size": 64,
     "task_settings": {"n_train": 1000, "n_test": 1000},
 }
-_IMDB: dict[str, Any] = {"seeded_data": False, "d_model": 16, "d_state": 4, "batch_size": 256}
+_IMDB: dict[str, Any] = {
+    "seeded_data": False,
+    "d_model": 16,
+    "d_state": 4,
+    "batch_size": 256,
+    "quick_task_settings": {"n_train": 2500, "n_test": 2500},
+    "quick_epochs": 5,
+}
 
 LENGTH_INDEPENDENCE = {
     "majority": Preset(
@@ -78,7 +100,6 @@ LENGTH_INDEPENDENCE = {
         epochs=30,
         lengths=tuple(range(100, 2001, 100)),
         quick_lengths=(100, 200),
-        task_settings={},
     ),
 }
 """Experiment 2, by task."""
@@ -89,18 +110,14 @@ STABILITY_MARGIN = {
         epochs=10,
         lengths=tuple(range(50, 301, 50)),
         quick_lengths=(50, 150),
-        abscissa=0.1,
         seq_len=250,
-        abscissas=_BORDER,
     ),
     "listops": MarginPreset(
         **_LISTOPS,
         epochs=10,
         lengths=tuple(range(100, 601, 100)),
         quick_lengths=(100, 200),
-        abscissa=0.1,
         seq_len=300,
-        abscissas=_BORDER,
     ),
     "imdb": MarginPreset(
         **_IMDB,
@@ -108,15 +125,10 @@ STABILITY_MARGIN = {
         lengths=tuple(range(300, 551, 50)),
         quick_lengths=(300,),
         task_settings={"n_train": 2500, "n_test": 2500},
-        abscissa=0.1,
         seq_len=500,
-        abscissas=_BORDER,
     ),
 }
 """Experiment 1, by task."""
-
-
-P = TypeVar("P", bound=Preset)
 
 
 def preset(presets: Mapping[str, P], task: str) -> P:
@@ -138,22 +150,27 @@ def selective_ssm_run(
     *,
     seq_len: int,
     seed: int,
-    epochs: int,
+    epochs: int | None = None,
     paths: Mapping[str, Path] | None = None,
-    **model: JsonValue,
+    padding_side: str | None = None,
+    **model: Any,
 ) -> TrainingRun:
     """The training of the paper's model on a task; `model` overrides the model's defaults.
 
-    `paths` says where a task that loads its data finds them (`data`, `tokenizer`).
+    `paths` says where a task that loads its data finds them (`data`, `tokenizer`); `padding_side`
+    where padding stands, in a task that has any.
 
     Raises:
-        InputError: the task or the model cannot be had so, or the data cannot be found.
+        InputError: the task or the model cannot be had so, or its data cannot be found or are
+            damaged.
     """
     paths = dict(paths or {})
     settings: dict[str, Any] = {**preset.task_settings, "seq_len": seq_len}
     if preset.seeded_data:
         settings["data_seed"] = seed
     described = get_task(task, **settings, **paths)
+    if padding_side is not None and described.pad_id is not None:
+        settings["padding_side"] = padding_side
     fields = {
         "kind": "selective-ssm",
         "vocab_size": described.vocab_size,
@@ -165,44 +182,44 @@ def selective_ssm_run(
     return TrainingRun(
         task=task,
         task_settings=settings,
-        data_fingerprint=_fingerprint(task, tuple(sorted(paths.items())), seq_len),
+        data_fingerprint=_fingerprint_of_checked_data(
+            task, json.dumps(settings, sort_keys=True), tuple(sorted(paths.items()))
+        ),
         paths=paths,
         model=model_config(fields).model_dump(mode="json"),
-        recipe=Recipe(epochs=epochs, batch_size=preset.batch_size),
+        recipe=Recipe(epochs=epochs or preset.epochs, batch_size=preset.batch_size),
         seed=seed,
     )
 
 
-class _WithPaths(Protocol):
-    data: Path | None
-    tokenizer: Path | None
+def stable_model() -> dict[str, Any]:
+    """What makes the selective SSM stable by construction."""
+    return {"parametrisation": "stable", "spectral_abscissa": STABLE_START}
 
 
-def data_paths(settings: _WithPaths) -> dict[str, Path]:
-    """Where the settings say that the data and the vocabulary lie."""
-    given = {"data": settings.data, "tokenizer": settings.tokenizer}
-    return {name: path for name, path in given.items() if path is not None}
+def as_baseline(run: TrainingRun, kind: str) -> TrainingRun:
+    """The same training of a parameter-matched baseline, on the same data and seed.
+
+    Raises:
+        InputError: there is no such baseline.
+    """
+    if kind not in BASELINES:
+        raise InputError(f"there is no baseline {kind!r}; there are {', '.join(BASELINES)}")
+    like = SelectiveSSMConfig.model_validate(run.model)
+    baseline = matched_baseline(kind, like).model_dump(mode="json")
+    return run.model_copy(update={"model": baseline})
 
 
 @functools.cache
-def _fingerprint(task: str, paths: tuple[tuple[str, Path], ...], seq_len: int) -> str | None:
-    """A task's fingerprint; read once, since the runs of a sweep share their data."""
-    return get_task(task, seq_len=seq_len, **dict(paths)).fingerprint()
+def _fingerprint_of_checked_data(
+    task: str, settings: str, paths: tuple[tuple[str, Path], ...]
+) -> str | None:
+    """A task's fingerprint, once loaded data were read through: before anything is written.
 
-
-@functools.cache
-def _published() -> dict[str, Any]:
-    text = files("keelback.experiments").joinpath("published.json").read_text()
-    return dict(json.loads(text))
-
-
-def published_accuracy(task: str, seq_len: int) -> dict[str, float] | None:
-    """`train`, `test`, their standard deviations and the number of `runs`, where published."""
-    rows = _published()["length_independence"].get(task, [])
-    return next((row for row in rows if row["seq_len"] == seq_len), None)
-
-
-def published_margin(task: str, seq_len: int, abscissa: float) -> list[dict[str, float]]:
-    """`s_A` and `loss` after the last of the `epochs` that each published run logged."""
-    rows = _published()["stability_margin"].get(task, [])
-    return [row for row in rows if (row["seq_len"], row["abscissa"]) == (seq_len, abscissa)]
+    Read once for each length, since the runs of a sweep share their data.
+    """
+    loaded = get_task(task, **json.loads(settings), **dict(paths))
+    fingerprint = loaded.fingerprint()
+    if fingerprint is not None:
+        loaded.train_and_test()
+    return fingerprint

@@ -1,11 +1,15 @@
 """Which code, libraries and device made a number."""
 
 import functools
+import json
 import platform
 import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import keelback
 
@@ -23,6 +27,21 @@ def provenance(command: str | None = None) -> dict[str, str | dict[str, str]]:
         "device": device(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+_OF_ONE_RUN = ("date", "seconds_of_batch")
+
+
+def provenance_of_runs(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What made a sweep's runs: each combination of code, libraries and device, with its runs."""
+    dates: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        shared = {name: value for name, value in record.items() if name not in _OF_ONE_RUN}
+        dates[json.dumps(shared, sort_keys=True)].append(str(record.get("date")))
+    return [
+        {**json.loads(shared), "runs": len(known), "first": min(known), "last": max(known)}
+        for shared, known in dates.items()
+    ]
 
 
 @functools.cache

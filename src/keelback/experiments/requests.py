@@ -38,8 +38,9 @@ def outcomes(store: Store) -> list[Outcome]:
             settings = experiment.settings(record["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged or was edited: {error}") from None
-        finished = [store.get(run.name) for run in experiment.runs(settings) if run in store]
-        if not finished:
+        planned = experiment.runs(settings)
+        finished = [store.get(run.name) for run in planned if run in store]
+        if planned and not finished:
             raise InputError(f"none of the runs of {path.stem} is finished; run its command again")
         found.append(experiment.outcome(settings, finished))
     return found

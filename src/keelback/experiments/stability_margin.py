@@ -6,21 +6,22 @@ trained for a few epochs. Swept: the length, from one abscissa; the abscissa, at
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from keelback.experiments.experiment import Experiment, Settings
+from keelback.experiments.experiment import Experiment
+from keelback.experiments.on_task import OnTaskSettings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.presets import (
     STABILITY_MARGIN,
+    STABLE_START,
     MarginPreset,
-    data_paths,
     preset,
-    published_margin,
     selective_ssm_run,
 )
+from keelback.experiments.published import published_margin
+from keelback.experiments.scores import divergence_notes
 from keelback.experiments.store import StoredRun
 from keelback.experiments.training_run import TrainingRun
 
@@ -31,17 +32,13 @@ Row = dict[str, Any]
 """One run: where it started, where it ended, and the published end of its like."""
 
 
-class StabilityMarginSettings(Settings):
+class StabilityMarginSettings(OnTaskSettings):
     """Task, sweeps and seeds; what is not given is the paper's."""
 
-    task: str = "majority"
     seq_len: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
     abscissas: tuple[float, ...] | None = Field(default=None, min_length=1)
     seeds: PositiveInt = 1
-    epochs: PositiveInt | None = None
     parametrisation: Literal["free", "stable"] = "free"
-    data: Path | None = None
-    tokenizer: Path | None = None
 
     @property
     def label(self) -> str:
@@ -55,6 +52,7 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
     name: ClassVar[str] = "stability-margin"
     summary: ClassVar[str] = "is the spectral abscissa driven below zero where training succeeds?"
     settings_type = StabilityMarginSettings
+    tasks: ClassVar[tuple[str, ...]] = tuple(STABILITY_MARGIN)
 
     def runs(self, settings: StabilityMarginSettings) -> list[TrainingRun]:
         """The sweep of lengths, then the sweep of abscissas that it does not hold already."""
@@ -62,21 +60,21 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
         return list({run.name: run for run in both}.values())
 
     def _by_length(self, settings: StabilityMarginSettings) -> list[TrainingRun]:
-        chosen = preset(STABILITY_MARGIN, settings.task)
-        lengths = settings.seq_len or (chosen.quick_lengths if settings.quick else chosen.lengths)
+        chosen = preset(STABILITY_MARGIN, settings.task).at(settings.quick)
+        lengths = settings.seq_len or chosen.lengths
         return [
             _run(settings, chosen, seq_len, _start(settings, chosen.abscissa), seed)
             for seq_len in lengths
-            for seed in range(1, settings.seeds + 1)
+            for seed in settings.seed_range
         ]
 
     def _by_abscissa(self, settings: StabilityMarginSettings) -> list[TrainingRun]:
-        chosen = preset(STABILITY_MARGIN, settings.task)
+        chosen = preset(STABILITY_MARGIN, settings.task).at(settings.quick)
         abscissas = settings.abscissas or chosen.abscissas[:: 5 if settings.quick else 1]
         return [
             _run(settings, chosen, chosen.seq_len, _start(settings, abscissa), seed)
             for abscissa in abscissas
-            for seed in range(1, settings.seeds + 1)
+            for seed in settings.seed_range
         ]
 
     def outcome(self, settings: StabilityMarginSettings, results: Sequence[StoredRun]) -> Outcome:
@@ -101,7 +99,7 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
             claims=_claims(rows),
             figures=[_figure(settings, swept, runs) for swept, runs in sweeps.items() if runs],
             tables=[_table(settings, rows)],
-            notes=_notes(results),
+            notes=divergence_notes(results),
             numbers={"task": settings.task, "rows": rows},
         )
 
@@ -110,7 +108,7 @@ def _start(settings: StabilityMarginSettings, abscissa: float) -> float:
     """The stable parametrisation cannot start at zero or above: it starts as far below instead."""
     if settings.parametrisation == "free":
         return abscissa
-    return -max(abs(abscissa), 0.01)
+    return min(-abs(abscissa), STABLE_START)
 
 
 def _run(
@@ -125,8 +123,8 @@ def _run(
         chosen,
         seq_len=seq_len,
         seed=seed,
-        epochs=settings.epochs or chosen.epochs,
-        paths=data_paths(settings),
+        epochs=settings.epochs,
+        paths=settings.paths,
         spectral_abscissa=abscissa,
         parametrisation=settings.parametrisation,
     )
@@ -264,14 +262,3 @@ def _table(settings: StabilityMarginSettings, rows: Sequence[Row]) -> Table:
             "reference's last logged epoch, the mean where it logged several seeds."
         ),
     )
-
-
-def _notes(results: Sequence[StoredRun]) -> list[str]:
-    return [
-        f"T = {run.fields['task_settings']['seq_len']}, start "
-        f"{run.fields['model']['spectral_abscissa']:+.2f}, seed {run.fields['seed']} overflowed in "
-        f"epoch {run.summary['diverged_epoch']}, step {run.summary['diverged_step']}: "
-        f"{run.summary['diverged_tensor']} was the first tensor that was not finite."
-        for run in results
-        if run.summary["diverged"]
-    ]

@@ -1,0 +1,136 @@
+"""What trained models scored: survivors, accuracies, their means, and paired comparisons."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from keelback.experiments.store import StoredRun
+
+CONFIDENCE = 0.95
+
+
+def seq_len_of(run: StoredRun) -> int:
+    """The length that the run was trained at."""
+    return int(run.fields["task_settings"]["seq_len"])
+
+
+def accuracy_of(run: StoredRun, split: str = "test") -> float:
+    """The accuracy of a run that survived on one of the splits that it was scored on."""
+    return float(run.summary[f"{split}_accuracy"] or 0.0)
+
+
+def survivors(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs that did not diverge."""
+    return [run for run in runs if not run.summary["diverged"]]
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; None where there are too few values."""
+    mean = float(np.mean(values)) if values else None
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def with_spread(mean: float | None, std: float | None) -> str | None:
+    """`0.876 (0.015)`, as a table shows it."""
+    if mean is None:
+        return None
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ({std:.3f})"
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of paired differences, its 95 % interval, and the p-value of a paired t-test.
+
+    The interval and the p-value are None for fewer than two pairs. Where all differences are equal,
+    the interval is a point and the p-value 0 or 1.
+    """
+
+    pairs: int
+    mean: float
+    lower: float | None
+    upper: float | None
+    p_value: float | None
+
+    def text(self) -> str:
+        """`+0.012, 95 % interval -0.003 to +0.027, p = 0.09 (5 pairs)`."""
+        if self.lower is None or self.upper is None or self.p_value is None:
+            return f"{self.mean:+.4f} (one pair)"
+        return (
+            f"{self.mean:+.4f}, 95 % interval {self.lower:+.4f} to {self.upper:+.4f}, "
+            f"p = {self.p_value:.2g} ({self.pairs} pairs)"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison for JSON."""
+        return dict(vars(self))
+
+
+def paired_difference(
+    ours: Mapping[Any, float], theirs: Mapping[Any, float]
+) -> PairedDifference | None:
+    """Ours less theirs over the keys that both have; None where they share none."""
+    differences = [ours[key] - theirs[key] for key in ours if key in theirs]
+    if not differences:
+        return None
+    mean, std = float(np.mean(differences)), 0.0
+    if len(differences) < 2:
+        return PairedDifference(1, mean, None, None, None)
+    std = float(np.std(differences, ddof=1))
+    error = std / math.sqrt(len(differences))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(differences) - 1)) * error
+    if error > 0:
+        p_value = float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
+    else:
+        p_value = float(mean == 0)
+    return PairedDifference(len(differences), mean, mean - half, mean + half, p_value)
+
+
+def by_seed(runs: Sequence[StoredRun], split: str = "test") -> dict[int, float]:
+    """Each surviving seed's accuracy, averaged over the lengths at which it survived.
+
+    One number a seed: the models of one seed share their initial values at all lengths, so that
+    their scores are not independent.
+    """
+    scores: dict[int, list[float]] = {}
+    for run in survivors(runs):
+        scores.setdefault(int(run.fields["seed"]), []).append(accuracy_of(run, split))
+    return {seed: float(np.mean(values)) for seed, values in scores.items()}
+
+
+def shared_by_seed(
+    ours: Sequence[StoredRun], theirs: Sequence[StoredRun], split: str = "test"
+) -> PairedDifference | None:
+    """Ours less theirs, averaged for each seed over the lengths at which both survived."""
+
+    def keyed(runs: Sequence[StoredRun]) -> dict[tuple[int, int], StoredRun]:
+        return {(seq_len_of(run), int(run.fields["seed"])): run for run in survivors(runs)}
+
+    first, second = keyed(ours), keyed(theirs)
+    shared = first.keys() & second.keys()
+    return paired_difference(
+        by_seed([first[key] for key in sorted(shared)], split),
+        by_seed([second[key] for key in sorted(shared)], split),
+    )
+
+
+def divergence_notes(runs: Sequence[StoredRun]) -> list[str]:
+    """A sentence for each run that diverged: where it stood, and what overflowed first."""
+    return [
+        f"{_described(run)} diverged in epoch {run.summary['diverged_epoch']}, step "
+        f"{run.summary['diverged_step']}: {run.summary['diverged_tensor']} was the first tensor "
+        "that was not finite."
+        for run in runs
+        if run.summary["diverged"]
+    ]
+
+
+def _described(run: StoredRun) -> str:
+    model = run.fields["model"]
+    name = model["kind"]
+    if name == "selective-ssm":
+        name = f"{model['parametrisation']}, start {model['spectral_abscissa']:+.2f}"
+    return f"T = {seq_len_of(run)}, seed {run.fields['seed']} ({name})"
