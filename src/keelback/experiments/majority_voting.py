@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import PositiveInt
 
-from keelback.data import MajorityVoting
+from keelback.data import CorrelatedNoise, GaussianNoise, MajorityVoting, StudentNoise
 from keelback.dynamics import PowerLaw, fit_power_law, predicted
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.gated_reading import (
@@ -28,7 +29,7 @@ from keelback.experiments.gated_reading import (
     trial_row,
 )
 from keelback.experiments.gated_trials import GatedTrials, outcomes_of
-from keelback.experiments.outcome import Claim, Figure, Line, Outcome, Panel
+from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.store import StoredRun
 
 THEORY = -2.0
@@ -51,13 +52,20 @@ class _Scale:
 
 _SCALES = {
     "paper": _Scale(
-        30, 32, 50, 3, (5, 6, 8, 10, 13, 18), (100, 200, 400, 800), 4000, 100, (12, 400, 400)
+        30, 32, 50, 3, (6, 8, 10, 13, 18, 23), (100, 200, 400, 800), 6000, 100, (12, 400, 400)
     ),
     "theorem": _Scale(
-        30, 7, 100, 3, (5, 6, 8, 10, 13, 18), (100, 200, 400, 800), 4000, 100, (12, 400, 400)
+        30, 7, 100, 3, (6, 8, 10, 13, 18, 23), (100, 200, 400, 800), 6000, 100, (12, 400, 400)
     ),
     "quick": _Scale(20, 16, 20, 2, (6, 8, 10, 12), (100, 200), 1500, 8, (8, 200, 250)),
 }
+
+
+_NOISES = tuple(
+    family(scale)
+    for scale in (0.05, 0.1, 0.2)
+    for family in (GaussianNoise, StudentNoise, CorrelatedNoise)
+)
 
 
 class MajorityVotingSettings(Settings):
@@ -106,13 +114,27 @@ class MajorityVotingExperiment(Experiment[MajorityVotingSettings]):
             trials=min(20, settings.trials or scale.trials),
             record="course",
         )
-        return [*grid, aligned]
+        noisy = [
+            aligned.model_copy(
+                update={
+                    "noise": noise,
+                    "epochs": scale.epochs,
+                    "stop_at_target": True,
+                    "trials": settings.trials or scale.trials,
+                    "record": "ends",
+                }
+            )
+            for noise in (_NOISES[1:3] if settings.quick else _NOISES)
+        ]
+        return [*grid, aligned, *noisy]
 
     def outcome(self, settings: MajorityVotingSettings, results: Sequence[StoredRun]) -> Outcome:
         """The two figures, success shares, fitted exponents, and a verdict for each claim."""
         by_name = {result.name: result for result in results}
         found = [(run, by_name[run.name]) for run in self.runs(settings) if run.name in by_name]
-        grid = [pair for pair in found if pair[0].record == "ends"]
+        ends = [pair for pair in found if pair[0].record == "ends"]
+        grid = [pair for pair in ends if pair[0].noise == GatedTrials.model_fields["noise"].default]
+        noisy = [pair for pair in ends if pair not in grid]
         aligned = [pair for pair in found if pair[0].record == "course"]
         rows = [trial_row(f"N = {run.samples}", run, stored) for run, stored in grid]
         laws = {
@@ -143,6 +165,8 @@ class MajorityVotingExperiment(Experiment[MajorityVotingSettings]):
                 THEORY,
             ),
         ]
+        if noisy:
+            tables.append(_noise_table(settings, noisy))
         notes = []
         for run, _ in aligned:
             tables.append(conditions_table(f"conditions-{settings.label}", run, run.epochs))
@@ -164,6 +188,7 @@ class MajorityVotingExperiment(Experiment[MajorityVotingSettings]):
                 "grid": rows,
                 "exponents": {str(n): law_numbers(law, THEORY) for n, law in laws.items()},
                 "alignment": [_alignment_numbers(*pair) for pair in aligned],
+                "noise": [_noise_row(*pair) for pair in noisy],
             },
         )
 
@@ -263,3 +288,43 @@ def _alignment_numbers(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
         **{key: [min(final(stored, key)), max(final(stored, key))] for key in keys},
         "projection_irrelevant": [min(final(stored, stray[0])), max(final(stored, stray[1]))],
     }
+
+
+def _noise_row(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
+    row = trial_row(_noise_name(run), run, stored)
+    return {
+        "noise": row.pop("series"),
+        "scale": run.noise.scale,
+        **row,
+        "test_accuracy": float(np.median(final(stored, "test_accuracy"))),
+        "test_loss": float(np.median(final(stored, "test_loss"))),
+    }
+
+
+def _noise_name(run: GatedTrials) -> str:
+    if isinstance(run.noise, StudentNoise):
+        return f"Student, {run.noise.degrees:g} degrees"
+    if isinstance(run.noise, CorrelatedNoise):
+        return f"correlated {run.noise.across_features:g} across features"
+    return "Gaussian"
+
+
+def _noise_table(
+    settings: MajorityVotingSettings, noisy: Sequence[tuple[GatedTrials, StoredRun]]
+) -> Table:
+    run = noisy[0][0]
+    return Table(
+        f"majority-noise-{settings.label}",
+        f"Noise families at gap {run.pattern.gap:.2g}, N = {run.samples}",
+        [
+            Column("noise", "noise"),
+            Column("scale", "tau", "g"),
+            Column("reached", "reached"),
+            Column("trials", "trials"),
+            Column("shown_epochs", "median epochs (95 % interval)"),
+            Column("test_loss", "median test loss", ".2g"),
+            Column("test_accuracy", "median accuracy", ".4f"),
+        ],
+        [_noise_row(*pair) for pair in noisy],
+        "tau is the standard deviation of one coordinate. Loss and accuracy where training ended.",
+    )

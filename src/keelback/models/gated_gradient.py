@@ -13,6 +13,9 @@ the gradient needs one pass back:
     T     = P * (u x^T)                         dF/dlog G(s, l)
     da_j  = (1 - g_j) sum_l T[l, j] - g_j sum_{l >= j > s} T[l, s]
 
+Rows and columns of T have the same total, so the second sum, over all of T that crosses j, is what
+rows exceed columns by from j on, or columns rows before j.
+
 `P` depends on the data through the products `x_s . (W_B^T W_C x_l)`, which are formed once.
 """
 
@@ -82,7 +85,8 @@ class TorchHinge:
         upstream = (active @ W_O).view_as(self.tokens)
         through = weights * (upstream @ self.tokens.mT)
         inflow = through.sum(-2)
-        crossing = (through.sum(-1) - inflow).flip(-1).cumsum(-1).flip(-1)
+        change = through.sum(-1) - inflow
+        crossing = change - change.cumsum(-1)
         gates = torch.sigmoid(logits)
         logit_gradient = inflow * (1 - gates) - gates * crossing
         w_gradient = torch.einsum("rnl,rnld->rd", logit_gradient, self.tokens)

@@ -17,7 +17,7 @@ from keelback.models.gated_gradient import HingeStep
 _BLOCK = 16
 """Sequences that one program takes, one after the other."""
 
-_WARPS = 4
+_WARPS = 2
 
 
 def fits(length: int, dim: int, width: int) -> bool:
@@ -99,7 +99,7 @@ def _hinge(  # type: ignore[no-untyped-def]
                 through = P * tl.dot(u, tl.trans(x), input_precision=PRECISION)
                 inflow = tl.sum(through, axis=0)
                 change = tl.sum(through, axis=1) - inflow
-                crossing = tl.cumsum(change, axis=0, reverse=True)
+                crossing = change - tl.cumsum(change, axis=0)
                 g = tl.sigmoid(logits)
                 da = inflow * (1 - g) - g * crossing
                 dw += tl.sum(x * da[:, None], axis=0)
