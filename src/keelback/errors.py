@@ -1,10 +1,10 @@
 """The errors that keelback raises for people: what was wrong, where, and what would be right."""
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 class InputError(ValueError):
@@ -21,13 +21,18 @@ def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def describe(error: "ValidationError") -> str:
-    """A pydantic error in one line: each field, what it was and what would be right."""
+def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -> str:
+    """A pydantic error in one line: each field, what it was and what would be right.
+
+    With the `model` that was validated, an unknown field is told the nearest that there is.
+    """
     parts = []
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parts.append(f"there is no field {field}")
+            *path, unknown = problem["loc"]
+            close = nearest(str(unknown), _fields_at(model, path)) if model else ""
+            parts.append(f"there is no field {field}{close}")
         elif problem["type"] == "missing":
             parts.append(f"{field} is missing")
         else:
@@ -35,3 +40,14 @@ def describe(error: "ValidationError") -> str:
             message = message[0].lower() + message[1:]
             parts.append(f"{field} is {problem['input']!r}; {message}" if field else message)
     return "; ".join(parts)
+
+
+def _fields_at(model: "type[BaseModel]", path: "list[int | str]") -> list[str]:
+    """The fields of the model that lies at `path` inside `model`."""
+    for name in path:
+        field = model.model_fields.get(str(name))
+        inner = field.annotation if field else None
+        if not hasattr(inner, "model_fields"):
+            return []
+        model = cast("type[BaseModel]", inner)
+    return list(model.model_fields)

@@ -1,32 +1,25 @@
 """The runner: executes what a sweep still lacks, several batches side by side, into its store."""
 
-import multiprocessing
-import os
-import signal
 import time
-import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from queue import Empty
-from typing import Any
 
 from keelback.errors import InputError, JobError
-from keelback.experiments.provenance import provenance
+from keelback.experiments.executor import Executor
+from keelback.experiments.local import LocalExecutor, available_cores
 from keelback.experiments.run import Run
 from keelback.experiments.store import Store, StoredRun
+from keelback.experiments.worker import BatchEnd, Task
+
+__all__ = ["SweepProgress", "available_cores", "sweep"]
 
 SweepProgress = Callable[[float, float], None]
 """Called with the work done and the whole work, in units of the runs' cost."""
 
 _POLL_SECONDS = 0.2
 _BUSY_SECONDS = 1.0
-_DONE, _BUSY = "done", "busy"
-
-_events: Any = None
-"""In a worker process: the queue that takes (batch index, share done) to the runner."""
+_BATCHES_PER_TASK = 64
+_TASKS_PER_WORKER = 8
 
 
 def sweep(
@@ -34,27 +27,34 @@ def sweep(
     store: Store,
     *,
     workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: SweepProgress | None = None,
 ) -> list[StoredRun]:
     """Execute the runs that the store lacks and return all of them, in order.
 
     Runs with one `batch_key` execute together in one process; batches execute side by side in
-    `workers` processes (one a core if not given) that share the cores evenly. A batch that another
-    sweep on the same store is executing is left to it and its results are taken.
+    `workers` processes (one a core if not given) that share the cores evenly, or wherever the
+    `executor` executes them. A batch that another sweep on the same store is executing is left to
+    it and its results are taken.
 
     Raises:
-        JobError: a run failed or a worker was killed; what was finished is in the store.
+        InputError: a run in the store is damaged.
+        JobError: a run failed, a worker was killed, or the store cannot be written; what was
+            finished is in the store.
     """
-    batches = _batches([run for run in runs if run not in store])
+    finished = {run.name: store.get(run.name) for run in runs if run in store}
+    batches = _batches([run for run in runs if run.name not in finished])
     if batches:
-        workers = max(1, min(workers or available_cores(), len(batches)))
-        _Sweep(batches, store, workers, on_progress).run()
-    return [store.get(run.name) for run in runs]
+        store.sweep_up(run for batch in batches for run in batch)
+        _Sweep(batches, store, executor or LocalExecutor(workers), on_progress).run()
+    return [finished.get(run.name) or _result(store, run) for run in runs]
 
 
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def _result(store: Store, run: Run) -> StoredRun:
+    try:
+        return store.get(run.name)
+    except InputError as error:
+        raise JobError(f"a run that was stored cannot be read: {error}") from None
 
 
 def _batches(runs: Sequence[Run]) -> list[list[Run]]:
@@ -63,123 +63,116 @@ def _batches(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         groups[run.batch_key()][run.name] = run
     batches = [list(group.values()) for group in groups.values()]
-    return sorted(batches, key=lambda batch: -sum(run.cost() for run in batch))
+    return sorted(batches, key=_cost, reverse=True)
+
+
+def _cost(batch: Sequence[Run]) -> float:
+    return sum(run.cost() for run in batch)
 
 
 class _Sweep:
-    """One pass over the pending batches with a pool of worker processes."""
+    """One pass over the pending batches with an executor."""
 
     def __init__(
         self,
         batches: Sequence[list[Run]],
         store: Store,
-        workers: int,
+        executor: Executor,
         on_progress: SweepProgress | None,
     ) -> None:
         self._batches = batches
         self._store = store
-        self._workers = workers
+        self._executor = executor
         self._on_progress = on_progress
-        self._costs = [sum(run.cost() for run in batch) for batch in batches]
+        self._costs = [_cost(batch) for batch in batches]
+        self._memory = [sum(run.memory() for run in batch) for batch in batches]
         self._shares = [0.0] * len(batches)
+        self._whole = sum(self._costs)
+        self._done = 0.0
+        self._unfinished = len(batches)
+        self._waiting = deque(range(len(batches)))
+        self._waiting_cost = self._whole
+        self._busy_until: dict[int, float] = {}
         self._failures: list[str] = []
 
     def run(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        events = context.Queue()
-        threads = max(1, available_cores() // self._workers)
-        pool = ProcessPoolExecutor(
-            self._workers, context, initializer=_start_worker, initargs=(events, threads)
-        )
+        self._workers = self._executor.start(len(self._batches), self._note)
         try:
-            self._drive(pool, events)
-        except BrokenProcessPool:
-            raise JobError(
-                "a worker process was killed (out of memory?); "
-                "the same command goes on from what was finished"
-            ) from None
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-            raise
+            self._drive()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            self._executor.stop()
         if self._failures:
             raise JobError(
                 f"{len(self._failures)} batches failed, the others are stored; "
                 f"first: {self._failures[0]}"
             )
 
-    def _drive(self, pool: ProcessPoolExecutor, events: Any) -> None:
-        waiting = deque(range(len(self._batches)))
-        busy_since: dict[int, float] = {}
-        running: dict[Future[str], int] = {}
-        while waiting or running:
-            while waiting and len(running) < self._workers:
-                index = waiting.popleft()
-                pause = busy_since.get(index, 0.0) + _BUSY_SECONDS - time.monotonic()
-                if pause > 0 and not running:
-                    time.sleep(pause)
-                task = pool.submit(
-                    _execute_batch, index, self._batches[index], self._store.directory
-                )
-                running[task] = index
-            finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            self._take_progress(events)
-            for task in finished:
-                index = running.pop(task)
-                outcome = task.result()
-                if outcome == _BUSY:
-                    busy_since[index] = time.monotonic()
-                    waiting.append(index)
-                    continue
-                if outcome != _DONE:
-                    self._failures.append(outcome)
-                self._note(index, 1.0)
+    def _drive(self) -> None:
+        running = 0
+        while self._waiting or running:
+            while (task := self._next_task()) is not None:
+                self._executor.submit(task)
+                running += 1
+            if not running:
+                time.sleep(_POLL_SECONDS)
+            for ends in self._executor.wait(_POLL_SECONDS):
+                running -= 1
+                for end in ends:
+                    self._take_end(end)
 
-    def _take_progress(self, events: Any) -> None:
-        while True:
-            try:
-                index, share = events.get_nowait()
-            except Empty:
-                return
-            self._note(index, share)
+    def _next_task(self) -> Task | None:
+        """The dearest waiting batches that there is room for: one, or many cheap ones."""
+        first = self._next_index(None)
+        if first is None:
+            return None
+        batches = {first: self._batches[first]}
+        share = self._waiting_cost / (_TASKS_PER_WORKER * self._workers)
+        cost = self._take(first)
+        while len(batches) < _BATCHES_PER_TASK:
+            index = self._next_index(self._memory[first])
+            if index is None or cost + self._costs[index] > share:
+                break
+            batches[index] = self._batches[index]
+            cost += self._take(index)
+        return Task(batches, self._store.directory, self._memory[first])
+
+    def _next_index(self, memory: int | None) -> int | None:
+        """The first waiting batch that no other sweep holds and that fits.
+
+        What fits is decided by the executor or, for a task that was begun, by its `memory`.
+        """
+        now = time.monotonic()
+        refused = float("inf")
+        for index in self._waiting:
+            need = self._memory[index]
+            if self._busy_until.get(index, 0.0) > now or need >= refused:
+                continue
+            if need <= memory if memory is not None else self._executor.has_room(need):
+                return index
+            refused = min(refused, need)
+        return None
+
+    def _take(self, index: int) -> float:
+        self._waiting.remove(index)
+        self._waiting_cost -= self._costs[index]
+        return self._costs[index]
+
+    def _take_end(self, end: BatchEnd) -> None:
+        if end.state == "store failed":
+            raise JobError(end.message)
+        if end.state == "busy":
+            self._busy_until[end.index] = time.monotonic() + _BUSY_SECONDS
+            self._waiting.append(end.index)
+            self._waiting_cost += self._costs[end.index]
+            return
+        if end.state == "failed":
+            self._failures.append(end.message)
+        self._unfinished -= 1
+        self._note(end.index, 1.0)
 
     def _note(self, index: int, share: float) -> None:
-        self._shares[index] = max(self._shares[index], share)
+        gained = max(0.0, share - self._shares[index])
+        self._shares[index] += gained
+        self._done += gained * self._costs[index]
         if self._on_progress is not None:
-            done = sum(c * s for c, s in zip(self._costs, self._shares, strict=True))
-            self._on_progress(done, sum(self._costs))
-
-
-def _start_worker(events: Any, threads: int) -> None:
-    global _events
-    import torch
-
-    _events = events
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-
-
-def _execute_batch(index: int, runs: list[Run], directory: Path) -> str:
-    """Execute one batch into the store; `done`, `busy` (another sweep has it), or what failed."""
-    store = Store(directory)
-    with store.claim(runs[0].batch_key()) as claimed:
-        if not claimed:
-            return _BUSY
-        missing = [run for run in runs if run not in store]
-        if not missing:
-            return _DONE
-        try:
-            started = time.monotonic()
-            for run, result in type(missing[0]).execute(
-                missing, lambda share: _events.put((index, share))
-            ):
-                seconds = round(time.monotonic() - started, 3)
-                store.add(run, result, {**provenance(), "seconds_of_batch": seconds})
-        except InputError as error:
-            return str(error)
-        except Exception as error:
-            traceback.print_exc()
-            return f"run {missing[0].name}: {type(error).__name__}: {error}"
-    return _DONE
+            self._on_progress(self._done if self._unfinished else self._whole, self._whole)

@@ -63,4 +63,4 @@ def model_config(fields: Mapping[str, Any]) -> Any:
     try:
         return MODELS[kind].model_validate(dict(fields))
     except ValidationError as error:
-        raise InputError(f"model {kind}: {describe(error)}") from None
+        raise InputError(f"model {kind}: {describe(error, MODELS[kind])}") from None
