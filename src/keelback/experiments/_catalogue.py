@@ -11,6 +11,7 @@ from keelback.experiments.length_independence import LengthIndependence
 from keelback.experiments.locality import LocalityExperiment
 from keelback.experiments.majority_voting import MajorityVotingExperiment
 from keelback.experiments.mamba_stack import MambaStack
+from keelback.experiments.measures import Measures
 from keelback.experiments.sample_complexity import SampleComplexity
 from keelback.experiments.stability_margin import StabilityMargin
 from keelback.experiments.stable_by_construction import StableByConstruction
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
         LocalityExperiment(),
         SampleComplexity(),
         BoundComparison(),
+        Measures(),
     )
 }
 """A new experiment adds itself here."""
