@@ -21,6 +21,8 @@ _settings: Any = numba_config
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+_WORTH_A_THREAD = 1000.0
+"""Microseconds of work for which waking another thread pays, beside two that share a memory."""
 
 
 def thread_count() -> int:
@@ -54,7 +56,7 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
         count: Units of work.
         cost: A rough estimate of the whole, in microseconds.
     """
-    workers = min(thread_count(), count, int(cost / 50.0))
+    workers = min(thread_count(), count, int(cost / _WORTH_A_THREAD))
     if workers <= 1:
         work(0, count)
         return
