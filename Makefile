@@ -5,12 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The CPU build; the package itself takes a range.
 TORCH ?= torch==2.13.0
-SEEDS ?= 5
 
 .PHONY: demo test check docs clean
 
 demo: $(VENV)/demo-installed
-	$(BIN)/keelback reproduce length-independence --task majority --quick --out demo
+	$(BIN)/keelback reproduce length-independence --task majority --out demo
 	@echo "report: $(CURDIR)/demo/report/report.html"
 
 test: $(VENV)/dev-installed
