@@ -10,28 +10,37 @@ from typing import Any
 
 from keelback.audit._degradation import Degradation
 from keelback.audit._input import default_length, read_input
+from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
 from keelback.audit._load import LoadedModel, load_model, train_length_of
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
-from keelback.audit._result import AuditResult
+from keelback.audit._repair import METHODS, SEARCHES, HeldOutLoss, Repair, repair
+from keelback.audit._result import AuditResult, PositionLoss
 from keelback.audit._run import audit
+from keelback.audit._save import require_free, save_repaired, undo_repair
 from keelback.audit._tokens import bundled_text, load_tokenizer, read_text, read_tokens
 from keelback.audit._verdict import Finding
 
 __all__ = [
+    "METHODS",
+    "SEARCHES",
     "AuditResult",
     "Degradation",
     "Finding",
+    "HeldOutLoss",
     "Layer",
     "LayerMeasures",
     "LoadedModel",
+    "PositionLoss",
     "PrecisionEffect",
     "Recurrence",
+    "Repair",
     "audit",
     "bundled_text",
     "default_length",
+    "fast_scans",
     "find_layers",
     "load_model",
     "load_tokenizer",
@@ -40,7 +49,11 @@ __all__ = [
     "read_input",
     "read_text",
     "read_tokens",
+    "repair",
+    "require_free",
+    "save_repaired",
     "train_length_of",
+    "undo_repair",
     "watching",
 ]
 

@@ -5,7 +5,7 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,17 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class LoadedModel:
     """A model in evaluation mode and where it came from.
 
-    `folder` is where its configuration and tokenizer lie, if they came from disk; with `on_hub`,
-    `name` is its name on the Hub.
+    Attributes:
+        folder: where its configuration and tokenizer lie, if they came from disk.
+        on_hub: `name` is its name on the Hub.
+        stored_as: type of its weights before any conversion.
     """
 
     model: nn.Module
     name: str
     folder: Path | None = None
     on_hub: bool = False
+    stored_as: torch.dtype | None = None
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32) -> LoadedModel:
@@ -65,6 +68,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32)
             loaded = LoadedModel(_load_transformers(str(source)), str(source), on_hub=True)
         else:
             raise InputError(f"no model at {source}: no such file or folder")
+    loaded = replace(loaded, stored_as=next(loaded.model.parameters()).dtype)
     if dtype is not None:
         loaded.model.to(dtype)
     check_weights(loaded.model)
@@ -94,6 +98,24 @@ def train_length_of(model: nn.Module) -> int | None:
     config = getattr(model, "config", None)
     length = getattr(config, "max_position_embeddings", None)
     return int(length) if isinstance(length, int) and length > 0 else None
+
+
+def resolved_train_length(model: nn.Module, given: int | None) -> tuple[int, str]:
+    """The training length to go by, and whether it is given, from the configuration, or assumed.
+
+    Raises:
+        InputError: one was given that is below 1.
+    """
+    if given is not None:
+        if given < 1:
+            raise InputError(f"the training length is {given}; it must be at least 1")
+        return given, "given"
+    configured = train_length_of(model)
+    return (
+        (configured, "configuration")
+        if configured is not None
+        else (ASSUMED_TRAIN_LENGTH, "assumed")
+    )
 
 
 def vocab_size_of(model: nn.Module) -> int | None:

@@ -10,7 +10,7 @@ from keelback.audit._degradation import Degradation, degradation
 from keelback.audit._gates import TokenName
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
-from keelback.audit._load import ASSUMED_TRAIN_LENGTH, check_weights, train_length_of, vocab_size_of
+from keelback.audit._load import check_weights, resolved_train_length, vocab_size_of
 from keelback.audit._losses import LanguageModel, restarted_losses
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import precision_effects
@@ -18,7 +18,7 @@ from keelback.audit._recurrence import Recurrence
 from keelback.audit._result import AuditResult, PositionLoss
 from keelback.audit._spans import Span
 from keelback.audit._statistics import LayerStatistics
-from keelback.audit._tokens import check_tokens
+from keelback.audit._tokens import check_tokens, cut
 from keelback.errors import InputError
 
 PRECISION_TOKENS = 128
@@ -61,9 +61,9 @@ def audit(
     """
     layers = find_layers(model)
     check_weights(model)
-    sequences = _cut(torch.as_tensor(tokens), length)
+    sequences = cut(torch.as_tensor(tokens), length)
     check_tokens(sequences, vocab_size_of(model))
-    train_length, source = _train_length(model, train_length)
+    train_length, source = resolved_train_length(model, train_length)
     span = Span(sequences.shape[1], train_length)
     different, indices = sequences.unique(return_inverse=True)
     sequences = sequences.to(next(model.parameters()).device)
@@ -127,39 +127,6 @@ class _Work:
         self._done += tokens
         if self._progress is not None:
             self._progress(self._done / self._whole, 1.0)
-
-
-def _cut(tokens: Tensor, length: int | None) -> Int[Tensor, "sequences length"]:
-    if tokens.numel() < 2:
-        raise InputError(f"an audit needs at least 2 tokens; there are {tokens.numel()}")
-    if tokens.ndim == 2 and length is None:
-        return tokens.long()
-    if tokens.ndim > 2 or (tokens.ndim == 2 and length is not None and length > tokens.shape[1]):
-        raise InputError(
-            f"tokens of shape {tuple(tokens.shape)} cannot be cut into sequences of {length}"
-        )
-    tokens = tokens.flatten().long()
-    length = length or len(tokens)
-    if length < 2 or length > len(tokens):
-        raise InputError(
-            f"the text has {len(tokens)} tokens and a length of {length} was asked for; "
-            "give a longer text or a length from 2 to that"
-        )
-    whole = len(tokens) // length
-    return tokens[: whole * length].view(whole, length)
-
-
-def _train_length(model: nn.Module, given: int | None) -> tuple[int, str]:
-    if given is not None:
-        if given < 1:
-            raise InputError(f"the training length is {given}; it must be at least 1")
-        return given, "given"
-    configured = train_length_of(model)
-    return (
-        (configured, "configuration")
-        if configured is not None
-        else (ASSUMED_TRAIN_LENGTH, "assumed")
-    )
 
 
 def _watched_pass(

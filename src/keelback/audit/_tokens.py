@@ -152,3 +152,28 @@ def check_tokens(tokens: Int[Tensor, "..."], vocab_size: int | None) -> None:
             f"token {position} is {int(tokens.flatten()[position])}; this model's ids are {limit}. "
             "Is it the right tokenizer?"
         )
+
+
+def cut(tokens: Tensor, length: int | None) -> Int[Tensor, "sequences length"]:
+    """Sequences of `length`; what `(sequences, length)` tokens are already if it is not given.
+
+    Raises:
+        InputError: fewer tokens than that, or another shape.
+    """
+    if tokens.numel() < 2:
+        raise InputError(f"at least 2 tokens are needed; there are {tokens.numel()}")
+    if tokens.ndim == 2 and length is None:
+        return tokens.long()
+    if tokens.ndim > 2 or (tokens.ndim == 2 and length is not None and length > tokens.shape[1]):
+        raise InputError(
+            f"tokens of shape {tuple(tokens.shape)} cannot be cut into sequences of {length}"
+        )
+    tokens = tokens.flatten().long()
+    length = length or len(tokens)
+    if length < 2 or length > len(tokens):
+        raise InputError(
+            f"the text has {len(tokens)} tokens and a length of {length} was asked for; "
+            "give a longer text or a length from 2 to that"
+        )
+    whole = len(tokens) // length
+    return tokens[: whole * length].view(whole, length)

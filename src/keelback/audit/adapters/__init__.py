@@ -1,5 +1,7 @@
 """Adapters: one small class for each kind of state-space layer that an audit can read."""
 
+from keelback.audit._delta_rule import DeltaRuleRecurrence
+from keelback.audit._recurrence import SelectiveRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, Seen
 from keelback.audit.adapters.delta_net import (
     GatedDeltaNetAdapter,
@@ -28,6 +30,7 @@ ADAPTERS: list[Adapter] = [
 __all__ = [
     "ADAPTERS",
     "Adapter",
+    "DeltaRuleRecurrence",
     "GatedDeltaNetAdapter",
     "KimiDeltaAdapter",
     "LayerCall",
@@ -39,5 +42,6 @@ __all__ = [
     "Qwen3NextAdapter",
     "Qwen35Adapter",
     "Seen",
+    "SelectiveRecurrence",
     "SelectiveSSMAdapter",
 ]

@@ -71,9 +71,24 @@ class Adapter(ABC):
         for name in self.watched:
             getattr(module, name)(call.masked(call.hidden_states))
 
-    def decay_logarithm(self, module: Any) -> Tensor | None:
-        """The parameter whose `-exp` is A, if there is one: what a repair of decay rates edits."""
-        del module
+    def edit_rates(
+        self, module: Any, A: Float[Tensor, "rates state"]
+    ) -> Mapping[str, Tensor] | None:
+        """New values of the parameters, by name, that make `A` the state matrix.
+
+        `None` where the layer cannot have another; the nearest that forgets no more slowly where it
+        cannot have this one. Differentiable in `A`.
+        """
+        del module, A
+        return None
+
+    def edit_steps(self, module: Any, factor: Tensor) -> Mapping[str, Tensor] | None:
+        """New values of the parameters, by name, with which step sizes are `factor` times larger.
+
+        Step sizes multiply both A and what is written, so no parameter of them alone need exist.
+        `None` where no parameters have this effect. Differentiable in `factor`.
+        """
+        del module, factor
         return None
 
 

@@ -1,5 +1,6 @@
 """Gated delta nets: layers that decay like Mamba-2 and erase along a key before they write."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,9 +38,9 @@ class GatedDeltaNetAdapter(Adapter):
         """`-exp(A_log)`, one rate a value head."""
         return negative_exp(module.A_log)[:, None]
 
-    def decay_logarithm(self, module: Any) -> Tensor:
-        """`A_log`."""
-        return module.A_log
+    def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
+        """`A_log = log(-A)`."""
+        return {"A_log": torch.log(-A[:, 0])}
 
     def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values joined; the logit of beta; the logit of delta."""
@@ -122,9 +123,15 @@ class KimiDeltaAdapter(Adapter):
             return torch.full((rates, 1), bound, device=gate.A_log.device)
         return negative_exp(gate.A_log).reshape(-1, 1).repeat_interleave(rates // heads, dim=0)
 
-    def decay_logarithm(self, module: Any) -> Tensor | None:
-        """The forget gate's `A_log`, unless the gate has a lower bound."""
-        return None if _lower_bound(module.forget_gate) is not None else module.forget_gate.A_log
+    def edit_rates(
+        self, module: Any, A: Float[Tensor, "rates state"]
+    ) -> Mapping[str, Tensor] | None:
+        """A head has one `A_log` for all its key dimensions: that of the fastest of them."""
+        if _lower_bound(module.forget_gate) is not None:
+            return None
+        A_log = module.forget_gate.A_log
+        fastest = A.reshape(A_log.numel(), -1).amin(-1)
+        return {"forget_gate.A_log": torch.log(-fastest).reshape(A_log.shape)}
 
     def read(self, module: Any, call: LayerCall) -> Recurrence:
         """Inputs of the delta rule; the forget gate gives the log decay itself."""

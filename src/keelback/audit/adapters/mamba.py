@@ -1,11 +1,12 @@
 """Mamba: one rate a channel, step sizes from a low-rank projection."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from keelback.audit._recurrence import Recurrence, SelectiveRecurrence
 from keelback.audit.adapters.base import (
@@ -35,9 +36,28 @@ class MambaAdapter(Adapter):
         """`-exp(A_log)`, one rate a channel."""
         return negative_exp(module.A_log)
 
-    def decay_logarithm(self, module: Any) -> Tensor:
-        """`A_log`."""
-        return module.A_log
+    def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
+        """`A_log = log(-A)`."""
+        return {"A_log": torch.log(-A)}
+
+    def edit_steps(self, module: Any, factor: Tensor) -> Mapping[str, Tensor]:
+        """A and B grow by the factor: B in `x_proj`, or in its norm, or else after the scan.
+
+        `factor * C . h + D u = factor * (C . h + (D / factor) u)`, and all that follows is linear.
+        """
+        A_log = {"A_log": module.A_log + torch.log(factor)}
+        norm = next((n for n in ("b_layernorm", "B_layernorm") if hasattr(module, n)), None)
+        if norm is None:
+            state = module.A_log.shape[1]
+            weight = module.x_proj.weight
+            scale = torch.ones_like(weight[:, :1])
+            rows = torch.arange(len(weight), device=weight.device).unsqueeze(-1)
+            is_B = (rows >= len(weight) - 2 * state) & (rows < len(weight) - state)
+            return A_log | {"x_proj.weight": weight * torch.where(is_B, factor, scale)}
+        weight = getattr(module, norm).weight
+        if isinstance(weight, nn.Parameter):
+            return A_log | {f"{norm}.weight": weight * factor}
+        return A_log | {"D": module.D / factor, "out_proj.weight": module.out_proj.weight * factor}
 
     def replay(self, module: Any, call: LayerCall) -> None:
         """Convolve the first half of the input projection, as a fused kernel does unseen."""
@@ -88,9 +108,17 @@ class MultiHeadMambaAdapter(Adapter):
         """`-exp(A_log)`, heads flattened into channels."""
         return negative_exp(module.A_log.flatten(0, 1))
 
-    def decay_logarithm(self, module: Any) -> Tensor:
-        """`A_log`, `(heads, channels of a head, state)`."""
-        return module.A_log
+    def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
+        """`A_log = log(-A)`, heads unfolded."""
+        return {"A_log": torch.log(-A).reshape(module.A_log.shape)}
+
+    def edit_steps(self, module: Any, factor: Tensor) -> Mapping[str, Tensor]:
+        """A and what follows the scan grow by the factor, D in it shrinks."""
+        return {
+            "A_log": module.A_log + torch.log(factor),
+            "D": module.D / factor,
+            "out_proj.weight": module.out_proj.weight * factor,
+        }
 
     def read(self, module: Any, call: LayerCall) -> Recurrence:
         """Inputs of the heads' scans, one group of B and C a head; `in_proj` alternates x and z."""

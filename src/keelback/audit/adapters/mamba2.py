@@ -1,7 +1,9 @@
 """Mamba-2: one rate a head, step sizes straight from the input projection."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -34,9 +36,19 @@ class Mamba2Adapter(Adapter):
         """`-exp(A_log)`, one rate a head, shared by its states."""
         return negative_exp(module.A_log)[:, None]
 
-    def decay_logarithm(self, module: Any) -> Tensor:
-        """`A_log`."""
-        return module.A_log
+    def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
+        """`A_log = log(-A)`."""
+        return {"A_log": torch.log(-A[:, 0])}
+
+    def edit_steps(self, module: Any, factor: Tensor) -> Mapping[str, Tensor]:
+        """A grows by the factor, D shrinks, and the norm after the scan hides that all else grew.
+
+        `factor * C . h + D u = factor * (C . h + (D / factor) u)`; a layer without that norm (an
+        option of FalconH1) has it in the output projection.
+        """
+        edits = {"A_log": module.A_log + torch.log(factor), "D": module.D / factor}
+        normed = any(True for _ in module.norm.parameters())
+        return edits if normed else edits | {"out_proj.weight": module.out_proj.weight * factor}
 
     def replay(self, module: Any, call: LayerCall) -> None:
         """Project the layer's input, scaled first where the model scales it (FalconH1)."""

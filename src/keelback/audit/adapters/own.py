@@ -1,14 +1,16 @@
 """keelback's own layers: the selective SSM, and the blocks of its Mamba stack."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from keelback.audit._recurrence import Recurrence, SelectiveRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, negative_exp
-from keelback.models import MambaBlock, SelectiveSSM
+from keelback.models import MambaBlock, SelectiveSSM, StableStateMatrix
 
 
 class SelectiveSSMAdapter(Adapter):
@@ -27,6 +29,18 @@ class SelectiveSSMAdapter(Adapter):
     def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
         """A, whichever way it is parametrised."""
         return module.A.detach()
+
+    def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
+        """A itself, or the logarithm under the stable parametrisation, which keeps its margin."""
+        matrix = module.state_matrix
+        if isinstance(matrix, StableStateMatrix):
+            below = (-matrix.margin - A).clamp_min(torch.finfo(A.dtype).tiny)
+            return {"state_matrix.A_log": torch.log(below)}
+        return {"state_matrix.A": A}
+
+    def edit_steps(self, module: Any, factor: Tensor) -> Mapping[str, Tensor]:
+        """A and the keys grow by the factor."""
+        return {**self.edit_rates(module, module.A * factor), "W_B": module.W_B * factor}
 
     def read(self, module: Any, call: LayerCall) -> Recurrence:
         """Inputs of the scan from the token vectors."""
@@ -49,9 +63,17 @@ class MambaBlockAdapter(Adapter):
         """`-exp(A_log)`."""
         return negative_exp(module.A_log)
 
-    def decay_logarithm(self, module: Any) -> Tensor:
-        """`A_log`."""
-        return module.A_log
+    def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
+        """`A_log = log(-A)`."""
+        return {"A_log": torch.log(-A)}
+
+    def edit_steps(self, module: Any, factor: Tensor) -> Mapping[str, Tensor]:
+        """A and what follows the scan grow by the factor, D in it shrinks."""
+        return {
+            "A_log": module.A_log + torch.log(factor),
+            "D": module.D / factor,
+            "W_out": module.W_out * factor,
+        }
 
     def read(self, module: Any, call: LayerCall) -> Recurrence:
         """Inputs of the scan, computed anew from the block's input."""

@@ -1,0 +1,78 @@
+"""`keelback repair`: make a model hold beyond its training length without training it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keelback.cli.app import app, print_json
+from keelback.cli.audit import chosen_device, hush_transformers
+from keelback.cli.progress import sweep_progress
+
+
+@app.command()
+def repair(
+    model: Annotated[str, typer.Argument(help="A folder, a checkpoint, or a name on the Hub.")],
+    out: Annotated[Path, typer.Option(help="Folder for the repaired checkpoint.")],
+    target_length: Annotated[
+        int | None, typer.Option(help="Length at which the model should hold.")
+    ] = None,
+    train_length: Annotated[int | None, typer.Option(help="Length it was trained on.")] = None,
+    method: Annotated[
+        str, typer.Option(help="auto, decay-floor, rate-scale, step-scale or clip.")
+    ] = "auto",
+    search: Annotated[str, typer.Option(help="shared, coordinate or gradient.")] = "coordinate",
+    evaluations: Annotated[
+        int | None, typer.Option(min=0, help="Passes for the search layer by layer.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Text to run on (bundled by default).")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token ids: .npy, .json or numbers.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, a folder, a Hub name, or bytes.")
+    ] = None,
+    sequences: Annotated[
+        int, typer.Option(min=2, help="Sequences at most, half of them to measure with.")
+    ] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take a repair back instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Edit how a model's layers forget, measure it on held-out text, and write the result."""
+    from keelback.audit import load_model, read_input, require_free, save_repaired, undo_repair
+    from keelback.audit import repair as run_repair
+    from keelback.errors import InputError, JobError
+
+    require_free(out)
+    place = chosen_device(device)
+    if undo:
+        names = undo_repair(load_model(model), out)
+        if json:
+            print_json({"undone": names, "out": str(out)})
+        else:
+            print(f"put back {len(names)} parameters; written to {out}")
+        return
+    if target_length is None:
+        raise InputError("--target-length is missing: the length at which the model should hold")
+    loaded = load_model(model)
+    hush_transformers()
+    ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
+    loaded.model.to(place)
+    with sweep_progress("repair") as progress:
+        result = run_repair(
+            loaded.model,
+            ids[: sequences * max(target_length, 1)],
+            target_length=target_length,
+            train_length=train_length,
+            method=method,
+            search=search,
+            evaluations=evaluations,
+            stored_as=loaded.stored_as,
+            progress=progress,
+        )
+    if result.method == "none":
+        raise JobError(f"{result.summary} Nothing was written.")
+    save_repaired(loaded, result, out)
+    if json:
+        print_json({**result.to_json(), "out": str(out)})
+    else:
+        print(f"{result.summary}\nwritten to {out}")

@@ -1,0 +1,69 @@
+"""The examples in the documents on audit and repair run as they stand."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from keelback.audit import AuditResult
+from keelback.audit.adapters import ADAPTERS
+from keelback.models import MambaLanguageModelConfig
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+
+
+def run(code: str, **names: Any) -> dict[str, Any]:
+    names = dict(names)
+    exec(compile(code, "document", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def language_model() -> nn.Module:
+    torch.manual_seed(0)
+    return MambaLanguageModelConfig(vocab_size=9, d_model=8, n_layers=1, d_state=3).build()
+
+
+def test_auditing_from_python(language_model: nn.Module) -> None:
+    code = blocks("audit.md")[0].replace("2048", "32").replace("8192", "128")
+    result = run(code, model=language_model, tokens=torch.arange(300) % 9)["result"]
+    assert isinstance(result, AuditResult)
+
+
+def test_repairing_from_python(language_model: nn.Module) -> None:
+    code = blocks("repair.md")[0].replace("2048", "32").replace("65536", "128")
+    before = [p.clone() for p in language_model.parameters()]
+    run(code, model=language_model, tokens=torch.arange(300) % 9)
+    after = language_model.parameters()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+class Mine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_step, self.to_keys, self.to_queries = (nn.Linear(6, n) for n in (6, 2, 2))
+        self.log_rates = nn.Parameter(torch.zeros(6, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.to_step(x) + self.to_keys(x).sum() + self.to_queries(x).sum()
+
+
+def test_an_adapter_of_ones_own() -> None:
+    from keelback.audit import audit
+
+    known = list(ADAPTERS)
+    try:
+        run(blocks("audit.md")[1])
+        model = nn.Sequential(nn.Embedding(9, 6), Mine())
+        (layer,) = audit(model, torch.arange(100) % 9, train_length=50).to_json()["layers"]
+        assert layer["kind"] == "mine"
+        assert layer["spectral_abscissa"] == -1
+    finally:
+        ADAPTERS[:] = known
