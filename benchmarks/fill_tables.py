@@ -1,10 +1,12 @@
 """Put the tables of committed result files into the README and the docs.
 
-A table stands between `<!-- table: PATH.csv -->` and `<!-- end -->`. `--check` changes nothing and
-fails where a document does not show what its result file holds.
+A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
+`keelback bench scan`. `--check` changes nothing and fails where a document does not show what its
+result file holds.
 """
 
 import csv
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,10 +16,26 @@ BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def as_markdown(path: Path) -> str:
-    with path.open() as file:
-        heading, *rows = csv.reader(file)
+    heading, *rows = _benchmark(path) if path.suffix == ".json" else _csv(path)
     lines = [heading, ["---"] * len(heading), *([_cell(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _csv(path: Path) -> list[list[str]]:
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def _benchmark(path: Path) -> list[list[str]]:
+    rows = json.loads(path.read_text())["rows"]
+    shape = ("batch", "length", "channels", "state")
+    peers = list(rows[0]["peers"])
+    table = [[", ".join(shape), "pass", "keelback", *peers, "fastest peer / keelback"]]
+    for row in rows:
+        times = [row["ours_ms"], *(row["peers"].get(peer, "") for peer in peers), row["ratio"]]
+        sizes = ", ".join(str(row[name]) for name in shape)
+        table.append([sizes, row["pass"], *(str(time) for time in times)])
+    return table
 
 
 def _cell(text: str) -> str:
@@ -25,7 +43,9 @@ def _cell(text: str) -> str:
         number = float(text)
     except ValueError:
         return text
-    return text if number.is_integer() and "." not in text else f"{number:.3g}"
+    if number.is_integer() and "." not in text:
+        return text
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def filled(text: str) -> str:
