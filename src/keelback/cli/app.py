@@ -57,4 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = getattr(error, "format_message", error.__str__)()
         print("error: " + " ".join(message.split()), file=sys.stderr)
         raise SystemExit(1 if isinstance(error, JobError) else 2) from None
+    except OSError as error:
+        if "--debug" in arguments or error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; what was finished is kept", file=sys.stderr)
+        raise SystemExit(1) from None
     raise SystemExit(code if isinstance(code, int) else 0)
