@@ -24,10 +24,9 @@ class Degradation:
     Losses are in nats a token. Intervals are of 95 %, from a bootstrap over blocks of tokens.
 
     Attributes:
-        reference_loss: mean loss of the tokens beyond the training length, in contexts of between
-            half and all of the training length.
-        excess: mean rise over it of the loss with the full context, in the longest octave of
-            positions (or all there are beyond the training length).
+        reference_loss: mean loss of the tokens in the longest octave of positions (or in all there
+            are beyond the training length), in contexts of half to all of the training length.
+        excess: mean rise over it of the loss of the same tokens with the full context.
         degrades: the rise is more than `TOLERANCE` of the reference, and not by chance.
         onset: where the rise begins, the corner of a broken line in the logarithm of the
             position; `None` where the loss does not degrade.
@@ -66,13 +65,15 @@ def degradation(
         span: which positions these are.
         seed: of the bootstrap.
     """
-    excess, reference = full - restarted, float(restarted.mean())
+    excess = full - restarted
+    late_from = min(max(span.beyond.start, span.length // 2), span.length - 1)
+    reference = float(restarted[:, late_from - span.beyond.start :].mean())
     finite = np.isfinite(excess).all(axis=0)
     if not finite.all():
         first = float(span.beyond.start + int(np.argmin(finite)))
         nothing = (float("inf"), float("inf"))
         return Degradation(reference, float("inf"), nothing, True, first, (first, first))
-    blocks = _Blocks.of(excess, span)
+    blocks = _Blocks.of(excess, span.beyond.start, late_from)
     draws = np.random.default_rng(seed).integers(
         0, blocks.size.size, (_RESAMPLES, blocks.size.size)
     )
@@ -95,17 +96,20 @@ class _Blocks:
     late_from: float
 
     @classmethod
-    def of(cls, excess: Float[np.ndarray, "sequences beyond"], span: Span) -> "_Blocks":
+    def of(
+        cls, excess: Float[np.ndarray, "sequences beyond"], first: int, late_from: int
+    ) -> "_Blocks":
         sequences, beyond = excess.shape
-        starts = np.arange(0, beyond, _BLOCK)
-        sizes = np.minimum(_BLOCK, beyond - starts)
+        edges = np.arange(late_from - first, -1, -_BLOCK)[::-1]
+        starts = np.unique([0, *edges, *np.arange(late_from - first, beyond, _BLOCK)])
+        sizes = np.diff([*starts, beyond])
         means = np.add.reduceat(excess, starts, axis=1) / sizes
-        centres = span.beyond.start + starts + (sizes - 1) / 2
+        centres = first + starts + (sizes - 1) / 2
         return cls(
             means.ravel(),
             np.tile(sizes, sequences).astype(float),
             np.tile(centres, sequences),
-            float(min(max(span.beyond.start, span.length // 2), centres[-1])),
+            float(late_from),
         )
 
     def take(self, chosen: Int[np.ndarray, " draw"]) -> "_Blocks":

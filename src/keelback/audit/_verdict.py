@@ -46,7 +46,8 @@ def findings(
     skipped: Mapping[str, int],
 ) -> list[Finding]:
     """Everything worth saying, what hurts first."""
-    found = [_stability(layers), *_states(layers, span), _memory(layers, span)]
+    holds = degradation is not None and not degradation.degrades
+    found = [_stability(layers), *_states(layers, span, holds), _memory(layers, span)]
     found.append(_length(span, degradation, why_no_losses))
     found += [*_idle_channels(layers), _gates(layers)]
     found += [finding for effect in precision for finding in _precision(effect)]
@@ -91,7 +92,8 @@ def _stability(layers: Sequence[LayerMeasures]) -> Finding:
     )
 
 
-def _states(layers: Sequence[LayerMeasures], span: Span) -> list[Finding]:
+def _states(layers: Sequence[LayerMeasures], span: Span, holds: bool) -> list[Finding]:
+    """What leaves the range of training; only worth noting where the loss `holds` all the same."""
     overflowing = [layer for layer in layers if layer.overflow_position is not None]
     if overflowing:
         first = min(overflowing, key=lambda layer: layer.overflow_position or 0)
@@ -109,28 +111,30 @@ def _states(layers: Sequence[LayerMeasures], span: Span) -> list[Finding]:
     grown = [layer for layer in layers if float(layer.state_growth.median()) > STATE_GREW]
     shifted = [layer for layer in layers if float(layer.step_shift.abs().median()) > STEP_SHIFTED]
     found = []
+    severity: Severity = "note" if holds else "warning"
+    advice = "" if holds else f"keelback repair MODEL --target-length {span.length}"
     if grown:
         worst = max(grown, key=lambda layer: float(layer.state_growth.median()))
         found.append(
             Finding(
-                "warning",
+                severity,
                 "States leave the range that training saw.",
                 f"Beyond {span.train_length} tokens the median state norm grows in {len(grown)} of "
                 f"{len(layers)} layers, most in {worst.layer.name}: to "
                 f"{float(worst.state_growth.median()):.3g} times its size in training.",
-                f"keelback repair MODEL --target-length {span.length}",
+                advice,
             )
         )
     if shifted:
         worst = max(shifted, key=lambda layer: float(layer.step_shift.abs().median()))
         found.append(
             Finding(
-                "warning",
+                severity,
                 "Step sizes leave the range that training saw.",
                 f"Beyond {span.train_length} tokens they shift by "
                 f"{float(worst.step_shift.abs().median()):.2g} standard deviations in "
                 f"{worst.layer.name}.",
-                f"keelback repair MODEL --target-length {span.length}",
+                advice,
             )
         )
     return found

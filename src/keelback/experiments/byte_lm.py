@@ -302,6 +302,7 @@ def _table(studies: Sequence[ByteLMStudy]) -> Table:
         Column("model", "model"),
         Column("kind", "kind"),
         Column("parameters", "parameters", ",d"),
+        Column("initial_rate_scale", "A at the start, times", ".3g"),
         Column("train_length", "trained at", "d"),
         Column("length", "run at", "d"),
         Column("reference", "loss, restarted", ".3f"),
@@ -309,9 +310,15 @@ def _table(studies: Sequence[ByteLMStudy]) -> Table:
         Column("before_excess", "excess", "+.1%"),
         Column("after", "repaired", ".3f"),
         Column("after_excess", "excess", "+.1%"),
+        Column("within", "in training's length", ".3f"),
+        Column("within_after", "repaired", ".3f"),
         Column("method", "method"),
     ]
-    return Table("byte-lm", "Loss at length", columns, [_row(own) for own in studies])
+    caption = (
+        "Mean losses in nats a byte over the last octave of positions, and over the positions that "
+        "training knew; excess is against the same bytes in contexts that training knew."
+    )
+    return Table("byte-lm", "Loss at length", columns, [_row(own) for own in studies], caption)
 
 
 def _row(own: ByteLMStudy) -> dict[str, Any]:
@@ -322,6 +329,7 @@ def _row(own: ByteLMStudy) -> dict[str, Any]:
         "model": own.before.model,
         "kind": own.config.kind,
         "parameters": own.parameters,
+        "initial_rate_scale": own.config.initial_rate_scale,
         "train_length": own.config.seq_len,
         "length": own.before.span.length,
         "reference": before.reference_loss,
@@ -329,6 +337,8 @@ def _row(own: ByteLMStudy) -> dict[str, Any]:
         "before_excess": before.relative_excess,
         "after": after.reference_loss + after.excess,
         "after_excess": after.relative_excess,
+        "within": own.mended.before.within,
+        "within_after": own.mended.after.within,
         "method": own.mended.method,
     }
 
