@@ -19,7 +19,7 @@ from keelback.experiments.presets import (
 from keelback.experiments.scores import (
     PairedDifference,
     accuracy_of,
-    divergence_notes,
+    divergence_tables,
     mean_and_std,
     seq_len_of,
     shared_by_seed,
@@ -95,11 +95,13 @@ class Baselines(Experiment[BaselinesSettings]):
             ),
             claims=[_claim(model, difference) for model, difference in others.items()],
             figures=[_figure(settings, rows, names)],
-            tables=[_table(settings, rows)],
+            tables=[
+                _table(settings, rows),
+                *divergence_tables(f"{self.name}-{settings.label}", results),
+            ],
             notes=[
                 "The recipe (Adam at 0.01, the plateau schedule, the collapse penalty) is the "
                 "paper's for the selective SSM; none of the others had theirs tuned.",
-                *divergence_notes(results),
             ],
             numbers={
                 "task": settings.task,

@@ -24,7 +24,7 @@ from keelback.experiments.presets import (
 from keelback.experiments.published import published_accuracy
 from keelback.experiments.scores import (
     accuracy_of,
-    divergence_notes,
+    divergence_tables,
     mean_and_std,
     seq_len_of,
     survivors,
@@ -104,7 +104,10 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
             ),
             claims=_claims(slopes, rows),
             figures=[_accuracy_figure(settings, rows), _gap_figure(settings, rows, results)],
-            tables=[_table(settings, rows)],
+            tables=[
+                _table(settings, rows),
+                *divergence_tables(f"{self.name}-{settings.label}", results),
+            ],
             notes=_notes(rows, results),
             numbers={"task": settings.task, "rows": rows, "slopes": slopes},
         )
@@ -329,7 +332,6 @@ def _notes(rows: Sequence[Row], results: Sequence[StoredRun]) -> list[str]:
             f"{len(unstable)} of {len(results)} models ended with a positive spectral abscissa, "
             f"the largest {largest:+.4f}: they are trained well and not stable."
         )
-    notes += divergence_notes(results)
     far = [row for row in rows if abs(row.get("test_difference") or 0.0) > 2]
     notes += [
         f"T = {row['seq_len']}: the mean test accuracy is {row['test_difference']:+.1f} standard "

@@ -10,7 +10,7 @@ from keelback.experiments.length_transfer_run import LengthTransferRun
 from keelback.experiments.on_task import OnTaskSettings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.presets import LENGTH_INDEPENDENCE
-from keelback.experiments.scores import divergence_notes, mean_and_std, survivors, with_spread
+from keelback.experiments.scores import divergence_tables, mean_and_std, survivors, with_spread
 from keelback.experiments.store import StoredRun
 from keelback.models import MambaClassifierConfig, SelectiveSSMConfig, model_config, parameter_count
 from keelback.training import Recipe
@@ -87,8 +87,7 @@ class MambaStack(Experiment[MambaStackSettings]):
             ),
             claims=_claims(rows),
             figures=[_figure(groups)],
-            tables=[_table(rows)],
-            notes=divergence_notes(results),
+            tables=[_table(rows), *divergence_tables(f"{self.name}-{settings.label}", results)],
             numbers={"rows": rows},
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from keelback.experiments.outcome import Column, Table
 from keelback.experiments.store import StoredRun
 
 CONFIDENCE = 0.95
@@ -117,20 +118,41 @@ def shared_by_seed(
     )
 
 
-def divergence_notes(runs: Sequence[StoredRun]) -> list[str]:
-    """A sentence for each run that diverged: where it stood, and what overflowed first."""
-    return [
-        f"{_described(run)} diverged in epoch {run.summary['diverged_epoch']}, step "
-        f"{run.summary['diverged_step']}: {run.summary['diverged_tensor']} was the first tensor "
-        "that was not finite."
+def divergence_tables(name: str, runs: Sequence[StoredRun]) -> list[Table]:
+    """A row for each run that diverged: where it stood, and what overflowed first.
+
+    No table where all survived. `name` becomes part of the file's name.
+    """
+    rows = [
+        {
+            "seq_len": seq_len_of(run),
+            "model": _model_of(run),
+            "seed": run.fields["seed"],
+            "epoch": run.summary["diverged_epoch"],
+            "step": run.summary["diverged_step"],
+            "tensor": run.summary["diverged_tensor"],
+        }
         for run in runs
         if run.summary["diverged"]
     ]
+    columns = [
+        Column("seq_len", "T"),
+        Column("model", "model"),
+        Column("seed", "seed"),
+        Column("epoch", "epoch"),
+        Column("step", "step"),
+        Column("tensor", "first tensor that was not finite"),
+    ]
+    caption = (
+        "Epochs and steps count from 1. A norm is computed in the precision of training: that of "
+        "the gradient overflows float32 when an entry exceeds about 1e19, before the gradient does."
+    )
+    title = f"Diverged: {len(rows)} of {len(runs)} trainings"
+    return [Table(f"divergences-{name}", title, columns, rows, caption)] if rows else []
 
 
-def _described(run: StoredRun) -> str:
+def _model_of(run: StoredRun) -> str:
     model = run.fields["model"]
-    name = model["kind"]
-    if name == "selective-ssm":
-        name = f"{model['parametrisation']}, start {model['spectral_abscissa']:+.2f}"
-    return f"T = {seq_len_of(run)}, seed {run.fields['seed']} ({name})"
+    if model["kind"] != "selective-ssm":
+        return str(model["kind"])
+    return f"{model['parametrisation']}, start {model['spectral_abscissa']:+.2f}"

@@ -21,7 +21,7 @@ from keelback.experiments.presets import (
     selective_ssm_run,
 )
 from keelback.experiments.published import published_margin
-from keelback.experiments.scores import divergence_notes
+from keelback.experiments.scores import divergence_tables
 from keelback.experiments.store import StoredRun
 from keelback.experiments.training_run import TrainingRun
 
@@ -98,8 +98,10 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
             ),
             claims=_claims(rows),
             figures=[_figure(settings, swept, runs) for swept, runs in sweeps.items() if runs],
-            tables=[_table(settings, rows)],
-            notes=divergence_notes(results),
+            tables=[
+                _table(settings, rows),
+                *divergence_tables(f"{self.name}-{settings.label}", results),
+            ],
             numbers={"task": settings.task, "rows": rows},
         )
 
@@ -205,6 +207,7 @@ def _claims(rows: Sequence[Row]) -> list[Claim]:
 
 def _figure(settings: StabilityMarginSettings, swept: str, runs: Sequence[StoredRun]) -> Figure:
     losses, abscissas = [], []
+    labelled: set[str] = set()
     for run in runs:
         history = run.history()
         label = (
@@ -213,13 +216,18 @@ def _figure(settings: StabilityMarginSettings, swept: str, runs: Sequence[Stored
             else f"start {run.fields['model']['spectral_abscissa']:+.2f}"
         )
         epochs = [_number(row["epoch"]) for row in history]
-        abscissas.append(Line(x=epochs, y=[_number(row["s_A"]) for row in history], label=label))
+        family, label = label, "" if label in labelled else label
+        labelled.add(family)
+        abscissas.append(
+            Line(x=epochs, y=[_number(row["s_A"]) for row in history], label=label, family=family)
+        )
         trained = [row for row in history if row.get("loss") is not None]
         losses.append(
             Line(
                 x=[_number(row["epoch"]) for row in trained],
                 y=[_number(row["loss"]) for row in trained],
                 label=label,
+                family=family,
             )
         )
     return Figure(

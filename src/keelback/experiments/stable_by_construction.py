@@ -16,7 +16,7 @@ from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, P
 from keelback.experiments.scores import (
     PairedDifference,
     accuracy_of,
-    divergence_notes,
+    divergence_tables,
     mean_and_std,
     seq_len_of,
     shared_by_seed,
@@ -81,8 +81,10 @@ class StableByConstruction(Experiment[StableByConstructionSettings]):
             ),
             claims=_claims(sweeps, differences),
             figures=[_figure(settings, rows, sweeps)],
-            tables=[_table(settings, rows)],
-            notes=divergence_notes(results),
+            tables=[
+                _table(settings, rows),
+                *divergence_tables(f"{self.name}-{settings.label}", results),
+            ],
             numbers={
                 "task": settings.task,
                 "rows": rows,

@@ -19,7 +19,7 @@ from keelback.experiments.presets import (
 )
 from keelback.experiments.scores import (
     PairedDifference,
-    divergence_notes,
+    divergence_tables,
     mean_and_std,
     paired_difference,
     survivors,
@@ -118,8 +118,11 @@ class TrainShortTestLong(Experiment[TrainShortTestLongSettings]):
             ),
             claims=[_claim(label, settings, runs) for label, runs in groups.items()],
             figures=[_figure(settings, rows, groups)],
-            tables=[_table(settings, rows)],
-            notes=[*_notes(settings), *divergence_notes(results)],
+            tables=[
+                _table(settings, rows),
+                *divergence_tables(f"{self.name}-{settings.label}", results),
+            ],
+            notes=_notes(settings),
             numbers={
                 "task": settings.task,
                 "trained_length": settings.trained_length,

@@ -16,9 +16,9 @@ class Replicas:
     """
 
     def __init__(self, models: Sequence[nn.Module], device: torch.device | str = "cpu") -> None:
+        rows = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models]
         self.model = models[0].to(device)
         self._shapes = {name: p.shape for name, p in models[0].named_parameters()}
-        rows = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models]
         self._take(torch.stack(rows).to(device))
 
     def _take(self, flat: Float[Tensor, "replicas size"]) -> None:
