@@ -160,6 +160,18 @@ def test_certificate_without_steps_is_the_prior_and_adds_up(classes: int) -> Non
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
+def test_draws_on_a_part_of_the_split_have_the_same_mean() -> None:
+    """No noise in the weights: the rates of parts are hypergeometric around the rate of all."""
+    model, split = some_model(), some_split(400)
+    still = GaussianWeights.isotropic(model, 1e-12)
+    [whole] = gibbs_errors(model, still, split, 1, seed=0)
+    parts = gibbs_errors(model, still, split, 300, seed=0, examples=50)
+    assert len(set(parts)) > 3
+    spread = math.sqrt(whole * (1 - whole) / 50 / 300)
+    assert math.fsum(parts) / 300 == pytest.approx(whole, abs=4 * spread)
+    assert gibbs_errors(model, still, split, 2, seed=0, examples=400) == [whole, whole]
+
+
 def test_certificates_are_reproducible_and_steps_move_the_posterior() -> None:
     model, split = some_model(), some_split(80)
     first, second = (certify_pac_bayes(model, split, steps=5, draws=20, seed=4) for _ in range(2))

@@ -20,13 +20,12 @@ from keelback.bounds import (
 )
 from keelback.data import Split, Task, get_task
 from keelback.errors import InputError, JobError
-from keelback.experiments.presets import LENGTH_INDEPENDENCE
-from keelback.training import Recipe, train
 
 _FRESH = 1_000_000
 """Added to a data seed for examples of the training distribution that nothing was trained on."""
 
 _TEST_DRAWS = 50
+_EXAMPLES_A_TEST_DRAW = 2000
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,11 @@ def certify_model(
             prior, rest, delta=delta, steps=steps, draws=draws, seed=seed
         )
         error = {
-            name: math.fsum(gibbs_errors(prior, certificate.posterior, split, _TEST_DRAWS, seed))
+            name: math.fsum(
+                gibbs_errors(
+                    prior, certificate.posterior, split, _TEST_DRAWS, seed, _EXAMPLES_A_TEST_DRAW
+                )
+            )
             / _TEST_DRAWS
             for name, split in unseen.items()
         }
@@ -201,6 +204,9 @@ def _hold_out(model: nn.Module, split: Split, delta: float) -> HeldOut:
 def _train_prior(
     model: Any, task: Task, examples: Split, epochs: int | None, seed: int
 ) -> nn.Module:
+    from keelback.experiments.presets import LENGTH_INDEPENDENCE
+    from keelback.training import Recipe, train
+
     prior: nn.Module = model.config.build(torch.Generator().manual_seed(seed))
     recipe = Recipe()
     if task.name in LENGTH_INDEPENDENCE:
