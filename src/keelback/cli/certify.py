@@ -1,6 +1,8 @@
 """`keelback certify`: what can be promised about the error of one checkpoint."""
 
 import math
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +48,7 @@ def certify(
     from keelback.data import get_task
     from keelback.errors import InputError
     from keelback.experiments.certification import certify_model
+    from keelback.experiments.provenance import provenance
     from keelback.models import load_model
 
     options: dict[str, Any] = {
@@ -74,7 +77,9 @@ def certify(
         seed=seed,
     )
     if json:
-        print_json({"checkpoint": str(checkpoint), "task": task, **found.as_dict()})
+        made_by = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": task}
+        print_json({**named, **found.as_dict()})
     else:
         _print(found)
 

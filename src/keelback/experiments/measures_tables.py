@@ -28,16 +28,12 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     """Do the bounds order models, does anything, and better than the sample size?"""
     of = {row["key"]: row for row in rows}
     bounds = [of["published"], of["sharpened"]]
-    useful = [row["label"] for row in rows if row["verdict"] == "useful"]
-    wrong = [row["label"] for row in rows if row["verdict"] == "wrong way round"]
-    best = next(row for row in rows if row["key"] not in (TWIN.key, *KNOWN_BEFORE))
-    ahead = [
-        row["label"]
-        for row in rows
-        if row["key"] not in (TWIN.key, *KNOWN_BEFORE)
-        and row["overall"] is not None
-        and row["overall"]["lower"] > (of["inverse_m"]["overall"] or {"upper": -1.0})["upper"]
-    ]
+    of_models = [row for row in rows if row["key"] not in (TWIN.key, *KNOWN_BEFORE)]
+    useful = [row["label"] for row in of_models if row["verdict"] == "useful"]
+    wrong = [row["label"] for row in of_models if row["verdict"] == "wrong way round"]
+    best = of_models[0]
+    ahead = {task: _ahead_of(of["inverse_m"], of_models, task) for task in TASKS}
+    on_both = set.intersection(*map(set, ahead.values()))
     return [
         Claim(
             "The bounds of the class order trained models by their gap.",
@@ -51,7 +47,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         ),
         Claim(
             "Some measure of a trained model predicts its gap on both tasks.",
-            f"{len(useful)} are useful" if useful else "none is useful",
+            "holds" if useful else "does not hold",
             f"useful: {', '.join(useful) or 'none'}; "
             f"wrong way round: {', '.join(wrong) or 'none'}; "
             f"highest: {best['label']}, {_text(best['granulated'])} granulated",
@@ -59,12 +55,21 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         ),
         Claim(
             "Some measure of a trained model predicts its gap better than the sample size does.",
-            "holds" if ahead else "does not hold",
-            f"1 / m: tau {_text(of['inverse_m']['overall'])} overall; "
-            f"above it beyond both intervals: {', '.join(ahead) or 'none'}",
-            holds=bool(ahead),
+            "holds" if on_both else "does not hold on both tasks",
+            "; ".join(
+                f"{task}: 1 / m {_text(of['inverse_m'][task])}, above it beyond both intervals: "
+                f"{', '.join(ahead[task]) or 'none'}"
+                for task in TASKS
+            ),
+            holds=bool(on_both),
         ),
     ]
+
+
+def _ahead_of(reference: Row, rows: Sequence[Row], name: str) -> list[str]:
+    """The measures whose interval lies above that of the reference."""
+    limit = -1.0 if reference[name] is None else float(reference[name]["upper"])
+    return [row["label"] for row in rows if row[name] is not None and row[name]["lower"] > limit]
 
 
 def _text(found: Mapping[str, Any] | None) -> str | None:
