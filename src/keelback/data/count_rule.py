@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ def best_count_rule(seq_len: int, flip_probability: float = 0.25) -> CountRule:
     (1 - `flip_probability`) T / 2: nothing is lost on noisy strings, and on clean ones the
     strings between the threshold and T / 2, a share of `flip_probability` / 2, are mislabelled.
     """
+    from scipy.stats import binom  # takes half a second to import, which few need
+
     counts = np.arange(seq_len + 1)
     label = counts > seq_len / 2
     seen = binom.pmf(counts[None, :], counts[:, None], 1 - flip_probability) / (seq_len + 1)
