@@ -7,6 +7,7 @@ from keelback.experiments.baselines import Baselines
 from keelback.experiments.bound_comparison import BoundComparison
 from keelback.experiments.data_histograms import DataHistograms
 from keelback.experiments.experiment import Experiment
+from keelback.experiments.gate_alignment import GateAlignment
 from keelback.experiments.length_independence import LengthIndependence
 from keelback.experiments.locality import LocalityExperiment
 from keelback.experiments.majority_voting import MajorityVotingExperiment
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
         MajorityVotingExperiment(),
         LocalityExperiment(),
         SampleComplexity(),
+        GateAlignment(),
         BoundComparison(),
         Measures(),
     )

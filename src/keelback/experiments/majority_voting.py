@@ -36,6 +36,10 @@ THEORY = -2.0
 """Exponent of the epochs in the gap: T ~ 1 / (eta gap^2)."""
 
 
+_NEAR_ZERO = 0.1
+"""Share of the class projections below which an irrelevant one counts as near zero."""
+
+
 @dataclass(frozen=True)
 class _Scale:
     length: int
@@ -230,24 +234,48 @@ def _gate_claims(run: GatedTrials, stored: StoredRun) -> list[Claim]:
     }
     relevant = min(ends["o_plus"] + ends["o_minus"])
     stray = max(abs(value) for value in ends["irrelevant_least"] + ends["irrelevant_most"])
-    assert isinstance(run.pattern, MajorityVoting)
-    bound = predicted(run.pattern, run.step_size, run.epochs).class_projection or 0.0
-    opens = relevant > 0 and stray < 0.1 * relevant
+    ratio = stray / relevant if relevant > 0 else np.inf
     return [
         Claim(
-            "The gate opens for both class features and leaves the irrelevant ones alone.",
-            "holds" if opens else "does not hold",
+            "The gate opens for both class features and leaves the irrelevant ones near zero.",
+            "holds"
+            if ratio <= _NEAR_ZERO
+            else f"holds to {ratio:.0%}"
+            if ratio <= 2 * _NEAR_ZERO
+            else "does not hold",
             f"after {run.epochs} epochs, over {len(ends['o_plus'])} trials: least <w, o_+-> is "
             f"{relevant:.2f}, the largest |<w, o>| of an irrelevant feature {stray:.3f}",
-            holds=opens,
+            holds=True if ratio <= _NEAR_ZERO else None if ratio <= 2 * _NEAR_ZERO else False,
         ),
-        Claim(
-            "<w, o_+-> >= (eta T / 8 L^2) (alpha_r L - alpha_c L)^2, the constant taken as 1.",
-            "holds" if relevant >= bound else "does not hold with constant 1",
-            f"least <w, o_+-> {relevant:.2f}, bound {bound:.2f}",
-            holds=True if relevant >= bound else None,
-        ),
+        _projection_claim(run, stored),
     ]
+
+
+def _projection_claim(run: GatedTrials, stored: StoredRun) -> Claim:
+    """The bound on the class projections where the target is met; from there on w rests."""
+    statement = "<w, o_+-> >= (eta T / 8 L^2) (alpha_r L - alpha_c L)^2 when the target is met."
+    assert isinstance(run.pattern, MajorityVoting)
+    assert run.target is not None
+    history: list[dict[str, Any]] = list(stored.history())
+    met: dict[int, dict[str, Any]] = {}
+    for row in history:
+        if row["test_loss"] is not None and row["test_loss"] <= run.target:
+            met.setdefault(row["seed"], row)
+    if not met:
+        return Claim(statement, "not measured", "no trial met the target")
+    ratios = []
+    for row in met.values():
+        bound = predicted(run.pattern, run.step_size, row["epoch"]).class_projection
+        least = min(row["projection_o_plus"], row["projection_o_minus"])
+        ratios.append(least / bound if bound else np.inf)
+    holds = min(ratios) >= 1
+    return Claim(
+        statement,
+        "holds with constant 1" if holds else f"holds with constant {min(ratios):.2f}",
+        f"least projection over the bound, constant taken as 1: {min(ratios):.2f} to "
+        f"{max(ratios):.2f} over {len(ratios)} trials",
+        holds=True if holds else None,
+    )
 
 
 def _alignment_figure(

@@ -84,14 +84,10 @@ class MambaBlock(nn.Module):
         self, u: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """The block's update of the residual stream."""
-        x, z = (u @ self.W_in.mT).chunk(2, dim=-1)
-        x = F.silu(self._convolve(x))
-        low_rank, B, C = torch.split(
-            x @ self.W_x.mT, [self.dt_rank, self.d_state, self.d_state], dim=-1
-        )
+        x, z, delta, B, C = self._operands(u)
         y = selective_scan(
             x,
-            low_rank @ self.W_delta.mT,
+            delta,
             self.A,
             B.unsqueeze(-2),
             C.unsqueeze(-2),
@@ -102,6 +98,21 @@ class MambaBlock(nn.Module):
         )
         assert isinstance(y, Tensor)
         return y @ self.W_out.mT
+
+    def step_sizes(
+        self, u: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_inner"]:
+        """The step size delta of every position and channel: how far the state moves there."""
+        return F.softplus(self._operands(u)[2] + self.delta_bias)
+
+    def _operands(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x, z, delta before bias and softplus, B and C."""
+        x, z = (u @ self.W_in.mT).chunk(2, dim=-1)
+        x = F.silu(self._convolve(x))
+        low_rank, B, C = torch.split(
+            x @ self.W_x.mT, [self.dt_rank, self.d_state, self.d_state], dim=-1
+        )
+        return x, z, low_rank @ self.W_delta.mT, B, C
 
     def _convolve(
         self, x: Float[Tensor, "batch length d_inner"]
