@@ -23,17 +23,17 @@ def everything(given: Mapping[str, Any]) -> tuple[list[Planned], list[str]]:
     Raises:
         InputError: a value is wrong, or the data that were named cannot be read.
     """
+    without_paths = {k: v for k, v in given.items() if k not in ("data", "tokenizer")}
     planned: list[Planned] = []
     skipped: dict[str, str] = {}
     for experiment in EXPERIMENTS.values():
         if "task" not in given and not experiment.tasks:
-            planned.append((experiment, experiment.settings(_known(experiment, given))))
+            planned.append((experiment, experiment.settings(_known(experiment, without_paths))))
         for task in experiment.tasks:
             if given.get("task", task) != task or task in skipped:
                 continue
-            own = _known(experiment, {**given, "task": task})
-            if task != given.get("task", _LOADED):
-                own = {k: v for k, v in own.items() if k not in ("data", "tokenizer")}
+            loads = task == given.get("task", _LOADED)
+            own = _known(experiment, {**(given if loads else without_paths), "task": task})
             if "data" not in own and (missing := _missing(task)):
                 skipped[task] = f"{task} is skipped: {missing}"
             else:
