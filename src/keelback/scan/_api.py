@@ -9,6 +9,7 @@ from torch import Tensor
 
 from keelback.errors import InputError
 from keelback.scan._checks import computing_dtype, require_groups, require_shape, reset_mask
+from keelback.scan._eager import eager_scan, runs_eagerly
 from keelback.scan._op import run_scan
 from keelback.scan._reference import selective_scan_reference
 
@@ -140,6 +141,8 @@ def _run_operator(
     reset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     operands = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
+    if runs_eagerly(*operands):
+        return eager_scan(delta_softplus, *operands)
     one_replica = [None if x is None else x.unsqueeze(0) for x in operands]
     keep_checkpoints = torch.is_grad_enabled()
     y, last_state, _ = run_scan(*one_replica, delta_softplus, keep_checkpoints)

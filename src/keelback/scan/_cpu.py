@@ -1,13 +1,22 @@
-"""The CPU backend: hands tensors to the compiled kernels, block by block, on several threads."""
+"""The CPU backend: hands tensors to the compiled kernels, block by block, on several threads.
 
+Operands may come without their axis of replicas; there is one replica then.
+"""
+
+import threading
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from keelback.scan._layout import FLAGS, OPERANDS, PARAMETERS, Plan, plan_of_sizes
+from keelback.scan._layout import OPERANDS, PARAMETERS, Plan, plan_of_sizes
 from keelback.scan._threads import run_ranges
+
+_kept = threading.local()
+# Scratch beyond this many floats, which only the largest states need, is not kept between scans.
+_KEPT_FLOATS = 1 << 18
 
 
 def aligned_scratch(size: int, dtype: torch.dtype) -> Any:
@@ -19,19 +28,47 @@ def aligned_scratch(size: int, dtype: torch.dtype) -> Any:
     return buffer[start : start + size]
 
 
-def parameters(plan: Plan, flags: dict[str, bool], operands: dict[str, Tensor | None]) -> Any:
-    """The record that describes a scan to the kernels."""
-    values = list(plan.sizes)
-    values += [flags.get(name, False) for name in FLAGS]
-    for name, axes in OPERANDS.items():
-        tensor = operands.get(name)
-        if tensor is None:
-            values += [0] * (1 + len(axes))
-        else:
-            itemsize = tensor.element_size()
-            values.append(tensor.data_ptr())
-            values += [stride * itemsize for stride in tensor.stride()]
-    return np.array(values, np.int64).view(PARAMETERS)
+def kept_scratch(size: int, dtype: torch.dtype) -> Any:
+    """Aligned scratch of at least `size` floats that this thread keeps for its next scan."""
+    scratch = getattr(_kept, "double" if dtype == torch.float64 else "single", None)
+    if scratch is None or scratch.size < size:
+        scratch = aligned_scratch(size, dtype)
+        if size <= _KEPT_FLOATS:
+            setattr(_kept, "double" if dtype == torch.float64 else "single", scratch)
+    return scratch
+
+
+@lru_cache(maxsize=1024)
+def _record_without_addresses(
+    plan: Plan, flags: tuple[bool, ...], itemsize: int, strides: tuple[tuple[int, ...] | None, ...]
+) -> Any:
+    values = [0] * len(OPERANDS) + [*plan.sizes, *flags]
+    for (name, axes), given in zip(OPERANDS.items(), strides, strict=True):
+        width = 1 if name == "reset" else itemsize
+        present = [width * stride for stride in given or ()]
+        values += [0] * (len(axes) - len(present)) + present
+    return np.array(values, np.int64)
+
+
+def parameters(
+    plan: Plan, flags: tuple[bool, ...], itemsize: int, operands: dict[str, Tensor | None]
+) -> Any:
+    """The record that describes a scan to the kernels.
+
+    The strides of axes that an operand lacks, which can only be its first, are zero.
+    """
+    tensors = [operands.get(name) for name in OPERANDS]
+    strides = tuple([None if x is None else x.stride() for x in tensors])
+    record = _record_without_addresses(plan, flags, itemsize, strides).copy()
+    record[: len(tensors)] = [0 if x is None else x.data_ptr() for x in tensors]
+    return record.view(PARAMETERS)
+
+
+def _plan(u: Tensor, A: Tensor, B: Tensor) -> Plan:
+    *replicas, rows, length, channels = u.shape
+    return plan_of_sizes(
+        replicas[0] if replicas else 1, rows, length, channels, A.shape[-1], B.shape[-2]
+    )
 
 
 def scan_forward(
@@ -51,19 +88,20 @@ def scan_forward(
     """Output, last state and checkpoints of `keelback::selective_scan`."""
     from keelback.scan._forward_kernels import forward_blocks, forward_scratch
 
-    plan = plan_of_sizes(*u.shape, A.shape[-1], B.shape[-2])
+    plan = _plan(u, A, B)
     y = u.new_empty(u.shape)
-    last = u.new_empty(u.shape[:2] + A.shape[1:])
+    last = u.new_empty(u.shape[:-2] + A.shape[-2:])
     checkpoints = u.new_empty(plan.checkpoint_shape(keep_checkpoints))
     if plan.empty:
         last.zero_() if initial_state is None else last.copy_(initial_state)
         return y, last, checkpoints
     record = parameters(
         plan,
-        {"softplus": delta_softplus},
+        (delta_softplus, False),
+        u.element_size(),
         {
             "u": u,
-            "delta": delta.expand(u.shape),
+            "delta": delta if delta.shape == u.shape else delta.expand(u.shape),
             "z": z,
             "y": y,
             "A": A,
@@ -80,13 +118,24 @@ def scan_forward(
     size = forward_scratch(plan.states, plan.chunk)
 
     def work(start: int, stop: int) -> None:
-        forward_blocks(record, aligned_scratch(size, u.dtype), start, stop)
+        forward_blocks(record, kept_scratch(size, u.dtype), start, stop)
 
     run_ranges(work, plan.blocks, plan.cost)
     return y, last, checkpoints
 
 
-def scan_backward(
+def _partial_sums(count: int, x: Tensor, dims: int) -> Tensor:
+    """Room for a sum of `count` tensors like x, which has `dims` axes with that of replicas."""
+    if count == 1:
+        return x.new_empty(x.shape)
+    return x.new_empty((count, *(1,) * (dims - x.dim()), *x.shape))
+
+
+def _added_up(partial: Tensor, x: Tensor) -> Tensor:
+    return partial if partial.dim() == x.dim() else partial.sum(0).view(x.shape)
+
+
+def scan_gradients(
     dy: Tensor | None,
     dlast: Tensor | None,
     checkpoints: Tensor,
@@ -101,26 +150,22 @@ def scan_backward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     delta_softplus: bool,
-) -> tuple[Tensor, ...]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state.
-
-    That of an absent operand is an empty tensor.
-    """
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state."""
     from keelback.scan._backward_kernels import backward_scratch, backward_units
 
-    plan = plan_of_sizes(*u.shape, A.shape[-1], B.shape[-2])
-    split = plan.splits > 1
+    plan = _plan(u, A, B)
     shared_delta = delta.shape[-1] < u.shape[-1]
-    rows, state = u.shape[:2], A.shape[1:]
+    rows, per_state = u.shape[:-2], A.shape[-2:]
     du = u.new_empty(u.shape)
     ddelta_parts = plan.groups * plan.splits if shared_delta else 1
-    ddelta = u.new_empty((ddelta_parts, *delta.shape))
-    dA = u.new_empty(rows + state)
-    dB = u.new_empty((plan.splits, *B.shape))
-    dC = u.new_empty((plan.splits, *C.shape))
-    dD = None if D is None else u.new_empty(rows + state[:1])
+    ddelta = _partial_sums(ddelta_parts, delta, 4)
+    dA = u.new_empty(rows + per_state)
+    dB = _partial_sums(plan.splits, B, 5)
+    dC = _partial_sums(plan.splits, C, 5)
+    dD = None if D is None else u.new_empty(rows + per_state[:1])
     dz = None if z is None else u.new_empty(z.shape)
-    dbias = None if delta_bias is None else u.new_empty(rows + state[:1])
+    dbias = None if delta_bias is None else u.new_empty(rows + per_state[:1])
     dinitial = None if initial_state is None else u.new_empty(initial_state.shape)
     if plan.empty:
         for gradient in (ddelta, dA, dB, dC, dD, dbias):
@@ -131,10 +176,11 @@ def scan_backward(
     else:
         record = parameters(
             plan,
-            {"softplus": delta_softplus, "shared_delta": shared_delta},
+            (delta_softplus, shared_delta),
+            u.element_size(),
             {
                 "u": u,
-                "delta": delta.expand(u.shape),
+                "delta": delta if delta.shape == u.shape else delta.expand(u.shape),
                 "z": z,
                 "A": A,
                 "B": B,
@@ -159,18 +205,24 @@ def scan_backward(
         size = backward_scratch(plan.states, plan.chunk)
 
         def work(start: int, stop: int) -> None:
-            backward_units(record, aligned_scratch(size, u.dtype), start, stop)
+            backward_units(record, kept_scratch(size, u.dtype), start, stop)
 
         run_ranges(work, plan.units, 3.0 * plan.cost)
-    gradients = (
+    return (
         du,
-        ddelta.sum(0) if ddelta_parts > 1 else ddelta[0],
-        dA.sum(1),
-        dB.sum(0) if split else dB[0],
-        dC.sum(0) if split else dC[0],
-        None if dD is None else dD.sum(1),
+        _added_up(ddelta, delta),
+        dA.sum(-3),
+        _added_up(dB, B),
+        _added_up(dC, C),
+        None if dD is None else dD.sum(-2),
         dz,
-        None if dbias is None else dbias.sum(1),
+        None if dbias is None else dbias.sum(-2),
         dinitial,
     )
-    return tuple(u.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    """What `scan_gradients` returns, but an empty tensor for an absent operand."""
+    gradients = scan_gradients(*arguments)
+    nothing = arguments[3].new_empty
+    return tuple(nothing(0) if gradient is None else gradient for gradient in gradients)

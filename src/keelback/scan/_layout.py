@@ -64,15 +64,11 @@ _OPERANDS = {
 }
 OPERANDS = {name: tuple(axes.split()) for name, axes in _OPERANDS.items()}
 
-#: One record of 64-bit integers: sizes, flags, then for each operand `x` its byte address `x`
-#: (zero if absent) and its byte strides `x_replica`, `x_row`, ...
+#: One record of 64-bit integers: the byte address `x` of each operand `x` (zero if absent), then
+#: sizes, flags, and the operands' byte strides `x_replica`, `x_row`, ...
 PARAMETERS = np.dtype(
-    [(name, np.int64) for name in (*SIZES, *FLAGS)]
-    + [
-        (field, np.int64)
-        for name, axes in OPERANDS.items()
-        for field in (name, *(f"{name}_{axis}" for axis in axes))
-    ]
+    [(name, np.int64) for name in (*OPERANDS, *SIZES, *FLAGS)]
+    + [(f"{name}_{axis}", np.int64) for name, axes in OPERANDS.items() for axis in axes]
 )
 
 

@@ -56,8 +56,9 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
         count: Units of work.
         cost: A rough estimate of the whole, in microseconds.
     """
-    workers = min(thread_count(), count, int(cost / _WORTH_A_THREAD))
-    if workers <= 1:
+    workers = min(count, int(cost / _WORTH_A_THREAD))
+    workers = min(workers, thread_count()) if workers > 1 else 1
+    if workers == 1:
         work(0, count)
         return
     ranges = min(count, workers * max(2, min(8, int(cost / workers / 100.0))))

@@ -1,0 +1,75 @@
+"""The CPU scan of plain tensors, without the detour through PyTorch's dispatcher.
+
+On small inputs the operator's way through the dispatcher and its autograd formula takes as long as
+the scan. Where no transform, mode or wrapper is there to see the call, it makes no difference, and
+the kernels are called from a plain `torch.autograd.Function`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.nn import Parameter
+
+from keelback.scan import _cpu, _op
+
+_PLAIN = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
+
+
+def runs_eagerly(*tensors: Tensor | None) -> bool:
+    """Whether all tensors are plain ones on the CPU, and nothing intercepts operators."""
+    if (
+        is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    keys = torch._C._dispatch_keys
+    for x in tensors:
+        if x is not None and (type(x) not in (Tensor, Parameter) or keys(x) != _PLAIN):
+            return False
+    return True
+
+
+class EagerScan(torch.autograd.Function):
+    """Output and last state of the scan of operands without an axis of replicas."""
+
+    @staticmethod
+    def forward(ctx: Any, delta_softplus: bool, *operands: Any) -> tuple[Tensor, Tensor]:
+        arguments: list[Any] = [*operands, delta_softplus, True]
+        y, last_state, checkpoints = _cpu.scan_forward(*arguments)
+        ctx.save_for_backward(checkpoints, *operands)
+        ctx.delta_softplus = delta_softplus
+        ctx.set_materialize_grads(False)
+        return y, last_state
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dlast_state: Tensor | None) -> tuple[Any, ...]:
+        checkpoints, *operands = ctx.saved_tensors
+        if dy is None and dlast_state is None:
+            return (None,) * (1 + len(operands))
+        if not torch.is_grad_enabled() and runs_eagerly(dy, dlast_state, checkpoints, *operands):
+            given: list[Any] = [dy, dlast_state, checkpoints, *operands, ctx.delta_softplus]
+            return (None, *_cpu.scan_gradients(*given), None)
+        one_replica = [None if x is None else x.unsqueeze(0) for x in (dy, dlast_state)]
+        one_replica.append(checkpoints)
+        one_replica += [None if x is None else x.unsqueeze(0) for x in operands]
+        computed = _op._run_backward(*one_replica, ctx.delta_softplus)
+        kept = (
+            None if x is None else gradient.squeeze(0)
+            for x, gradient in zip(operands[: len(computed)], computed, strict=True)
+        )
+        return (None, *kept, None)
+
+
+def eager_scan(delta_softplus: bool, *operands: Any) -> tuple[Tensor, Tensor]:
+    """Output and last state of `keelback::selective_scan`, of operands as `selective_scan`'s."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
+        y, last_state = EagerScan.apply(delta_softplus, *operands)  # type: ignore[no-untyped-call]
+        return y, last_state
+    arguments: list[Any] = [*operands, delta_softplus, False]
+    y, last_state, _ = _cpu.scan_forward(*arguments)
+    return y, last_state
