@@ -1,4 +1,4 @@
-"""Data that are wrong, missing or edited: exit code 2, one line that says where, nothing written."""
+"""Data that are wrong, missing or edited: exit code 2, one line that says where, no trace."""
 
 import json
 import shlex
