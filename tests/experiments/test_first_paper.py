@@ -66,7 +66,7 @@ def test_train_short_test_long(reproduce: Reproduce) -> None:
         for length in (6, 24)
     }
     assert all(row["change"]["pairs"] == 2 for row in rows if row["test_length"] == 24)
-    assert all(claim.holds is not None for claim in outcome.claims)
+    assert len(outcome.claims) == 3
 
 
 def test_stable_by_construction_counts_what_the_free_one_loses(reproduce: Reproduce) -> None:

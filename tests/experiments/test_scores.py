@@ -79,3 +79,21 @@ def test_every_divergence_has_a_row() -> None:
     assert table.rows[0]["tensor"] == "y"
     assert "2 of 3" in table.title
     assert divergence_tables("x", runs[:1]) == []
+
+
+@pytest.mark.parametrize(
+    ("differences", "no_worse"),
+    [
+        ([0.02, 0.03, 0.025], True),
+        ([-0.002, 0.001, 0.0], True),
+        ([-0.1, 0.1, 0.0], None),
+        ([-0.02, -0.021, -0.022], False),
+        ([-0.02], None),
+    ],
+)
+def test_no_worse_wants_an_interval_within_a_point(
+    differences: list[float], no_worse: bool | None
+) -> None:
+    found = paired_difference(dict(enumerate(differences)), dict.fromkeys(range(3), 0.0))
+    assert found is not None
+    assert found.no_worse() is no_worse

@@ -12,6 +12,8 @@ from keelback.experiments.outcome import Column, Table
 from keelback.experiments.store import StoredRun
 
 CONFIDENCE = 0.95
+MARGIN = 0.01
+"""A loss of accuracy of less than one point is none."""
 
 
 def seq_len_of(run: StoredRun) -> int:
@@ -56,6 +58,14 @@ class PairedDifference:
     upper: float | None
     p_value: float | None
 
+    def no_worse(self) -> bool | None:
+        """True where the interval lies above -`MARGIN`, False where it lies below zero."""
+        if self.lower is None or self.upper is None:
+            return None
+        if self.upper < 0:
+            return False
+        return True if self.lower > -MARGIN else None
+
     def text(self) -> str:
         """`+0.012, 95 % interval -0.003 to +0.027, p = 0.09 (5 pairs)`."""
         if self.lower is None or self.upper is None or self.p_value is None:
@@ -88,6 +98,10 @@ def paired_difference(
     else:
         p_value = float(mean == 0)
     return PairedDifference(len(differences), mean, mean - half, mean + half, p_value)
+
+
+VERDICTS = {True: "holds", False: "does not hold", None: "not decided"}
+"""What the table of claims says of a statement that holds, does not, or is open."""
 
 
 def by_seed(runs: Sequence[StoredRun], split: str = "test") -> dict[int, float]:

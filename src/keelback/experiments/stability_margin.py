@@ -222,6 +222,8 @@ def _figure(settings: StabilityMarginSettings, swept: str, runs: Sequence[Stored
             Line(x=epochs, y=[_number(row["s_A"]) for row in history], label=label, family=family)
         )
         trained = [row for row in history if row.get("loss") is not None]
+        if not trained:
+            continue
         losses.append(
             Line(
                 x=[_number(row["epoch"]) for row in trained],
@@ -234,7 +236,7 @@ def _figure(settings: StabilityMarginSettings, swept: str, runs: Sequence[Stored
         name=f"stability-margin-{settings.label}-by-{swept}",
         title=f"Training from near the border of stability, {settings.task}, by {swept}",
         panels=[
-            Panel("epoch", "training loss", lines=losses, log_y=True),
+            *([Panel("epoch", "training loss", lines=losses, log_y=True)] if losses else []),
             Panel("epoch", "spectral abscissa s_A", lines=abscissas, zero_line=True),
         ],
         caption="One line a run; epoch 0 is the start. A line that ends early overflowed.",

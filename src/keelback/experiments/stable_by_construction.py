@@ -14,6 +14,7 @@ from keelback.experiments.length_independence import LengthIndependence, LengthI
 from keelback.experiments.on_task import OnTaskSettings
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.experiments.scores import (
+    VERDICTS,
     PairedDifference,
     accuracy_of,
     divergence_tables,
@@ -134,15 +135,15 @@ def _claims(
         )
     ]
     if "test" in differences:
-        test = differences["test"]
-        lower = test.upper is not None and test.upper < 0
+        holds = differences["test"].no_worse()
         claims.append(
             Claim(
-                "The stable parametrisation is no less accurate than the free one's survivors.",
-                "does not hold" if lower else "holds",
-                f"test accuracy, stable less free, each seed averaged over the lengths: "
-                f"{test.text()}",
-                holds=not lower,
+                "The stable parametrisation is no less accurate than the free one's survivors, "
+                "within one point.",
+                VERDICTS[holds],
+                "test accuracy, stable less free, each seed averaged over the lengths: "
+                f"{differences['test'].text()}",
+                holds=holds,
             )
         )
     return claims

@@ -18,6 +18,7 @@ from keelback.experiments.presets import (
     stable_model,
 )
 from keelback.experiments.scores import (
+    VERDICTS,
     PairedDifference,
     divergence_tables,
     mean_and_std,
@@ -170,18 +171,14 @@ def _claim(label: str, settings: TrainShortTestLongSettings, runs: Sequence[Stor
     longest, trained = settings.test_lengths[-1], settings.trained_length
     statement = (
         f"{label}: at T = {longest} the models are as accurate as at T = {trained}, where they "
-        "were trained."
+        "were trained, within one point."
     )
     change = _change(runs, longest, trained)
-    if change is None or change.upper is None:
-        return Claim(statement, "not decided", "fewer than two models survived")
-    lower = change.upper < 0
-    return Claim(
-        statement,
-        "does not hold" if lower else "holds",
-        f"accuracy at T = {longest} less that at T = {trained}, by model: {change.text()}",
-        holds=not lower,
-    )
+    if change is None:
+        return Claim(statement, "not decided", "no model survived")
+    holds = change.no_worse()
+    evidence = f"accuracy at T = {longest} less that at T = {trained}, by model: {change.text()}"
+    return Claim(statement, VERDICTS[holds], evidence, holds=holds)
 
 
 def _rank_correlation(results: Sequence[StoredRun], length: int) -> dict[str, float] | None:
