@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ class ProbeRun(Run):
     seconds: float = 0.0
     bytes_needed: int = 0
     weight: float = 1.0
+    meet: str = ""
+    """A folder where the run waits for three others before it goes on."""
 
     def memory(self) -> int:
         return self.bytes_needed
@@ -32,6 +35,7 @@ class ProbeRun(Run):
         for run in runs:
             started = time.time()
             time.sleep(run.seconds)
+            met = not run.meet or meet_three(Path(run.meet), run.number)
             yield (
                 run,
                 RunResult(
@@ -41,6 +45,20 @@ class ProbeRun(Run):
                         "process": os.getpid(),
                         "cores": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
                         "threads": torch.get_num_threads(),
+                        "met": met,
+                        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
                     }
                 ),
             )
+
+
+def meet_three(folder: Path, number: int) -> bool:
+    """Whether three others came while this one waited."""
+    folder.mkdir(exist_ok=True)
+    (folder / str(number)).touch()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if len(list(folder.iterdir())) >= 4:
+            return True
+        time.sleep(0.05)
+    return False

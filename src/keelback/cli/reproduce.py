@@ -9,6 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from keelback.cli.app import app, print_json
+from keelback.cli.executors import (
+    Address,
+    CpusPerTask,
+    ExecutorName,
+    GpusPerTask,
+    Workers,
+    make_executor,
+)
 
 
 @app.command()
@@ -29,7 +37,11 @@ def reproduce(
         list[str] | None,
         typer.Option("--set", help="Another setting of the experiment, NAME=VALUE."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
+    address: Address = None,
+    cpus_per_task: CpusPerTask = None,
+    gpus_per_task: GpusPerTask = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the sweep.")] = None,
     report_to: Annotated[
         Path | None, typer.Option(help="Directory of the report; OUT/report by default.")
@@ -41,7 +53,7 @@ def reproduce(
     `all` runs every experiment on every task whose data can be had, into one directory.
     """
     from keelback.cli.progress import sweep_progress
-    from keelback.errors import InputError, JobError
+    from keelback.errors import JobError
     from keelback.experiments import Store, everything, get_experiment, sweep
     from keelback.experiments.requests import save_request
 
@@ -55,8 +67,6 @@ def reproduce(
     given["seq_len"] = _lengths(seq_len)
     given = {name: value for name, value in given.items() if value is not None}
     given |= _named(setting or [])
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers is {workers}; it must be 1 or more")
     skipped: list[str] = []
     if experiment == "all":
         planned, skipped = everything(given)
@@ -67,13 +77,14 @@ def reproduce(
         planned = [(chosen, settings)]
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
     needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
+    place = make_executor(executor, workers, address, cpus_per_task, gpus_per_task)
     store = Store.create(directory)
     outcomes, failures = [], []
     for chosen, settings, runs in needed:
         save_request(store, chosen.name, settings, shlex.join(["keelback", *sys.argv[1:]]))
         with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
             try:
-                results = sweep(runs, store, workers=workers, on_progress=on_progress)
+                results = sweep(runs, store, executor=place, on_progress=on_progress)
             except JobError as error:
                 failures.append(f"{chosen.name} {settings.label}: {error}")
                 continue

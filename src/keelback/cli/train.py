@@ -26,6 +26,7 @@ def train(
     """
     from keelback.errors import InputError, JobError
     from keelback.experiments import Store, sweep
+    from keelback.experiments.executor import ThisProcess
     from keelback.experiments.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
 
     chosen = preset(LENGTH_INDEPENDENCE, task)
@@ -45,7 +46,7 @@ def train(
 
     store = Store.create(out)
     with sweep_progress(f"training on {task}, T = {length}") as on_progress:
-        [stored] = sweep([run], store, workers=1, on_progress=on_progress)
+        [stored] = sweep([run], store, executor=ThisProcess(), on_progress=on_progress)
     result: dict[str, Any] = {
         "name": stored.name,
         "directory": str(stored.folder),

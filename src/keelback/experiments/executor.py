@@ -9,6 +9,13 @@ from keelback.experiments.worker import BatchEnd, BatchProgress, Task, execute_t
 class Executor(ABC):
     """Executes tasks, a few at a time, wherever that may be. One sweep uses it at a time."""
 
+    def check(self) -> None:
+        """Find out whether the executor can be had, before anything is written.
+
+        Raises:
+            InputError: it cannot.
+        """
+
     @abstractmethod
     def start(self, tasks: int, report: BatchProgress) -> int:
         """Get ready for a sweep of `tasks` tasks at most; gives how many run side by side.

@@ -134,7 +134,7 @@ class _Sweep:
                 break
             batches[index] = self._batches[index]
             cost += self._take(index)
-        return Task(batches, self._store.directory, self._memory[first])
+        return Task(batches, self._store.directory.absolute(), self._memory[first])
 
     def _next_index(self, memory: int | None) -> int | None:
         """The first waiting batch that no other sweep holds and that fits.
