@@ -119,6 +119,32 @@ def test_kill_at_any_moment_then_the_same_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupt_ends_the_sweep_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole process group of a terminal."""
+    process = start_sweep(tmp_path)
+    store = tmp_path / "s"
+    deadline = time.monotonic() + 60
+    while len(list(store.glob("runs/[0-9a-f]*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert process.returncode != 0
+    assert 2 <= len(list(Store.open(store))) < 12
+    while group_exists(process.pid) and time.monotonic() < deadline + 60:
+        time.sleep(0.05)
+    assert not group_exists(process.pid), "no worker outlives the sweep"
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
 def test_two_sweeps_on_one_store_share_the_work(tmp_path: Path) -> None:
     Store.create(tmp_path / "s")
     both = [start_sweep(tmp_path), start_sweep(tmp_path)]

@@ -23,17 +23,8 @@ def test_the_benchmark_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(
             [
-                "bench",
-                "sweep",
-                "--seq-len",
-                "4,6",
-                "--seeds",
-                "2",
-                "--epochs",
-                "2",
-                "--workers",
-                "1",
-                "--json",
+                *("bench", "sweep", "--seq-len", "4,6", "--seeds", "2", "--epochs", "2"),
+                *("--workers", "1", "--empty-runs", "30", "--json"),
             ]
         )
     assert exit_.value.code == 0
@@ -45,6 +36,8 @@ def test_the_benchmark_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
         assert result[f"ratio_to_{side}"] == pytest.approx(ratio)
     for row in result["rows"]:
         assert row["plain_loop_s"] == pytest.approx(row["plain_loop_epoch_s"] * 2 * 2)
+    assert result["overhead"]["runs"] == 30
+    assert 0 < result["overhead"]["ms_per_run_resumed"] < result["overhead"]["ms_per_run"]
 
 
 def test_another_training_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,9 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; one a core by default.")
     ] = None,
+    empty_runs: Annotated[
+        int, typer.Option(min=1, help="Runs that do nothing, for the runner's own cost.")
+    ] = 10_000,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Time the Majority sweep beside the same trainings one after the other.
@@ -25,10 +28,12 @@ def sweep(
     Both alternatives are timed on a part of the trainings and extrapolated; `extrapolated` says
     from what.
     """
+    from keelback.benchmarks.runner_overhead import runner_overhead
     from keelback.benchmarks.sweep_speed import sweep_speed
 
     lengths = None if seq_len is None else seq_len.split(",")
-    result = sweep_speed(lengths, seeds, epochs, workers)
+    overhead = runner_overhead(empty_runs, workers)
+    result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
     if json:
         print_json(result)
         return
@@ -37,5 +42,6 @@ def sweep(
         f"one training after the other: {result['one_by_one_s']:.1f} s, "
         f"{result['ratio_to_one_by_one']:.1f} times as long\n"
         f"with a plain Python loop over time: {result['plain_loop_s']:.0f} s, "
-        f"{result['ratio_to_plain_loop']:.0f} times as long"
+        f"{result['ratio_to_plain_loop']:.0f} times as long\n"
+        f"the runner's own cost at {overhead['runs']} runs: {overhead['ms_per_run']:.2f} ms a run"
     )
