@@ -98,7 +98,7 @@ def test_the_last_output_alone_is_the_last_of_all(length: int, parametrisation: 
 
 
 def test_large_and_small_vocabularies_are_one_model() -> None:
-    """A table of the tokens is a matter of speed: the same rows in a larger one, the same logits."""
+    """A table of the tokens is a matter of speed: the same rows, the same logits."""
     small = SelectiveSSMConfig(vocab_size=3).build(torch.Generator().manual_seed(1)).double()
     large = SelectiveSSMConfig(vocab_size=1000).build().double()
     weights = dict(small.state_dict())

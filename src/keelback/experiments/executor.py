@@ -9,7 +9,7 @@ from keelback.experiments.worker import BatchEnd, BatchProgress, Task, execute_t
 class Executor(ABC):
     """Executes tasks, a few at a time, wherever that may be. One sweep uses it at a time."""
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 (most have nothing to check)
         """Find out whether the executor can be had, before anything is written.
 
         Raises:
