@@ -132,11 +132,12 @@ def test_backends_that_cannot_run_are_refused():
 _INTERPRETED = """
 import torch
 from test_gated_gradient import by_autograd, relative, replicas
-from keelback.models.gated_gradient_triton import triton_hinge
+from keelback.models.gated_gradient_triton import agrees, triton_hinge
+assert agrees(6, 5, 4, "cpu")
 for shape in ((1, 18, 17, 20, 18), (2, 3, 7, 3, 2)):
     tokens, signs, v, w, W_O = replicas(*shape)
     loss, dw, dW = by_autograd(tokens, signs, w, W_O)
-    objective = triton_hinge(tokens, signs, v, tokens @ tokens.mT, "ieee")
+    objective = triton_hinge(tokens, signs, v, tokens @ tokens.mT)
     step = objective.gradient(w, W_O)
     torch.testing.assert_close(step.loss.double(), loss, rtol=1e-5, atol=1e-6)
     assert relative(step.w, dw) < 1e-5

@@ -69,6 +69,7 @@ class SampleThreshold(GatedTrials):
                     else:
                         low = middle
             rows = sorted(tried, key=lambda row: row["samples"])
+            progress((place + 1) / len(runs))
             yield run, RunResult({"trials": run.trials, "tried": len(rows)}, rows)
 
     def steps(self) -> int:

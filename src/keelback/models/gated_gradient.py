@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keelback.errors import InputError
+from keelback.errors import InputError, JobError
 from keelback.models.gated import log_decay
 
 
@@ -127,6 +127,7 @@ def hinge_objective(
 
     Raises:
         InputError: for a backend that does not exist or does not run on the tokens' device.
+        JobError: the GPU kernel was asked for and does not give the right gradient here.
     """
     chosen = _fastest(tokens, len(v)) if backend is None else backend
     queries = tokens if mixing is None else tokens @ mixing.mT[:, None]
@@ -142,8 +143,13 @@ def hinge_objective(
     if chosen == "triton":
         if tokens.device.type != "cuda" or tokens.dtype != torch.float32:
             raise InputError("gated SSM: the triton backend takes float32 tokens on an NVIDIA GPU")
-        from keelback.models.gated_gradient_triton import triton_hinge
+        from keelback.models.gated_gradient_triton import agrees, triton_hinge
 
+        if not agrees(tokens.shape[2], tokens.shape[3], len(v), str(tokens.device)):
+            raise JobError(
+                "gated SSM: the GPU kernel, as Triton compiles it here, does not give the right "
+                'gradient; use backend "torch"'
+            )
         return triton_hinge(tokens, signs, v, scores)
     raise InputError(f"gated SSM: backend is torch, numba or triton, not {chosen!r}")
 
@@ -154,7 +160,8 @@ def _fastest(tokens: Tensor, width: int) -> str:
     if tokens.device.type == "cpu":
         return "numba"
     if tokens.device.type == "cuda":
-        from keelback.models.gated_gradient_triton import fits
+        from keelback.models.gated_gradient_triton import agrees, fits
 
-        return "triton" if fits(tokens.shape[2], tokens.shape[3], width) else "torch"
+        shape = (tokens.shape[2], tokens.shape[3], width)
+        return "triton" if fits(*shape) and agrees(*shape, str(tokens.device)) else "torch"
     return "torch"

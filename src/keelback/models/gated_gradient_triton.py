@@ -5,6 +5,7 @@ a sequence is read once, and one beyond the hinge stops after the forward pass. 
 are summed over blocks in a fixed order, so that the result does not vary from call to call.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +13,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from keelback.models.gated_gradient import HingeStep
+from keelback.models.gated import class_readout
+from keelback.models.gated_gradient import HingeStep, TorchHinge
 
 _BLOCK = 16
 """Sequences that one program takes, one after the other."""
 
 _WARPS = 2
+
+_PRECISION = "tf32x3"
+"""Products in three TF32 parts, which agree with float64 to 1e-6. Do not use "ieee": Triton 3.6
+compiles the kernel to a wrong gradient of w with it, which `agrees` would catch."""
+
+_TOLERANCE = 1e-4
 
 
 def fits(length: int, dim: int, width: int) -> bool:
@@ -117,7 +125,6 @@ class _TritonHinge:
     scores: Tensor
     signs: Tensor
     v: Tensor
-    precision: str
 
     def margins(self, w: Tensor, W_O: Tensor) -> Tensor:
         """Compute z F(X) of every sample."""
@@ -165,20 +172,38 @@ class _TritonHinge:
             D=_padded(dim),
             M=_padded(width),
             GRADIENT=gradient,
-            PRECISION=self.precision,
+            PRECISION=_PRECISION,
             num_warps=_WARPS,
         )
         return margins, dw, dW
 
 
-def triton_hinge(
-    tokens: Tensor, signs: Tensor, v: Tensor, scores: Tensor, precision: str = "tf32x3"
-) -> _TritonHinge:
-    """Lay out the data of a batch of replicas for the kernel.
-
-    `precision` is Triton's for products: "ieee" is float32 throughout, "tf32x3" nearly so on tensor
-    cores, "tf32" keeps ten bits.
-    """
+def triton_hinge(tokens: Tensor, signs: Tensor, v: Tensor, scores: Tensor) -> _TritonHinge:
+    """Lay out the data of a batch of replicas for the kernel."""
     return _TritonHinge(
-        tokens.contiguous(), scores.contiguous(), signs.contiguous(), v.contiguous(), precision
+        tokens.contiguous(), scores.contiguous(), signs.contiguous(), v.contiguous()
+    )
+
+
+@functools.cache
+def agrees(length: int, dim: int, width: int, device: str) -> bool:
+    """Whether the compiled kernel gives the gradient of the plain form, tried once a shape.
+
+    Compilers change; a kernel that trains tens of thousands of models is checked where it runs.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    samples = 2 * _BLOCK + 1
+    tokens, w, W_O = normal(1, samples, length, dim), normal(1, dim), normal(1, width, dim)
+    tokens, w = tokens / dim**0.5, w / dim**0.5
+    signs, v = normal(1, samples).sign(), class_readout(width)[:, 0].double()
+    expected = TorchHinge(tokens, signs, v, tokens @ tokens.mT).gradient(w, W_O)
+    tokens, signs, v, w, W_O = (part.float().to(device) for part in (tokens, signs, v, w, W_O))
+    found = triton_hinge(tokens, signs, v, tokens @ tokens.mT).gradient(w, W_O)
+    return all(
+        bool((ours.double().cpu() - theirs).norm() <= _TOLERANCE * theirs.norm())
+        for ours, theirs in ((found.w, expected.w), (found.W_O, expected.W_O))
     )

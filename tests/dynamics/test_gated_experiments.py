@@ -1,0 +1,238 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from keelback.data import GaussianNoise, Locality, MajorityVoting, StudentNoise
+from keelback.dynamics import Interval, PowerLaw
+from keelback.errors import InputError
+from keelback.experiments import Store, get_experiment, sweep
+from keelback.experiments.gated_reading import exponent_claim, trial_row
+from keelback.experiments.gated_trials import GatedTrials, outcomes_of
+from keelback.experiments.run import run_from_fields
+from keelback.experiments.sample_complexity import SampleThreshold, _crossing, _isotonic
+
+TINY = GatedTrials(
+    pattern=MajorityVoting(0.5, 0.1, 10, 5),
+    samples=32,
+    test_samples=32,
+    width=4,
+    epochs=60,
+    target=0.5,
+    trials=3,
+)
+
+
+def executed(*runs):
+    shares = []
+    results = dict(type(runs[0]).execute(runs, shares.append))
+    assert shares[-1] == pytest.approx(1.0)
+    assert shares == sorted(shares)
+    return [results[run] for run in runs]
+
+
+def stored(tmp_path, run):
+    store = Store.create(tmp_path / "store")
+    for result in executed(run):
+        store.add(run, result, {})
+    return store.get(run.name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"noise": StudentNoise(0.1)},
+        {"noise": StudentNoise(0.1, 5.0)},
+        {"noise": GaussianNoise(0.1)},
+        {"pattern": Locality(2, 5, 10, 5), "source": "paired"},
+        {"record": "course", "stop_at_target": False, "target": None},
+    ],
+)
+def test_a_run_is_its_fields(changes):
+    run = TINY.model_copy(update=changes)
+    again = run_from_fields(json.loads(json.dumps(run.fields())))
+    assert again == run
+    assert again.name == run.name
+
+
+def test_trials_keep_their_seeds_whatever_runs_with_them():
+    other = TINY.model_copy(update={"pattern": MajorityVoting(0.7, 0.1, 10, 5), "first_seed": 5})
+    wider = TINY.model_copy(update={"width": 6})
+    together = executed(TINY, other, wider)
+    assert together == [executed(run)[0] for run in (TINY, other, wider)]
+    assert [row["seed"] for row in together[1].history] == [5, 6, 7]
+    assert together[0].summary["trials"] == 3
+
+
+def test_rows_say_how_each_trial_ended(tmp_path):
+    run = TINY.model_copy(update={"epochs": 2, "target": 1e-3})
+    found = stored(tmp_path, run)
+    assert found.summary["censored"] == 3
+    assert outcomes_of(found).tolist() == [math.inf] * 3
+    row = trial_row("tiny", run, found)
+    assert row["epochs"] is None
+    assert row["share"] == 0
+    assert row["shown_epochs"] == "censored (censored to censored)"
+    json.dumps(row, allow_nan=False)
+
+
+def test_a_course_has_a_row_a_trial_and_time(tmp_path):
+    run = TINY.model_copy(update={"record": "course", "stop_at_target": False})
+    rows = stored(tmp_path, run).history()
+    for seed in range(3):
+        epochs = [row["epoch"] for row in rows if row["seed"] == seed]
+        assert epochs[0] == 0
+        assert epochs[-1] == 60
+        assert epochs == sorted(set(epochs))
+
+
+def test_bisection_ends_around_the_threshold(monkeypatch):
+    run = SampleThreshold(**TINY.model_dump(exclude={"samples"}), samples=512, fewest=8)
+    tried = []
+
+    def attempt(self, samples, device):
+        tried.append(samples)
+        successes = 0 if samples < 100 else self.trials
+        return {"samples": samples, "trials": self.trials, "successes": successes, "diverged": 0}
+
+    monkeypatch.setattr(SampleThreshold, "attempt", attempt)
+    (result,) = executed(run)
+    assert len(tried) <= run.steps() + 1
+    samples = [row["samples"] for row in result.history]
+    below, above = max(n for n in samples if n < 100), min(n for n in samples if n >= 100)
+    assert above / below <= 1.1
+    assert all(n % 2 == 0 for n in samples)
+
+
+def test_bisection_stops_where_the_threshold_lies_outside(monkeypatch):
+    run = SampleThreshold(**TINY.model_dump(exclude={"samples"}), samples=64, fewest=8)
+    for successes in (0, 3):
+        monkeypatch.setattr(
+            SampleThreshold,
+            "attempt",
+            lambda self, samples, device, successes=successes: {
+                "samples": samples,
+                "trials": 3,
+                "successes": successes,
+                "diverged": 0,
+            },
+        )
+        assert len(executed(run)[0].history) == 2
+
+
+def test_real_bisection_trains_on_more_and_more(tmp_path):
+    run = SampleThreshold(
+        **TINY.model_dump(exclude={"samples", "target"}), target=0.2, samples=16, fewest=2
+    )
+    (result,) = executed(run)
+    samples = [row["samples"] for row in result.history]
+    assert samples[0] == 2
+    assert samples[-1] == 16
+    assert all(row["trials"] == 3 for row in result.history)
+
+
+def test_crossings():
+    samples = np.array([8.0, 16.0, 32.0])
+    assert _crossing(samples, np.array([0.0, 0.5, 1.0])) == pytest.approx(16)
+    assert _crossing(samples, np.array([0.0, 0.0, 1.0])) == pytest.approx(math.sqrt(16 * 32))
+    assert _crossing(samples, np.array([0.6, 0.7, 1.0])) == 0
+    assert _crossing(samples, np.array([0.0, 0.1, 0.4])) == math.inf
+    np.testing.assert_allclose(
+        _isotonic(np.array([0.2, 0.1, 0.6, 0.3, 0.9])), [0.15, 0.15, 0.45, 0.45, 0.9]
+    )
+
+
+def law(value, low, high, points=4):
+    return PowerLaw(Interval(value, low, high), 0.0, points, 0)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "sufficient", "verdict", "holds"),
+    [
+        (law(-2.1, -2.2, -1.9), False, "holds", True),
+        (law(-2.2, -2.3, -2.1), False, "holds within 10%", None),
+        (law(-1.0, -1.2, -0.8), False, "does not hold", False),
+        (law(-1.0, -1.2, -0.8), True, "consistent, not tight: less is enough", None),
+        (law(-3.0, -3.2, -2.8), True, "does not hold", False),
+        (law(-2.0, -2.1, -1.9, points=2), False, "not measured", None),
+        (None, False, "not measured", None),
+    ],
+)
+def test_verdicts_on_exponents(fitted, sufficient, verdict, holds):
+    claim = exponent_claim("x", fitted, -2.0, sufficient=sufficient)
+    assert claim.verdict == verdict
+    assert claim.holds is holds
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("majority-voting", {}),
+        ("majority-voting", {"setting": "theorem"}),
+        ("locality", {}),
+        ("locality", {"setting": "theorem"}),
+        ("sample-complexity", {"data": "locality"}),
+        ("sample-complexity", {"setting": "theorem"}),
+        ("gate-alignment", {}),
+    ],
+)
+@pytest.mark.parametrize("quick", [True, False])
+def test_settings_make_different_runs_that_can_be_read_again(name, given, quick):
+    experiment = get_experiment(name)
+    runs = experiment.runs(experiment.settings({**given, "quick": quick}))
+    assert len({run.name for run in runs}) == len(runs)
+    assert all(run_from_fields(run.fields()) == run for run in runs)
+    trials = {run.trials for run in runs}
+    if not quick and name != "gate-alignment" and given.get("data") != "locality":
+        assert max(trials) == 100
+
+
+def test_theorem_settings_meet_width_and_noise():
+    from keelback.dynamics import conditions
+
+    for name in ("majority-voting", "locality"):
+        experiment = get_experiment(name)
+        for run in experiment.runs(experiment.settings({"setting": "theorem"})):
+            found = conditions(
+                run.pattern,
+                width=run.width,
+                noise=0.02,
+                samples=None,
+                step_size=run.step_size,
+                epochs=run.epochs,
+            )
+            assert {c.name: c.holds for c in found}["width"]
+            assert {c.name: c.holds for c in found}["noise"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "given"), [("majority-voting", {}), ("locality", {}), ("sample-complexity", {})]
+)
+def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
+    """One trial a point of the quick size, through the store, to claims that JSON can hold."""
+    experiment = get_experiment(name)
+    settings = experiment.settings({"quick": True, "trials": 1, **given})
+    monkeypatch.setattr(SampleThreshold, "steps", lambda self: 2)
+    runs = [
+        run.model_copy(update={"epochs": min(run.epochs, 40), "target": 0.9})
+        for run in experiment.runs(settings)
+    ]
+    monkeypatch.setattr(type(experiment), "runs", lambda self, settings: runs)
+    results = sweep(runs, Store.create(tmp_path / "store"), workers=1)
+    outcome = experiment.outcome(settings, results)
+    json.dumps(outcome.numbers, allow_nan=False)
+    assert outcome.claims
+    assert outcome.figures
+    assert outcome.tables
+    assert experiment.outcome(settings, results[:3]).experiment == outcome.experiment
+
+
+def test_bad_settings_are_refused():
+    experiment = get_experiment("majority-voting")
+    with pytest.raises(InputError, match="trials"):
+        experiment.settings({"trials": 0})
+    with pytest.raises(InputError, match="setting"):
+        experiment.settings({"setting": "other"})
