@@ -8,12 +8,14 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from keelback.audit._callbacks import lightning_callback, transformers_callback
 from keelback.audit._degradation import Degradation
 from keelback.audit._input import default_length, read_input
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
 from keelback.audit._load import LoadedModel, load_model, train_length_of
 from keelback.audit._measures import LayerMeasures
+from keelback.audit._monitor import Alarm, LayerReading, TrainingMonitor
 from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._repair import METHODS, SEARCHES, HeldOutLoss, Repair, repair
@@ -26,22 +28,26 @@ from keelback.audit._verdict import Finding
 __all__ = [
     "METHODS",
     "SEARCHES",
+    "Alarm",
     "AuditResult",
     "Degradation",
     "Finding",
     "HeldOutLoss",
     "Layer",
     "LayerMeasures",
+    "LayerReading",
     "LoadedModel",
     "PositionLoss",
     "PrecisionEffect",
     "Recurrence",
     "Repair",
+    "TrainingMonitor",
     "audit",
     "bundled_text",
     "default_length",
     "fast_scans",
     "find_layers",
+    "lightning_callback",
     "load_model",
     "load_tokenizer",
     "not_audited",
@@ -53,6 +59,7 @@ __all__ = [
     "require_free",
     "save_repaired",
     "train_length_of",
+    "transformers_callback",
     "undo_repair",
     "watching",
 ]
