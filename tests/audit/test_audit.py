@@ -1,5 +1,6 @@
 """The audit as a whole: what it says of models whose faults are known, and that it harms none."""
 
+import copy
 import itertools
 import json
 import math
@@ -52,6 +53,21 @@ def test_every_family_is_audited_and_left_as_it_was(model: nn.Module, text: torc
     assert positions[-1][1] == 130
     assert all(one[1] == other[0] for one, other in itertools.pairwise(positions))
     assert "Stable" in statements(result, "good")
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision(
+    tiny_model: Callable[[str], Any], text: torch.Tensor, half: torch.dtype
+) -> None:
+    for family in ("mamba", "mamba2", "qwen3-next", "kimi-linear"):
+        full = tiny_model(family)
+        model = copy.deepcopy(full).to(half)
+        found = audit(model, text, train_length=100).to_json()["layers"]
+        expected = audit(full, text, train_length=100).to_json()["layers"]
+        assert next(model.parameters()).dtype == half
+        for one, other in zip(found, expected, strict=True):
+            assert one["delta"]["median"] == pytest.approx(other["delta"]["median"], rel=0.05)
+            assert one["horizon"]["median"] == pytest.approx(other["horizon"]["median"], rel=0.05)
 
 
 def test_losses_are_those_of_the_models_own_logits(model: nn.Module, text: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_c
 from keelback.errors import InputError
 
 
+@pytest.mark.slow
 def test_an_audit_beside_the_forward_pass() -> None:
     found = audit_speed(1, 16, 64, "cpu", with_transformers=False)
     assert set(found["rows"]) == {"forward", "audit"}

@@ -98,7 +98,7 @@ class StepScale(EditKind):
 
     def edit(self, layer: EditableLayer, value: Tensor) -> Edits:
         """A and what is written times the factor."""
-        factor = torch.exp2(value)
+        factor = torch.exp2(value).to(layer.A.device)
         return layer.named(layer.layer.adapter.edit_steps(layer.layer.module, factor))
 
     def shared_values(self, train_length: int, target_length: int) -> list[list[float]]:

@@ -57,10 +57,15 @@ class LanguageModel:
         base = getattr(self._model, "base_model", None)
         if head is None or base is None or base is self._model:
             return None
-        own = head(self._hidden(probe)).float()
+        own = self._head(self._hidden(probe)).float()
         scale = float((own * logits).sum() / own.square().sum())
         error = float((scale * own - logits).abs().max())
         return scale if error <= _PROBE_TOLERANCE * float(logits.abs().max()) else None
+
+    def _head(self, hidden: Hidden) -> Tensor:
+        head: Any = self._model.get_output_embeddings()  # type: ignore[operator]
+        dtype = head.weight.dtype
+        return head(hidden.to(dtype) if dtype.is_floating_point else hidden)
 
     def _hidden(self, tokens: Tensor) -> Hidden:
         output = self._model.base_model(tokens, use_cache=False)  # type: ignore[operator]
@@ -75,12 +80,11 @@ class LanguageModel:
             logits = self.logits(tokens)[:, :-1]
             return _cross_entropy(logits, targets)
         hidden, scale = self._hidden(tokens), self._head_scale
-        head: Callable[[Tensor], Tensor] = self._model.get_output_embeddings()  # type: ignore[operator]
-        vocab = getattr(head, "out_features", 1 << 15)
+        vocab = self._head(hidden[:1, :1]).shape[-1]
         step = max(1, _LOGITS_AT_ONCE // (vocab * len(tokens)))
         parts = [
             _cross_entropy(
-                head(hidden[:, i : min(i + step, targets.shape[1])]) * scale,
+                self._head(hidden[:, i : min(i + step, targets.shape[1])]) * scale,
                 targets[:, i : i + step],
             )
             for i in range(0, targets.shape[1], step)

@@ -229,7 +229,8 @@ class TrainingMonitor:
             ceiling = (allowed / sums.clamp_min(torch.finfo(sums.dtype).tiny)).unsqueeze(-1)
             edits = layer.adapter.edit_rates(layer.module, torch.minimum(A, ceiling.to(A.dtype)))
         elif self.action == "rescale" and growth > allowed:
-            edits = layer.adapter.edit_steps(layer.module, torch.tensor(allowed / growth))
+            factor = torch.tensor(allowed / growth, device=A.device)
+            edits = layer.adapter.edit_steps(layer.module, factor)
         if edits:
             keep(self._model, {f"{layer.name}.{name}": value for name, value in edits.items()})
 
