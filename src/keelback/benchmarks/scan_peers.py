@@ -89,12 +89,26 @@ def torch_associative_scan(inputs: Inputs) -> Call:
     return Call(inputs.operands, inputs.dy, run)
 
 
+def mamba_ssm(inputs: Inputs) -> Call:
+    """The CUDA kernels of mamba-ssm."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    u, delta, dy = (x.mT.contiguous() for x in (inputs.u, inputs.delta, inputs.dy))
+    B, C = (x.movedim(1, -1).contiguous() for x in (inputs.B, inputs.C))
+
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        return selective_scan_fn(u, delta, A, B, C).mT
+
+    return Call((u, delta, inputs.A, B, C), dy.mT, run)
+
+
 PEERS: dict[str, dict[str, Peer]] = {
     "cpu": {
         "huggingface_loop": huggingface_loop,
         "mambapy_pscan": mambapy_pscan,
         "torch_associative_scan": torch_associative_scan,
     },
+    "cuda": {"mamba_ssm": mamba_ssm},
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
 from keelback.benchmarks.scan_inputs import Inputs, Shape, dtype_named, make_inputs
 from keelback.benchmarks.scan_peers import PEERS, Call, keelback, require_device
 from keelback.benchmarks.timing import interleaved_medians
@@ -42,11 +43,11 @@ def _same_output(ours: Call, peer: Call) -> bool:
 
 
 def compare(shape: Shape, device: str, dtype: str, repeats: int) -> list[dict[str, Any]]:
-    """Time the scan and its peers on one shape, forward and forward with backward.
+    """Time the scan and its peers on one shape: on a CPU forward, and forward with backward.
 
     Returns:
         One row a pass, with `ours_ms`, `peers` (milliseconds by name) and `ratio`, the time of the
-        fastest peer over ours (absent if there is no peer).
+        fastest peer over ours (absent if there is no peer). On a GPU: see `compare_on_gpu`.
 
     Raises:
         InputError: The device or dtype is unknown, or absent, or the repeats are none.
@@ -58,6 +59,8 @@ def compare(shape: Shape, device: str, dtype: str, repeats: int) -> list[dict[st
     for name, peer in peers.items():
         if not _same_output(ours, peer):
             raise JobError(f"the output of {name} differs from ours on {shape}")
+    if device == "cuda":
+        return compare_on_gpu(shape, inputs, {"ours": ours, **peers}, limits(), repeats)
     rows = []
     for pass_ in PASSES:
         method = "forward" if pass_ == "forward" else "forward_and_backward"

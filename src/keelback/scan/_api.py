@@ -8,7 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from keelback.errors import InputError
-from keelback.scan._checks import computing_dtype, require_groups, require_shape, reset_mask
+from keelback.scan._checks import (
+    computing_dtype,
+    require_groups,
+    require_shape,
+    reset_mask,
+    storing_dtype,
+)
 from keelback.scan._eager import eager_scan, runs_eagerly
 from keelback.scan._op import run_scan
 from keelback.scan._reference import selective_scan_reference
@@ -95,8 +101,10 @@ def selective_scan(
     chosen = choose_backend(backend, u.device)
 
     compute = partial(_to, dtype=dtype)
-    u_, delta, A, B, C = compute(u), compute(delta), compute(A), compute(B), compute(C)
-    D, z, delta_bias, initial = compute(D), compute(z), compute(delta_bias), compute(initial_state)
+    stored = storing_dtype((u, delta, B, C, z)) if chosen == "cuda" else dtype
+    store = partial(_to, dtype=stored or dtype)
+    u_, delta, A, B, C = store(u), store(delta), compute(A), store(B), store(C)
+    D, z, delta_bias, initial = compute(D), store(z), compute(delta_bias), compute(initial_state)
     run = _run_reference if chosen == "reference" else _run_operator
     y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
     y = y.to(u.dtype)

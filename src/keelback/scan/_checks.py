@@ -61,6 +61,19 @@ def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
+def storing_dtype(sequences: Sequence[Tensor | None]) -> torch.dtype | None:
+    """The half-precision dtype that all sequences share, for kernels that widen what they read.
+
+    None if there is no such dtype, and if the step size is one for all channels: its gradient is a
+    sum over the channels, which half precision would round term by term.
+    """
+    u, delta, *_ = sequences
+    if u is None or delta is None or (delta.shape[-1] == 1 and u.shape[-1] > 1):
+        return None
+    dtypes = {x.dtype for x in sequences if x is not None}
+    return dtypes.pop() if len(dtypes) == 1 and u.dtype in _HALF else None
+
+
 def reset_mask(
     reset: Tensor | None, cu_seqlens: Tensor | None, u: Tensor, batch: int, length: int
 ) -> Tensor | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from keelback.scan._cpu import scan_backward, scan_forward
+from keelback.scan import _cpu, _cuda
 from keelback.scan._layout import Plan
 
 _library = torch.library.Library("keelback", "FRAGMENT")
@@ -33,8 +33,10 @@ _library.define(
     "Tensor dinitial_state)",
     tags=torch.Tag.pt2_compliant_tag,
 )
-_library.impl("selective_scan", scan_forward, "CPU")
-_library.impl("selective_scan_backward", scan_backward, "CPU")
+_library.impl("selective_scan", _cpu.scan_forward, "CPU")
+_library.impl("selective_scan_backward", _cpu.scan_backward, "CPU")
+_library.impl("selective_scan", _cuda.scan_forward, "CUDA")
+_library.impl("selective_scan_backward", _cuda.scan_backward, "CUDA")
 
 _FORWARD = "keelback::selective_scan"
 _BACKWARD = "keelback::selective_scan_backward"
@@ -48,10 +50,10 @@ _DIFFERENTIABLE = 9
 def _fake_forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    keep_checkpoints = rest[-1]
+    keep_checkpoints = rest[-1] and not u.is_cuda
     return (
         u.new_empty(u.shape),
-        u.new_empty(u.shape[:2] + A.shape[1:]),
+        A.new_empty(u.shape[:2] + A.shape[1:]),
         u.new_empty(Plan.of(u, A, B).checkpoint_shape(keep_checkpoints)),
     )
 
@@ -60,7 +62,7 @@ def _fake_forward(
 def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     operands = arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]
     u = operands[0]
-    return tuple(u.new_empty((0,) if x is None else x.shape) for x in operands)
+    return tuple(u.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in operands)
 
 
 @runtime_checkable
@@ -106,7 +108,7 @@ class SelectiveScan(torch.autograd.Function):
         checkpoints, *operands = ctx.saved_tensors
         if dy is None and dlast_state is None:
             return (None,) * (len(operands) + 2)
-        if checkpoints.shape[-3] == 0:
+        if checkpoints.shape[-3] == 0 and not checkpoints.is_cuda:
             checkpoints = run_scan(*operands, ctx.delta_softplus, True)[2]
         computed = _run_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
         kept = (

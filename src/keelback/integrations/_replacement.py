@@ -1,0 +1,51 @@
+"""Putting functions and modules in place of others, so that it can be undone."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+
+class Replacement:
+    """What a call put in place: `undo()` takes it back, and so does leaving a `with` block.
+
+    Undo replacements of the same thing in the reverse order of their making.
+    """
+
+    def __init__(self) -> None:
+        self._restore: list[Callable[[], None]] = []
+        #: What was replaced, by its full name.
+        self.names: list[str] = []
+
+    def attribute(self, owner: ModuleType, name: str, value: Any) -> None:
+        """Replace `owner.name`."""
+        original = getattr(owner, name)
+        self._restore.append(lambda: setattr(owner, name, original))
+        self.names.append(f"{owner.__name__}.{name}")
+        setattr(owner, name, value)
+
+    def module(self, name: str, module: ModuleType) -> None:
+        """Make `import name` find a module that is not there otherwise."""
+        self._restore.append(lambda: _forget(name))
+        self.names.append(name)
+        sys.modules[name] = module
+
+    def undo(self) -> None:
+        """Put everything back. A second call does nothing."""
+        while self._restore:
+            self._restore.pop()()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.undo()
+
+
+def _forget(module: str) -> None:
+    sys.modules.pop(module, None)

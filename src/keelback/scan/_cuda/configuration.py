@@ -1,0 +1,125 @@
+"""What a kernel is specialised for: the constants that it is compiled with."""
+
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import torch
+
+STORED_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "BFloat16",
+    torch.float16: "Float16",
+}
+WARP = 32
+#: The matrix unit adds over four lanes. It keeps 11 bits of what it adds, more than bfloat16 has.
+MATRIX_LANES = 4
+#: States of steps that a thread of `scan_reverse` keeps in registers, in 32-bit words.
+REVERSE_WORDS = 32
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The constants of `configuration.h`; `kernels/place.cuh` says what a thread holds."""
+
+    dtype: torch.dtype
+    states: int
+    states_per_thread: int
+    state_lanes: int
+    state_stride: int
+    channels: int
+    steps: int = 8
+    tile: int = 32
+    vector: int = 1
+    state_vector: int = 1
+    blocks_per_processor: int = 1
+    softplus: bool = False
+    has_d: bool = False
+    has_z: bool = False
+    has_reset: bool = False
+    shared_delta: bool = False
+    dense: bool = False
+    matrix_sums: bool = False
+    adjoint: bool = False
+    checkpoints: bool = False
+    add_grouped: bool = False
+    add_parameters: bool = False
+    spanned: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.state_lanes * self.channels
+
+    @cache  # noqa: B019 - configurations are few, and kept by the kernels anyway
+    def for_sweeping(self, spanned: bool, adjoint: bool, checkpoints: bool) -> "Configuration":
+        """For `scan_sweep`, which has no output to skip or gate."""
+        return replace(
+            self,
+            spanned=spanned,
+            adjoint=adjoint,
+            checkpoints=checkpoints,
+            has_d=False,
+            has_z=self.has_z and adjoint,
+        )
+
+    @cache  # noqa: B019
+    def for_reversing(self, add_grouped: bool, add_parameters: bool) -> "Configuration":
+        """For `scan_reverse`, which keeps the states and decays of its steps in registers."""
+        matrix_sums = (
+            self.state_lanes == MATRIX_LANES and self.dtype == torch.bfloat16 and not self.has_z
+        )
+        words = self.states_per_thread * (2 if self.dtype == torch.float64 else 1)
+        return replace(
+            self,
+            add_grouped=add_grouped,
+            add_parameters=add_parameters,
+            matrix_sums=matrix_sums,
+            state_stride=WARP // MATRIX_LANES if matrix_sums else self.state_stride,
+            steps=min(self.tile, max(REVERSE_WORDS // words, 4)),
+        )
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        real = "double" if self.dtype == torch.float64 else "float"
+        integers = {
+            "kStates": self.states,
+            "kStatesPerThread": self.states_per_thread,
+            "kStateLanes": self.state_lanes,
+            "kStateStride": self.state_stride,
+            "kChannels": self.channels,
+            "kSteps": self.steps,
+            "kTile": self.tile,
+            "kVector": self.vector,
+            "kStateVector": self.state_vector,
+            "kBlocksPerProcessor": self.blocks_per_processor,
+        }
+        flags = {
+            "kSoftplus": self.softplus,
+            "kHasD": self.has_d,
+            "kHasZ": self.has_z,
+            "kHasReset": self.has_reset,
+            "kSharedDelta": self.shared_delta,
+            "kDense": self.dense,
+            "kAdjoint": self.adjoint,
+            "kCheckpoints": self.checkpoints,
+            "kAddGrouped": self.add_grouped,
+            "kSpanned": self.spanned,
+            "kMatrixSums": self.matrix_sums,
+            "kAddParameters": self.add_parameters,
+        }
+        return "\n".join(
+            [
+                "#pragma once",
+                '#include "numbers.cuh"',
+                f"using Real = {real};",
+                f"using Stored = {STORED_TYPES[self.dtype]};",
+                *(f"constexpr int {name} = {value};" for name, value in integers.items()),
+                *(
+                    f"constexpr bool {name} = {str(value).lower()};"
+                    for name, value in flags.items()
+                ),
+                "",
+            ]
+        )

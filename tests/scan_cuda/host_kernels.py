@@ -1,0 +1,56 @@
+"""The CUDA kernels compiled for the host, so that their logic is tested where there is no GPU."""
+
+import ctypes
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from keelback.scan._cuda.compiler import kernel_sources
+from keelback.scan._cuda.configuration import Configuration
+
+COMPILER = shutil.which("g++")
+_RUNNER = """
+extern "C" void run(int blocks, int threads, int shared, const {arguments}* arguments) {{
+  host_launch(scan_{name}, blocks, threads, shared, *arguments);
+}}
+"""
+
+
+@cache
+def _folder() -> Path:
+    return Path(mkdtemp(prefix="keelback-host-kernels-"))
+
+
+class HostKernel:
+    """Has the interface of `keelback.scan._cuda.driver.Kernel`."""
+
+    def __init__(self, name: str, configuration: Configuration) -> None:
+        folder = _folder() / f"{name}-{hash(configuration) & 0xFFFFFFFFFFFF:x}"
+        folder.mkdir()
+        for file, text in kernel_sources().items():
+            (folder / file).write_text(text)
+        shutil.copy(Path(__file__).parent / "intrinsics.h", folder)
+        (folder / "configuration.h").write_text(configuration.header)
+        arguments = "Forward" if name == "segmented" else name.capitalize()
+        runner = _RUNNER.format(arguments=f"{arguments}Arguments", name=name)
+        (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
+        library = folder / "kernel.so"
+        command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]
+        subprocess.run([*command, "-o", library, folder / "run.cpp"], check=True)
+        self._library = ctypes.CDLL(str(library))
+        try:
+            self._shared = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
+        except ValueError:
+            self._shared = 0
+
+    def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
+        """Run every block, one after another."""
+        self._library.run(blocks, threads, self._shared, ctypes.c_char_p(arguments))
+
+
+@cache
+def host_kernel(name: str, configuration: Configuration, device: int | None) -> HostKernel:
+    """Stands in for `keelback.scan._cuda.driver.kernel`."""
+    return HostKernel(name, configuration)

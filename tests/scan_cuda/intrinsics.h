@@ -1,0 +1,205 @@
+// Stands in for the kernels' intrinsics.h when the host compiles them: the threads of a block are contexts
+// that take turns, each running to its next barrier or exchange.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#define __host__
+#define __device__
+#define __restrict__
+#define __launch_bounds__(...)
+#define INLINE inline
+#define KERNEL extern "C"
+#define SHARED_MEMORY(Type, name) Type& name = *reinterpret_cast<Type*>(host_block.shared)
+#define EXPORTED_SIZE(name, Type) extern "C" const int name = sizeof(Type);
+
+constexpr int kHostWarp = 32;
+
+struct HostIndex {
+  unsigned x;
+};
+
+struct HostThread {
+  ucontext_t context;
+  std::vector<char> stack;
+  bool finished;
+  int barriers;
+};
+
+struct HostBlock {
+  std::vector<HostThread> threads;
+  std::vector<double> slots;  // one of each parity a thread, for exchanges
+  std::vector<int> exchanges;
+  unsigned char* shared = nullptr;
+  ucontext_t scheduler;
+  int running = 0;
+};
+
+static HostBlock host_block;
+static HostIndex threadIdx, blockIdx;
+
+inline void host_yield() {
+  const int thread = host_block.running;
+  swapcontext(&host_block.threads[thread].context, &host_block.scheduler);
+  threadIdx.x = thread;
+}
+
+// Every thread of the block must arrive: a thread that returned early is a fault in the kernel.
+inline void synchronize_block() {
+  const int target = ++host_block.threads[host_block.running].barriers;
+  for (bool all = false; !all;) {
+    all = true;
+    for (const HostThread& thread : host_block.threads) {
+      if (thread.finished && thread.barriers < target) {
+        std::fprintf(stderr, "a thread left before a barrier\n");
+        std::abort();
+      }
+      all &= thread.barriers >= target;
+    }
+    if (!all) host_yield();
+  }
+}
+
+template <typename Number>
+Number exchange(Number x, int lanes) {
+  const int thread = host_block.running, warp = thread / kHostWarp * kHostWarp;
+  const int count = ++host_block.exchanges[thread], parity = count % 2;
+  host_block.slots[2 * thread + parity] = x;
+  const int warp_end = std::min<int>(warp + kHostWarp, host_block.threads.size());
+  for (bool all = false; !all;) {
+    all = true;
+    for (int other = warp; other < warp_end; ++other) all &= host_block.exchanges[other] >= count;
+    if (!all) host_yield();
+  }
+  return static_cast<Number>(host_block.slots[2 * (warp + ((thread - warp) ^ lanes)) + parity]);
+}
+
+float leading_part(float x);
+
+// As on the matrix unit, element by element; see the GPU's intrinsics.h for who holds what.
+inline void multiply_matrices(float (&sums)[4], const float (&a)[4], float b0, float b1, bool fresh) {
+  float left[16][8], right[8][8];
+  const int lane = host_block.running % kHostWarp, base = host_block.running - lane;
+  const float mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  for (int i = 0; i < 6; ++i) {
+    exchange(mine[i], 0);
+    const int parity = host_block.exchanges[host_block.running] % 2;
+    for (int other = 0; other < kHostWarp; ++other) {
+      const float x = leading_part(static_cast<float>(host_block.slots[2 * (base + other) + parity]));
+      if (i < 4) left[other / 4 + i % 2 * 8][other % 4 + i / 2 * 4] = x;
+      else right[other % 4 + (i - 4) * 4][other / 4] = x;
+    }
+  }
+  for (int i = 0; i < 4; ++i) sums[i] = fresh ? 0.0f : sums[i];
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 8; ++k) sums[i] += left[lane / 4 + i / 2 * 8][k] * right[k][lane % 4 * 2 + i % 2];
+}
+
+inline float float_of_bits(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline void prefetch_line(const void*) {}
+
+inline unsigned bits_of_float(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+inline float magnitude(float x) { return std::fabs(x); }
+inline double magnitude(double x) { return std::fabs(x); }
+inline float larger(float x, float y) { return std::fmax(x, y); }
+inline double larger(double x, double y) { return std::fmax(x, y); }
+inline float leading_part(float x) { return float_of_bits(bits_of_float(x) & 0xffffe000u); }
+inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f : x; }
+inline float fast_exp2(float x) { return flushed(std::exp2(x)); }
+inline float fast_reciprocal(float x) { return 1.0f / x; }
+
+inline float half_to_float(unsigned short bits) {
+  _Float16 x;
+  std::memcpy(&x, &bits, sizeof x);
+  return static_cast<float>(x);
+}
+
+inline unsigned floats_to_halves(float low, float high) {
+  const _Float16 halves[2] = {static_cast<_Float16>(low), static_cast<_Float16>(high)};
+  unsigned word;
+  std::memcpy(&word, halves, sizeof word);
+  return word;
+}
+
+inline unsigned float_to_bfloat(float x) {
+  const unsigned bits = bits_of_float(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+inline unsigned floats_to_bfloats(float low, float high) { return float_to_bfloat(low) | float_to_bfloat(high) << 16; }
+
+template <typename Number>
+Number endless() {
+  return std::numeric_limits<Number>::infinity();
+}
+
+template <typename Number>
+void add_to_memory(Number* to, Number x) {
+  *to += x;
+}
+
+template <typename Number>
+void add_to_memory(Number* to, Number a, Number b, Number c, Number d) {
+  to[0] += a, to[1] += b, to[2] += c, to[3] += d;
+}
+
+// Runs `kernel(arguments)` for every block, with the shared memory of each filled with NaN at the start.
+template <typename Arguments>
+void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_bytes, const Arguments& arguments) {
+  static void (*entry)(Arguments);
+  static const Arguments* given;
+  entry = kernel, given = &arguments;
+  std::vector<double> shared(shared_bytes / sizeof(double) + 17);
+  host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 127) / 128 * 128);
+  host_block.threads.resize(threads);
+  host_block.slots.assign(2 * threads, 0.0);
+  for (HostThread& thread : host_block.threads) thread.stack.resize(1 << 18);
+  for (int block = 0; block < blocks; ++block) {
+    blockIdx.x = block;
+    std::memset(shared.data(), 0xff, shared.size() * sizeof(double));
+    host_block.exchanges.assign(threads, 0);
+    for (int i = 0; i < threads; ++i) {
+      HostThread& thread = host_block.threads[i];
+      thread.finished = false;
+      thread.barriers = 0;
+      getcontext(&thread.context);
+      thread.context.uc_stack.ss_sp = thread.stack.data();
+      thread.context.uc_stack.ss_size = thread.stack.size();
+      thread.context.uc_link = &host_block.scheduler;
+      void (*run)() = [] {
+        entry(*given);
+        host_block.threads[host_block.running].finished = true;
+      };
+      makecontext(&thread.context, run, 0);
+    }
+    for (int left = threads; left > 0;) {
+      for (int i = 0; i < threads; ++i) {
+        HostThread& thread = host_block.threads[i];
+        if (thread.finished) continue;
+        host_block.running = threadIdx.x = i;
+        swapcontext(&host_block.scheduler, &thread.context);
+        left -= thread.finished;
+      }
+    }
+  }
+}
