@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from keelback.data import GaussianNoise, Locality, MajorityVoting, StudentNoise
 from keelback.dynamics import Interval, PowerLaw
 from keelback.errors import InputError
 from keelback.experiments import Store, get_experiment, sweep
+from keelback.experiments.gate_alignment_trials import HarnessTrials
 from keelback.experiments.gated_reading import exponent_claim, trial_row
 from keelback.experiments.gated_trials import GatedTrials, outcomes_of
 from keelback.experiments.run import run_from_fields
@@ -236,3 +238,28 @@ def test_bad_settings_are_refused():
         experiment.settings({"trials": 0})
     with pytest.raises(InputError, match="setting"):
         experiment.settings({"setting": "other"})
+
+
+@pytest.mark.parametrize("model", ["gated SSM", "softmax attention", "Mamba, 2 layers"])
+def test_harness_measures_gates_before_and_after(model):
+    run = HarnessTrials(
+        model=model, pattern=TINY.pattern, samples=64, test_samples=32, width=4, steps=10, trials=2
+    )
+    (result,) = executed(run)
+    layers = {"gated SSM": [1], "softmax attention": [None], "Mamba, 2 layers": [1, 2]}[model]
+    assert [(row["seed"], row["layer"]) for row in result.history] == [
+        (seed, layer) for seed in (0, 1) for layer in layers
+    ]
+    for row in result.history:
+        if row["layer"] is not None:
+            assert 0 <= row["auc"] <= 1
+        if model == "gated SSM":
+            assert row["auc_at_start"] == 0.5
+    assert result.summary["parameters"] > 0
+
+
+def test_data_may_be_given_as_the_command_line_gives_it():
+    experiment = get_experiment("sample-complexity")
+    assert experiment.settings({"data": Path("locality").resolve()}).data == "locality"
+    with pytest.raises(InputError, match="data"):
+        experiment.settings({"data": "imdb"})

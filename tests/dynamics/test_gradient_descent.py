@@ -185,3 +185,24 @@ def test_bad_settings_are_refused(changes, message):
 def test_an_empty_set_of_trainings_is_refused():
     with pytest.raises(InputError, match="at least one trial"):
         train_gated([])
+
+
+def test_the_step_size_is_the_unit_of_time():
+    """What the locality experiment says of its target: up to there eta T is what counts."""
+    small_step, large_step = train_gated(
+        [
+            GatedTraining(
+                Locality(1, 8, 12, 6),
+                samples=128,
+                test_samples=128,
+                source="paired",
+                width=8,
+                step_size=eta,
+                epochs=2500,
+                target=0.95,
+            )
+            for eta in (1.0, 4.0)
+        ]
+    )
+    ratio = small_step.epochs_to_target / large_step.epochs_to_target
+    assert ratio == pytest.approx(4, rel=0.1)

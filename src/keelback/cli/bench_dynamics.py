@@ -1,5 +1,7 @@
 """`keelback bench dynamics`: batched trainings of the gated SSM against one after the other."""
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -24,6 +26,7 @@ def dynamics(
 
     from keelback.benchmarks.dynamics import time_dynamics
     from keelback.errors import InputError
+    from keelback.experiments import provenance
 
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device is {device!r}; it is cpu or cuda")
@@ -32,10 +35,12 @@ def dynamics(
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
     result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:
-        print_json(result)
+        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        print_json({"provenance": record, **result})
         return
     print(f"{count} trainings of {epochs} epochs on {device}")
-    for name, rate in result["trainings_per_second"].items():
-        print(f"  {name.replace('_', ' '):24} {rate:10.3f} trainings a second")
-    for form in ("quadratic", "recurrent"):
-        print(f"  {result[f'times_faster_than_{form}']:.1f} times the {form} form, one by one")
+    for row in result["rows"]:
+        print(
+            f"  {row['way']:28} {row['trainings a second']:10.3f} a second, "
+            f"{row['times slower than the batch']:.1f} times slower than the batch"
+        )

@@ -210,8 +210,7 @@ def _target_note(target: float) -> str:
         f"The target is test loss {target:g}, not the 1e-3 of majority voting: the distance of a "
         "pair shows in the state only through what the gate forgets in between, so W_O must grow "
         "large before the hinge is met, and full-batch descent turns unstable at these step sizes "
-        "before the loss is small. Up to the target the course does not depend on the step size "
-        "but for the unit of time."
+        "before the loss is small. Early in training a smaller step only stretches time."
     )
 
 

@@ -7,10 +7,11 @@ trials succeed, found by bisection; its exponent in the gap beside the -2 of arX
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from keelback.data import Locality, MajorityVoting
 from keelback.dynamics import PowerLaw, power_law_through, share_with_interval
@@ -139,6 +140,12 @@ class SampleComplexitySettings(Settings):
     data: Literal["majority", "locality"] = "majority"
     setting: Literal["paper", "theorem"] = "paper"
     trials: PositiveInt | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _last_part(cls, given: object) -> object:
+        """`reproduce --data` reads its value as a path and makes it absolute."""
+        return Path(given).name if isinstance(given, str | Path) else given
 
     @property
     def label(self) -> str:
