@@ -121,7 +121,8 @@ def epochs_figure(
     """Median epochs against the gap with the predicted slope, and success shares beside it."""
     epochs = [_band(series, "epochs", rows) for series in _series(rows)]
     shares = [_band(series, "share", rows) for series in _series(rows)]
-    slope = _theory_line(epochs[-1].x, epochs[-1].y, theory)
+    fullest = max(epochs, key=lambda line: sum(y is not None for y in line.y))
+    slope = _theory_line(fullest.x, fullest.y, theory)
     return Figure(
         name,
         title,
