@@ -12,6 +12,7 @@ from keelback.scan._cuda.configuration import Configuration
 
 COMPILER = shutil.which("g++")
 _RUNNER = """
+extern "C" const int argument_bytes = sizeof({arguments});
 extern "C" void run(int blocks, int threads, int shared, const {arguments}* arguments) {{
   host_launch(scan_{name}, blocks, threads, shared, *arguments);
 }}
@@ -33,20 +34,20 @@ class HostKernel:
             (folder / file).write_text(text)
         shutil.copy(Path(__file__).parent / "intrinsics.h", folder)
         (folder / "configuration.h").write_text(configuration.header)
-        arguments = "Forward" if name == "segmented" else name.capitalize()
-        runner = _RUNNER.format(arguments=f"{arguments}Arguments", name=name)
+        runner = _RUNNER.format(arguments=f"{name.capitalize()}Arguments", name=name)
         (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
         library = folder / "kernel.so"
         command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]
         subprocess.run([*command, "-o", library, folder / "run.cpp"], check=True)
         self._library = ctypes.CDLL(str(library))
-        try:
-            self._shared = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
-        except ValueError:
-            self._shared = 0
+        self._shared, self._argument_bytes = (
+            ctypes.c_int.in_dll(self._library, constant).value
+            for constant in (f"{name}_shared_bytes", "argument_bytes")
+        )
 
     def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         """Run every block, one after another."""
+        assert len(arguments) == self._argument_bytes
         self._library.run(blocks, threads, self._shared, ctypes.c_char_p(arguments))
 
 

@@ -121,6 +121,7 @@ inline float magnitude(float x) { return std::fabs(x); }
 inline double magnitude(double x) { return std::fabs(x); }
 inline float larger(float x, float y) { return std::fmax(x, y); }
 inline double larger(double x, double y) { return std::fmax(x, y); }
+inline float opaque(float x) { return x; }
 inline float leading_part(float x) { return float_of_bits(bits_of_float(x) & 0xffffe000u); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f : x; }

@@ -14,7 +14,7 @@ from keelback.scan._cuda.operands import (
     sequences,
     state_sequences,
 )
-from keelback.scan._cuda.plan import MIN_BACKWARD_SPAN, Plan, plan_of
+from keelback.scan._cuda.plan import BACKWARD, Plan, plan_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def run_backward(
     dz = None if given.z is None else torch.empty_like(du)
     if plan is None:
         traits = given.traits(du, ddelta, dy)
-        plan = plan_of(traits, processors_of(u.device), MIN_BACKWARD_SPAN)
+        plan = plan_of(traits, processors_of(u.device), BACKWARD)
 
     checkpoints, buffer = checkpoint_rows(plan, du)
     elapsed = (address(ddelta), shape.length, 0)

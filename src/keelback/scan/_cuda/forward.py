@@ -11,7 +11,7 @@ from keelback.scan._cuda.operands import (
     sequences,
     state_sequences,
 )
-from keelback.scan._cuda.plan import MIN_FORWARD_SPAN, Plan, plan_of
+from keelback.scan._cuda.plan import FORWARD, Plan, plan_of
 
 NO_CHECKPOINTS = (0, 0, 0)
 
@@ -22,7 +22,7 @@ def run_forward(given: Operands, plan: Plan | None = None) -> tuple[Tensor, Tens
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     last = given.A.new_empty(u.shape[:2] + given.A.shape[1:])
     if plan is None:
-        plan = plan_of(given.traits(y), processors_of(u.device), MIN_FORWARD_SPAN)
+        plan = plan_of(given.traits(y), processors_of(u.device), FORWARD)
     states = totals = None
     if plan.spans > 1:
         states = given.A.new_empty(shape.sequences, plan.spans, shape.channels, shape.states)

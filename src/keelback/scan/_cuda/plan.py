@@ -12,10 +12,22 @@ MAX_STATES = 256
 #: Threads a block aims at, and threads that keep a multiprocessor busy.
 BLOCK_THREADS = 128
 RESIDENT_THREADS = 384
-#: Steps below which a span of the length is not cut further. Cutting costs the forward pass another
-#: run through the recurrence, and the backward pass little.
-MIN_FORWARD_SPAN = 256
-MIN_BACKWARD_SPAN = 64
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """When the length is cut into spans: none is shorter than `min_span`, and there are enough for
+    `waves` times the threads that the multiprocessors hold, so that one block's end is another's
+    start.
+    """
+
+    min_span: int
+    waves: int
+
+
+#: Cutting costs the forward pass another run through the recurrence, and the backward pass little.
+FORWARD = Cutting(min_span=256, waves=2)
+BACKWARD = Cutting(min_span=64, waves=1)
 
 
 @dataclass(frozen=True)
@@ -149,13 +161,15 @@ def configuration_of(traits: Traits) -> Configuration:
 
 
 @cache
-def plan_of(traits: Traits, processors: int, min_span: int) -> Plan:
+def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
     """The length stays whole where blocks without cutting it fill the multiprocessors."""
     shape, configuration = traits.shape, configuration_of(traits)
     whole = Plan(shape, configuration, 1, shape.length)
     threads = whole.blocks(1) * configuration.threads
-    spans = max(1, min(processors * RESIDENT_THREADS // threads, shape.length // min_span))
-    return cut(whole, spans)
+    missing = processors * RESIDENT_THREADS // threads
+    if missing <= 1:
+        return whole
+    return cut(whole, max(1, min(missing * cutting.waves, shape.length // cutting.min_span)))
 
 
 def cut(plan: Plan, spans: int) -> Plan:

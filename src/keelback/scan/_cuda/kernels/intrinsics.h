@@ -17,6 +17,12 @@ INLINE double magnitude(double x) { return fabs(x); }
 INLINE float larger(float x, float y) { return fmaxf(x, y); }
 INLINE double larger(double x, double y) { return fmax(x, y); }
 
+// x, which the compiler keeps rather than computes again.
+INLINE float opaque(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
+}
+
 INLINE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 INLINE float fast_exp2(float x) {

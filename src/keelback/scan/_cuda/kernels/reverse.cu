@@ -171,7 +171,7 @@ struct MatrixSums {
 
   INLINE explicit MatrixSums(const Seat& seat) {
 #pragma unroll
-    for (int column = 0; column < 8; ++column) ones[column] = seat.lane / 4 == column ? 1.0f : 0.0f;
+    for (int column = 0; column < 8; ++column) ones[column] = opaque(seat.lane / 4 == column ? 1.0f : 0.0f);
   }
 
   INLINE void add(ReverseShared& shared, int first, int i, const Real (&dB)[kStatesPerThread],
@@ -214,6 +214,22 @@ struct ChannelSums<true> : MatrixSums {
   using MatrixSums::MatrixSums;
 };
 
+// As many steps as a sum over the states' lanes leaves one of to each lane.
+constexpr int kSumSteps = kStateLanes < kSteps ? kStateLanes : kSteps;
+
+// The sums over the states of kSumSteps steps from `first` on: lane `state_lane` stores those of one step.
+INLINE void store_sums(ReverseShared& shared, int first, Real (&by_input)[kSumSteps], Real (&by_decay)[kSumSteps],
+                       Real (&output)[kSumSteps], const Seat& seat) {
+  sum_over_states(by_input, seat.lane);
+  sum_over_states(by_decay, seat.lane);
+  if constexpr (kHasZ) sum_over_states(output, seat.lane);
+  StateSums sums;
+  sums.at[0] = by_input[0];
+  sums.at[1] = by_decay[0];
+  if constexpr (kHasZ) sums.at[2] = output[0];
+  if (seat.state_lane < kSumSteps) shared.sums.at[first + seat.state_lane][SumRows::slot(seat.channel)] = sums;
+}
+
 // Steps `first` .. `first` + kSteps - 1, backward.
 INLINE void run_back(ReverseShared& shared, Adjoint& adjoint, ChannelSums<kMatrixSums>& channel_sums, int first,
                      const Seat& seat, int warp, const Real (&rates)[kStatesPerThread],
@@ -229,44 +245,30 @@ INLINE void run_back(ReverseShared& shared, Adjoint& adjoint, ChannelSums<kMatri
     advance_at(h[i + 1], decays[i], shared, first + i, slot, seat, rates);
   }
 
-  Real by_input[kSteps], by_decay[kSteps], output[kSteps];
+  Real by_input[kSumSteps], by_decay[kSumSteps], output[kSumSteps];
 #pragma unroll
   for (int i = kSteps - 1; i >= 0; --i) {
-    const int step = first + i;
+    const int step = first + i, k = i % kSumSteps;
     const StepPair pair = *reinterpret_cast<const StepPair*>(&shared.steps.at[step][slot]);
     const Real size = pair.at[0], input = pair.at[1], dy = shared.steps.at[step][slot].at[2];
     const StateVector b = shared.B.of(step, seat), c = shared.C.of(step, seat);
     const bool reset = kHasReset && shared.reset[step];
     Real dB[kStatesPerThread], dC[kStatesPerThread];  // this channel's part
-    by_input[i] = by_decay[i] = output[i] = Real(0);
+    by_input[k] = by_decay[k] = output[k] = Real(0);
 #pragma unroll
     for (int j = 0; j < kStatesPerThread; ++j) {
       const Real g = adjoint.carried[j] + c.at[j] * dy;
       dB[j] = g * input;
       dC[j] = dy * h[i + 1][j];
-      by_input[i] += g * b.at[j];
+      by_input[k] += g * b.at[j];
       adjoint.carried[j] = decays[i][j] * g;
       const Real by_exponent = adjoint.carried[j] * (reset ? Real(0) : h[i][j]);
-      by_decay[i] += by_exponent * rates[j];
+      by_decay[k] += by_exponent * rates[j];
       adjoint.dA[j] += by_exponent * size;
-      if constexpr (kHasZ) output[i] += c.at[j] * h[i + 1][j];
+      if constexpr (kHasZ) output[k] += c.at[j] * h[i + 1][j];
     }
     channel_sums.add(shared, first, i, dB, dC, seat, warp);
-  }
-
-  sum_over_states(by_input, seat.lane);
-  sum_over_states(by_decay, seat.lane);
-  if constexpr (kHasZ) sum_over_states(output, seat.lane);
-#pragma unroll
-  for (int i = 0; i < (kSteps + kStateLanes - 1) / kStateLanes; ++i) {
-    const int step = i * kStateLanes + seat.state_lane;
-    if (step < kSteps) {
-      StateSums sums;
-      sums.at[0] = by_input[i];
-      sums.at[1] = by_decay[i];
-      if constexpr (kHasZ) sums.at[2] = output[i];
-      shared.sums.at[first + step][SumRows::slot(seat.channel)] = sums;
-    }
+    if (k == 0) store_sums(shared, step, by_input, by_decay, output, seat);
   }
 }
 

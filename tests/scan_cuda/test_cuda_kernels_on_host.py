@@ -1,0 +1,125 @@
+"""The CUDA source, compiled for the host and run thread by thread, against float64 autograd."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from cuda_cases import TOLERANCE, Case, errors_of, make_operands, planned
+from host_kernels import COMPILER, host_kernel
+
+from keelback.scan._cuda import backward, forward
+from keelback.scan._cuda.backward import run_backward
+from keelback.scan._cuda.forward import run_forward
+from keelback.scan._cuda.operands import operands
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
+
+CASES = [
+    Case(),
+    Case(batch=1, length=1, channels=8),
+    Case(length=37, channels=20, z=True, initial=True),
+    Case(length=70, channels=12, states=4, spans=2, replicas=2, z=True, initial=True, reset=True),
+    Case(length=50, channels=6, states=3, groups=2, shared_delta=True),
+    Case(length=40, channels=5, states=1, D=False, bias=False, softplus=False),
+    Case(dtype=torch.bfloat16),
+    Case(dtype=torch.float16, z=True, states=8),
+    Case(dtype=torch.float64, initial=True),
+    Case(length=33, channels=8, states=40, spans=2),
+    Case(batch=1, length=19, channels=4, states=200),
+    Case(length=130, channels=8, spans=3, reset=True, initial=True, unstable=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "kernel", host_kernel)
+        monkeypatch.setattr(module, "processors_of", lambda device: 132)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
+    errors = errors_of(case)
+    assert max(errors.values()) < TOLERANCE[case.dtype], errors
+
+
+def scanned(arguments: dict[str, Any], spans: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    given = operands(**arguments)
+    return run_forward(given, planned(given, spans))
+
+
+@pytest.mark.parametrize("spans", [1, 3])
+def test_overflow_is_infinite_and_never_a_wrong_number(spans: int) -> None:
+    arguments = make_operands(Case(length=130, channels=8, D=False, bias=False, softplus=False))
+    for name in ("u", "delta", "A", "B", "C"):
+        arguments[name] = torch.ones_like(arguments[name])
+    y, last = scanned(arguments, spans)
+    assert torch.isfinite(y[:, :, :80]).all()
+    assert torch.isinf(y[:, :, 100:]).all()
+    assert torch.isinf(last).all()
+
+
+def test_nan_stays_in_its_channel_and_does_not_go_away() -> None:
+    arguments = make_operands(Case(length=70, channels=8))
+    arguments["u"][0, 0, 20, 3] = math.nan
+    y, _ = scanned(arguments, spans=2)
+    assert torch.isnan(y[0, 0, 20:, 3]).all()
+    assert torch.isfinite(y[0, 0, :20, 3]).all()
+    assert torch.isfinite(y[0, 0, :, :3]).all()
+    assert torch.isfinite(y[0, 1]).all()
+
+
+def test_a_reset_forgets_even_an_infinite_state() -> None:
+    arguments = make_operands(Case(length=70, channels=8, reset=True))
+    arguments["reset"][:] = False
+    arguments["reset"][0, 0, 60] = True
+    arguments["u"][0, 0, 5] = math.inf
+    y, last = scanned(arguments, spans=2)
+    assert torch.isfinite(y[0, 0, 60:]).all()
+    assert torch.isfinite(last).all()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 40.0])
+def test_very_small_and_very_large_steps(scale: float) -> None:
+    case = Case(length=40, channels=8, D=False, bias=False, softplus=False)
+    arguments = make_operands(case)
+    arguments["delta"] = scale * arguments["delta"].abs()
+    y, _ = scanned(arguments)
+    precise = {name: x.double() for name, x in arguments.items() if isinstance(x, torch.Tensor)}
+    expected, _ = scanned({**arguments, **precise})
+    assert (y - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_gaps_between_rows_change_nothing() -> None:
+    arguments = make_operands(Case(length=40, z=True))
+    expected, _ = scanned(arguments)
+    for name in ("u", "delta", "z", "B", "C"):
+        wide = torch.stack([arguments[name], torch.full_like(arguments[name], math.nan)], dim=-2)
+        arguments[name] = wide[..., 0, :]
+    found, _ = scanned(arguments)
+    assert torch.equal(found, expected)
+
+
+def test_transposed_operands_change_nothing() -> None:
+    arguments = make_operands(Case(length=40))
+    expected, _ = scanned(arguments)
+    for name in ("u", "delta"):
+        arguments[name] = arguments[name].mT.contiguous().mT
+    found, _ = scanned(arguments)
+    assert torch.equal(found, expected)
+
+
+def test_deterministic_gradients_are_the_same_sums() -> None:
+    arguments = make_operands(Case(length=40, channels=80, batch=3))
+    given = operands(**arguments)
+    plan = planned(given, 1)
+    dy = torch.ones_like(arguments["u"])
+    added = run_backward(given, dy, None, plan)
+    torch.use_deterministic_algorithms(True)
+    try:
+        summed = run_backward(given, dy, None, plan)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name in ("A", "B", "C", "D", "delta_bias"):
+        torch.testing.assert_close(getattr(summed, name), getattr(added, name))

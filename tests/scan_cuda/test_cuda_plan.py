@@ -1,0 +1,67 @@
+"""How scans are cut for a GPU."""
+
+import pytest
+import torch
+
+from keelback.errors import InputError
+from keelback.scan._cuda.plan import (
+    FORWARD,
+    Shape,
+    Traits,
+    configuration_of,
+    plan_of,
+    states_over_threads,
+)
+
+H100_PROCESSORS = 132
+
+
+def traits(batch: int, length: int, channels: int, states: int, groups: int = 1) -> Traits:
+    shape = Shape(1, batch, length, channels, states, groups)
+    return Traits(shape, torch.float32, 4, 4, False, False, False, False, False, True)
+
+
+@pytest.mark.parametrize("states", range(1, 257))
+def test_threads_hold_every_state_once(states: int) -> None:
+    per_thread, lanes = states_over_threads(states)
+    assert lanes & (lanes - 1) == 0
+    assert lanes <= 32
+    assert states <= per_thread * lanes < 2 * states or per_thread * lanes == 1
+
+
+@pytest.mark.parametrize("states", [0, 257])
+def test_states_that_do_not_fit_are_refused(states: int) -> None:
+    with pytest.raises(InputError, match=f"A has {states} states"):
+        states_over_threads(states)
+
+
+@pytest.mark.parametrize("states", [1, 2, 4, 8, 16, 64, 256])
+@pytest.mark.parametrize("channels", [1, 16, 30, 1536])
+def test_blocks_are_whole_warps(states: int, channels: int) -> None:
+    configuration = configuration_of(traits(1, 100, channels, states))
+    assert configuration.threads % 32 == 0
+    assert configuration.threads <= 256
+    assert configuration.tile % configuration.steps == 0
+
+
+def test_enough_rows_are_not_cut() -> None:
+    plan = plan_of(traits(8, 2048, 1536, 16), H100_PROCESSORS, FORWARD)
+    assert plan.spans == 1
+    assert plan.blocks(1) == 8 * 48
+
+
+@pytest.mark.parametrize(
+    ("length", "channels"), [(32768, 1536), (1_000_000, 16), (1_000_003, 16), (1_000_003, 1536)]
+)
+def test_a_long_sequence_fills_the_card_and_is_covered(length: int, channels: int) -> None:
+    plan = plan_of(traits(1, length, channels, 16), H100_PROCESSORS, FORWARD)
+    threads = plan.blocks(plan.spans) * plan.configuration.threads
+    assert threads >= 0.9 * H100_PROCESSORS * 384
+    assert (plan.spans - 1) * plan.span_length < length <= plan.spans * plan.span_length
+    assert plan.span_length % plan.configuration.tile == 0
+
+
+def test_blocks_stay_within_a_group() -> None:
+    plan = plan_of(traits(2, 100, 96, 16, groups=3), H100_PROCESSORS, FORWARD)
+    assert plan.blocks_per_group == 1
+    assert plan.blocks(1) == 2 * 3

@@ -1,0 +1,92 @@
+"""The GPU backend on a GPU, as the host's tests and beyond."""
+
+from itertools import product
+
+import pytest
+import torch
+from cuda_cases import TOLERANCE, Case, errors_of
+
+from keelback.scan import selective_scan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+SIZES = [
+    {"length": 70},
+    {"batch": 1, "length": 1, "channels": 8},
+    {"length": 37, "channels": 20, "states": 4},
+    {"length": 129, "channels": 36, "states": 3, "groups": 2},
+    {"batch": 1, "length": 300, "channels": 64, "states": 8, "groups": 4},
+    {"length": 65, "channels": 12, "states": 1},
+    {"length": 90, "channels": 8, "states": 40},
+    {"batch": 1, "length": 33, "channels": 8, "states": 128},
+    {"batch": 1, "length": 21, "channels": 8, "states": 256},
+    {"length": 64, "channels": 160},
+    {"length": 333, "channels": 24, "spans": 5},
+]
+OPTIONS = [
+    {},
+    {"z": True, "initial": True, "reset": True, "replicas": 2},
+    {"D": False, "bias": False, "softplus": False},
+]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("size", "options"), list(product(SIZES, OPTIONS)), ids=str)
+def test_outputs_and_gradients(
+    size: dict[str, int], options: dict[str, bool], dtype: torch.dtype
+) -> None:
+    # What earlier tensors left behind must not matter.
+    poison = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(16)]
+    del poison
+    errors = errors_of(Case(dtype=dtype, **size, **options), "cuda")
+    assert max(errors.values()) < TOLERANCE[dtype], errors
+
+
+def test_a_million_steps_in_one_call() -> None:
+    length, tail = 1_000_000, 3000
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(1, length, 16, generator=generator).cuda()
+    delta = torch.rand(1, length, 16, generator=generator).cuda() * 0.1
+    A = -torch.arange(1.0, 17).repeat(16, 1).cuda()
+    B, C = (torch.randn(1, length, 1, 16, generator=generator).cuda() for _ in range(2))
+    y = selective_scan(u, delta, A, B, C)
+    ends = [x[:, -tail:].double().cpu() for x in (u, delta, B, C)]
+    expected = selective_scan(ends[0], ends[1], A.double().cpu(), *ends[2:])
+    assert isinstance(y, torch.Tensor)
+    assert isinstance(expected, torch.Tensor)
+    found, wanted = y[:, -tail // 3 :].cpu(), expected[:, -tail // 3 :]
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_compiled_and_mapped_calls_agree_with_plain_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    operands = [
+        torch.randn(2, 50, 32, generator=generator).cuda(),
+        torch.rand(2, 50, 32, generator=generator).cuda(),
+        -torch.rand(32, 16, generator=generator).cuda(),
+        torch.randn(2, 50, 1, 16, generator=generator).cuda(),
+        torch.randn(2, 50, 1, 16, generator=generator).cuda(),
+    ]
+    plain = selective_scan(*operands)
+    assert torch.equal(torch.compile(selective_scan, fullgraph=True)(*operands), plain)
+    mapped = torch.vmap(selective_scan, in_dims=(0, None, None, None, None))(
+        torch.stack([operands[0]] * 3), *operands[1:]
+    )
+    assert torch.equal(mapped, torch.stack([plain] * 3))
+
+
+def test_operators_pass_opcheck() -> None:
+    operands = [
+        torch.randn(1, 2, 50, 32, device="cuda", requires_grad=True),
+        torch.rand(1, 2, 50, 32, device="cuda", requires_grad=True),
+        torch.randn(1, 32, 16, device="cuda").neg().requires_grad_(),
+        torch.randn(1, 2, 50, 1, 16, device="cuda", requires_grad=True),
+        torch.randn(1, 2, 50, 1, 16, device="cuda", requires_grad=True),
+    ]
+    absent = [None] * 5
+    torch.library.opcheck(
+        torch.ops.keelback.selective_scan.default, (*operands, *absent, True, True)
+    )
