@@ -154,6 +154,7 @@ def test_an_unstable_classifier_has_no_losses_but_a_verdict() -> None:
 
 
 def test_states_that_overflow_are_dated() -> None:
+    torch.manual_seed(0)
     model = SelectiveSSMConfig(vocab_size=7, spectral_abscissa=30.0).build()
     result = audit(model, torch.randint(0, 7, (1, 300)), train_length=100, precision=False)
     assert "States overflow" in statements(result, "problem")

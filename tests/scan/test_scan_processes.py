@@ -90,8 +90,9 @@ def test_a_forked_child_scans_too() -> None:
         operands = x, x.abs(), -torch.rand(16, 4), x[..., None, :4], x[..., None, :4]
         expected = selective_scan(*operands)
         child = os.fork()
-        if child == 0:
-            os._exit(0 if torch.equal(selective_scan(*operands), expected) else 1)
+        if child == 0:  # PyTorch's own operations on many numbers hang here: compare by NumPy.
+            scanned = selective_scan(*operands).numpy()
+            os._exit(0 if (scanned == expected.numpy()).all() else 1)
         assert os.waitpid(child, 0)[1] == 0
         """
     )
