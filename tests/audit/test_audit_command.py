@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -56,6 +57,30 @@ def test_json(run: Run, byte_model: Path) -> None:
         assert {"min", "median", "max"} <= layer["delta"].keys()
         assert {"median", "p99"} <= layer["horizon"].keys()
     assert {row["token"] for row in found["gates"]["widest"]} < {chr(i) for i in range(127)}
+
+
+def test_features(run: Run, byte_model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.eye(32)[:3])
+    arguments = (byte_model, "--tokenizer", "bytes", *SHORT, "--json", "--features")
+    code, out, _ = run(*arguments, tmp_path / "f.npy")
+    assert code == 0
+    assert all(len(layer["gate"]["alignment"]) == 3 for layer in json.loads(out)["layers"])
+    np.save(tmp_path / "narrow.npy", np.eye(3))
+    np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
+    np.save(tmp_path / "nan.npy", np.full((2, 32), np.nan))
+    np.savez(tmp_path / "several.npz", np.eye(32))
+    (tmp_path / "empty.npy").touch()
+    for name, words in (
+        ("narrow.npy", "have 3 entries; this model's layers read 32"),
+        ("cube.npy", "must be a matrix"),
+        ("nan.npy", "finite numbers"),
+        ("none.npy", "cannot be read"),
+        ("several.npz", "several arrays"),
+        ("empty.npy", "not a NumPy array"),
+    ):
+        code, _, err = run(*arguments, tmp_path / name)
+        assert code == 2
+        assert words in err
 
 
 def test_words_and_a_report(run: Run, byte_model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from keelback.audit._callbacks import lightning_callback, transformers_callback
 from keelback.audit._degradation import Degradation
-from keelback.audit._input import default_length, read_input
+from keelback.audit._input import default_length, read_features, read_input
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
 from keelback.audit._load import LoadedModel, load_model, train_length_of
@@ -52,6 +52,7 @@ __all__ = [
     "load_tokenizer",
     "not_audited",
     "precision_effects",
+    "read_features",
     "read_input",
     "read_text",
     "read_tokens",

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from keelback.audit._load import ASSUMED_TRAIN_LENGTH, LoadedModel
@@ -58,6 +59,28 @@ def _own_tokenizer(loaded: LoadedModel) -> str:
             "--tokens FILE"
         )
     return str(loaded.folder)
+
+
+def read_features(path: Path) -> Float[Tensor, "features d_model"]:
+    """Feature directions from a `.npy` file, one a row.
+
+    Raises:
+        InputError: no such file, not a matrix of numbers, or a row that is not finite.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"the features {path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"the features {path} are not a NumPy array ({error})") from None
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"the features {path} are several arrays; save one as .npy")
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise InputError(
+            f"the features {path} must be a matrix of finite numbers, one direction a row; found "
+            f"{values.dtype} with shape {values.shape}"
+        )
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def default_length(available: int, train_length: int | None) -> int:

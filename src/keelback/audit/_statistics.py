@@ -9,6 +9,7 @@ from torch import Tensor
 from keelback.audit._distribution import LogHistogram
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._spans import Span
+from keelback.errors import InputError
 
 ATTENTION_RATES = 8
 ATTENTION_QUERIES = 6
@@ -153,7 +154,16 @@ class Alignment:
         opening: Float[Tensor, "batch length"],
         hidden_states: Float[Tensor, "batch length d_model"],
     ) -> None:
-        """Take in one pass."""
+        """Take in one pass.
+
+        Raises:
+            InputError: directions of another width than the layer's input.
+        """
+        given, needed = self._features.shape[-1], hidden_states.shape[-1]
+        if given != needed:
+            raise InputError(
+                f"the feature directions have {given} entries; this model's layers read {needed}"
+            )
         x = (hidden_states.float() @ self._features.to(hidden_states.device).T).flatten(0, 1)
         x, y = x.double().cpu(), opening.flatten().double().cpu().unsqueeze(-1)
         moments = (x, y.expand_as(x), x * x, (y * y).expand_as(x), x * y)

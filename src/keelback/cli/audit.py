@@ -24,6 +24,9 @@ def audit(
     ] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in each sequence.")] = None,
     train_length: Annotated[int | None, typer.Option(help="Length it was trained on.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Directions to compare the gates with: .npy, one a row.")
+    ] = None,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report and data.")] = None,
@@ -31,11 +34,18 @@ def audit(
 ) -> None:
     """Measure a model's state-space layers on a text, and say what was found."""
     from keelback.audit import audit as run_audit
-    from keelback.audit import default_length, load_model, read_input, train_length_of
+    from keelback.audit import (
+        default_length,
+        load_model,
+        read_features,
+        read_input,
+        train_length_of,
+    )
 
     if out is not None:
         _require_drawable(out)
     place = chosen_device(device)
+    directions = None if features is None else read_features(features)
     loaded = load_model(model)
     hush_transformers()
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
@@ -49,6 +59,7 @@ def audit(
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
             train_length=train_length,
             length=length,
+            features=directions,
             label=label,
             name=loaded.name,
             progress=progress,
