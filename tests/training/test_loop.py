@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from keelback.data import Split, get_task
 from keelback.models import SelectiveClassifier, SelectiveSSMConfig
-from keelback.training import Recipe, TrainingResult, accuracy, train
-from keelback.training.loop import epoch_order
+from keelback.training import Recipe, TrainingResult, accuracy, epoch_order, train
 
 RECIPE = Recipe(epochs=3, batch_size=16)
 

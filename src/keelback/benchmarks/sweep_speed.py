@@ -22,7 +22,7 @@ from keelback.experiments import (
 )
 from keelback.experiments.provenance import device, versions
 from keelback.models import model_config
-from keelback.training.loop import epoch_order
+from keelback.training import epoch_order
 
 
 def sweep_speed(

@@ -63,6 +63,8 @@ class ReplicaPlateau:
     `stale_epochs` counts the epochs since the loss last fell so, whatever the learning rate did.
     """
 
+    STATE = ("learning_rate", "best", "bad_epochs", "stale_epochs")
+
     def __init__(
         self,
         learning_rate: Float[Tensor, " replicas"],
@@ -78,10 +80,8 @@ class ReplicaPlateau:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these replicas alone."""
-        self.learning_rate = self.learning_rate[rows]
-        self.best = self.best[rows]
-        self.bad_epochs = self.bad_epochs[rows]
-        self.stale_epochs = self.stale_epochs[rows]
+        for name in self.STATE:
+            setattr(self, name, getattr(self, name)[rows])
 
     def step(self, loss: Float[Tensor, " replicas"]) -> None:
         """Take note of one epoch's mean losses."""

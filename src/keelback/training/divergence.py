@@ -31,11 +31,13 @@ def first_bad_tensor(
     loss and gradients are looked at.
     """
     trace = getattr(model, "trace", lambda tokens: {"logits": model(tokens)})
-    traced: Mapping[str, Tensor] = trace(tokens)
+    with recipe.autocast(tokens.device):
+        traced: Mapping[str, Tensor] = trace(tokens)
     for name, tensor in traced.items():
         if not bool(torch.isfinite(tensor).all()):
             return name
-    loss = replica_losses(traced["logits"].unsqueeze(0), labels.unsqueeze(0), recipe)
+    logits = traced["logits"].to(next(model.parameters()).dtype)
+    loss = replica_losses(logits.unsqueeze(0), labels.unsqueeze(0), recipe)
     if not bool(torch.isfinite(loss).all()):
         return "loss"
     names = [name for name, _ in model.named_parameters()]

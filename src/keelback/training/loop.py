@@ -1,58 +1,27 @@
 """Training: the models of several seeds or settings as one batch, each as if it were alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from keelback.data import Split
 from keelback.models import Classifier
-from keelback.training._optimiser import ReplicaAdam, ReplicaPlateau, clip_by_norm
-from keelback.training._replicas import Replicas
+from keelback.training._examples import epoch_order
+from keelback.training._optimiser import clip_by_norm
+from keelback.training._state import Tally, TrainingResult, TrainingState
+from keelback.training.checkpoint import (
+    Checkpoint,
+    StopRequest,
+    stop_requests,
+    training_identity,
+)
 from keelback.training.divergence import Divergence, first_bad_tensor
-from keelback.training.monitor import StabilityMonitor
+from keelback.training.place import Place
 from keelback.training.recipe import Recipe, correct, replica_losses
 
 EpochReport = Callable[[int, int], None]
 """Called after each epoch with the epoch's number and how many replicas are still alive."""
-
-
-@dataclass
-class TrainingResult:
-    """What a training left: a row of the monitor per epoch, its end, the last good weights."""
-
-    history: list[dict[str, float | int | None]]
-    weights: dict[str, Tensor]
-    divergence: Divergence | None = None
-    accuracy: dict[str, float] = field(default_factory=dict)
-
-
-class _Batches:
-    """The replicas' training examples; examples that all replicas share are kept once."""
-
-    def __init__(self, splits: Sequence[Split], device: torch.device | str) -> None:
-        shared = all(split is splits[0] for split in splits)
-        kept = splits[:1] if shared else splits
-        self.tokens = torch.stack([split.tokens for split in kept]).to(device)
-        self.labels = torch.stack([split.labels for split in kept]).to(device)
-        self.size = len(splits[0])
-        rows = torch.zeros(len(splits), 1) if shared else torch.arange(len(splits))[:, None]
-        self._rows = rows.long().to(device)
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these replicas alone."""
-        self._rows = self._rows[rows]
-
-    def take(self, index: Int[Tensor, "replicas batch"]) -> tuple[Tensor, Tensor]:
-        return self.tokens[self._rows, index], self.labels[self._rows, index]
-
-
-def epoch_order(seed: int, epoch: int, size: int) -> Int[Tensor, " size"]:
-    """The order in which an epoch visits the examples: a function of the seed and the epoch."""
-    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(size))
 
 
 def train(
@@ -62,148 +31,156 @@ def train(
     seeds: Sequence[int],
     *,
     device: torch.device | str = "cpu",
+    place: Place | None = None,
+    checkpoint: Checkpoint | None = None,
     on_epoch: EpochReport | None = None,
 ) -> list[TrainingResult]:
     """Train models of one architecture side by side, as a replica axis of one computation.
 
     Each replica has its own data, order of examples, clipping, learning rate and end: a replica
     whose loss or gradient is not finite keeps its last good parameters, and leaves the batch at the
-    end of the epoch.
-    On the CPU a replica's numbers do not depend on its neighbours beyond rounding.
+    end of the epoch. On the CPU a replica's numbers do not depend on its neighbours beyond
+    rounding.
 
     Args:
         models: freshly initialised, of one architecture.
         train_splits: one a model, all of one shape; the same object where examples are shared.
         recipe: the settings they share.
         seeds: one a model; decides the order of its examples.
-        device: where to train.
+        device: where to train, if no `place` says more.
+        place: the device, its precision, and the processes that share the work.
+        checkpoint: where the training is kept while it is under way. One that was stopped goes on
+            from there, on the CPU to the same bits.
         on_epoch: told after each epoch, for progress.
 
     Returns:
         One result a model, in order. `history` has a row for the start and one for each epoch that
         the model finished or diverged in.
+
+    Raises:
+        JobError: SIGTERM came, and the training was kept in `checkpoint`.
+        KeyboardInterrupt: as for SIGTERM, on SIGINT.
     """
-    replicas = Replicas(models, device)
-    batches = _Batches(train_splits, device)
-    optimiser = ReplicaAdam(replicas.flat, recipe.weight_decay)
-    plateau = ReplicaPlateau(
-        torch.full((len(models),), recipe.learning_rate, device=device),
-        recipe.plateau_factor,
-        recipe.plateau_patience,
-        recipe.plateau_threshold,
-    )
-    monitor = StabilityMonitor(replicas.model, batches.tokens)
-    results = [TrainingResult([row], {}) for row in monitor.rows(replicas.parameters)]
-    living = list(range(len(models)))
-    for epoch in range(1, recipe.epochs + 1):
-        orders = [epoch_order(seeds[r], epoch, batches.size) for r in living]
-        order = torch.stack(orders).to(device)
-        tally = _train_epoch(replicas, batches, order, optimiser, plateau, recipe)
-        plateau.step(torch.where(tally.alive, tally.loss, torch.inf))
-        rows = monitor.rows(replicas.parameters, epoch, tally.columns())
+    training = _Training(models, train_splits, recipe, seeds, place or Place(device))
+    if checkpoint is None:
+        training.run(None, None, on_epoch)
+    else:
+        with stop_requests() as request:
+            training.run(checkpoint, request, on_epoch)
+    return training.results()
+
+
+class _Training:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        splits: Sequence[Split],
+        recipe: Recipe,
+        seeds: Sequence[int],
+        place: Place,
+    ) -> None:
+        self._splits, self._recipe, self._seeds, self._place = splits, recipe, seeds, place
+        self._state = TrainingState(models, splits, recipe, place.device)
+
+    def run(
+        self, checkpoint: Checkpoint | None, stop: StopRequest | None, on_epoch: EpochReport | None
+    ) -> None:
+        """Train to the end, from where `checkpoint` was left if it was."""
+        state, identity = self._state, ""
+        if checkpoint is not None:
+            identity = training_identity(state, self._splits, self._recipe, self._seeds)
+            kept = checkpoint.read(identity)
+            if not self._place.any(kept is None) and kept is not None:
+                state.restore(*kept)
+        while state.living and state.epoch <= self._recipe.epochs:
+            self._epoch(stop)
+            if checkpoint is not None and stop is not None and stop:
+                self._keep(checkpoint, identity)
+                stop.raise_for(state.epoch, state.step)
+            if checkpoint is not None and checkpoint.is_due() and self._under_way():
+                self._keep(checkpoint, identity)
+            if on_epoch is not None:
+                on_epoch(state.epoch - 1, len(state.living))
+
+    def results(self) -> list[TrainingResult]:
+        """One a model, in order."""
+        for row, r in enumerate(self._state.living):
+            self._state.results[r].weights = self._state.replicas.weights(row)
+        return self._state.results
+
+    def _under_way(self) -> bool:
+        return bool(self._state.living) and self._state.epoch <= self._recipe.epochs
+
+    def _keep(self, checkpoint: Checkpoint, identity: str) -> None:
+        if self._place.is_main:
+            checkpoint.write(self._state, identity)
+
+    def _epoch(self, stop: StopRequest | None) -> None:
+        """Take the steps that this epoch lacks, up to a request to stop, and close the epoch."""
+        state, place = self._state, self._place
+        orders = [
+            epoch_order(self._seeds[r], state.epoch, state.examples.size) for r in state.living
+        ]
+        order = torch.stack(orders).to(place.device)
+        chunks = torch.split(order, self._recipe.batch_size, dim=1)
+        for index in chunks[state.step :]:
+            self._step(index)
+            state.step += 1
+            if stop is not None and stop.seen_by_any(place):
+                break
+        if state.step == len(chunks):
+            self._close_epoch(order)
+
+    def _step(self, index: torch.Tensor) -> None:
+        state, place, recipe = self._state, self._place, self._recipe
+        labels = state.examples.take_labels(index)
+        with recipe.autocast(place.device):
+            own = state.replicas.logits(state.examples.take_tokens(place.share(index)))
+        logits = place.gather(own.to(state.replicas.flat.dtype), index.shape[1])
+        losses = replica_losses(logits, labels, recipe)
+        gradient = place.sum(state.replicas.gradient(losses))
+        gradient, norms = clip_by_norm(gradient, recipe.clip_norm)
+        hits = correct(logits.detach(), labels).sum(1)
+        state.tally.add(losses.detach(), hits, norms, index.shape[1])
+        state.optimiser.step(gradient, state.plateau.learning_rate, state.tally.alive)
+
+    def _close_epoch(self, order: torch.Tensor) -> None:
+        state, recipe, tally = self._state, self._recipe, self._state.tally
+        size = order.shape[1]
+        learning_rate = state.plateau.learning_rate
+        state.plateau.step(torch.where(tally.alive, tally.mean_loss(size), torch.inf))
+        columns = tally.columns(size, learning_rate)
+        rows = state.monitor.rows(state.replicas.parameters, state.epoch, columns)
         goes_on = tally.alive
         if recipe.early_stop is not None:
-            goes_on = goes_on & (plateau.stale_epochs < recipe.early_stop)
-        for row, r in enumerate(living):
-            results[r].history.append(rows[row])
+            goes_on = goes_on & (state.plateau.stale_epochs < recipe.early_stop)
+        for row, r in enumerate(state.living):
+            result = state.results[r]
+            result.history.append(rows[row])
             if not tally.alive[row]:
-                results[r].divergence = _divergence(
-                    replicas.as_model(replicas.weights(row)),
-                    train_splits[r],
-                    order[row].cpu(),
-                    epoch,
-                    int(tally.finished_steps[row]),
-                    recipe,
-                )
+                result.divergence = self._divergence(row, order[row])
             if not goes_on[row]:
-                results[r].weights = replicas.weights(row)
+                result.weights = state.replicas.weights(row)
+        self._place.track(rows)
         if not goes_on.all():
-            kept = torch.nonzero(goes_on).flatten()
-            replicas.keep(kept)
-            for part in (batches, plateau, monitor):
-                part.keep(kept)
-            optimiser.keep(kept, replicas.flat)
-            living = [living[row] for row in kept.tolist()]
-        if on_epoch is not None:
-            on_epoch(epoch, len(living))
-        if not living:
-            break
-    for row, r in enumerate(living):
-        results[r].weights = replicas.weights(row)
-    return results
+            state.keep(torch.nonzero(goes_on).flatten())
+        state.epoch, state.step = state.epoch + 1, 0
+        state.tally = Tally.empty(len(state.living), self._place.device)
 
-
-def _divergence(
-    model: nn.Module,
-    split: Split,
-    order: Int[Tensor, " size"],
-    epoch: int,
-    finished_steps: int,
-    recipe: Recipe,
-) -> Divergence:
-    """What was not finite in the step after the finished ones, from the parameters before it."""
-    start = finished_steps * recipe.batch_size
-    batch = order[start : start + recipe.batch_size]
-    device = next(model.parameters()).device
-    tokens, labels = split.tokens[batch].to(device), split.labels[batch].to(device)
-    tensor = first_bad_tensor(model, tokens, labels, recipe)
-    return Divergence(epoch=epoch, step=finished_steps + 1, tensor=tensor)
-
-
-@dataclass
-class _Tally:
-    """What an epoch summed up, one number a replica."""
-
-    loss: Float[Tensor, " replicas"]
-    accuracy: Float[Tensor, " replicas"]
-    gradient_norm: Float[Tensor, " replicas"]
-    learning_rate: Float[Tensor, " replicas"]
-    finished_steps: Int[Tensor, " replicas"]
-    alive: Bool[Tensor, " replicas"]
-
-    def columns(self) -> dict[str, Tensor]:
-        return {
-            "loss": self.loss,
-            "running_accuracy": self.accuracy,
-            "gradient_norm": self.gradient_norm,
-            "learning_rate": self.learning_rate,
-        }
-
-
-def _train_epoch(
-    replicas: Replicas,
-    batches: _Batches,
-    order: Int[Tensor, "replicas size"],
-    optimiser: ReplicaAdam,
-    plateau: ReplicaPlateau,
-    recipe: Recipe,
-) -> _Tally:
-    alive = torch.ones(len(replicas), device=order.device, dtype=torch.bool)
-    loss_sum = torch.zeros(len(replicas), device=order.device)
-    hits = torch.zeros(len(replicas), device=order.device, dtype=torch.long)
-    norm_sum = torch.zeros_like(loss_sum)
-    finished = torch.zeros_like(hits)
-    chunks = torch.split(order, recipe.batch_size, dim=1)
-    for index in chunks:
-        tokens, labels = batches.take(index)
-        logits = replicas.logits(tokens)
-        losses = replica_losses(logits, labels, recipe)
-        gradient, norm = clip_by_norm(replicas.gradient(losses), recipe.clip_norm)
-        losses = losses.detach()
-        alive = alive & torch.isfinite(losses) & torch.isfinite(norm)
-        optimiser.step(gradient, plateau.learning_rate, alive)
-        loss_sum += torch.where(alive, losses * index.shape[1], 0.0)
-        hits += torch.where(alive, correct(logits.detach(), labels).sum(1), 0)
-        norm_sum += torch.where(alive, norm, 0.0)
-        finished += alive
-    return _Tally(
-        loss=torch.where(alive, loss_sum / order.shape[1], torch.nan),
-        accuracy=torch.where(alive, hits / order.shape[1], torch.nan),
-        gradient_norm=norm_sum / finished.clamp(min=1),
-        learning_rate=plateau.learning_rate,
-        finished_steps=finished,
-        alive=alive,
-    )
+    def _divergence(self, row: int, order: torch.Tensor) -> Divergence:
+        """What was not finite in the step after the finished ones."""
+        state, device = self._state, self._place.device
+        finished = int(state.tally.finished_steps[row])
+        start = finished * self._recipe.batch_size
+        batch = order[start : start + self._recipe.batch_size].cpu()
+        split = self._splits[state.living[row]]
+        tensor = first_bad_tensor(
+            state.replicas.as_model(state.replicas.weights(row)),
+            split.tokens[batch].to(device),
+            split.labels[batch].to(device),
+            self._recipe,
+        )
+        return Divergence(epoch=state.epoch, step=finished + 1, tensor=tensor)
 
 
 @torch.no_grad()

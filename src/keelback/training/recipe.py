@@ -1,6 +1,7 @@
 """How a classifier is trained: the settings, and the loss."""
 
-from typing import Any
+import contextlib
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ class Recipe(BaseModel):
     """Adam with L2 decay, a plateau schedule, clipping and a collapse penalty.
 
     The defaults are those of arXiv 2502.01473. `early_stop` is after how many epochs without a fall
-    of the loss by `plateau_threshold` a training ends; None, never.
+    of the loss by `plateau_threshold` a training ends; None, never. With
+    `precision` bfloat16 the logits are computed under autocast, from parameters that stay float32;
+    float16 is not offered, since its range is too small for recurrences close to instability.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,14 +32,20 @@ class Recipe(BaseModel):
     collapse_penalty: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     collapse_spread: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     early_stop: int | None = Field(default=None, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: Any) -> dict[str, Any]:
         """A field that a later version added is left out at its default: runs keep their names."""
         fields: dict[str, Any] = handler(self)
-        if self.early_stop is None:
-            del fields["early_stop"]
-        return fields
+        later = {"early_stop": None, "precision": "float32"}
+        return {name: x for name, x in fields.items() if name not in later or x != later[name]}
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """The precision in which logits are computed on `device`."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
 
 
 def replica_losses(

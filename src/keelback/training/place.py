@@ -1,0 +1,156 @@
+"""Where a training computes: one device, or several processes with a part of each batch each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from keelback.errors import InputError
+
+
+class Place:
+    """One device, which the whole of each batch is computed on.
+
+    With several processes, which `AcceleratePlace` brings, each computes the logits of its share of
+    a batch; the loss and its gradient are those of the whole batch, as on one device.
+    """
+
+    is_main = True
+    """Whether this process is the one that writes."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def share(self, index: Int[Tensor, "replicas batch"]) -> Int[Tensor, "replicas share"]:
+        """This process's part of a batch of examples."""
+        return index
+
+    def gather(
+        self, logits: Float[Tensor, "replicas share *classes"], batch: int
+    ) -> Float[Tensor, "replicas batch *classes"]:
+        """The logits of the whole batch; only this process's own part carries a gradient."""
+        return logits
+
+    def sum(self, gradient: Float[Tensor, "replicas size"]) -> Float[Tensor, "replicas size"]:
+        """The sum of the processes' gradients."""
+        return gradient
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any of the processes."""
+        return flag
+
+    def track(self, rows: Sequence[dict[str, float | int | None]]) -> None:
+        """Log an epoch's rows, one a replica, to whatever trackers were asked for."""
+
+    def close(self) -> None:
+        """Finish what was tracked."""
+
+
+class AcceleratePlace(Place):
+    """The device, processes and trackers of Hugging Face's accelerate.
+
+    Started by `accelerate launch` or `torchrun`, every process takes part in each training;
+    otherwise one does.
+
+    Args:
+        cpu: stay on the CPU where there is a GPU.
+        trackers: names that accelerate knows: tensorboard, wandb, mlflow, trackio and others.
+        folder: where trackers that write files write them.
+        settings: what the trackers note at the start.
+
+    Raises:
+        InputError: accelerate or a tracker is not installed, or there is no tracker of the name.
+    """
+
+    def __init__(
+        self,
+        *,
+        cpu: bool = False,
+        trackers: Sequence[str] = (),
+        folder: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import LoggerType
+        except ImportError:
+            raise InputError(
+                "several processes and trackers need accelerate: pip install 'keelback[hf]'"
+            ) from None
+        known = sorted(kind.value for kind in LoggerType if kind.value != "all")
+        for name in trackers:
+            if name not in known:
+                raise InputError(f"unknown tracker {name!r}; there are {', '.join(known)}")
+        try:
+            self._accelerator = Accelerator(
+                cpu=cpu, log_with=list(trackers) or None, project_dir=folder
+            )
+            if trackers:
+                self._require_installed(trackers)
+                self._accelerator.init_trackers("keelback", config=settings)
+        except (ImportError, ValueError) as error:
+            raise InputError(str(error)) from None
+        self._tracked = bool(trackers)
+        self.is_main = self._accelerator.is_main_process
+        super().__init__(self._accelerator.device)
+
+    def _require_installed(self, trackers: Sequence[str]) -> None:
+        """Accelerate leaves a tracker that is not installed out without a word."""
+        present = {str(getattr(kind, "value", kind)) for kind in self._accelerator.log_with}
+        absent = [name for name in trackers if name not in present]
+        if absent:
+            raise InputError(f"tracker {absent[0]} is not installed: pip install {absent[0]}")
+
+    def share(self, index: Int[Tensor, "replicas batch"]) -> Int[Tensor, "replicas share"]:
+        """As even a part as there can be; none where the batch is smaller than the processes."""
+        if self._accelerator.num_processes == 1:
+            return index
+        parts = torch.tensor_split(index, self._accelerator.num_processes, dim=1)
+        return parts[self._accelerator.process_index]
+
+    def gather(
+        self, logits: Float[Tensor, "replicas share *classes"], batch: int
+    ) -> Float[Tensor, "replicas batch *classes"]:
+        """All processes' logits in the order of the batch."""
+        processes = self._accelerator.num_processes
+        if processes == 1:
+            return logits
+        shares = [len(part) for part in torch.tensor_split(torch.arange(batch), processes)]
+        padded = logits.new_zeros(1, len(logits), max(shares), *logits.shape[2:])
+        padded[0, :, : logits.shape[1]] = logits.detach()
+        gathered = self._accelerator.gather(padded)
+        parts = [rows[:, :share] for rows, share in zip(gathered, shares, strict=True)]
+        parts[self._accelerator.process_index] = logits
+        return torch.cat(parts, dim=1)
+
+    def sum(self, gradient: Float[Tensor, "replicas size"]) -> Float[Tensor, "replicas size"]:
+        """Reduced over the processes."""
+        if self._accelerator.num_processes == 1:
+            return gradient
+        return self._accelerator.reduce(gradient, reduction="sum")
+
+    def any(self, flag: bool) -> bool:
+        """Asked of all processes."""
+        if self._accelerator.num_processes == 1:
+            return flag
+        flags = torch.tensor([float(flag)], device=self.device)
+        return bool(self._accelerator.reduce(flags, reduction="sum"))
+
+    def track(self, rows: Sequence[dict[str, float | int | None]]) -> None:
+        """Each column by its name, with the replica's number before it where there are several."""
+        if not self._tracked:
+            return
+        values = {
+            name if len(rows) == 1 else f"{replica}/{name}": value
+            for replica, row in enumerate(rows)
+            for name, value in row.items()
+            if value is not None and name != "epoch"
+        }
+        self._accelerator.log(values, step=int(rows[0]["epoch"] or 0))
+
+    def close(self) -> None:
+        """Let the trackers write what they hold."""
+        if self._tracked:
+            self._accelerator.end_training()
