@@ -13,12 +13,15 @@ from keelback.errors import InputError
 
 @pytest.mark.slow
 def test_an_audit_beside_the_forward_pass() -> None:
-    found = audit_speed(1, 16, 64, "cpu", with_transformers=False)
-    assert set(found["rows"]) == {"forward", "audit"}
-    assert found["audit_over_forward"] > 1
-    assert all(row["peak_bytes"] > 1e8 for row in found["rows"].values())
+    found = audit_speed(1, 16, 64, "cpu", 2, with_transformers=False)
+    forward, audit = found["rows"]
+    assert forward["run"] == "forward pass, keelback's scan"
+    assert audit["seconds"] > forward["seconds"] > 0
+    assert all(row["first_seconds"] >= row["seconds"] for row in found["rows"])
+    assert all(row["peak_gib"] > 0.1 for row in found["rows"])
+    assert found["audit_over_forward"]["seconds"] == audit["seconds"] / forward["seconds"]
     with pytest.raises(InputError, match="layers is 0"):
-        audit_speed(0, 16, 64, "cpu", with_transformers=False)
+        audit_speed(0, 16, 64, "cpu", 1, with_transformers=False)
 
 
 def test_foresight_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,14 +72,14 @@ class LanguageModel:
         return output[0]
 
     def token_losses(
-        self, tokens: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length_minus_one"]:
-        """Cross-entropy in nats of each token but the first, given those before it."""
-        targets = tokens[:, 1:]
+        self, tokens: Int[Tensor, "batch length"], first: int = 1
+    ) -> Float[Tensor, "batch length_minus_first"]:
+        """Cross-entropy in nats of each token from `first` on, given all before it."""
+        targets = tokens[:, first:]
         if self._head_scale is None:
-            logits = self.logits(tokens)[:, :-1]
+            logits = self.logits(tokens)[:, first - 1 : -1]
             return _cross_entropy(logits, targets)
-        hidden, scale = self._hidden(tokens), self._head_scale
+        hidden, scale = self._hidden(tokens)[:, first - 1 :], self._head_scale
         vocab = self._head(hidden[:1, :1]).shape[-1]
         step = max(1, _LOGITS_AT_ONCE // (vocab * len(tokens)))
         parts = [
@@ -119,9 +119,10 @@ def restarted_losses(
             group = [w for w in windows[i : i + at_once] if w[0].stop - w[0].start > 1]
             for same in _by_length(group):
                 stacked = torch.stack([tokens[sequence, whole] for whole, _ in same])
-                rows = language_model.token_losses(stacked)
+                context = same[0][1].start - same[0][0].start
+                rows = language_model.token_losses(stacked, first=context)
                 for row, (_, scored) in zip(rows, same, strict=True):
-                    losses[sequence, scored] = row[-(scored.stop - scored.start) :]
+                    losses[sequence, scored] = row
                 done(stacked.numel())
     return losses[:, span.beyond].double().cpu()
 

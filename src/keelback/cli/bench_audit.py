@@ -1,5 +1,7 @@
 """`keelback bench audit`: an audit beside the model's plain forward pass."""
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -15,6 +17,7 @@ def audit(
     d_model: Annotated[int, typer.Option(help="Its width.")] = 768,
     length: Annotated[int, typer.Option(help="Tokens.")] = 4096,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
+    repeats: Annotated[int, typer.Option(help="Runs of each; first and fastest are given.")] = 1,
     with_transformers: Annotated[
         bool, typer.Option("--with-transformers", help="Also time transformers without keelback.")
     ] = False,
@@ -22,16 +25,24 @@ def audit(
 ) -> None:
     """Compare an audit with the model's forward pass, in seconds and memory."""
     from keelback.benchmarks.audit_speed import audit_speed
+    from keelback.experiments import provenance
 
     result = audit_speed(
-        layers, d_model, length, chosen_device(device), with_transformers=with_transformers
+        layers,
+        d_model,
+        length,
+        chosen_device(device),
+        repeats,
+        with_transformers=with_transformers,
     )
     if json:
-        print_json(result)
+        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        print_json({"provenance": record, **result})
         return
-    for name, row in result["rows"].items():
-        print(f"{name:13} {row['seconds']:8.1f} s  {row['peak_bytes'] / 2**30:6.2f} GiB")
+    for row in result["rows"]:
+        print(f"{row['run']:33} {row['seconds']:8.2f} s  {row['peak_gib']:6.2f} GiB")
+    ratio = result["audit_over_forward"]
     print(
-        f"the audit takes {result['audit_over_forward']:.2f} times the forward pass's time and "
-        f"{result['memory_over_forward']:.2f} times its memory"
+        f"the audit takes {ratio['seconds']:.2f} times the forward pass's time and "
+        f"{ratio['peak_gib']:.2f} times its memory"
     )
