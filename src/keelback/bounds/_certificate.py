@@ -85,38 +85,32 @@ def certify_class(
     model = require_selective(model)
     constants = measure_constants(model, train.seq_len, len(train))
     on_sample = margins(logits(model, train), train.labels)
-    classes, vocab_size = model.config.n_classes, model.config.vocab_size
+    sizes = {"classes": model.config.n_classes, "vocab_size": model.config.vocab_size}
+
+    def covering(constants: ClassConstants, margin: float, delta: float) -> float:
+        sample_risk = ramp_risk(on_sample, margin)
+        return covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
 
     def certificate(constants: ClassConstants, margin: float, delta: float) -> ClassCertificate:
         sample_risk = ramp_risk(on_sample, margin)
-        summary = summarise(
-            constants, margin=margin, delta=delta, classes=classes, vocab_size=vocab_size
-        )
+        summary = summarise(constants, margin=margin, delta=delta, **sizes)
         log_risk = {
             route: float(np.logaddexp(safe_log(sample_risk), summary.log_risk[route]))
             for route in ("published", "sharpened")
         }
-        covering = covering_risk(
-            sample_risk,
-            constants,
-            margin=margin,
-            delta=delta,
-            classes=classes,
-            vocab_size=vocab_size,
-        )
-        log_risk["covering"] = math.log(covering)
+        log_risk["covering"] = math.log(covering(constants, margin, delta))
         return ClassCertificate(constants, margin, delta, sample_risk, summary, log_risk)
 
-    best: tuple[float, float, ClassCertificate] | None = None
-    for margin in _candidate_margins(on_sample):
+    def outer_class(margin: float) -> tuple[ClassConstants, float, float]:
         enclosure = grid.enclose(constants, margin)
         assert enclosure.margin is not None
-        outer = certificate(enclosure.constants, enclosure.margin, enclosure.share(delta))
-        if best is None or outer.log_risk["covering"] < best[0]:
-            best = outer.log_risk["covering"], margin, outer
-    assert best is not None
-    _, margin, a_posteriori = best
-    return ClassCertificates(certificate(constants, margin, delta), a_posteriori)
+        return enclosure.constants, enclosure.margin, enclosure.share(delta)
+
+    margin = min(_candidate_margins(on_sample), key=lambda margin: covering(*outer_class(margin)))
+    return ClassCertificates(
+        a_priori=certificate(constants, margin, delta),
+        a_posteriori=certificate(*outer_class(margin)),
+    )
 
 
 def _candidate_margins(on_sample: torch.Tensor) -> list[float]:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import logsumexp
 
+from keelback.bounds._series import safe_log
 from keelback.errors import InputError
 
 Numbers = float | Float[np.ndarray, "..."]
@@ -184,15 +183,18 @@ def _crossing(log_amplitude: float, volume: _Logarithm) -> float:
     """The log radius below which volume is cheaper; e^2 times its count increases with e."""
 
     def excess(log_radius: float) -> float:
-        count = volume.coordinates * np.logaddexp(0.0, volume.log_length - log_radius)
-        return float(2 * (log_radius - log_amplitude) + np.log(count))
+        count = volume.coordinates * float(np.logaddexp(0.0, volume.log_length - log_radius))
+        return 2 * (log_radius - log_amplitude) + safe_log(count)
 
     low, high = log_amplitude - 50, log_amplitude + 50
     if excess(low) > 0:
         return -math.inf
     if excess(high) < 0:
         return math.inf
-    return float(brentq(excess, low, high, xtol=1e-9))
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
+    return high
 
 
 def _split_count(
@@ -249,4 +251,4 @@ def log_maurey_capacity(log_reaches: Sequence[float], coordinates: Sequence[int]
     if len(log_reaches) != len(coordinates) or not log_reaches:
         raise InputError("log_reaches and coordinates must be equally long and not empty")
     logs = np.asarray(log_reaches) + 0.5 * np.log(np.log(2 * np.asarray(coordinates) + 1.0))
-    return 1.5 * float(logsumexp(2 * logs / 3))
+    return 1.5 * float(np.logaddexp.reduce(2 * logs / 3))

@@ -2,8 +2,6 @@
 
 import math
 
-from scipy.special import gammaln
-
 from keelback.bounds._constants import ClassConstants
 from keelback.bounds._series import safe_log
 from keelback.bounds._sharpened import log_output_bound
@@ -24,8 +22,8 @@ def log_mean_absolute_sign_sum(m: int) -> float:
         odd = m if m % 2 else m - 1
         return 0.5 * math.log(2 * odd / math.pi) + 0.25 / odd
     h = (m + 1) // 2
-    log_binomial = gammaln(m + 1) - gammaln(h + 1) - gammaln(m - h + 1)
-    return float(math.log(2 * h) + log_binomial - m * math.log(2))
+    log_binomial = math.lgamma(m + 1) - math.lgamma(h + 1) - math.lgamma(m - h + 1)
+    return math.log(2 * h) + log_binomial - m * math.log(2)
 
 
 def lower_log_rademacher(constants: ClassConstants, log_magnitude: float | None = None) -> float:

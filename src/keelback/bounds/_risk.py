@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.optimize import brentq
+from jaxtyping import Float
 
 from keelback.bounds._constants import ClassConstants
 from keelback.bounds._covering import class_log_count
@@ -12,6 +12,7 @@ from keelback.errors import InputError
 
 _LOSS_RADII = 161
 _SMALLEST_LOSS_RADIUS = 1e-8
+_BISECTIONS = 100
 
 
 def check_confidence(delta: float) -> None:
@@ -159,11 +160,9 @@ def covering_risk(
     counts, radii = _loss_cover(constants, margin, classes, vocab_size)
     check_confidence(delta)
     log_events = math.log(len(radii) / delta)
-    bounds = [
-        radius + kl_inverse(min(1.0, empirical_risk + radius), (count + log_events) / constants.m)
-        for count, radius in zip(counts, radii, strict=True)
-    ]
-    return min(1.0, *bounds)
+    means = np.minimum(1.0, empirical_risk + radii)
+    bounds = radii + _kl_inverses(means, (counts + log_events) / constants.m)
+    return min(1.0, float(np.min(bounds)))
 
 
 def kl_inverse(mean: float, budget: float) -> float:
@@ -180,31 +179,36 @@ def kl_inverse(mean: float, budget: float) -> float:
         raise InputError(
             f"kl inversion needs a mean in [0, 1] and a budget >= 0, not {mean}, {budget}"
         )
-    if mean == 1 or budget == math.inf:
-        return 1.0
-    if mean == 0:
-        return -math.expm1(-budget)
-    if budget == 0:
-        return mean
-
-    def excess(log_odds: float) -> float:
-        return _bernoulli_kl(mean, log_odds) - budget
-
-    start = math.log(mean) - math.log1p(-mean)
-    width = 1.0
-    while excess(start + width) < 0:
-        width *= 2
-        if width > 1e4:
-            return 1.0
-    root = brentq(excess, start, start + width, xtol=1e-13, rtol=1e-14)
-    root += 1e-12 * max(1.0, abs(root))
-    return min(1.0, math.nextafter(1 / (1 + math.exp(-root)), 2))
+    return float(_kl_inverses(np.array([mean]), np.array([budget]))[0])
 
 
-def _bernoulli_kl(mean: float, log_odds: float) -> float:
-    log_one = -float(np.logaddexp(0.0, -log_odds))
-    log_zero = -float(np.logaddexp(0.0, log_odds))
-    return mean * (math.log(mean) - log_one) + (1 - mean) * (math.log1p(-mean) - log_zero)
+def _kl_inverses(
+    means: Float[np.ndarray, " bounds"], budgets: Float[np.ndarray, " bounds"]
+) -> Float[np.ndarray, " bounds"]:
+    """`kl_inverse` of each pair, by bisection of the log odds of p; the upper end is returned.
+
+    kl(q || p) >= (1 - q) log_odds(p) - log 2, which says where the search can end.
+    """
+    closed = np.where(means > 0, 1.0, -np.expm1(-budgets))
+    searched = (means > 0) & (means < 1) & (budgets < math.inf)
+    mean, budget = means[searched], budgets[searched]
+    low = np.log(mean) - np.log1p(-mean)
+    high = np.maximum(low, (budget + math.log(2)) / (1 - mean))
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        enough = _bernoulli_kl(mean, middle) >= budget
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    high += 1e-12 * np.maximum(1.0, np.abs(high))
+    found = np.nextafter(1 / (1 + np.exp(-high)), 2)
+    closed[searched] = np.where(budget > 0, np.minimum(1.0, found), mean)
+    return closed
+
+
+def _bernoulli_kl(
+    mean: Float[np.ndarray, " bounds"], log_odds: Float[np.ndarray, " bounds"]
+) -> Float[np.ndarray, " bounds"]:
+    log_one, log_zero = -np.logaddexp(0.0, -log_odds), -np.logaddexp(0.0, log_odds)
+    return mean * (np.log(mean) - log_one) + (1 - mean) * (np.log1p(-mean) - log_zero)
 
 
 def _loss_cover(

@@ -5,14 +5,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from keelback.data.hub import hub_errors
 from keelback.data.task import SplitName
 from keelback.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 HUB_DATASET = "stanfordnlp/imdb"
 HUB_DATASET_REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
@@ -106,6 +109,8 @@ class ParquetReviews(ReviewSource):
 
     def read(self) -> Reviews:
         """Read the files in the order of their names."""
+        import polars as pl
+
         frames = []
         for file in self.files:
             try:
@@ -133,6 +138,8 @@ class CsvReviews(ReviewSource):
 
     def read(self) -> Reviews:
         """Read the file; texts may be quoted and run over several lines."""
+        import polars as pl
+
         try:
             frame = pl.read_csv(self.file, infer_schema=False)
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -171,7 +178,9 @@ class AclImdbReviews(ReviewSource):
         return _checked(texts, [file.parent.name for file in self.files], str(self.folder))
 
 
-def _text_and_label(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+def _text_and_label(frame: "pl.DataFrame", file: Path) -> "pl.DataFrame":
+    import polars as pl
+
     missing = [name for name in ("text", "label") if name not in frame.columns]
     if missing:
         raise InputError(

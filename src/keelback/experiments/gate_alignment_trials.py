@@ -6,7 +6,6 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from pydantic import Field
-from scipy import stats
 from torch import Tensor, nn
 
 from keelback.data import GaussianNoise, Locality, MajorityVoting, PatternBatch, sample_patterns
@@ -183,6 +182,8 @@ def _rankings(model: nn.Module, test: PatternBatch) -> list[float]:
 
 def _auc(relevant: np.ndarray, irrelevant: np.ndarray) -> float:
     """Chance that a relevant token's gate is wider open than an irrelevant one's."""
+    from scipy import stats  # slow to import
+
     ranks = stats.rankdata(np.concatenate([relevant, irrelevant]))
     wins = ranks[: len(relevant)].sum() - len(relevant) * (len(relevant) + 1) / 2
     return float(wins / (len(relevant) * len(irrelevant)))

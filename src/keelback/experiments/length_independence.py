@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
-from scipy import stats
 
 from keelback.data import best_count_rule
 from keelback.experiments.experiment import Experiment
@@ -173,6 +172,8 @@ def _slope(
     results: Sequence[StoredRun], measure: Callable[[StoredRun], float | None]
 ) -> dict[str, float] | None:
     """Least-squares slope of a measure per doubling of the length, with a 95 % interval."""
+    from scipy import stats  # slow to import
+
     points = [
         (math.log2(seq_len_of(run)), value)
         for run in survivors(results)
@@ -188,6 +189,8 @@ def _slope(
 
 def _published_slope(rows: Sequence[Row]) -> str:
     """The same slope of the published means, as a clause; nothing where none are published."""
+    from scipy import stats  # slow to import
+
     known = [row for row in rows if row.get("published_train") is not None]
     if len(known) < 2:
         return ""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from keelback.experiments.outcome import Column, Table
 from keelback.experiments.store import StoredRun
@@ -84,6 +83,8 @@ def paired_difference(
     ours: Mapping[Any, float], theirs: Mapping[Any, float]
 ) -> PairedDifference | None:
     """Ours less theirs over the keys that both have; None where they share none."""
+    from scipy import stats  # slow to import
+
     differences = [ours[key] - theirs[key] for key in ours if key in theirs]
     if not differences:
         return None

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
-from scipy import stats
 
 from keelback.experiments.experiment import Experiment
 from keelback.experiments.length_transfer_run import LengthTransferRun
@@ -183,6 +182,8 @@ def _claim(label: str, settings: TrainShortTestLongSettings, runs: Sequence[Stor
 
 def _rank_correlation(results: Sequence[StoredRun], length: int) -> dict[str, float] | None:
     """Spearman's correlation of the final abscissa with the accuracy at `length`, over all runs."""
+    from scipy import stats  # slow to import
+
     alive = survivors(results)
     abscissas = [float(run.summary["s_A"] or 0.0) for run in alive]
     scores = [_at(run, length) for run in alive]
