@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 Values = npt.NDArray[np.float64]
 Pairs = npt.NDArray[np.bool_]
@@ -63,6 +62,8 @@ def kendall(
 
 def _weighted(counts: Values, of_pairs: Values) -> Values:
     """Sum over pairs, each weighted by how often a resample holds it, for each resample."""
+    from scipy import sparse  # slow to import
+
     few = np.count_nonzero(of_pairs) < _SPARSE * of_pairs.size
     summed = counts @ (sparse.csr_array(of_pairs) if few else of_pairs)
     result: Values = (summed * counts).sum(1)
