@@ -14,7 +14,7 @@ from keelback.errors import InputError
 @pytest.mark.slow
 def test_an_audit_beside_the_forward_pass() -> None:
     found = audit_speed(1, 16, 64, "cpu", 2, with_transformers=False)
-    forward, audit = found["rows"]
+    audit, forward = found["rows"]
     assert forward["run"] == "forward pass, keelback's scan"
     assert audit["seconds"] > forward["seconds"] > 0
     assert all(row["first_seconds"] >= row["seconds"] for row in found["rows"])

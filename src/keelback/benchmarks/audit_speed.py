@@ -17,14 +17,22 @@ import torch
 from keelback.errors import InputError, JobError
 
 RUNS = {
-    "transformers": "forward pass, transformers alone",
-    "forward": "forward pass, keelback's scan",
     "audit": "audit",
+    "forward": "forward pass, keelback's scan",
+    "transformers": "forward pass, transformers alone",
 }
+"""What is measured, in this order, so that the audit is the first to need a compiled kernel."""
 
 
 def audit_speed(
-    layers: int, d_model: int, length: int, device: str, repeats: int, *, with_transformers: bool
+    layers: int,
+    d_model: int,
+    length: int,
+    device: str,
+    repeats: int,
+    *,
+    with_transformers: bool,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Seconds and peak memory of a forward pass and of an audit of one random Mamba.
 
@@ -38,6 +46,7 @@ def audit_speed(
         repeats: runs of each in its process; transformers alone runs once.
         with_transformers: also time the forward pass of transformers without keelback, which on a
             machine without mamba_ssm is a loop over the tokens and takes minutes.
+        report: called with each row once it is measured.
 
     Raises:
         InputError: a size below 1.
@@ -47,22 +56,23 @@ def audit_speed(
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1")
-    measured = {
-        name: _in_own_process(name, layers, d_model, length, device, repeats)
-        for name in RUNS
-        if with_transformers or name != "transformers"
-    }
-    audit = measured["audit"]
+    rows: dict[str, dict[str, Any]] = {}
+    for name, run in RUNS.items():
+        if with_transformers or name != "transformers":
+            measured = _in_own_process(name, layers, d_model, length, device, repeats)
+            rows[name] = {"run": run, **measured}
+            report(rows[name])
+    audit = rows["audit"]
     ratios = {
-        f"audit_over_{name}": {key: audit[key] / of[key] for key in ("seconds", "peak_gib")}
-        for name, of in measured.items()
+        f"audit_over_{name}": {key: audit[key] / row[key] for key in ("seconds", "peak_gib")}
+        for name, row in rows.items()
         if name != "audit"
     }
     return {
         **sizes,
         "device": device,
         "threads": torch.get_num_threads(),
-        "rows": [{"run": RUNS[name], **row} for name, row in measured.items()],
+        "rows": list(rows.values()),
         **ratios,
     }
 
@@ -105,9 +115,9 @@ def _random_mamba(layers: int, d_model: int, length: int, device: str) -> tuple[
 
     torch.manual_seed(0)
     config = transformers.MambaConfig(num_hidden_layers=layers, hidden_size=d_model)
-    model: Any = transformers.MambaForCausalLM(config)
-    model.eval().to(device)
-    return model, torch.randint(config.vocab_size, (1, length), device=device)
+    with torch.device(device):
+        model: Any = transformers.MambaForCausalLM(config)
+    return model.eval(), torch.randint(config.vocab_size, (1, length), device=device)
 
 
 def _seconds(run: Callable[[], None], device: str) -> float:

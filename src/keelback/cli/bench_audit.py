@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,15 +34,23 @@ def audit(
         chosen_device(device),
         repeats,
         with_transformers=with_transformers,
+        report=_say,
     )
     if json:
         record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
         print_json({"provenance": record, **result})
         return
-    for row in result["rows"]:
-        print(f"{row['run']:33} {row['seconds']:8.2f} s  {row['peak_gib']:6.2f} GiB")
     ratio = result["audit_over_forward"]
     print(
         f"the audit takes {ratio['seconds']:.2f} times the forward pass's time and "
         f"{ratio['peak_gib']:.2f} times its memory"
+    )
+
+
+def _say(row: dict[str, Any]) -> None:
+    print(
+        f"{row['run']:33} {row['seconds']:8.2f} s (the first time {row['first_seconds']:.2f} s)  "
+        f"{row['peak_gib']:6.2f} GiB",
+        file=sys.stderr,
+        flush=True,
     )
