@@ -9,7 +9,7 @@ from torch import Tensor
 from keelback.scan._cuda.backward import run_backward
 from keelback.scan._cuda.forward import run_forward
 from keelback.scan._cuda.operands import Operands, operands
-from keelback.scan._cuda.plan import Plan, configuration_of, cut
+from keelback.scan._cuda.plan import BACKWARD, FORWARD, Cutting, Plan, configuration_of, cut
 from keelback.scan._reference import selective_scan_reference
 
 TOLERANCE = {
@@ -81,10 +81,10 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float(error.detach())
 
 
-def planned(given: Operands, spans: int) -> Plan:
+def planned(given: Operands, spans: int, cutting: Cutting) -> Plan:
     """A plan with the given number of spans."""
-    configuration = configuration_of(given.traits(given.u))
-    return cut(Plan(given.shape, configuration, 1, given.shape.length), spans)
+    configuration = configuration_of(given.traits(given.u), cutting)
+    return cut(given.shape, configuration, -(-given.shape.length // spans))
 
 
 def errors_of(case: Case, device: str = "cpu") -> dict[str, float]:
@@ -112,9 +112,8 @@ def errors_of(case: Case, device: str = "cpu") -> dict[str, float]:
     )
 
     given = operands(**arguments)
-    plan = planned(given, case.spans)
-    found_y, found_last = run_forward(given, plan)
-    found = run_backward(given, dy, dlast, plan)
+    found_y, found_last = run_forward(given, planned(given, case.spans, FORWARD))
+    found = run_backward(given, dy, dlast, planned(given, case.spans, BACKWARD))
     errors = {"y": relative_error(found_y, y), "last": relative_error(found_last, last)}
     fields_of = {"delta_bias": found.delta_bias, "initial_state": found.initial_state}
     for name, expected in zip(precise, gradients, strict=True):

@@ -5,7 +5,9 @@ import torch
 
 from keelback.errors import InputError
 from keelback.scan._cuda.plan import (
+    BACKWARD,
     FORWARD,
+    Cutting,
     Shape,
     Traits,
     configuration_of,
@@ -22,8 +24,10 @@ def traits(batch: int, length: int, channels: int, states: int, groups: int = 1)
 
 
 @pytest.mark.parametrize("states", range(1, 257))
-def test_threads_hold_every_state_once(states: int) -> None:
-    per_thread, lanes = states_over_threads(states)
+@pytest.mark.parametrize("least", [1, 2])
+def test_threads_hold_every_state_once(states: int, least: int) -> None:
+    per_thread, lanes = states_over_threads(states, least)
+    assert per_thread >= min(least, states)
     assert lanes & (lanes - 1) == 0
     assert lanes <= 32
     assert states <= per_thread * lanes < 2 * states or per_thread * lanes == 1
@@ -32,13 +36,14 @@ def test_threads_hold_every_state_once(states: int) -> None:
 @pytest.mark.parametrize("states", [0, 257])
 def test_states_that_do_not_fit_are_refused(states: int) -> None:
     with pytest.raises(InputError, match=f"A has {states} states"):
-        states_over_threads(states)
+        states_over_threads(states, 1)
 
 
 @pytest.mark.parametrize("states", [1, 2, 4, 8, 16, 64, 256])
 @pytest.mark.parametrize("channels", [1, 16, 30, 1536])
-def test_blocks_are_whole_warps(states: int, channels: int) -> None:
-    configuration = configuration_of(traits(1, 100, channels, states))
+@pytest.mark.parametrize("cutting", [FORWARD, BACKWARD])
+def test_blocks_are_whole_warps(states: int, channels: int, cutting: Cutting) -> None:
+    configuration = configuration_of(traits(1, 100, channels, states), cutting)
     assert configuration.threads % 32 == 0
     assert configuration.threads <= 256
     assert configuration.tile % configuration.steps == 0
@@ -57,6 +62,7 @@ def test_a_long_sequence_fills_the_card_and_is_covered(length: int, channels: in
     plan = plan_of(traits(1, length, channels, 16), H100_PROCESSORS, FORWARD)
     threads = plan.blocks(plan.spans) * plan.configuration.threads
     assert threads >= 0.9 * H100_PROCESSORS * 384
+    assert plan.blocks(plan.spans - 1) * plan.configuration.threads <= 2 * H100_PROCESSORS * 384
     assert (plan.spans - 1) * plan.span_length < length <= plan.spans * plan.span_length
     assert plan.span_length % plan.configuration.tile == 0
 

@@ -1,13 +1,12 @@
 """The two functions of the package mamba_ssm that models call, in its layout and names."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from keelback.errors import InputError
 from keelback.scan._api import selective_scan
 from keelback.scan._checks import require_shape
-from keelback.scan._step import selective_scan_step
+from keelback.scan._step import advanced
 
 
 def selective_scan_fn(
@@ -94,7 +93,5 @@ def selective_state_update(
         InputError: An operand has the wrong shape, dtype or device.
     """
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
-    y, new_state = selective_scan_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-    with torch.no_grad():
-        state.copy_(new_state)
+    y, _ = advanced(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, in_place=True)
     return y

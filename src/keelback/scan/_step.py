@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.scan import _cuda
 from keelback.scan._checks import computing_dtype, require_groups, require_shape
 
 
@@ -28,6 +29,23 @@ def selective_scan_step(
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
+    return advanced(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, in_place=False)
+
+
+def advanced(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    in_place: bool,
+) -> tuple[Tensor, Tensor]:
+    """`selective_scan_step`; in place, the new state is `state` itself, overwritten."""
     require_shape("u", u, ("batch", "channels"))
     batch, channels = u.shape
     require_shape("A", A, (channels, "state"))
@@ -43,6 +61,9 @@ def selective_scan_step(
             require_shape(name, x, (channels,))
     if z is not None:
         require_shape("z", z, (batch, channels))
+    gpu_operands = (state, u, delta, A, B, C, D, z, delta_bias)
+    if _cuda.can_advance(*gpu_operands):
+        return _cuda.advance_state(*gpu_operands, delta_softplus, in_place)
     dtype = computing_dtype(
         {"u": u, "state": state, "delta": delta, "A": A, "B": B, "C": C, **optional}
     )
@@ -54,10 +75,14 @@ def selective_scan_step(
     repeats = channels // B.shape[1]
     B, C = (x.to(dtype).repeat_interleave(repeats, dim=1) for x in (B, C))
     decay = torch.exp(step.unsqueeze(-1) * A.to(dtype))
-    state = decay * state.to(dtype) + (step * value).unsqueeze(-1) * B
-    y = (state * C).sum(-1)
+    new_state = decay * state.to(dtype) + (step * value).unsqueeze(-1) * B
+    y = (new_state * C).sum(-1)
     if D is not None:
         y = y + D.to(dtype) * value
     if z is not None:
         y = y * F.silu(z.to(dtype))
-    return y.to(u.dtype), state
+    if in_place:
+        with torch.no_grad():
+            state.copy_(new_state)
+        new_state = state
+    return y.to(u.dtype), new_state

@@ -58,7 +58,8 @@ def run_backward(
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     parts = plan.blocks_per_group if deterministic else 1
-    dB, dC = (new(parts, *given.B.shape) for _ in range(2))
+    narrow = plan.blocks_per_group == 1
+    dB, dC = (new(parts, *x.shape, dtype=x.dtype if narrow else None) for x in (given.B, given.C))
     per_part = (shape.replicas, shape.rows * plan.spans if deterministic else 1, shape.channels)
     dA, dD, dbias = new(*per_part, shape.states), new(per_part), new(per_part)
     add_grouped = plan.blocks_per_group > parts
@@ -98,7 +99,7 @@ def run_backward(
         dbias=address(dbias),
         dinitial=address(dinitial),
     )
-    configuration = plan.configuration.for_reversing(add_grouped, not deterministic)
+    configuration = plan.configuration.for_reversing(add_grouped, narrow, not deterministic)
     kernel("reverse", configuration, u.device.index).launch(
         plan.blocks(plan.spans), configuration.threads, arguments
     )

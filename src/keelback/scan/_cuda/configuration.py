@@ -14,8 +14,9 @@ STORED_TYPES = {
 WARP = 32
 #: The matrix unit adds over four lanes. It keeps 11 bits of what it adds, more than bfloat16 has.
 MATRIX_LANES = 4
-#: States of steps that a thread of `scan_reverse` keeps in registers, in 32-bit words.
+#: States of steps that a thread of `scan_reverse` keeps in registers, in 32-bit words, and steps.
 REVERSE_WORDS = 32
+REVERSE_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Configuration:
     adjoint: bool = False
     checkpoints: bool = False
     add_grouped: bool = False
+    narrow_grouped: bool = False
     add_parameters: bool = False
     spanned: bool = False
 
@@ -64,7 +66,9 @@ class Configuration:
         )
 
     @cache  # noqa: B019
-    def for_reversing(self, add_grouped: bool, add_parameters: bool) -> "Configuration":
+    def for_reversing(
+        self, add_grouped: bool, narrow_grouped: bool, add_parameters: bool
+    ) -> "Configuration":
         """For `scan_reverse`, which keeps the states and decays of its steps in registers."""
         matrix_sums = (
             self.state_lanes == MATRIX_LANES and self.dtype == torch.bfloat16 and not self.has_z
@@ -73,10 +77,11 @@ class Configuration:
         return replace(
             self,
             add_grouped=add_grouped,
+            narrow_grouped=narrow_grouped,
             add_parameters=add_parameters,
             matrix_sums=matrix_sums,
             state_stride=WARP // MATRIX_LANES if matrix_sums else self.state_stride,
-            steps=min(self.tile, max(REVERSE_WORDS // words, 4)),
+            steps=min(self.tile, REVERSE_STEPS, max(REVERSE_WORDS // words, 4)),
         )
 
     @cached_property
@@ -105,6 +110,7 @@ class Configuration:
             "kAdjoint": self.adjoint,
             "kCheckpoints": self.checkpoints,
             "kAddGrouped": self.add_grouped,
+            "kNarrowGrouped": self.narrow_grouped,
             "kSpanned": self.spanned,
             "kMatrixSums": self.matrix_sums,
             "kAddParameters": self.add_parameters,

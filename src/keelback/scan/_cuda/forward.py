@@ -16,11 +16,17 @@ from keelback.scan._cuda.plan import FORWARD, Plan, plan_of
 NO_CHECKPOINTS = (0, 0, 0)
 
 
-def run_forward(given: Operands, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
-    """Output (replica, row, time, channel) and last state (replica, row, channel, state)."""
+def run_forward(
+    given: Operands, plan: Plan | None = None, last: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output (replica, row, time, channel) and last state (replica, row, channel, state).
+
+    The last state goes to `last`, where it is given: the initial state itself may be overwritten.
+    """
     u, shape = given.u, given.shape
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    last = given.A.new_empty(u.shape[:2] + given.A.shape[1:])
+    if last is None:
+        last = given.A.new_empty(u.shape[:2] + given.A.shape[1:])
     if plan is None:
         plan = plan_of(given.traits(y), processors_of(u.device), FORWARD)
     states = totals = None

@@ -16,18 +16,22 @@ RESIDENT_THREADS = 384
 
 @dataclass(frozen=True)
 class Cutting:
-    """When the length is cut into spans: none is shorter than `min_span`, and there are enough for
-    `waves` times the threads that the multiprocessors hold, so that one block's end is another's
-    start.
+    """How a pass is cut over threads.
+
+    A thread holds at least `states` states of a channel, where there are as many. The length is cut
+    into spans that are not shorter than `min_span`, for about `waves` times the threads that the
+    multiprocessors hold.
     """
 
+    states: int
     min_span: int
     waves: int
 
 
-#: Cutting costs the forward pass another run through the recurrence, and the backward pass little.
-FORWARD = Cutting(min_span=256, waves=2)
-BACKWARD = Cutting(min_span=64, waves=1)
+#: Cutting the length costs the forward pass another run through the recurrence, and the backward
+#: pass little; the work of a thread that does not depend on its states is more in the latter.
+FORWARD = Cutting(states=1, min_span=256, waves=2)
+BACKWARD = Cutting(states=2, min_span=64, waves=1)
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,18 @@ class Plan:
         )
 
 
-def states_over_threads(states: int) -> tuple[int, int]:
-    """States of a channel that one thread holds, and threads of a channel: powers of two."""
+def states_over_threads(states: int, least: int) -> tuple[int, int]:
+    """States of a channel that one thread holds, and threads of a channel: powers of two.
+
+    A thread holds at least `least` states, where there are as many.
+    """
     if not 1 <= states <= MAX_STATES:
         raise InputError(
             f"A has {states} states a channel; on a GPU it should have 1 to {MAX_STATES}"
         )
     padded = 1 << (states - 1).bit_length()
     lanes = min(padded, 4) if padded <= 16 else min(padded // 4, WARP)
+    lanes = min(lanes, max(padded // least, 1))
     return padded // lanes, lanes
 
 
@@ -129,10 +137,10 @@ def tile_steps(padded_states: int) -> int:
     return 32 if padded_states <= 32 else 16 if padded_states <= 128 else 8
 
 
-def configuration_of(traits: Traits) -> Configuration:
+def configuration_of(traits: Traits, cutting: Cutting) -> Configuration:
     """A block of about BLOCK_THREADS threads, along states and channels."""
     shape = traits.shape
-    per_thread, lanes = states_over_threads(shape.states)
+    per_thread, lanes = states_over_threads(shape.states, cutting.states)
     least = max(WARP // lanes, 4)
     wanted = -(-shape.channels_per_group // least) * least
     channels = min(max(BLOCK_THREADS // lanes, least), wanted)
@@ -162,20 +170,31 @@ def configuration_of(traits: Traits) -> Configuration:
 
 @cache
 def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
-    """The length stays whole where blocks without cutting it fill the multiprocessors."""
-    shape, configuration = traits.shape, configuration_of(traits)
-    whole = Plan(shape, configuration, 1, shape.length)
-    threads = whole.blocks(1) * configuration.threads
-    missing = processors * RESIDENT_THREADS // threads
-    if missing <= 1:
-        return whole
-    return cut(whole, max(1, min(missing * cutting.waves, shape.length // cutting.min_span)))
+    """The length stays whole where blocks without cutting it fill the multiprocessors.
+
+    Else it is cut so that whole spans fill them: the last one, which is shorter, finds room where
+    another ends.
+    """
+    shape, configuration = traits.shape, configuration_of(traits, cutting)
+    threads = Plan(shape, configuration, 1, shape.length).blocks(1) * configuration.threads
+    resident = processors * RESIDENT_THREADS
+    if 2 * threads > resident:
+        return cut(shape, configuration, shape.length)
+    filling = -(-shape.length * threads // (resident * cutting.waves))
+    spans = max(1, shape.length // cutting.min_span)
+    return cut(shape, configuration, max(filling, -(-shape.length // spans)))
 
 
-def cut(plan: Plan, spans: int) -> Plan:
-    """The plan with about `spans` spans of whole tiles."""
-    tile = plan.configuration.tile
-    length = -(-plan.shape.length // spans)
-    if spans > 1:
-        length = -(-length // tile) * tile
-    return replace(plan, spans=-(-plan.shape.length // length), span_length=length)
+@cache
+def plan_of_step(traits: Traits) -> Plan:
+    """To decode: a forward pass over one step, in the shortest tile."""
+    configuration = replace(configuration_of(traits, FORWARD), tile=2, steps=2)
+    return cut(traits.shape, configuration, 1)
+
+
+def cut(shape: Shape, configuration: Configuration, span_length: int) -> Plan:
+    """A plan with spans of about this length: of whole tiles, except the last."""
+    if span_length < shape.length:
+        span_length = -(-span_length // configuration.tile) * configuration.tile
+    span_length = min(span_length, shape.length)
+    return Plan(shape, configuration, -(-shape.length // span_length), span_length)

@@ -16,7 +16,7 @@ struct ReverseArguments {
   const Real *states, *adjoints, *totals;  // what the spans pass on, where there are several
   Checkpoints checkpoints, elapsed;
   Stored *du, *ddelta, *dz;  // (sequence, time, channel)
-  Real *dB, *dC;            // (partial, sequence, time, group, state)
+  void *dB, *dC;            // (partial, sequence, time, group, state): Stored with kNarrowGrouped, else Real
   Index partial;            // elements from one block's sums of dB and dC to the next block's, or 0
   Real* dA;                 // with kAddParameters (replica, channel, state), else (sequence, span, ...)
   Real *dD, *dbias;         // the same without the states
@@ -62,33 +62,38 @@ struct ReverseShared {
 
 EXPORTED_SIZE(reverse_shared_bytes, ReverseShared)
 
-// The inputs of a tile, on their way to shared memory.
-INLINE void load_inputs(ReverseShared& shared, const ReverseArguments& p, const Place& place, const TileAddress& at,
-                        int steps, const ChannelReals& bias, const Mover& mover, int thread) {
+// The inputs of a tile, on their way to shared memory: a thread's share.
+struct ReverseLoader {
   ChannelTile u, delta, dy, z;
   StateTile B, C;
-  u.load([&](int i) { return at.of(p.u, i, place, mover); }, steps, mover);
-  delta.load_delta([&](int i) { return at.of_delta(p.delta, i, place, mover); }, steps, mover);
-  dy.load([&](int i) { return at.of(p.dy, i, place, mover); }, steps, mover);
-  if constexpr (kHasZ) z.load([&](int i) { return at.of(p.z, i, place, mover); }, steps, mover);
-  B.load(place.at(p.B) + at.start * p.B.time, p.B.time, steps, thread);
-  C.load(place.at(p.C) + at.start * p.C.time, p.C.time, steps, thread);
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    if (mover.step(i) >= kTile) break;
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      const Real size = step_size(delta.packs[i].at(v), bias.at[v], mover.moves(i, steps));
-      const Real input = u.packs[i].at(v);
-      Real gradient = dy.packs[i].at(v);
-      if constexpr (kHasZ) gradient *= z.packs[i].at(v) * sigmoid(z.packs[i].at(v));
-      shared.steps.at[mover.step(i)][ReverseRows::slot(mover.column + v)] = {size, size * input, gradient, input};
-    }
+
+  INLINE void load(const ReverseArguments& p, const Place& place, const TileAddress& at, int steps, const Mover& mover,
+                   int thread) {
+    u.load([&](int i) { return at.of(p.u, i, place, mover); }, steps, mover);
+    delta.load_delta([&](int i) { return at.of_delta(p.delta, i, place, mover); }, steps, mover);
+    dy.load([&](int i) { return at.of(p.dy, i, place, mover); }, steps, mover);
+    if constexpr (kHasZ) z.load([&](int i) { return at.of(p.z, i, place, mover); }, steps, mover);
+    B.load(place.at(p.B) + at.start * p.B.time, p.B.time, steps, thread);
+    C.load(place.at(p.C) + at.start * p.C.time, p.C.time, steps, thread);
   }
-  B.store(shared.B, thread);
-  C.store(shared.C, thread);
-  load_resets(place, p.reset, at.start, steps, thread, shared.reset);
-}
+
+  INLINE void store(ReverseShared& shared, int steps, const ChannelReals& bias, const Mover& mover, int thread) const {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      if (mover.step(i) >= kTile) break;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const Real size = step_size(delta.packs[i].at(v), bias.at[v], mover.moves(i, steps));
+        const Real input = u.packs[i].at(v);
+        Real gradient = dy.packs[i].at(v);
+        if constexpr (kHasZ) gradient *= z.packs[i].at(v) * sigmoid(z.packs[i].at(v));
+        shared.steps.at[mover.step(i)][ReverseRows::slot(mover.column + v)] = {size, size * input, gradient, input};
+      }
+    }
+    B.store(shared.B, thread);
+    C.store(shared.C, thread);
+  }
+};
 
 // Starts to bring a tile closer. Where it is short, it reaches into the next one.
 INLINE void prefetch_inputs(const ReverseArguments& p, const Place& place, const TileAddress& at,
@@ -116,21 +121,30 @@ INLINE void advance_at(Real (&h)[kStatesPerThread], Real (&decays)[kStatesPerThr
   for (int j = 0; j < kStatesPerThread; ++j) decays[j] = reset ? Real(0) : decays[j];
 }
 
-// The state at the start of a tile; `span_start` is that at the start of the span.
-INLINE void read_start(const ReverseArguments& p, const Place& place, const TileCut& cut, int tile, const Seat& seat,
-                       const Real (&rates)[kStatesPerThread], const StateVector& span_start,
-                       Real (&h)[kStatesPerThread]) {
-  Real elapsed = endless<Real>();
+// The state at the start of a tile: what the sweep kept, and the time since the start of the span.
+struct TileStart {
+  Real kept[kStatesPerThread], elapsed;
+
+  INLINE void load(const ReverseArguments& p, const Place& place, const TileCut& cut, int tile, const Seat& seat) {
+    elapsed = endless<Real>();
 #pragma unroll
-  for (int j = 0; j < kStatesPerThread; ++j) h[j] = span_start.at[j];
-  if (tile == 0) return;
-  read_checkpoint(p.checkpoints, place, p.sizes, cut, tile, seat, h);
-  if (p.sizes.spans == 1) return;  // the sweep began with the true state
-  if (seat.active)
-    elapsed = read_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, tile, seat.channel), p.sizes.channels);
+    for (int j = 0; j < kStatesPerThread; ++j) kept[j] = Real(0);
+    if (tile <= 0) return;
+    read_checkpoint(p.checkpoints, place, p.sizes, cut, tile, seat, kept);
+    if (p.sizes.spans > 1 && seat.active)
+      elapsed = read_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, tile, seat.channel), p.sizes.channels);
+  }
+
+  // Where there is one span, the sweep began with the true state.
+  INLINE void find(Real (&h)[kStatesPerThread], int tile, const Sizes& sizes, const StateVector& span_start,
+                   const Real (&rates)[kStatesPerThread]) const {
 #pragma unroll
-  for (int j = 0; j < kStatesPerThread; ++j) h[j] += decayed(decay_over(elapsed, rates[j]), span_start.at[j]);
-}
+    for (int j = 0; j < kStatesPerThread; ++j) h[j] = tile == 0 ? span_start.at[j] : kept[j];
+    if (tile == 0 || sizes.spans == 1) return;
+#pragma unroll
+    for (int j = 0; j < kStatesPerThread; ++j) h[j] += decayed(decay_over(elapsed, rates[j]), span_start.at[j]);
+  }
+};
 
 // What a thread carries backward through its span.
 struct Adjoint {
@@ -343,10 +357,14 @@ INLINE void write_grouped(const ReverseShared& shared, const ReverseArguments& p
 #pragma unroll
       for (int v = 0; v < kStateVector; ++v) sum.at[v] += part.at[v];
     }
-    Real* to = (pack < kStatePacksPerStep ? p.dB : p.dC) + offset + step * step_stride + state;
+    void* tensor = pack < kStatePacksPerStep ? p.dB : p.dC;
+    const Index at = offset + step * step_stride + state;
+    Real* to = static_cast<Real*>(tensor) + at;
     if constexpr (kAddGrouped) {
       if constexpr (kStateVector == 4) add_to_memory(to, sum.at[0], sum.at[1], sum.at[2], sum.at[3]);
       else add_to_memory(to, sum.at[0]);
+    } else if constexpr (kNarrowGrouped) {
+      store_pack(static_cast<Stored*>(tensor) + at, sum);
     } else {
       *reinterpret_cast<StateReals*>(to) = sum;
     }
@@ -394,13 +412,23 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
   ChannelSums<kMatrixSums> channel_sums(seat);
   const int slot = ReverseRows::slot(seat.channel);
 
+  // A tile's operands come from the second-level cache while the gradients of the one after it are written:
+  // then no state or decay occupies the registers.
+  ReverseLoader next;
+  TileStart next_start;
+  auto load = [&](int index) {
+    const int start = index < 0 ? place.start : cut.start_of(index);
+    next.load(p, place, TileAddress(place, p.sizes, mover, start), index < 0 ? 0 : cut.steps_of(index), mover, thread);
+    next_start.load(p, place, cut, index, seat);
+  };
+  load(cut.count - 1);
 #pragma unroll 1
   for (int index = cut.count - 1; index >= 0; --index) {
     const int steps = cut.steps_of(index);
-    const TileAddress at(place, p.sizes, mover, cut.start_of(index));
     Real h[kStatesPerThread], decays[kStatesPerThread];
-    read_start(p, place, cut, index, seat, rates, span_start, h);
-    load_inputs(shared, p, place, at, steps, bias, mover, thread);
+    next_start.find(h, index, p.sizes, span_start, rates);
+    next.store(shared, steps, bias, mover, thread);
+    load_resets(place, p.reset, cut.start_of(index), steps, thread, shared.reset);
     if (index > 0) prefetch_inputs(p, place, TileAddress(place, p.sizes, mover, cut.start_of(index - 1)), mover);
     if (index > 1) prefetch_checkpoint(p.checkpoints, place, p.sizes, cut, index - 1, seat);
     synchronize_block();
@@ -420,8 +448,10 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
       const StateVector kept = shared.starts[part][thread];
       run_back(shared, adjoint, channel_sums, part * kSteps, seat, warp, rates, kept.at);
     }
+    const TileAddress at(place, p.sizes, mover, cut.start_of(index));
     GradientLoad loaded;
     loaded.load(p, place, at, steps, mover);
+    load(index - 1);
     synchronize_block();
     write_gradients(shared, p, at, steps, loaded, bias, skip, mover, totals);
     write_grouped(shared, p, place, at.start, steps, thread);

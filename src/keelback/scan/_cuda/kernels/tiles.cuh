@@ -137,10 +137,11 @@ struct ChannelTile {
   }
 };
 
-INLINE void store_pack(Stored* to, const ChannelReals& values) {
-  ChannelPack pack;
+template <int kCount>
+INLINE void store_pack(Stored* to, const Pack<Real, kCount>& values) {
+  Packed<Stored, kCount> pack;
   pack.set(values);
-  *reinterpret_cast<ChannelPack*>(to) = pack;
+  *reinterpret_cast<Packed<Stored, kCount>*>(to) = pack;
 }
 
 // A tile of B or C in shared memory.
