@@ -1,5 +1,7 @@
 """`keelback bench`: speed and memory, side by side with peers."""
 
+import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +36,7 @@ def scan(
     from keelback.benchmarks import Shape, default_shapes, memory_ratio
     from keelback.benchmarks import scaling as scaling_of
     from keelback.benchmarks.scan_speed import summary
+    from keelback.experiments import provenance
 
     shapes = [Shape.parse(text) for text in shape or []]
     result: dict[str, Any]
@@ -45,7 +48,8 @@ def scan(
     else:
         result = summary(shapes or default_shapes(device), device, dtype, repeats)
     if json:
-        print_json(result)
+        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        print_json({**result, "provenance": record})
     else:
         _print_rows(result)
 

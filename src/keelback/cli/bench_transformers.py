@@ -1,5 +1,7 @@
 """`keelback bench transformers`: Mambas of transformers with keelback's scan and without."""
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -23,12 +25,14 @@ def transformers(
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
     from keelback.benchmarks.scan_peers import require_device
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
+    from keelback.experiments import provenance
 
     require_device(device)
     size = ModelSize(layers=layers, d_model=d_model, length=length)
     result = compare_in_transformers(size, device, repeats, loop=loop)
     if json:
-        print_json(result)
+        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        print_json({**result, "provenance": record})
     else:
         for name, value in result.items():
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
