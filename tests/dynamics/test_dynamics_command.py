@@ -73,6 +73,7 @@ def test_divergence_exits_1_with_its_epoch(capsys):
         (["--samples", "0"], "at least 2"),
         (["--paired", "--fresh"], "exclude each other"),
         (["--noise", "-1"], ">= 0"),
+        (["--seed", "-1"], "from 0 up"),
         (["--noise-family", "cauchy"], "gaussian, student, correlated"),
         (["--mixing", "none"], "identity, orthogonal, gaussian"),
         (["--device", "tpu"], "cpu, cuda"),

@@ -109,3 +109,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(outcome, tmp_path, monke
         save_figure(outcome.figures[0], tmp_path, stem=png.stem)
     assert png.read_bytes() == before
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".pdf", ".png"]
+
+
+def test_a_short_log_axis_is_labelled_in_plain_numbers():
+    panel = Panel("x", "y", lines=[Line([0.031, 0.5], [2e6, 1e7])], log_x=True, log_y=True)
+    canvas = _draw(Figure("f", "", [panel]))
+    canvas.canvas.draw()
+    axes = canvas.axes[0]
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert {"0.05", "0.1", "0.2", "0.5"} <= set(shown)
+    assert all("times" not in label for label in shown)
+    assert any("10^{6}" in label.get_text() for label in axes.get_yticklabels())
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))

@@ -20,7 +20,6 @@ from keelback.errors import InputError
 
 
 @runtime_checkable
-@runtime_checkable
 class Pattern(Protocol):
     """Where the features of a sequence stand, given its class."""
 
@@ -276,7 +275,12 @@ def stream(seed: int, purpose: Sequence[int] | int, device: str = "cpu") -> torc
 
     The numbers depend on the seed, the purpose and the kind of device only: not on what else is
     drawn, nor on which other replicas share a batch.
+
+    Raises:
+        InputError: for a seed below 0.
     """
+    if seed < 0:
+        raise InputError(f"patterns: the seed is a whole number from 0 up, not {seed}")
     entropy = [seed, *([purpose] if isinstance(purpose, int) else purpose)]
     state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(state % 2**63)

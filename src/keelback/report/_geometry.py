@@ -3,7 +3,7 @@
 import itertools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keelback.experiments.outcome import Figure, Heatmap, Line, Mark, Panel
@@ -89,10 +89,10 @@ def has_markers(line: Line) -> bool:
     )
 
 
-def decades(panel: Panel) -> float:
-    """The powers of ten that the lines of a panel span on its y axis."""
-    values = [v for line in panel.lines for v in drawable(line.y, log=True) if v is not None]
-    return math.log10(max(values) / min(values)) if values else 0.0
+def decades(values: Iterable[float | None]) -> float:
+    """The powers of ten that `values` span, leaving out what no log axis can place."""
+    placed = [v for v in drawable(list(values), log=True) if v is not None]
+    return math.log10(max(placed) / min(placed)) if placed else 0.0
 
 
 def is_categorical(values: Sequence[float | str]) -> bool:

@@ -42,6 +42,7 @@ from keelback.report._palette import LIGHT, family, family_colors
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
 DPI = 200
@@ -292,19 +293,37 @@ def _name_ticks(ax: Axes, axis: str, names: Sequence[float | str]) -> None:
 
 
 def _scale_axes(panel: Panel, ax: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     if panel.log_x:
         ax.set_xscale("log")
+        _label_log_axis(ax.xaxis, decades(x for line in panel.lines for x in line.x))
     if panel.log_y:
         ax.set_yscale("log")
-        if decades(panel) > 1.5:
-            ax.yaxis.set_major_locator(LogLocator(numticks=7))
-            ax.yaxis.set_minor_formatter(NullFormatter())
+        _label_log_axis(ax.yaxis, decades(y for line in panel.lines for y in line.y))
     if panel.y_limits is not None and not (panel.log_y and panel.y_limits[0] <= 0):
         ax.set_ylim(*panel.y_limits)
     if panel.zero_line and not panel.log_y:
         ax.axhline(0.0, color=COLORS["muted"], linewidth=0.8, zorder=1.5)
+
+
+def _label_log_axis(axis: Axis, span: float) -> None:
+    """Label whole powers of ten; where `span` holds too few of them, 2 and 5 times each too.
+
+    Without lines there is no span, and Matplotlib's own choice stays.
+    """
+    from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
+
+    if span == 0:
+        return
+    if span > 1.5:
+        axis.set_major_locator(LogLocator(numticks=7))
+    else:
+        power = LogFormatterSciNotation()
+        power.create_dummy_axis()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(
+            FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e5 else power(v))
+        )
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_marks(panel: Panel, ax: Axes) -> None:
