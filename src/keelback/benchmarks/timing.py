@@ -10,38 +10,46 @@ from keelback.errors import InputError
 
 # A call that takes longer than this, in seconds, is timed once.
 SLOW = 10.0
+# Calls shorter than this, in seconds, are repeated without a pause until they have taken so long.
+BURST = 0.02
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
+def _seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
     if device != "cpu":
         torch.accelerator.synchronize()
     start = time.perf_counter()
-    call()
+    for _ in range(times):
+        call()
     if device != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
+
+
+def _calls_in_a_burst(seconds: float) -> int:
+    return max(1, min(1000, round(BURST / max(seconds, 1e-9))))
 
 
 def interleaved_medians(
     calls: Mapping[str, Callable[[], object]], device: str, repeats: int
 ) -> dict[str, float]:
-    """Median time of each call in milliseconds: one after the other, over and over.
+    """Median time of each call in milliseconds: a burst of each after the other, over and over.
 
-    Interleaving lets whatever else the machine does fall on all of them alike. Each is run once
-    before, untimed; one that takes more than `SLOW` seconds then is not run again.
+    Interleaving lets whatever else the machine does fall on all of them alike. A burst lasts about
+    `BURST` seconds, lest a short call be timed with the caches full of another's data. Each call is
+    run twice before, untimed; one that takes more than `SLOW` seconds then is not run again.
 
     Raises:
         InputError: There are no repeats.
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; it should be at least 1")
-    warm = {name: _seconds(call, device) for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for name, seconds in warm.items():
-        if seconds > SLOW:
-            times[name].append(seconds)
+    cold = {name: _seconds(call, device) for name, call in calls.items()}
+    slow = {name: [seconds] for name, seconds in cold.items() if seconds > SLOW}
+    quick = {name: call for name, call in calls.items() if name not in slow}
+    bursts = {name: _calls_in_a_burst(_seconds(call, device)) for name, call in quick.items()}
+    times: dict[str, list[float]] = {name: [] for name in quick}
     for _ in range(repeats):
-        for name, call in calls.items():
-            if warm[name] <= SLOW:
-                times[name].append(_seconds(call, device))
+        for name, call in quick.items():
+            times[name].append(_seconds(call, device, bursts[name]))
+    times |= slow
     return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}

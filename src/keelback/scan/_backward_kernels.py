@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keelback.scan._adjoint_kernels import carry_state_back, finish_step_back
 from keelback.scan._block_kernels import (
     belonging,
     fill,
@@ -39,6 +40,12 @@ from keelback.scan._forward_kernels import (
 )
 from keelback.scan._jit import entry_kernel, kernel
 from keelback.scan._layout import LANES, SIDE_BY_SIDE
+from keelback.scan._quad_kernels import (
+    add_shared_quads,
+    carry_back_quads,
+    recur_quads,
+    write_quads,
+)
 from keelback.scan._simd_kernels import (
     add,
     fma,
@@ -173,56 +180,43 @@ def carry_back(p, scratch, block, split, start, steps, resets, constants, tiles,
     row_dc += split * p.dC_partial + start * p.dC_time
     zero = splat(scratch.dtype.type(0.0))
     ln_2 = splat(scratch.dtype.type(LN_2))
+    everywhere = positive(splat(scratch.dtype.type(1.0)))
     belongs = positive(load(scratch, sums.belongs))
-    skip = load(scratch, constants.skip)
     fresh = first_of_unit(p, block, split)
     for t in range(steps - 1, -1, -1):
         step = load(scratch, tiles.delta + t * LANES)
         driven = load(scratch, tiles.driven + t * LANES)
-        u = load(scratch, tiles.u + t * LANES)
         dy = load(scratch, history.dy + t * LANES)
+        kept = everywhere
+        if resets:
+            kept = positive(load(scratch, tiles.keep + t * LANES))
         dinput = zero
         dexponent = zero
         for n in range(states):
             here = (t * states + n) * LANES
-            after = history.states + here + states * LANES
             if packed:
                 b = load(scratch, tiles.wide_b + here)
                 c = load(scratch, tiles.wide_c + here)
             else:
                 b = splat(scalar_at(scratch, row_b + t * p.B_time + n * by_state_b))
                 c = splat(scalar_at(scratch, row_c + t * p.C_time + n * by_state_c))
-            decay = load(scratch, history.decays + here)
-            h_before = load(scratch, history.states + here)
-            g = fma(dy, c, load(scratch, sums.adjoint + n * LANES))
-            db = where(belongs, mul(g, driven), zero)
-            dc = where(belongs, mul(dy, load(scratch, after)), zero)
+            db, dc, dinput, dexponent = carry_state_back(
+                scratch, t, n, states, kept, belongs, constants, history, sums,
+                step, driven, dy, b, c, dinput, dexponent,
+            )  # fmt: skip
             if packed:
                 store(scratch, tiles.wide_b + here, sum_segments(p.lanes_per_segment, db))
                 store(scratch, tiles.wide_c + here, sum_segments(p.lanes_per_segment, dc))
             else:
                 write_sum_at(scratch, row_db + t * p.dB_time + n * by_state_db, db, fresh)
                 write_sum_at(scratch, row_dc + t * p.dC_time + n * by_state_dc, dc, fresh)
-            carried = mul(g, decay)
-            if resets:
-                kept = positive(load(scratch, tiles.keep + t * LANES))
-                h_before = where(kept, h_before, zero)
-                carried = where(kept, carried, zero)
-            grown = mul(mul(g, h_before), decay)
-            dinput = fma(g, b, dinput)
-            dexponent = fma(grown, load(scratch, constants.rates + n * LANES), dexponent)
-            drate = fma(grown, step, load(scratch, sums.drates + n * LANES))
-            store(scratch, sums.drates + n * LANES, drate)
-            store(scratch, sums.adjoint + n * LANES, carried)
+        u = load(scratch, tiles.u + t * LANES)
         dstep = fma(dexponent, ln_2, mul(dinput, u))
         if p.softplus:
             shifted = add(load(scratch, tiles.raw + t * LANES), load(scratch, constants.bias))
             dstep = mul(dstep, softplus_slope(shifted))
         dstep = where(belongs, dstep, zero)
-        store(scratch, tiles.raw + t * LANES, dstep)
-        store(scratch, sums.dbias, add(load(scratch, sums.dbias), dstep))
-        store(scratch, sums.dskip, fma(dy, u, load(scratch, sums.dskip)))
-        store(scratch, tiles.u + t * LANES, fma(dinput, step, mul(dy, skip)))
+        finish_step_back(scratch, t, constants, tiles, sums, u, step, dy, dinput, dstep)
 
 
 @kernel
@@ -258,7 +252,30 @@ def write_gradients(p, scratch, block, split, start, steps, tiles):
             p, scratch, block, tiles.raw, steps,
             at, p.ddelta_replica, p.ddelta_row, p.ddelta_time, p.ddelta_lane,
         )  # fmt: skip
-    if p.packed:
+    if p.quads and not p.packed:
+        fresh = first_of_unit(p, block, split)
+        at = p.dB + split * p.dB_partial + start * p.dB_time
+        add_shared_quads(
+            p, scratch, block, tiles.wide_b, steps,
+            at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, fresh,
+        )  # fmt: skip
+        at = p.dC + split * p.dC_partial + start * p.dC_time
+        add_shared_quads(
+            p, scratch, block, tiles.wide_c, steps,
+            at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, fresh,
+        )  # fmt: skip
+    elif p.quads:
+        at = p.dB + start * p.dB_time
+        write_quads(
+            p, scratch, block, tiles.wide_b, steps,
+            at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state,
+        )  # fmt: skip
+        at = p.dC + start * p.dC_time
+        write_quads(
+            p, scratch, block, tiles.wide_c, steps,
+            at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state,
+        )  # fmt: skip
+    elif p.packed:
         at = p.dB + start * p.dB_time
         write_groups(
             p, scratch, block, tiles.wide_b, steps, p.states,
@@ -282,7 +299,13 @@ def backward_chunk(p, scratch, block, split, index, constants, tiles, history, s
         p.checkpoints_row, p.checkpoints_state, p.checkpoints_lane,
     )  # fmt: skip
     resets = read_chunk(p, scratch, block, start, steps, constants, tiles)
-    recompute(p, scratch, block, start, steps, resets, constants, tiles, history)
+    if p.quads:
+        recur_quads(
+            p, scratch, steps, resets, constants, tiles,
+            history.states, p.states * LANES, history.decays,
+        )  # fmt: skip
+    else:
+        recompute(p, scratch, block, start, steps, resets, constants, tiles, history)
     at = p.dy + start * p.dy_time
     read(p, scratch, block, history.dy, steps, at, p.dy_replica, p.dy_row, p.dy_time, p.dy_lane)
     if p.z != 0:
@@ -292,7 +315,10 @@ def backward_chunk(p, scratch, block, split, index, constants, tiles, history, s
             p, scratch, block, tiles.gate, steps,
             at, p.dz_replica, p.dz_row, p.dz_time, p.dz_lane,
         )  # fmt: skip
-    carry_back(p, scratch, block, split, start, steps, resets, constants, tiles, history, sums)
+    if p.quads:
+        carry_back_quads(p, scratch, steps, resets, constants, tiles, history, sums)
+    else:
+        carry_back(p, scratch, block, split, start, steps, resets, constants, tiles, history, sums)
     write_gradients(p, scratch, block, split, start, steps, tiles)
 
 

@@ -11,12 +11,7 @@ group and first channel. Lanes that belong to no segment hold zeros.
 from keelback.scan._exp_kernels import softplus
 from keelback.scan._jit import kernel
 from keelback.scan._layout import LANES
-from keelback.scan._simd_kernels import (
-    add,
-    add_neighbour_1,
-    add_neighbour_2,
-    add_neighbour_4,
-    byte_at,
+from keelback.scan._run_kernels import (
     copy_in_1,
     copy_in_2,
     copy_in_4,
@@ -25,15 +20,24 @@ from keelback.scan._simd_kernels import (
     copy_out_2,
     copy_out_4,
     copy_out_8,
+    gather_runs,
+    repeat_1,
+    repeat_2,
+    repeat_4,
+    repeat_8,
+    scatter_runs,
+)
+from keelback.scan._simd_kernels import (
+    add,
+    add_neighbour_1,
+    add_neighbour_2,
+    add_neighbour_4,
+    byte_at,
     lanes_between,
     load,
     load_at,
     load_masked_at,
     mul,
-    repeat_1,
-    repeat_2,
-    repeat_4,
-    repeat_8,
     scalar_at,
     splat,
     store,
@@ -125,12 +129,44 @@ def repeat(scratch, index, value, lanes):
 
 
 @kernel
+def four_runs(p, block, width, by_lane, itemsize):
+    """Whether a block is four whole segments of four neighbours in memory each."""
+    first, last = segments_of(p, block)
+    return p.lanes_per_segment == 4 and width == 4 and last - first == 4 and by_lane == itemsize
+
+
+@kernel
+def lane_offset(p, segment, by_replica, by_row, by_lane):
+    """Where the lanes of a segment begin in an operand."""
+    replica, row, _, channel, _ = place(p, segment)
+    return replica * by_replica + row * by_row + channel * by_lane
+
+
+@kernel
+def lane_addresses(p, block, base, by_replica, by_row, by_lane):
+    """Where the lanes of a block's four segments begin."""
+    first, _ = segments_of(p, block)
+    return (
+        base + lane_offset(p, first, by_replica, by_row, by_lane),
+        base + lane_offset(p, first + 1, by_replica, by_row, by_lane),
+        base + lane_offset(p, first + 2, by_replica, by_row, by_lane),
+        base + lane_offset(p, first + 3, by_replica, by_row, by_lane),
+    )
+
+
+@kernel
 def read(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_lane):
     """Read `rows` rows of an operand into a tile; leave it alone where the operand is absent."""
     if base == 0:
         return
     first, last = segments_of(p, block)
     here = place(p, first)
+    if four_runs(p, block, here[4], by_lane, scratch.itemsize):
+        a, b, c, d = lane_addresses(p, block, base, by_replica, by_row, by_lane)
+        for t in range(rows):
+            ahead = t * by_step
+            gather_runs(scratch, tile + t * LANES, a + ahead, b + ahead, c + ahead, d + ahead)
+        return
     for segment in range(first, last):
         replica, row, _, channel, width = here
         here = next_place(p, here)
@@ -168,6 +204,12 @@ def write(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_l
         return
     first, last = segments_of(p, block)
     here = place(p, first)
+    if four_runs(p, block, here[4], by_lane, scratch.itemsize):
+        a, b, c, d = lane_addresses(p, block, base, by_replica, by_row, by_lane)
+        for t in range(rows):
+            ahead = t * by_step
+            scatter_runs(scratch, tile + t * LANES, a + ahead, b + ahead, c + ahead, d + ahead)
+        return
     for segment in range(first, last):
         replica, row, _, channel, width = here
         here = next_place(p, here)

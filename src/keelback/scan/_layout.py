@@ -31,6 +31,7 @@ SIZES = (
     "segments_per_block",
     "lanes_per_segment",
     "packed",
+    "quads",
     "blocks_per_unit",
     "splits",
 )
@@ -151,6 +152,11 @@ class Plan:
     def packed(self) -> bool:
         """Whether a block holds several segments."""
         return self.segments_per_block > 1
+
+    @cached_property
+    def quads(self) -> bool:
+        """Whether the states come in fours, and segments fill four lanes or all."""
+        return self.lanes_per_segment in (4, LANES) and self.states % 4 == 0
 
     @cached_property
     def blocks(self) -> int:

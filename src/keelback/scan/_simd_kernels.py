@@ -99,7 +99,9 @@ def broadcast(builder: ir.IRBuilder, value: ir.Value, lanes: int = LANES) -> ir.
     return builder.shuffle_vector(single, ir.Constant(vector_type, ir.Undefined), zeros)
 
 
-def _element(context: Any, builder: Any, signature: Any, args: Any, target: ir.Type) -> ir.Value:
+def element_pointer(
+    context: Any, builder: Any, signature: Any, args: Any, target: ir.Type
+) -> ir.Value:
     array = context.make_array(signature.args[0])(context, builder, value=args[0])
     return builder.bitcast(builder.gep(array.data, [args[1]]), target.as_pointer())
 
@@ -110,7 +112,7 @@ def load(typingctx: Any, scratch: Any, index: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         scalar = signature.return_type.scalar
-        pointer = _element(context, builder, signature, args, llvm_vector(scalar))
+        pointer = element_pointer(context, builder, signature, args, llvm_vector(scalar))
         return builder.load(pointer, align=scalar.bitwidth // 8)
 
     return Vector(scratch.dtype)(scratch, types.intp), codegen
@@ -122,7 +124,7 @@ def store(typingctx: Any, scratch: Any, index: Any, vector: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         scalar = signature.args[2].scalar
-        pointer = _element(context, builder, signature, args, llvm_vector(scalar))
+        pointer = element_pointer(context, builder, signature, args, llvm_vector(scalar))
         builder.store(args[2], pointer, align=scalar.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -311,69 +313,6 @@ def _add_neighbour(distance: int) -> Any:
 # After the first of these every lane holds the sum of its aligned pair, after the second that of
 # its aligned run of four, after the third that of eight.
 add_neighbour_1, add_neighbour_2, add_neighbour_4 = map(_add_neighbour, (1, 2, 4))
-
-
-def _run_pointers(
-    context: Any, builder: Any, signature: Any, args: Any, lanes: int
-) -> tuple[ir.Value, ir.Value, int]:
-    scalar = signature.args[0].dtype
-    run = ir.VectorType(llvm_scalar(scalar), lanes)
-    inside = _element(context, builder, signature, args, run)
-    outside = builder.inttoptr(args[2], run.as_pointer())
-    return inside, outside, scalar.bitwidth // 8
-
-
-def _copy_in(lanes: int) -> Any:
-    @intrinsic
-    def copy_in(typingctx: Any, scratch: Any, index: Any, address: Any) -> Any:
-        """Copy a short run of floats from memory into scratch."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            inside, outside, align = _run_pointers(context, builder, signature, args, lanes)
-            builder.store(builder.load(outside, align=align), inside, align=align)
-            return context.get_dummy_value()
-
-        return types.void(scratch, types.intp, types.intp), codegen
-
-    return copy_in
-
-
-def _copy_out(lanes: int) -> Any:
-    @intrinsic
-    def copy_out(typingctx: Any, scratch: Any, index: Any, address: Any) -> Any:
-        """Copy a short run of floats from scratch into memory."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            inside, outside, align = _run_pointers(context, builder, signature, args, lanes)
-            builder.store(builder.load(inside, align=align), outside, align=align)
-            return context.get_dummy_value()
-
-        return types.void(scratch, types.intp, types.intp), codegen
-
-    return copy_out
-
-
-def _repeat(lanes: int) -> Any:
-    @intrinsic
-    def repeat(typingctx: Any, scratch: Any, index: Any, value: Any) -> Any:
-        """Write one float to a short run of scratch."""
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            run = ir.VectorType(args[2].type, lanes)
-            pointer = _element(context, builder, signature, args, run)
-            align = signature.args[2].bitwidth // 8
-            builder.store(broadcast(builder, args[2], lanes), pointer, align=align)
-            return context.get_dummy_value()
-
-        return types.void(scratch, types.intp, value), codegen
-
-    return repeat
-
-
-_SHORT = (1, 2, 4, 8)
-copy_in_1, copy_in_2, copy_in_4, copy_in_8 = map(_copy_in, _SHORT)
-copy_out_1, copy_out_2, copy_out_4, copy_out_8 = map(_copy_out, _SHORT)
-repeat_1, repeat_2, repeat_4, repeat_8 = map(_repeat, _SHORT)
 
 
 @intrinsic
