@@ -25,10 +25,6 @@ def _seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
     return (time.perf_counter() - start) / times
 
 
-def _calls_in_a_burst(seconds: float) -> int:
-    return max(1, min(1000, round(BURST / max(seconds, 1e-9))))
-
-
 def interleaved_medians(
     calls: Mapping[str, Callable[[], object]], device: str, repeats: int
 ) -> dict[str, float]:
@@ -36,17 +32,19 @@ def interleaved_medians(
 
     Interleaving lets whatever else the machine does fall on all of them alike. A burst lasts about
     `BURST` seconds, lest a short call be timed with the caches full of another's data. Each call is
-    run twice before, untimed; one that takes more than `SLOW` seconds then is not run again.
+    run once before, untimed, and once timed alone: more than `SLOW` seconds then are its time.
 
     Raises:
         InputError: There are no repeats.
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; it should be at least 1")
-    cold = {name: _seconds(call, device) for name, call in calls.items()}
-    slow = {name: [seconds] for name, seconds in cold.items() if seconds > SLOW}
+    for call in calls.values():
+        call()
+    warm = {name: _seconds(call, device) for name, call in calls.items()}
+    slow = {name: [seconds] for name, seconds in warm.items() if seconds > SLOW}
     quick = {name: call for name, call in calls.items() if name not in slow}
-    bursts = {name: _calls_in_a_burst(_seconds(call, device)) for name, call in quick.items()}
+    bursts = {name: max(1, round(BURST / warm[name])) for name in quick}
     times: dict[str, list[float]] = {name: [] for name in quick}
     for _ in range(repeats):
         for name, call in quick.items():
