@@ -8,6 +8,7 @@ from keelback.data import CorrelatedNoise, GaussianNoise, Locality, MajorityVoti
 from keelback.data.patterns import sample_patterns, stream
 from keelback.errors import InputError
 from keelback.models.gated import GatedSSM, hinge_loss
+from keelback.training import gradient_descent
 from keelback.training.gradient_descent import GatedTraining, measured_epochs, train_gated
 
 SMALL = MajorityVoting(0.4, 0.1, 10, 8)
@@ -83,6 +84,25 @@ def test_stopping_at_the_target_changes_nothing_before_it():
     assert (stopped[0].test_loss[:-1] > 0.5).all()
     assert stopped[0].test_loss[-1] <= 0.5
     np.testing.assert_array_equal(stopped[0].gating, full[0].gating[: len(stopped[0].epochs)])
+
+
+def test_a_training_without_a_gradient_leaves_early_and_loses_nothing(monkeypatch):
+    """Where all margins are met the rest of the history is known, and is written down unrun."""
+    few = [small(samples=4, seed=seed, epochs=900, target=1e-9) for seed in range(3)]
+    few.append(small(samples=4, seed=0, epochs=900, target=0.9, stop_at_target=False))
+    fresh = small(samples=4, source="fresh", epochs=900, target=None)
+    steps = []
+    keep = gradient_descent._Batch._keep
+    monkeypatch.setattr(gradient_descent._Batch, "_keep", lambda *given: steps.append(keep(*given)))
+    left = train_gated([*few, fresh])
+    assert steps
+    monkeypatch.setattr(gradient_descent, "_settled", lambda training, train_loss: False)
+    for early, whole in zip(left, train_gated([*few, fresh]), strict=True):
+        assert_same(early, whole)
+        np.testing.assert_array_equal(early.train_loss, whole.train_loss)
+    assert [history.status for history in left] == ["censored"] * 3 + ["reached", "censored"]
+    assert all(history.train_loss[-1] == 0 for history in left[:4])
+    assert all(history.epochs.tolist() == measured_epochs(900) for history in left)
 
 
 def test_targets_that_are_never_reached_are_censored():

@@ -120,12 +120,12 @@ _SCALES = {
         _majorities(10, 8, 1, (4, 5, 7)), (4, 8, 16, 32, 64), 8, 0.5, 600, 1e-2, 10
     ),
     ("locality", "paper"): _Scale(
-        tuple(Locality(near, 9, 14, 32) for near in (1, 2, 3)),
-        (64, 128, 256, 512, 1024, 2048), 50, 5.0, 5000, 0.9, 40,
+        tuple(Locality(near, 6, 9, 32) for near in (1, 2, 3)),
+        (8, 16, 32, 64, 128, 256, 512, 1024), 50, 10.0, 5000, 0.9, 100,
     ),
     ("locality", "theorem"): _Scale(
-        tuple(Locality(near, 9, 14, 7) for near in (1, 2, 3)),
-        (32, 64, 128, 256, 512, 1024), 100, 5.0, 5000, 0.9, 40,
+        tuple(Locality(near, 6, 9, 7) for near in (1, 2, 3)),
+        (4, 8, 16, 32, 64, 128, 256), 100, 10.0, 2000, 0.9, 100,
     ),
     ("locality", "quick"): _Scale(
         tuple(Locality(near, 6, 9, 6) for near in (1, 2, 3)),

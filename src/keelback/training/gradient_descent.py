@@ -318,6 +318,11 @@ class _Batch:
         return hinge_objective(tokens, signs, self._v, self._mixing, backend=self._backend)
 
 
+def _settled(training: GatedTraining, train_loss: float) -> bool:
+    """Whether all margins are met: the gradient is zero then, and every later epoch the same."""
+    return training.source != "fresh" and train_loss == 0
+
+
 class _Log:
     """The measurements of one training while it runs."""
 
@@ -328,6 +333,7 @@ class _Log:
         self._reached: int | None = None
         self._diverged: int | None = None
         self._finished = False
+        self._settled = False
         self.reported = False
 
     def add(self, epoch: int, row: np.ndarray) -> None:
@@ -341,14 +347,21 @@ class _Log:
             self._diverged = epoch
         elif target is not None and self._reached is None and test_loss <= target:
             self._reached = epoch
+        self._settled = _settled(self._training, float(row[0]))
 
     def done(self, last: bool) -> bool:
         stopped = self._training.stop_at_target and self._reached is not None
-        self._finished = self._finished or last or stopped or self._diverged is not None
+        diverged = self._diverged is not None
+        self._settled = self._settled and not stopped and not diverged
+        self._finished = self._finished or last or stopped or diverged or self._settled
         return self._finished
 
     def history(self, W_O: Tensor) -> GatedHistory:
         self.reported = True
+        if self._settled:
+            later = [e for e in measured_epochs(self._training.epochs) if e > self._epochs[-1]]
+            self._epochs += later
+            self._rows += [self._rows[-1]] * len(later)
         rows = np.stack(self._rows)
         status: Status = "censored"
         if self._diverged is not None:
