@@ -143,10 +143,10 @@ class TrainingMonitor:
         return alarms
 
     def summary(self) -> dict[str, float]:
-        """The last reading in a few numbers, for a logger."""
-        last = [r for r in self.readings if r.step == self.readings[-1].step]
-        if not last:
+        """The last reading in a few numbers, for a logger; none before the first."""
+        if not self.readings:
             return {}
+        last = [r for r in self.readings if r.step == self.readings[-1].step]
         return {
             "keelback/spectral_abscissa": max(r.spectral_abscissa for r in last),
             "keelback/delta": sum(r.delta for r in last) / len(last),

@@ -1,5 +1,6 @@
 """The verdict in words: what was found, the evidence for it, and what to try."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -143,9 +144,12 @@ def _states(layers: Sequence[LayerMeasures], span: Span, holds: bool) -> list[Fi
 def _memory(layers: Sequence[LayerMeasures], span: Span) -> Finding:
     share = sum(layer.beyond_train_length for layer in layers) / len(layers)
     medians = sorted(float(layer.longest_horizon.median()) for layer in layers)
+    typical = medians[len(medians) // 2]
     return Finding(
         "note",
-        f"A typical channel remembers {medians[len(medians) // 2]:.3g} tokens.",
+        "A typical channel never forgets."
+        if math.isinf(typical)
+        else f"A typical channel remembers {float(f'{typical:.3g}'):,.10g} tokens.",
         f"{share:.0%} of the channels remember more than the {span.train_length} tokens of "
         "training: how they behave at their full reach was never trained.",
     )

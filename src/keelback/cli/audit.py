@@ -134,7 +134,9 @@ def _show(result: "AuditResult") -> None:
             f"[bold]{finding.severity:>8}[/bold]  {escape(finding.statement)} "
             f"{escape(finding.evidence)}"
         )
-    table = Table("layer", "name", "kind", "abscissa", "step size", "horizon", "99 %", "growth")
+    table = Table("layer", "name")
+    for heading in ("kind", "abscissa", "step size", "horizon", "99 %", "growth"):
+        table.add_column(heading, no_wrap=True)
     for row in result.layers.to_dicts():
         table.add_row(
             str(row["index"]),

@@ -181,14 +181,13 @@ def _layout(panel: Panel) -> Spec:
     return {
         "xaxis": _axis(x_type, "height")
         | {"title": title, "showgrid": not panel.bars}
-        | _log_ticks(xs, panel.log_x),
+        | (_log_ticks(xs, log=True) if panel.log_x else _whole_ticks(xs)),
         "yaxis": _axis("log" if panel.log_y else "linear", "width") | _y_range(panel),
         "hovermode": "x unified" if len(panel.lines) <= 8 and not panel.histograms else "closest",
         "shapes": [_mark_line(mark.axis, mark.at) for mark in placed_marks(panel)],
         "annotations": [
-            _mark_text(mark.axis, mark.at, mark.label, panel)
-            for mark in placed_marks(panel)
-            if mark.label
+            _mark_text(mark.axis, mark.at, mark.label, panel, row)
+            for row, mark in enumerate(m for m in placed_marks(panel) if m.label)
         ],
         "bargap": 0.2,
     }
@@ -209,7 +208,9 @@ def _axis(kind: str, automargin: str) -> Spec:
 
 
 def _y_range(panel: Panel) -> Spec:
-    axis = _log_ticks([y for line in panel.lines for y in line.y], panel.log_y)
+    ys = [y for line in panel.lines for y in line.y]
+    marked = [mark.at for mark in placed_marks(panel) if mark.axis == "y"]
+    axis = _log_ticks([*ys, *marked], panel.log_y)
     if panel.zero_line:
         axis |= {"zeroline": True, "zerolinecolor": "--muted", "zerolinewidth": 1}
     if panel.y_limits is not None and not (panel.log_y and panel.y_limits[0] <= 0):
@@ -229,6 +230,12 @@ def _log_ticks(values: Sequence[float | None], log: bool) -> Spec:
     return {"tickvals": [10.0**k for k in powers], "ticktext": text}
 
 
+def _whole_ticks(values: Sequence[float]) -> Spec:
+    """Ticks at whole numbers where `values` are few whole numbers, such as layers."""
+    whole = values and all(float(v).is_integer() for v in values)
+    return {"dtick": 1} if whole and max(values) - min(values) <= 8 else {}
+
+
 def _mark_line(axis: str, at: float) -> Spec:
     across, along = ("y", "x") if axis == "x" else ("x", "y")
     return {
@@ -244,7 +251,8 @@ def _mark_line(axis: str, at: float) -> Spec:
     }
 
 
-def _mark_text(axis: str, at: float, label: str, panel: Panel) -> Spec:
+def _mark_text(axis: str, at: float, label: str, panel: Panel, row: int) -> Spec:
+    """The label of a mark; beside a vertical one in a row of its own, for marks may be close."""
     log = panel.log_x if axis == "x" else panel.log_y
     place = math.log10(at) if log else at
     upright = axis == "x"
@@ -260,6 +268,7 @@ def _mark_text(axis: str, at: float, label: str, panel: Panel) -> Spec:
         "y": 1 if upright else place,
         "xanchor": "left" if upright else "right",
         "yanchor": "top" if upright else "bottom",
+        "yshift": -14 * row if upright else 0,
     }
 
 

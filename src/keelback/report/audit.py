@@ -37,9 +37,9 @@ def audit_outcome(result: AuditResult) -> Outcome:
         experiment="audit",
         title=f"Audit of {result.model}",
         summary=(
-            f"{len(result.measures)} state-space layers, {result.sequences} sequences of "
-            f"{span.length} tokens; training length {span.train_length} "
-            f"({result.train_length_source})."
+            f"{_counted(len(result.measures), 'state-space layer')}, "
+            f"{_counted(result.sequences, 'sequence')} of {span.length} tokens; "
+            f"training length {span.train_length} ({result.train_length_source})."
         ),
         verdict=result.verdict,
         claims=[
@@ -205,8 +205,8 @@ def _layer_table(result: AuditResult) -> Table:
         Column("kind", "kind"),
         Column("spectral_abscissa", "spectral abscissa", ".3g"),
         Column("delta_median", "step size", ".3g"),
-        Column("horizon_median", "horizon, median", ".3g"),
-        Column("horizon_p99", "horizon, 99 %", ".3g"),
+        Column("horizon_median", "horizon, median", ",.1f"),
+        Column("horizon_p99", "horizon, 99 %", ",.1f"),
         Column("horizon_beyond_train_length", "longer than training", ".1%"),
         Column("state_growth_median", "state growth", ".3g"),
         Column("saturated", "saturated", ".1%"),
@@ -273,6 +273,10 @@ def _order(values: list[float], share: float) -> float:
 
 def _plain(values: Iterable[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _finite_row(row: Mapping[str, Any]) -> dict[str, Scalar]:
