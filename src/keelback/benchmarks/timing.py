@@ -11,7 +11,7 @@ from keelback.errors import InputError
 # A call that takes longer than this, in seconds, is timed once.
 SLOW = 10.0
 # Calls shorter than this, in seconds, are repeated without a pause until they have taken so long.
-BURST = 0.02
+BURST = 0.5
 
 
 def _seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
