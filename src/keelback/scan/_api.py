@@ -10,8 +10,8 @@ from torch import Tensor
 from keelback.errors import InputError
 from keelback.scan._checks import (
     computing_dtype,
-    require_groups,
-    require_shape,
+    require_scan_shapes,
+    require_scan_shapes_once,
     reset_mask,
     storing_dtype,
 )
@@ -20,6 +20,7 @@ from keelback.scan._op import run_scan
 from keelback.scan._reference import selective_scan_reference
 
 BACKENDS = ("reference", "cpu", "cuda")
+_DTYPES = ({torch.float32}, {torch.float64})
 
 
 def selective_scan(
@@ -76,28 +77,18 @@ def selective_scan(
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
-    require_shape("u", u, ("batch", "length", "channels"))
-    batch, length, channels = u.shape
-    require_shape("A", A, (channels, "state"))
-    state = A.shape[1]
-    require_shape("delta", delta, (batch, length, channels), (batch, length, 1))
-    require_shape("B", B, (batch, length, "groups", state))
-    require_groups("B", B.shape[2], channels)
-    require_shape("C", C, (batch, length, B.shape[2], state))
-    per_channel = {"D": D, "delta_bias": delta_bias}
-    for name, x in per_channel.items():
-        if x is not None:
-            require_shape(name, x, (channels,))
-    if z is not None:
-        require_shape("z", z, (batch, length, channels))
-    if initial_state is not None:
-        require_shape("initial_state", initial_state, (batch, channels, state))
-    dtype = computing_dtype(
-        {"u": u, "delta": delta, "A": A, "B": B, "C": C, "z": z}
-        | per_channel
-        | {"initial_state": initial_state}
-    )
-    mask = reset_mask(reset, cu_seqlens, u, batch, length)
+    operands = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    shapes: tuple[Any, ...] = tuple([None if x is None else x.shape for x in operands])
+    if backend in (None, "cpu") and cu_seqlens is None and _needs_no_care(operands, reset):
+        require_scan_shapes_once(*shapes)
+        mask = reset_mask(reset, None, u, *u.shape[:2])
+        y, last_state = eager_scan(delta_softplus, *operands, mask)
+        return (y, last_state) if return_last_state else y
+
+    require_scan_shapes(*shapes)
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    dtype = computing_dtype(dict(zip(names, operands, strict=True)))
+    mask = reset_mask(reset, cu_seqlens, u, *u.shape[:2])
     chosen = choose_backend(backend, u.device)
 
     compute = partial(_to, dtype=dtype)
@@ -109,6 +100,12 @@ def selective_scan(
     y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
     y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
+
+
+def _needs_no_care(operands: tuple[Tensor | None, ...], reset: Tensor | None) -> bool:
+    """Whether the CPU kernels can take the operands as they are, past PyTorch's dispatcher."""
+    dtypes = {x.dtype for x in operands if x is not None}
+    return dtypes in _DTYPES and runs_eagerly(*operands, reset)
 
 
 def choose_backend(backend: str | None, device: torch.device) -> str:

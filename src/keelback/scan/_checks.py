@@ -1,6 +1,7 @@
 """What the operands of a scan must look like, and the messages when they do not."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,17 +12,51 @@ _HALF = (torch.float16, torch.bfloat16)
 _CPU = torch.device("cpu")
 
 
-def require_shape(name: str, x: Tensor, *allowed: Sequence[int | str]) -> None:
-    """Raise unless x has one of the allowed shapes; a string stands for any size."""
+def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | str]) -> None:
+    """Raise unless x, or its shape, is one of the allowed shapes; a string stands for any size."""
+    found = x.shape if isinstance(x, Tensor) else x
     for shape in allowed:
-        if x.shape == shape:
+        if found == shape:
             return
-        if x.ndim == len(shape) and all(
-            isinstance(want, str) or want == got for want, got in zip(shape, x.shape, strict=True)
+        if len(found) == len(shape) and all(
+            isinstance(want, str) or want == got for want, got in zip(shape, found, strict=True)
         ):
             return
     wanted = " or ".join("(" + ", ".join(str(size) for size in shape) + ")" for shape in allowed)
-    raise InputError(f"{name} has shape {tuple(x.shape)}; it should be {wanted}")
+    raise InputError(f"{name} has shape {tuple(found)}; it should be {wanted}")
+
+
+def require_scan_shapes(
+    u: torch.Size,
+    delta: torch.Size,
+    A: torch.Size,
+    B: torch.Size,
+    C: torch.Size,
+    D: torch.Size | None,
+    z: torch.Size | None,
+    delta_bias: torch.Size | None,
+    initial_state: torch.Size | None,
+) -> None:
+    """Raise unless operands of these shapes fit together in a scan."""
+    require_shape("u", u, ("batch", "length", "channels"))
+    batch, length, channels = u
+    require_shape("A", A, (channels, "state"))
+    state = A[1]
+    require_shape("delta", delta, (batch, length, channels), (batch, length, 1))
+    require_shape("B", B, (batch, length, "groups", state))
+    require_groups("B", B[2], channels)
+    require_shape("C", C, (batch, length, B[2], state))
+    for name, x in (("D", D), ("delta_bias", delta_bias)):
+        if x is not None:
+            require_shape(name, x, (channels,))
+    if z is not None:
+        require_shape("z", z, (batch, length, channels))
+    if initial_state is not None:
+        require_shape("initial_state", initial_state, (batch, channels, state))
+
+
+#: For shapes that come again and again; sizes that are symbols cannot be remembered.
+require_scan_shapes_once = lru_cache(maxsize=1024)(require_scan_shapes)
 
 
 def require_groups(name: str, groups: int, channels: int) -> None:

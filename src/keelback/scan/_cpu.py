@@ -59,9 +59,18 @@ def parameters(
     """
     tensors = [operands.get(name) for name in OPERANDS]
     strides = tuple([None if x is None else x.stride() for x in tensors])
-    record = _record_without_addresses(plan, flags, itemsize, strides).copy()
-    record[: len(tensors)] = [0 if x is None else x.data_ptr() for x in tensors]
-    return record.view(PARAMETERS)
+    words, record = _kept_record()
+    words[:] = _record_without_addresses(plan, flags, itemsize, strides)
+    words[: len(tensors)] = [0 if x is None else x.data_ptr() for x in tensors]
+    return record
+
+
+def _kept_record() -> Any:
+    """This thread's record of parameters, once as integers: a scan is over before the next."""
+    if not hasattr(_kept, "record"):
+        record = np.zeros(1, PARAMETERS)
+        _kept.record = record.view(np.int64), record
+    return _kept.record
 
 
 def _plan(u: Tensor, A: Tensor, B: Tensor) -> Plan:

@@ -51,7 +51,7 @@ class EagerScan(torch.autograd.Function):
         checkpoints, *operands = ctx.saved_tensors
         if dy is None and dlast_state is None:
             return (None,) * (1 + len(operands))
-        if not torch.is_grad_enabled() and runs_eagerly(dy, dlast_state, checkpoints, *operands):
+        if not torch.is_grad_enabled() and runs_eagerly(dy, dlast_state, checkpoints):
             given: list[Any] = [dy, dlast_state, checkpoints, *operands, ctx.delta_softplus]
             return (None, *_cpu.scan_gradients(*given), None)
         one_replica = [None if x is None else x.unsqueeze(0) for x in (dy, dlast_state)]

@@ -18,7 +18,7 @@ from numba.core import config as numba_config
 
 # Numba sets its attributes while it is imported, out of sight of type checkers.
 _settings: Any = numba_config
-_WORTH_A_THREAD = 150.0
+_WORTH_A_THREAD = 400.0
 """Microseconds of work for which waking another thread pays."""
 
 
