@@ -35,6 +35,8 @@ def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -
             parts.append(f"there is no field {field}{close}")
         elif problem["type"] == "missing":
             parts.append(f"{field} is missing")
+        elif isinstance(problem.get("ctx", {}).get("error"), InputError):
+            parts.append(problem["msg"].removeprefix("Value error, "))
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]

@@ -57,8 +57,8 @@ sys.path.insert(0, {tests!r})
 from test_place import losses, run
 from keelback.training import AcceleratePlace
 
-place = AcceleratePlace(cpu=True)
-results = run(place)
+with AcceleratePlace(cpu=True) as place:
+    results = run(place)
 if place.is_main:
     weights = [{{k: v.tolist() for k, v in r.weights.items()}} for r in results]
     with open({out!r}, "w") as file:
@@ -74,7 +74,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*launch, "--nproc-per-node", "2", str(script)],
-        timeout=120,
+        timeout=600,
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
@@ -92,8 +92,9 @@ def test_trackers_are_told_every_epoch(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     place = AcceleratePlace(cpu=True, trackers=["tensorboard"], folder=str(tmp_path))
-    [result] = train([model(1)], [split(1)], RECIPE, [1], place=place)
-    place.close()
+    assert list(tmp_path.iterdir()) == []
+    with place:
+        [result] = train([model(1)], [split(1)], RECIPE, [1], place=place)
     events = EventAccumulator(str(tmp_path / "keelback"))
     events.Reload()
     logged = [event.value for event in events.Scalars("loss")]

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 @contextlib.contextmanager
-def sweep_progress(title: str) -> Iterator[Callable[[float, float], None]]:
+def sweep_progress(title: str, shown: bool = True) -> Iterator[Callable[[float, float], None]]:
     """Show a bar for as long as the block runs; gives the function that moves it."""
     bar = Progress(
         TextColumn(title),
@@ -19,6 +19,7 @@ def sweep_progress(title: str) -> Iterator[Callable[[float, float], None]]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        disable=not shown,
     )
     with bar:
         task = bar.add_task(title, total=1.0)

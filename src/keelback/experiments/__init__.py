@@ -7,6 +7,7 @@ from keelback.experiments.outcome import Outcome
 from keelback.experiments.provenance import provenance, provenance_of_runs
 from keelback.experiments.run import Run, RunResult
 from keelback.experiments.runner import available_cores, sweep
+from keelback.experiments.single_training import train_single
 from keelback.experiments.store import Store, StoredRun
 from keelback.experiments.training_run import TrainingRun
 
@@ -26,4 +27,5 @@ __all__ = [
     "provenance",
     "provenance_of_runs",
     "sweep",
+    "train_single",
 ]

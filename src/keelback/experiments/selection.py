@@ -29,18 +29,19 @@ _PROVENANCE = "made_by"
 
 def row_of(run: StoredRun) -> Row:
     """Configuration, result and provenance of a run, under `name`."""
-    flat = _flat(run.fields) | dict(run.summary)
-    return {"name": run.name, **flat, **_flat(run.provenance, _PROVENANCE)}
+    flat = flatten(run.fields) | dict(run.summary)
+    return {"name": run.name, **flat, **flatten(run.provenance, _PROVENANCE)}
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Row:
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> Row:
+    """Nested fields as one row, each under its path with dots."""
     row: Row = {}
     for key, value in fields.items():
         name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
-            row |= _flat(value, name)
+            row |= flatten(value, name)
         elif isinstance(value, list):
-            row |= _flat({str(i): item for i, item in enumerate(value)}, name)
+            row |= flatten({str(i): item for i, item in enumerate(value)}, name)
         else:
             row[name] = value
     return row

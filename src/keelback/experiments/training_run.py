@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from pydantic import Field, JsonValue, field_validator
@@ -13,10 +13,20 @@ from pydantic import Field, JsonValue, field_validator
 from keelback.data import Split, Task, get_task
 from keelback.experiments.run import Progress, Run, RunResult, Scalar
 from keelback.models import model_config
-from keelback.training import Recipe, TrainingResult, accuracy, train
+from keelback.training import (
+    Checkpoint,
+    Place,
+    Recipe,
+    TrainingResult,
+    accuracy,
+    recompute_layers,
+    train,
+)
 
 _FRESH = 1_000_000
 """Added to a data seed for examples of the training distribution that training did not see."""
+
+R = TypeVar("R", bound="TrainingRun")
 
 
 class TrainingRun(Run):
@@ -77,33 +87,70 @@ class TrainingRun(Run):
         for run in runs:
             by_shape[splits.get(run, "train").tokens.shape].append(run)
         for alike in by_shape.values():
-            yield from cls._execute_alike(alike, splits, progress)
+            yield from _trained(alike, splits, progress, Place(default_device()))
 
-    @classmethod
-    def _execute_alike(
-        cls, runs: Sequence[Self], splits: "_Splits", progress: Progress
-    ) -> Iterator[tuple[Self, RunResult]]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        models = [
-            model_config(run.model).build(torch.Generator().manual_seed(run.seed)) for run in runs
-        ]
-        results = train(
-            models,
-            [splits.get(run, "train") for run in runs],
-            runs[0].recipe,
-            [run.seed for run in runs],
-            device=device,
-            on_epoch=lambda epoch, _: progress(epoch / runs[0].recipe.epochs),
-        )
-        for run, result in zip(runs, results, strict=True):
-            model = models[0]
-            model.load_state_dict(result.weights)
-            summary = _end_of(result)
-            for name, split in splits.scored(run).items():
-                score = None if result.divergence else accuracy(model, split.to(device))
-                summary[f"{name}_accuracy"] = score
-            config = model_config(run.model)
-            yield run, RunResult(summary, result.history, result.weights, config)
+    def execute_alone(
+        self,
+        progress: Progress,
+        *,
+        place: Place | None = None,
+        checkpoint: Checkpoint | None = None,
+        recompute: bool = False,
+    ) -> RunResult:
+        """Train and score this run by itself.
+
+        Args:
+            progress: told the share of the epochs that is done.
+            place: where to compute; the default device if not given.
+            checkpoint: where the training is kept while it is under way, and taken up from.
+            recompute: whether to compute layers again in the backward pass instead of keeping them.
+
+        Raises:
+            InputError: `recompute`, and the model has no repeated layers.
+            JobError: SIGTERM came; the training is kept in `checkpoint`.
+        """
+        place = place or Place(default_device())
+        [(_, result)] = _trained([self], _Splits(), progress, place, checkpoint, recompute)
+        return result
+
+
+def default_device() -> str:
+    """The GPU if there is one, otherwise the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _trained(
+    runs: Sequence[R],
+    splits: "_Splits",
+    progress: Progress,
+    place: Place,
+    checkpoint: Checkpoint | None = None,
+    recompute: bool = False,
+) -> Iterator[tuple[R, RunResult]]:
+    """Train runs whose examples have one shape side by side, then score each on its splits."""
+    models = [
+        model_config(run.model).build(torch.Generator().manual_seed(run.seed)) for run in runs
+    ]
+    if recompute:
+        recompute_layers(models[0])
+    results = train(
+        models,
+        [splits.get(run, "train") for run in runs],
+        runs[0].recipe,
+        [run.seed for run in runs],
+        place=place,
+        checkpoint=checkpoint,
+        on_epoch=lambda epoch, _: progress(epoch / runs[0].recipe.epochs),
+    )
+    for run, result in zip(runs, results, strict=True):
+        model = models[0]
+        model.load_state_dict(result.weights)
+        summary = _end_of(result)
+        for name, split in splits.scored(run).items():
+            score = None if result.divergence else accuracy(model, split.to(place.device))
+            summary[f"{name}_accuracy"] = score
+        config = model_config(run.model)
+        yield run, RunResult(summary, result.history, result.weights, config)
 
 
 def _end_of(result: TrainingResult) -> dict[str, Scalar]:

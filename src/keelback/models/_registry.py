@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from keelback.errors import InputError, describe
+from keelback.errors import InputError, describe, nearest
 from keelback.models.attention import SoftmaxAttentionConfig
 from keelback.models.linear_attention import LinearAttentionConfig
 from keelback.models.lti import DiagonalLTIConfig
@@ -59,7 +59,10 @@ def model_config(fields: Mapping[str, Any]) -> Any:
     """
     kind = fields.get("kind")
     if kind not in MODELS:
-        raise InputError(f"unknown model {kind!r}; there are {', '.join(sorted(MODELS))}")
+        known = sorted(MODELS)
+        raise InputError(
+            f"unknown model {kind!r}; there are {', '.join(known)}{nearest(str(kind), known)}"
+        )
     try:
         return MODELS[kind].model_validate(dict(fields))
     except ValidationError as error:

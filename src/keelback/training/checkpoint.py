@@ -77,8 +77,10 @@ class Checkpoint:
             return None
 
     def remove(self) -> None:
-        """The training has ended."""
-        self.path.unlink(missing_ok=True)
+        """The training has ended; a folder that held nothing else goes too."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+            self.path.parent.rmdir()
 
 
 def training_identity(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keelback.errors import InputError
+from keelback.errors import InputError, nearest
 
 
 class Place:
@@ -41,18 +41,26 @@ class Place:
         """Whether the flag is set in any of the processes."""
         return flag
 
+    def wait_for_all(self) -> None:
+        """Go on once every process has come here."""
+        self.any(False)
+
     def track(self, rows: Sequence[dict[str, float | int | None]]) -> None:
         """Log an epoch's rows, one a replica, to whatever trackers were asked for."""
 
-    def close(self) -> None:
-        """Finish what was tracked."""
+    def __enter__(self) -> "Place":
+        """Start the trackers."""
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Let the trackers write what they hold, and the processes part."""
 
 
 class AcceleratePlace(Place):
     """The device, processes and trackers of Hugging Face's accelerate.
 
     Started by `accelerate launch` or `torchrun`, every process takes part in each training;
-    otherwise one does.
+    otherwise one does. Trackers log inside a `with` block, at whose end the processes part.
 
     Args:
         cpu: stay on the CPU where there is a GPU.
@@ -74,34 +82,17 @@ class AcceleratePlace(Place):
     ) -> None:
         try:
             from accelerate import Accelerator
-            from accelerate.utils import LoggerType
         except ImportError:
             raise InputError(
                 "several processes and trackers need accelerate: pip install 'keelback[hf]'"
             ) from None
-        known = sorted(kind.value for kind in LoggerType if kind.value != "all")
-        for name in trackers:
-            if name not in known:
-                raise InputError(f"unknown tracker {name!r}; there are {', '.join(known)}")
-        try:
-            self._accelerator = Accelerator(
-                cpu=cpu, log_with=list(trackers) or None, project_dir=folder
-            )
-            if trackers:
-                self._require_installed(trackers)
-                self._accelerator.init_trackers("keelback", config=settings)
-        except (ImportError, ValueError) as error:
-            raise InputError(str(error)) from None
-        self._tracked = bool(trackers)
+        _require_trackers(trackers)
+        self._accelerator = Accelerator(
+            cpu=cpu, log_with=list(trackers) or None, project_dir=folder
+        )
+        self._tracked, self._settings = bool(trackers), settings
         self.is_main = self._accelerator.is_main_process
         super().__init__(self._accelerator.device)
-
-    def _require_installed(self, trackers: Sequence[str]) -> None:
-        """Accelerate leaves a tracker that is not installed out without a word."""
-        present = {str(getattr(kind, "value", kind)) for kind in self._accelerator.log_with}
-        absent = [name for name in trackers if name not in present]
-        if absent:
-            raise InputError(f"tracker {absent[0]} is not installed: pip install {absent[0]}")
 
     def share(self, index: Int[Tensor, "replicas batch"]) -> Int[Tensor, "replicas share"]:
         """As even a part as there can be; none where the batch is smaller than the processes."""
@@ -140,7 +131,7 @@ class AcceleratePlace(Place):
 
     def track(self, rows: Sequence[dict[str, float | int | None]]) -> None:
         """Each column by its name, with the replica's number before it where there are several."""
-        if not self._tracked:
+        if not self._accelerator.trackers:
             return
         values = {
             name if len(rows) == 1 else f"{replica}/{name}": value
@@ -150,7 +141,30 @@ class AcceleratePlace(Place):
         }
         self._accelerator.log(values, step=int(rows[0]["epoch"] or 0))
 
-    def close(self) -> None:
-        """Let the trackers write what they hold."""
-        if self._tracked:
-            self._accelerator.end_training()
+    def __enter__(self) -> "AcceleratePlace":
+        """Start the trackers, which may make their files or sign in."""
+        if self._tracked and not self._accelerator.trackers:
+            self._accelerator.init_trackers("keelback", config=self._settings)
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Let the trackers write what they hold, and the processes part."""
+        if error is None:
+            self.wait_for_all()
+        self._accelerator.end_training()
+
+
+def _require_trackers(names: Sequence[str]) -> None:
+    """Accelerate itself leaves a tracker that is not installed out."""
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known = sorted(kind.value for kind in LoggerType if kind.value != "all")
+    installed = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"unknown tracker {name!r}; there are {', '.join(known)}{nearest(name, known)}"
+            )
+        if name not in installed:
+            raise InputError(f"tracker {name} is not installed: pip install {name}")
