@@ -1,22 +1,26 @@
 """Put the tables of committed result files into the README and the docs.
 
 A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
-`keelback bench`. `--check` changes nothing and fails where a document does not show what its
-result file holds.
+`keelback bench`, of which `PATH#NAME` shows the rows under NAME. `--check` changes nothing and
+fails where a document does not show what its result file holds.
 """
 
 import csv
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def as_markdown(path: Path) -> str:
-    heading, *rows = _benchmark(path) if path.suffix == ".json" else _csv(path)
+def as_markdown(source: str) -> str:
+    name, _, part = source.partition("#")
+    path = ROOT / name
+    heading, *rows = _benchmark(path, part or "rows") if path.suffix == ".json" else _csv(path)
     lines = [heading, ["---"] * len(heading), *([_cell(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -26,18 +30,25 @@ def _csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def _benchmark(path: Path) -> list[list[str]]:
-    rows = json.loads(path.read_text())["rows"]
+def _benchmark(path: Path, part: str) -> list[list[str]]:
+    rows = json.loads(path.read_text())[part]
     if "peers" not in rows[0]:
         return [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
     shape = ("batch", "length", "channels", "state")
     peers = list(rows[0]["peers"])
-    table = [[", ".join(shape), "pass", "keelback", *peers, "fastest peer / keelback"]]
-    for row in rows:
-        times = [row["ours_ms"], *(row["peers"].get(peer, "") for peer in peers), row["ratio"]]
-        sizes = ", ".join(str(row[name]) for name in shape)
-        table.append([sizes, row["pass"], *(str(time) for time in times)])
-    return table
+    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
+        ", ".join(shape): lambda row: ", ".join(str(row[name]) for name in shape),
+        "pass": lambda row: row["pass"],
+        "keelback": lambda row: row["ours_ms"],
+        **{peer: lambda row, peer=peer: row["peers"].get(peer, "") for peer in peers},
+        "fastest peer / keelback": lambda row: row.get("ratio", ""),
+    }
+    if "floor_ms" in rows[0]:
+        columns["keelback / floor"] = lambda row: row["ours_ms"] / row["floor_ms"]
+    for name in rows[0].get("peak_bytes", {}):
+        title = f"MB, {'keelback' if name == 'ours' else name}"
+        columns[title] = lambda row, name=name: row["peak_bytes"][name] / 1e6
+    return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
 
 
 def _cell(text: str) -> str:
@@ -51,7 +62,7 @@ def _cell(text: str) -> str:
 
 
 def filled(text: str) -> str:
-    return BLOCK.sub(lambda m: m[1] + as_markdown(ROOT / m[2]) + m[3], text)
+    return BLOCK.sub(lambda m: m[1] + as_markdown(m[2]) + m[3], text)
 
 
 def documents() -> list[Path]:

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def end(process: subprocess.Popen[bytes], how: str) -> None:
 
 def wait_for_group(group: int) -> None:
     """Workers whose parent was killed end by themselves; wait for that, as `ps` would show it."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
@@ -121,13 +122,17 @@ def main() -> None:
     random.seed(options.seed)
     with tempfile.TemporaryDirectory(prefix="keelback-kills-") as folder:
         result = campaign(Path(folder), options.kills)
-    text = json.dumps({"provenance": provenance(), **result}, indent=1)
+    text = json.dumps({"provenance": provenance(command_line()), **result}, indent=1)
     print(text)
     if options.out is not None:
         options.out.write_text(text + "\n")
     bad = [name for name in FAULTS if result[name] and name != "executions_repeated"]
     if bad:
         sys.exit("found: " + ", ".join(bad))
+
+
+def command_line() -> str:
+    return shlex.join(["python", *sys.argv])
 
 
 def campaign(folder: Path, kills: int) -> dict[str, Any]:
@@ -159,7 +164,14 @@ def campaign(folder: Path, kills: int) -> dict[str, Any]:
         if how is None:
             note_table(store, expected, faults)
             stores, seen = stores + 1, {}
+    killed = {"all processes": "all", "one worker": "worker", "the runner alone": "parent"}
     return {
+        "rows": [
+            *({"what": f"kills of {name}", "times": ways[how]} for name, how in killed.items()),
+            {"what": "sweeps that reached their end", "times": stores},
+            {"what": "finished runs that a kill found in the store", "times": kept},
+            *({"what": name.replace("_", " "), "times": faults[name]} for name in FAULTS),
+        ],
         "kills": dict(ways),
         "kills_while_working": ways.total() - ways_while_starting.total(),
         "stores_finished": stores,

@@ -1,5 +1,7 @@
 """`keelback bench sweep`: the runner and its replica axis against one training after another."""
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -30,12 +32,14 @@ def sweep(
     """
     from keelback.benchmarks.runner_overhead import runner_overhead
     from keelback.benchmarks.sweep_speed import sweep_speed
+    from keelback.experiments import provenance
 
     lengths = None if seq_len is None else seq_len.split(",")
     overhead = runner_overhead(empty_runs, workers)
     result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
     if json:
-        print_json(result)
+        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        print_json({**result, "provenance": record})
         return
     print(
         f"the sweep: {result['sweep_s']:.1f} s with {result['workers']} workers\n"
