@@ -94,4 +94,12 @@ def compare_in_transformers(
         result[f"{name}_training_step_s"] = min(times)
     if loop:
         result["ratio"] = result["loop_training_step_s"] / result["keelback_training_step_s"]
+    result["rows"] = [
+        {
+            "scan": name,
+            "seconds a training step": result[f"{name}_training_step_s"],
+            "generated tokens a second": result[f"{name}_generated_per_second"],
+        }
+        for name in ways
+    ]
     return result
