@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,19 @@ def test_rows_say_how_each_trial_ended(tmp_path):
     assert row["share"] == 0
     assert row["shown_epochs"] == "censored (censored to censored)"
     json.dumps(row, allow_nan=False)
+
+
+def test_numba_leaves_pytorch_its_number_of_threads():
+    """Else a worker that is pinned to one core would wait for threads that share it."""
+    program = (
+        "import torch; from keelback.experiments.gated_trials import use_device\n"
+        "torch.set_num_threads(1); use_device(); print(torch.get_num_threads())"
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"1"]
 
 
 def test_a_course_has_a_row_a_trial_and_time(tmp_path):

@@ -126,7 +126,9 @@ def use_device() -> str:
         return "cuda"
     import numba
 
-    numba.set_num_threads(min(torch.get_num_threads(), numba.get_num_threads()))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.get_num_threads()))
+    torch.set_num_threads(threads)  # Numba's OpenMP layer sets it to all cores as it starts.
     return "cpu"
 
 
