@@ -49,7 +49,7 @@ class GateAlignment(Experiment[GateAlignmentSettings]):
                 "steps": 150 if quick else 1000,
             }
             mixers = settings.trials or (2 if quick else 10)
-            stacks = settings.trials or (1 if quick else 3)
+            stacks = settings.trials or (1 if quick else 2)
             step = 1.0 if isinstance(pattern, MajorityVoting) else 5.0
             runs += [HarnessTrials(model=name, trials=mixers, **shared) for name in MIXERS]
             runs += [
