@@ -1,8 +1,8 @@
 """Put the tables of committed result files into the README and the docs.
 
 A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
-`keelback bench`, of which `PATH#NAME` shows the rows under NAME. `--check` changes nothing and
-fails where a document does not show what its result file holds.
+`keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME. `--check` changes
+nothing and fails where a document does not show what its result file holds.
 """
 
 import csv
@@ -30,10 +30,28 @@ def _csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+def _claims(reports: dict[str, list[dict[str, str]]]) -> list[list[str]]:
+    shown = ["statement", "verdict", "evidence"]
+    claims = [claim for claims in reports.values() for claim in claims]
+    return [shown, *([_escaped(claim[name]) for name in shown] for claim in claims)]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {found}" for name, found in value.items())
+    return str(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "\\|")
+
+
 def _benchmark(path: Path, part: str) -> list[list[str]]:
     rows = json.loads(path.read_text())[part]
+    if part == "claims":
+        return _claims(rows)
     if "peers" not in rows[0]:
-        return [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+        return [list(rows[0]), *([_text(cell) for cell in row.values()] for row in rows)]
     shape = ("batch", "length", "channels", "state")
     peers = list(rows[0]["peers"])
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
