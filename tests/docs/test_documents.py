@@ -32,3 +32,14 @@ def test_every_local_link_leads_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     missing = [target for target in targets if not (document.parent / target).exists()]
     assert missing == []
+
+
+def test_the_python_of_the_page_on_sweeps_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.DOTALL)
+    exec(compile(code, "sweeps.md", "exec"), {})
+    assert "'epoch': 1" in capsys.readouterr().out
+    assert list((tmp_path / "logs").rglob("events*"))
