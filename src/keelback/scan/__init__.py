@@ -1,5 +1,6 @@
 """The selective scan: the recurrence under every selective state-space model."""
 
+from keelback.scan._across import selective_scan_across
 from keelback.scan._api import selective_scan
 from keelback.scan._attention import attention_matrix
 from keelback.scan._mamba_ssm import selective_scan_fn, selective_state_update
@@ -10,6 +11,7 @@ __all__ = [
     "attention_matrix",
     "can_switch",
     "selective_scan",
+    "selective_scan_across",
     "selective_scan_fn",
     "selective_scan_step",
     "selective_state_update",
