@@ -235,9 +235,21 @@ def test_a_model_without_state_spaces_says_what_it_is() -> None:
         find_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
 
 
-def test_what_a_hybrid_has_besides_is_named(tiny_model: Any) -> None:
-    model = tiny_model("bamba")
-    assert not_audited(model, find_layers(model)) == {"BambaAttention": 1}
+@pytest.mark.parametrize(
+    ("family", "besides"),
+    [
+        ("mamba", {}),
+        ("bamba", {"BambaAttention": 1}),
+        ("jamba", {"JambaAttention": 1}),
+        ("olmo-hybrid", {"OlmoHybridAttention": 1}),
+    ],
+)
+def test_what_a_hybrid_has_besides_is_named(
+    tiny_model: Any, family: str, besides: dict[str, int]
+) -> None:
+    """Neither the block around a layer that is audited nor that around what is named."""
+    model = tiny_model(family)
+    assert not_audited(model, find_layers(model)) == besides
 
 
 def test_one_adapter_matches_each_layer(model: nn.Module) -> None:

@@ -57,17 +57,24 @@ def find_layers(model: nn.Module, adapters: Sequence[Adapter] | None = None) -> 
 
 def not_audited(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     """Classes, and how many of each, that mix tokens or decay but that no adapter reads."""
-    covered = {id(part) for layer in layers for part in layer.module.modules()}
-    found: Counter[str] = Counter()
-    for module in model.modules():
-        if id(module) in covered:
-            continue
-        name = type(module).__name__
-        mixes = any(word in name.lower() for word in ("attention", "lstm", "gru", "rnn", "rwkv"))
-        if (mixes or hasattr(module, "A_log")) and any(True for _ in module.parameters()):
-            found[name] += 1
-            covered.update(id(part) for part in module.modules())
-    return dict(found)
+    audited = {id(part) for layer in layers for part in layer.module.modules()}
+    mixing = {id(m): m for m in model.modules() if id(m) not in audited and _mixes(m)}
+    innermost = (
+        module
+        for module in mixing.values()
+        if not any(id(part) in audited or id(part) in mixing for part in _inside(module))
+    )
+    return dict(Counter(type(module).__name__ for module in innermost))
+
+
+def _mixes(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    known = any(word in name for word in ("attention", "lstm", "gru", "rnn", "rwkv"))
+    return (known or hasattr(module, "A_log")) and any(True for _ in module.parameters())
+
+
+def _inside(module: nn.Module) -> Iterator[nn.Module]:
+    return (part for part in module.modules() if part is not module)
 
 
 def _mixers(model: nn.Module) -> dict[str, int]:

@@ -228,4 +228,9 @@ def _as_input_error(source: str) -> Iterator[None]:
         raise InputError(f"{source}: a safetensors file is damaged or cut off ({error})") from None
     except Exception as error:  # transformers raises many kinds, all of them about the input here
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            raise InputError(
+                f"{source} needs code that it brings itself, which keelback never runs; "
+                "give a model of a type that transformers has"
+            ) from None
         raise InputError(f"{source} cannot be loaded: {reason[:300]}") from None

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +24,10 @@ def audit(
     tokenizer: Annotated[
         str | None, typer.Option(help="tokenizer.json, a folder, a Hub name, or bytes.")
     ] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens in each sequence.")] = None,
-    train_length: Annotated[int | None, typer.Option(help="Length it was trained on.")] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens in each sequence.")] = None,
+    train_length: Annotated[
+        int | None, typer.Option(min=1, help="Length it was trained on.")
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Directions to compare the gates with: .npy, one a row.")
     ] = None,
@@ -51,9 +55,7 @@ def audit(
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     if length is None:
         length = default_length(len(ids), train_length or train_length_of(loaded.model))
-    if out is not None:
-        _require_writable(out)
-    with sweep_progress("audit") as progress:
+    with _folder_for(out), sweep_progress("audit") as progress:
         result = run_audit(
             loaded.model.to(place),
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
@@ -106,10 +108,21 @@ def _require_drawable(out: Path) -> None:
     require_report_extra()
 
 
-def _require_writable(out: Path) -> None:
+@contextmanager
+def _folder_for(out: Path | None) -> Iterator[None]:
+    """Refuse a folder that cannot be written to before the work; leave no new one if it fails."""
     from keelback.report._files import writable_directory
 
-    writable_directory(out)
+    fresh = out is not None and not out.exists()
+    if out is not None:
+        writable_directory(out)
+    try:
+        yield
+    except BaseException:
+        if out is not None and fresh:
+            with suppress(OSError):
+                out.rmdir()
+        raise
 
 
 def _write(result: "AuditResult", out: Path) -> None:
