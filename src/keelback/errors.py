@@ -27,7 +27,12 @@ def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -
     With the `model` that was validated, an unknown field is told the nearest that there is.
     """
     parts = []
-    for problem in error.errors():
+    problems = error.errors()
+    places = [problem["loc"] for problem in problems]
+    for problem in problems:
+        where = problem["loc"]
+        if any(where == place[: len(where)] != place for place in places):
+            continue  # What is wrong inside says more.
         field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             *path, unknown = problem["loc"]
