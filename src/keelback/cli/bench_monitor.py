@@ -28,8 +28,11 @@ def monitor(
     from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
 
     if cost:
-        found = overhead(every=50, repeats=15)
-        line = f"a reading every {found['every']} steps adds {found['overhead']:.1%} to a step"
+        measured = overhead(every=50, repeats=15)
+        found = {"provenance": _record(), "rows": [measured]}
+        line = (
+            f"a reading every {measured['every']} steps adds {measured['overhead']:.1%} to a step"
+        )
     else:
         found = foresight(range(first_seed, first_seed + seeds), every, _say)
         if out is not None:
@@ -46,14 +49,18 @@ def monitor(
 
 
 def _write(out: Path, found: dict[str, Any], table: str) -> None:
-    from keelback.experiments import provenance
     from keelback.experiments.store import write_atomically
 
     out.mkdir(parents=True, exist_ok=True)
-    record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
-    document = json_format.dumps({"provenance": record, **found}, indent=1, allow_nan=False)
+    document = json_format.dumps({"provenance": _record(), **found}, indent=1, allow_nan=False)
     write_atomically(out / "results.json", document)
     write_atomically(out / "foresight.csv", table)
+
+
+def _record() -> dict[str, Any]:
+    from keelback.experiments import provenance
+
+    return dict(provenance(command=shlex.join(["keelback", *sys.argv[1:]])))
 
 
 def _say(one: "Training") -> None:
