@@ -31,6 +31,12 @@ from keelback.bounds._covering import (
 from keelback.bounds._grid import ClassGrid, Enclosure, level_weight
 from keelback.bounds._held_out import clopper_pearson
 from keelback.bounds._lower import log_mean_absolute_sign_sum, lower_log_rademacher
+from keelback.bounds._mamba_block import (
+    MambaBlockConstants,
+    log_mamba_output_bound,
+    mamba_blocks,
+    mamba_log_rademacher,
+)
 from keelback.bounds._measure import logits, margins, measure_constants, ramp_risk, wrong
 from keelback.bounds._pac_bayes import (
     PRIOR_SIGMAS,
@@ -77,6 +83,7 @@ __all__ = [
     "Enclosure",
     "GaussianWeights",
     "Intervals",
+    "MambaBlockConstants",
     "PacBayesCertificate",
     "PublishedTerms",
     "StepSums",
@@ -98,6 +105,7 @@ __all__ = [
     "log_covering_gap",
     "log_dudley_of_capacity",
     "log_geometric_sum",
+    "log_mamba_output_bound",
     "log_maurey_capacity",
     "log_mean_absolute_sign_sum",
     "log_output_bound",
@@ -107,6 +115,8 @@ __all__ = [
     "loss_complexity_factor",
     "lower_log_rademacher",
     "lti_log_rademacher",
+    "mamba_blocks",
+    "mamba_log_rademacher",
     "margins",
     "maurey_log_count",
     "mean_index",

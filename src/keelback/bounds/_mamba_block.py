@@ -1,0 +1,172 @@
+"""The full Mamba block: projection, causal convolution, a step per channel, skip and gate."""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from keelback.bounds._chaining import nested_chaining
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covering import Ball, Block, Intervals, class_log_count
+from keelback.bounds._series import safe_log
+from keelback.bounds._sharpened import (
+    log_excess,
+    log_output_bound,
+    log_state_reach,
+    log_token_reach,
+)
+from keelback.bounds._steps import StepSums
+from keelback.errors import InputError
+
+SILU_SLOPE = 1.1
+"""An upper bound on |silu'|, whose maximum is 1.0998; |silu(x)| <= |x| needs no constant."""
+
+_LARGEST = 1e60
+
+
+@dataclass(frozen=True)
+class MambaBlockConstants:
+    """A class of Mamba blocks that are read at the last position, z = w . (h_T * silu(W_g x_T)).
+
+    v_t = silu(sum_i kappa_i * W_in x_{t - i} + beta), products with a star channel by channel;
+    y_t is the selective SSM's output for the tokens v, each channel j with its own step
+    delta_t[j] = softplus(p_j + q_j . v_t); h_t = y_t + D * v_t. A linear projection after the
+    gate, and a head after it, are part of w.
+
+    Attributes:
+        selective: constants of the selective part. `d` is the number of inner channels; B_q, M_q,
+            p_lo and p_hi hold for every channel's q_j and p_j; B_w and M_w are the norms of w.
+            Its B_u is not read.
+        B_x: largest Euclidean norm of a token x_t.
+        d_model: dimension of a token.
+        B_in: spectral norm of W_in, the half of the projection that is convolved.
+        B_g: spectral norm of W_g, the half that gates.
+        B_conv: sum over the taps i of max_j |kappa_i[j]|.
+        d_conv: number of taps.
+        B_bias: Euclidean norm of beta.
+        B_D: max_j |D_j|.
+
+    Raises:
+        InputError: a constant is negative, not finite or, where it is a count, below 1.
+
+    Source: docs/bounds.md, Corollary 9; Gu and Dao 2023 (arXiv 2312.00752), Figure 3.
+    """
+
+    selective: ClassConstants
+    B_x: float
+    d_model: int
+    B_in: float
+    B_g: float
+    B_conv: float
+    d_conv: int
+    B_bias: float
+    B_D: float
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self) if field.name != "selective"):
+            value, least = getattr(self, name), 1 if name in ("d_model", "d_conv") else 0
+            if not least <= value <= _LARGEST:
+                raise InputError(f"{name} = {value:g} must be finite and at least {least}")
+
+    @property
+    def channel(self) -> ClassConstants:
+        """The class of one channel's y: tokens v of norm B_conv B_in B_x + B_bias, w a unit."""
+        norm = self.B_conv * self.B_in * self.B_x + self.B_bias
+        return replace(self.selective, B_u=norm, B_w=1.0, M_w=1.0)
+
+
+def log_mamba_output_bound(constants: MambaBlockConstants) -> float:
+    """Logarithm of a bound on |z|, B_w B_g B_x (Y + B_D B_v); -inf if the class is {0}.
+
+    Y = B_B B_C B_v^3 S1 bounds each channel of y, B_v each token v. The gate multiplies channel by
+    channel, so the largest channel counts and not the norm of y, which is up to sqrt(d) larger.
+
+    Source: docs/bounds.md, Corollary 9.
+    """
+    c = constants
+    gate = safe_log(c.selective.B_w) + safe_log(c.B_g) + safe_log(c.B_x)
+    return gate + _log_channel_output(c)
+
+
+def mamba_log_rademacher(constants: MambaBlockConstants, *, vocab_size: int = 0) -> float:
+    """Logarithm of the sharpened bound on the empirical Rademacher complexity of Mamba blocks.
+
+    Args:
+        constants: the class.
+        vocab_size: number of trained embedding rows, each of norm at most B_x; 0 when the tokens
+            are fixed vectors.
+
+    Raises:
+        InputError: `vocab_size` is negative.
+
+    Source: docs/bounds.md, Corollary 9.
+    """
+    log_bound = log_mamba_output_bound(constants)
+    blocks = mamba_blocks(constants, vocab_size=vocab_size)
+    if log_bound == -math.inf:
+        return -math.inf
+    m = constants.selective.m
+    return log_bound + math.log(nested_chaining(lambda radii: class_log_count(blocks, radii), m))
+
+
+def mamba_blocks(constants: MambaBlockConstants, *, vocab_size: int = 0) -> list[Block]:
+    """The parameters w, W_g, D, W_in, kappa, beta, [W_B, W_C, A, p, q], [embedding], in order.
+
+    Each reach is in units of the output bound. W_B to q are left out where y is zero, the embedding
+    where it is not trained.
+
+    Args:
+        constants: the class.
+        vocab_size: number of trained embedding rows.
+
+    Raises:
+        InputError: `vocab_size` is negative.
+    """
+    if vocab_size < 0:
+        raise InputError(f"vocab_size = {vocab_size} must not be negative")
+    c, inner = constants, constants.channel
+    if log_mamba_output_bound(c) == -math.inf:
+        return []
+    log_share = log_output_bound(inner) - _log_channel_output(c)
+    log_skip = safe_log(c.B_D) + safe_log(inner.B_u) - _log_channel_output(c)
+    log_slope = math.log(SILU_SLOPE)
+    log_tokens = float(np.logaddexp(log_share + log_token_reach(inner), log_skip)) + log_slope
+    log_convolved = log_tokens + _log_ratio(c.B_conv * c.B_in * c.B_x, inner.B_u)
+    blocks: list[Block] = [
+        Ball(inner.d, 0.0, log_excess(c.selective.M_w, c.selective.B_w)),
+        Ball(inner.d * c.d_model, log_slope),
+        Intervals(inner.d, log_skip),
+        Ball(inner.d * c.d_model, log_convolved),
+        Ball(inner.d * c.d_conv, log_convolved),
+        Ball(inner.d, log_tokens + _log_ratio(c.B_bias, inner.B_u)),
+    ]
+    if log_share > -math.inf:
+        blocks += _selective_part(inner, log_share)
+    if vocab_size:
+        log_embedding = float(np.logaddexp(log_convolved, log_slope))
+        blocks.append(Ball(c.d_model, log_embedding, copies=vocab_size))
+    return blocks
+
+
+def _selective_part(c: ClassConstants, log_share: float) -> list[Block]:
+    steps = StepSums.of(c.s_A, c.log_largest_step, c.T)
+    log_gate = log_share + float(np.logaddexp(0.0, steps.log_relative))
+    log_reach_q = log_gate + safe_log(c.B_u)
+    return [
+        Ball(c.N * c.d, log_share, log_share + log_excess(c.M_B, c.B_B)),
+        Ball(c.N * c.d, log_share, log_share + log_excess(c.M_C, c.B_C)),
+        Intervals(c.N * c.d, log_share + log_state_reach(c, steps)),
+        Intervals(c.d, log_gate + safe_log((c.p_hi - c.p_lo) / 2)),
+        Ball(c.d, log_reach_q + safe_log(c.B_q), log_reach_q + safe_log(c.M_q), copies=c.d),
+    ]
+
+
+def _log_channel_output(c: MambaBlockConstants) -> float:
+    """log(Y + B_D B_v), the largest |h_T[j]|."""
+    channel = c.channel
+    skip = safe_log(c.B_D) + safe_log(channel.B_u)
+    return float(np.logaddexp(log_output_bound(channel), skip))
+
+
+def _log_ratio(part: float, whole: float) -> float:
+    return safe_log(part) - safe_log(whole)
