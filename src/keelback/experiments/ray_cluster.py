@@ -155,7 +155,7 @@ class RayExecutor(Executor):
             if need > most:
                 raise InputError(
                     f"each task asks for {need:g} {name}s, and the largest node of the cluster has "
-                    f"{most:g}; ask for {most:g} or fewer"
+                    f"{most:g}; {f'ask for {most:g} or fewer' if most else 'ask for none'}"
                 )
 
     def _slots(self) -> int:

@@ -112,11 +112,13 @@ class Store:
     def _check_version(self) -> None:
         try:
             manifest = json.loads(self._manifest_path.read_text())
-            version = manifest["version"] if manifest["format"] == _FORMAT else None
+            version, ours = manifest["version"], manifest["format"] == _FORMAT
         except (OSError, ValueError, KeyError, TypeError):
+            version, ours = None, False
+        if not ours:
             raise InputError(
                 f"{self._manifest_path} is not a keelback manifest; it was damaged or edited"
-            ) from None
+            )
         if version != STORE_VERSION:
             raise InputError(
                 f"{self.directory} was written by store version {version}; this keelback reads "
