@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_cases import TOLERANCE, Case, errors_of
 
-from keelback.scan import selective_scan
+from keelback.scan import selective_scan, selective_scan_step, selective_state_update
 
 pytestmark = [
     pytest.mark.gpu,
@@ -90,3 +90,23 @@ def test_operators_pass_opcheck() -> None:
     torch.library.opcheck(
         torch.ops.keelback.selective_scan.default, (*operands, *absent, True, True)
     )
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_steps_continue_a_scan(in_place: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    length, prompt = 40, 30
+    u, delta, z = (torch.randn(3, length, 64, generator=generator).cuda() for _ in range(3))
+    A = -torch.rand(64, 16, generator=generator).cuda()
+    B, C = (torch.randn(3, length, 1, 16, generator=generator).cuda() for _ in range(2))
+    D, bias = (torch.randn(64, generator=generator).cuda() for _ in range(2))
+    whole, _ = selective_scan(u, delta, A, B, C, D, z, bias, True, return_last_state=True)
+    u_, delta_, B_, C_, z_ = (x[:, :prompt] for x in (u, delta, B, C, z))
+    _, state = selective_scan(u_, delta_, A, B_, C_, D, z_, bias, True, return_last_state=True)
+    for t in range(prompt, length):
+        step = (u[:, t], delta[:, t], A, B[:, t], C[:, t], D, z[:, t], bias, True)
+        if in_place:
+            y = selective_state_update(state, *step)
+        else:
+            y, state = selective_scan_step(state, *step)
+        torch.testing.assert_close(y, whole[:, t], rtol=1e-4, atol=1e-4)
