@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from keelback.data import Split, get_task
-from keelback.errors import InputError
+from keelback.errors import InputError, JobError
 from keelback.models import SelectiveClassifier, SelectiveSSMConfig
 from keelback.training import AcceleratePlace, Place, Recipe, TrainingResult, train
 
@@ -100,6 +100,14 @@ def test_trackers_are_told_every_epoch(tmp_path: Path) -> None:
     logged = [event.value for event in events.Scalars("loss")]
     assert logged == pytest.approx(losses(result), rel=1e-6)
     assert [event.step for event in events.Scalars("s_A")] == [1, 2]
+
+
+def test_a_tracker_that_cannot_start_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    place = AcceleratePlace(cpu=True, trackers=["tensorboard"], folder=str(tmp_path / "file"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(JobError, match="cannot log to tensorboard: "), place:
+        pass
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keelback.errors import InputError, nearest
+from keelback.errors import InputError, JobError, nearest
 
 
 class Place:
@@ -90,7 +90,7 @@ class AcceleratePlace(Place):
         self._accelerator = Accelerator(
             cpu=cpu, log_with=list(trackers) or None, project_dir=folder
         )
-        self._tracked, self._settings = bool(trackers), settings
+        self._tracked, self._settings = list(trackers), settings
         self.is_main = self._accelerator.is_main_process
         super().__init__(self._accelerator.device)
 
@@ -142,9 +142,16 @@ class AcceleratePlace(Place):
         self._accelerator.log(values, step=int(rows[0]["epoch"] or 0))
 
     def __enter__(self) -> "AcceleratePlace":
-        """Start the trackers, which may make their files or sign in."""
+        """Start the trackers, which may make their files or sign in.
+
+        Raises:
+            JobError: one of them cannot.
+        """
         if self._tracked and not self._accelerator.trackers:
-            self._accelerator.init_trackers("keelback", config=self._settings)
+            try:
+                self._accelerator.init_trackers("keelback", config=self._settings)
+            except Exception as error:
+                raise JobError(f"cannot log to {', '.join(self._tracked)}: {error}") from error
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
