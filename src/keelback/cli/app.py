@@ -1,10 +1,12 @@
 """The Typer application, and the one place where errors become exit codes."""
 
+import gc
 import importlib
 import json
 import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -28,6 +30,21 @@ def _options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     """Options that stand before the command."""
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Import PyTorch and the like without stopping to look for garbage, of which they make none.
+
+    The collector would walk their million objects again and again, and once more at exit; it takes
+    as long as the imports themselves. What they made is left out of later collections.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:

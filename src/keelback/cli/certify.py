@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import app, heavy_imports, print_json
 from keelback.cli.evaluate import require_fit
 
 if TYPE_CHECKING:
@@ -45,11 +45,13 @@ def certify(
 
     Says for each number which classifier and which distribution it is about.
     """
-    from keelback.data import get_task
     from keelback.errors import InputError
-    from keelback.experiments.certification import certify_model
-    from keelback.experiments.provenance import provenance
-    from keelback.models import load_model
+
+    with heavy_imports():
+        from keelback.data import get_task
+        from keelback.experiments.certification import certify_model
+        from keelback.experiments.provenance import provenance
+        from keelback.models import load_model
 
     options: dict[str, Any] = {
         "seq_len": seq_len,
