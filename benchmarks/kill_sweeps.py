@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,10 @@ def command_line() -> str:
 def campaign(folder: Path, kills: int) -> dict[str, Any]:
     script = folder / "sweep.py"
     script.write_text(SWEEP)
-    started = time.monotonic()
     whole = start(script, folder / "whole")
-    starting = seconds_until_work(whole, folder / "whole", started)
-    if whole.wait() != 0:
+    pace = Pace()
+    if let_end(whole, folder / "whole", pace) != 0:
         raise SystemExit("the sweep fails even where nothing is killed")
-    working = time.monotonic() - started - starting
     expected = table_of(Store.open(folder / "whole"))
     ways: Counter[str] = Counter()
     faults: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
@@ -152,12 +151,16 @@ def campaign(folder: Path, kills: int) -> dict[str, Any]:
     while ways.total() < kills or seen:
         store = folder / str(stores)
         process = start(script, store)
-        spared = ways.total() >= kills
-        how = None if spared else kill_at_some_moment(process, store, starting, working)
+        fresh = None if seen else pace
+        if ways.total() >= kills:
+            how, code = None, let_end(process, store, fresh)
+        else:
+            how, code = kill_at_some_moment(process, store, pace, fresh)
         if how is not None:
             ways[how] += 1
             kept += len(seen)
-        elif process.wait() != 0:
+            print(f"{ways.total()} kills, {stores} finished sweeps", file=sys.stderr)
+        elif code != 0:
             faults["sweeps_that_failed"] += 1
             break
         note_changes(store, seen, faults)
@@ -192,30 +195,52 @@ FAULTS = (
 ways_while_starting: Counter[str] = Counter()
 
 
-def seconds_until_work(process: subprocess.Popen[bytes], store: Path, started: float) -> float:
+@dataclass
+class Pace:
+    """Seconds that the last sweep that nobody killed took to start, and to work."""
+
+    starting: float = 0.0
+    working: float = 0.0
+
+
+def wait_for_work(process: subprocess.Popen[bytes], store: Path) -> None:
     while process.poll() is None and not (store / "lock").exists():
         time.sleep(0.01)
-    return time.monotonic() - started
+
+
+def let_end(process: subprocess.Popen[bytes], store: Path, fresh: Pace | None) -> int:
+    """Wait for the sweep's end and give its exit code; of one on a new store, note the pace."""
+    started = time.monotonic()
+    wait_for_work(process, store)
+    began = time.monotonic()
+    code = process.wait()
+    if fresh is not None:
+        fresh.starting, fresh.working = began - started, time.monotonic() - began
+    return code
 
 
 def kill_at_some_moment(
-    process: subprocess.Popen[bytes], store: Path, starting: float, working: float
-) -> str | None:
-    """Kill the sweep and say how; None where it ended before."""
+    process: subprocess.Popen[bytes], store: Path, pace: Pace, fresh: Pace | None
+) -> tuple[str | None, int]:
+    """Kill the sweep and say how; None and its exit code where it ended before."""
     (store / "lock").unlink(missing_ok=True)
     early = random.random() < 0.2
+    started = time.monotonic()
     try:
         if early:
-            process.wait(random.uniform(0, starting))
-        else:
-            seconds_until_work(process, store, 0.0)
-            process.wait(random.uniform(0, working))
+            process.wait(random.uniform(0, pace.starting))
+            return None, process.returncode
+        wait_for_work(process, store)
+        began = time.monotonic()
+        process.wait(random.uniform(0, pace.working))
+        if fresh is not None:
+            fresh.starting, fresh.working = began - started, time.monotonic() - began
+        return None, process.returncode
     except subprocess.TimeoutExpired:
         how = random.choice(["all", "worker", "parent"])
         ways_while_starting[how] += early
         end(process, how)
-        return how
-    return None
+        return how, process.returncode
 
 
 def note_changes(store: Path, seen: dict[str, bytes], faults: Counter[str]) -> None:
