@@ -32,6 +32,7 @@ def classifier(abscissa: float, seed: int = 0) -> Any:
 def test_readings_are_those_of_the_recurrence() -> None:
     model = classifier(0.05)
     monitor = TrainingMonitor(model)
+    assert monitor.summary() == {}
     assert monitor.after_step(0, TOKENS) == []
     assert monitor.after_step(1, TOKENS) == []
     (reading,) = monitor.readings

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -177,7 +178,7 @@ def _load_transformers(name: str) -> nn.Module:
         import transformers
     except ImportError:
         raise InputError(f"reading {name} needs transformers: pip install 'keelback[hf]'") from None
-    with _quiet(transformers):
+    with quiet_transformers():
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         speaks = type(config) in transformers.AutoModelForCausalLM._model_mapping
         auto = transformers.AutoModelForCausalLM if speaks else transformers.AutoModel
@@ -199,7 +200,12 @@ def _refuse_missing(name: str, loading: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Keep its progress bars and advice to itself, if it is there."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None:
+        yield
+        return
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

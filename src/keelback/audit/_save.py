@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from keelback.audit._edits import keep
-from keelback.audit._load import LoadedModel
+from keelback.audit._load import LoadedModel, quiet_transformers
 from keelback.audit._repair import Repair
 from keelback.errors import InputError, JobError
 from keelback.models import WEIGHTS_FILE, save_model
@@ -81,7 +81,8 @@ def _save_model(loaded: LoadedModel, folder: Path) -> None:
         return
     if loaded.stored_as is not None:
         model.to(loaded.stored_as)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     if loaded.folder is not None:
         _copy_tokenizer(loaded.folder, folder)
 
