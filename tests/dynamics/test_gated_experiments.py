@@ -203,7 +203,7 @@ def test_settings_make_different_runs_that_can_be_read_again(name, given, quick)
     assert len({run.name for run in runs}) == len(runs)
     assert all(run_from_fields(run.fields()) == run for run in runs)
     trials = {run.trials for run in runs}
-    if not quick and name != "gate-alignment" and given.get("data") != "locality":
+    if not quick and name != "gate-alignment":
         assert max(trials) == 100
 
 

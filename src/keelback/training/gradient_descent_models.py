@@ -27,7 +27,7 @@ _ORDER = 3
 
 @dataclass(frozen=True)
 class ModelHistory:
-    """What one model did: measured steps, losses, accuracy; the seconds are a batch's, shared out.
+    """What one model did: measured steps, losses, accuracy, and its share of processor seconds.
 
     `steps_to_accuracy` is the first measured step with the wanted test accuracy, or `None`.
     """
@@ -75,7 +75,7 @@ def train_models(
         raise InputError("gradient descent: every model needs its training and test data")
     if optimizer == "sgd" and batch_size is None:
         raise InputError("gradient descent: sgd needs a batch size")
-    started = time.perf_counter()
+    started = time.process_time()
     replicas = _Replicas(models)
     optimiser = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)(
         replicas.trained, lr=step_size
@@ -93,7 +93,7 @@ def train_models(
         replicas.losses(*batches.next()).sum().backward()
         optimiser.step()
     replicas.write_back(models)
-    seconds = (time.perf_counter() - started) / len(models)
+    seconds = (time.process_time() - started) / len(models)
     at, losses, shares = (np.array(part) for part in zip(*measured, strict=True))
     return [_history(at, losses[:, r], shares[:, r], accuracy, seconds) for r in range(len(models))]
 
