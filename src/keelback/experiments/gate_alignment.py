@@ -174,12 +174,18 @@ def _claims(layers: Sequence[dict[str, Any]]) -> list[Claim]:
     return claims
 
 
+def _bar_label(row: dict[str, Any]) -> str:
+    """The model, short enough to stand under a bar, and the layer where there are several."""
+    model: str = row["model"].removeprefix("gated SSM, ")
+    return f"{model}, no. {row['layer']}" if model.startswith("Mamba") else model
+
+
 def _figure(settings: GateAlignmentSettings, layers: Sequence[dict[str, Any]]) -> Figure:
     panels = []
     for data in ("majority", "locality"):
         found = [row for row in layers if row["data"] == data]
         bars = Bars(
-            [f"{row['model']}, {row['layer']}" for row in found],
+            [_bar_label(row) for row in found],
             [row["auc"] for row in found],
             "",
             [row["auc_low"] for row in found],
@@ -187,8 +193,8 @@ def _figure(settings: GateAlignmentSettings, layers: Sequence[dict[str, Any]]) -
         )
         panels.append(
             Panel(
-                "model, layer",
-                "chance that the gate ranks a relevant token above an irrelevant one",
+                "gate",
+                "relevant ranked above irrelevant",
                 data,
                 bars=[bars],
                 marks=[Mark(0.5, "no selection", axis="y")],
@@ -199,7 +205,9 @@ def _figure(settings: GateAlignmentSettings, layers: Sequence[dict[str, Any]]) -
         f"gate-alignment-{settings.label}",
         "Do gates select relevant tokens?",
         panels,
-        "Median over trials, whiskers: least to most. Mamba: step sizes, averaged over channels.",
+        "Chance that the gate of a relevant token is wider than that of an irrelevant one; median "
+        "over trials, whiskers: least to most. Gate frozen, W_B and W_C trained, full-batch "
+        "descent and SGD: ablations of the gated SSM. Mamba: step sizes, averaged over channels.",
     )
 
 
