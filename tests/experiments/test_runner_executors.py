@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -288,3 +289,20 @@ def test_ten_thousand_results_take_little_memory(tmp_path: Path) -> None:
     sweep(runs, store, executor=ThisProcess())
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert (after - before) * 1024 < 20e6
+
+
+def test_a_worker_that_does_not_answer_cannot_keep_a_sweep_from_its_end(tmp_path: Path) -> None:
+    """Nor one that waits for a lock which a killed worker held."""
+    executor = LocalExecutor(2)
+    executor.start(2, lambda index, share: None)
+    run = TrivialRun(number=1)
+    executor.submit(Task({0: [run]}, Store.create(tmp_path).directory, 0))
+    while not executor.wait(1.0):
+        pass
+    assert executor._pool is not None
+    for process in (executor._pool._processes or {}).values():
+        os.kill(process.pid, signal.SIGSTOP)
+    ended = threading.Thread(target=executor.stop, daemon=True)
+    ended.start()
+    ended.join(60.0)
+    assert not ended.is_alive()

@@ -97,12 +97,15 @@ class LocalExecutor(Executor):
                 return
 
     def stop(self) -> None:
-        """End the workers; those that are executing a task are killed."""
+        """Kill the workers, of which none has anything left to finish.
+
+        Asked to end they might not: one that was killed while it waited for a task holds the lock
+        under which the others wait.
+        """
         if self._pool is None:
             return
-        if self._running:
-            for process in list((self._pool._processes or {}).values()):
-                process.kill()
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool, self._running = None, {}
 
