@@ -147,7 +147,8 @@ def _show(result: "AuditResult") -> None:
             f"[bold]{finding.severity:>8}[/bold]  {escape(finding.statement)} "
             f"{escape(finding.evidence)}"
         )
-    table = Table("layer", "name")
+    table = Table("layer")
+    table.add_column("name", overflow="fold")
     for heading in ("kind", "abscissa", "step size", "horizon", "99 %", "growth"):
         table.add_column(heading, no_wrap=True)
     for row in result.layers.to_dicts():
