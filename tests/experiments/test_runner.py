@@ -103,14 +103,14 @@ def test_kill_at_any_moment_then_the_same_command(tmp_path: Path) -> None:
     log, store = tmp_path / "log", tmp_path / "s"
     for finished in (1, 4, 8):
         process = start_sweep(tmp_path)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(list(store.glob("runs/[0-9a-f]*"))) < finished and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     kept = {path.name for path in store.glob("runs/[0-9a-f]*")}
     assert len(kept) >= 8
-    output, _ = start_sweep(tmp_path).communicate(timeout=120)
+    output, _ = start_sweep(tmp_path).communicate(timeout=300)
     assert output.splitlines()[-1] == str([2 * n for n in range(12)])
     counts = [executions(log).count(n) for n in range(12)]
     assert all(count >= 1 for count in counts)
@@ -123,15 +123,15 @@ def test_an_interrupt_ends_the_sweep_and_keeps_what_was_finished(tmp_path: Path)
     """Ctrl-C reaches the whole process group of a terminal."""
     process = start_sweep(tmp_path)
     store = tmp_path / "s"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(store.glob("runs/[0-9a-f]*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
     assert 2 <= len(list(Store.open(store))) < 12
-    while group_exists(process.pid) and time.monotonic() < deadline + 60:
+    while group_exists(process.pid) and time.monotonic() < deadline + 300:
         time.sleep(0.05)
     assert not group_exists(process.pid), "no worker outlives the sweep"
 
@@ -148,6 +148,6 @@ def group_exists(group: int) -> bool:
 def test_two_sweeps_on_one_store_share_the_work(tmp_path: Path) -> None:
     Store.create(tmp_path / "s")
     both = [start_sweep(tmp_path), start_sweep(tmp_path)]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
     assert {output.splitlines()[-1] for output in outputs} == {str([2 * n for n in range(12)])}
     assert executions(tmp_path / "log") == list(range(12))
