@@ -31,10 +31,14 @@ def timed_sweep(workers: int) -> dict[str, Any]:
         for run in survivors:
             by_length.setdefault(run.fields["task_settings"]["seq_len"], []).append(run.summary)
     return {
-        "workers": workers,
-        "seconds": seconds,
-        "runs": len(done),
-        "survivors": len(survivors),
+        "summary": [
+            {
+                "workers": workers,
+                "seconds": seconds,
+                "runs": len(done),
+                "survivors": len(survivors),
+            }
+        ],
         "rows": [
             {
                 "seq_len": length,
