@@ -41,10 +41,9 @@ from keelback.scan._forward_kernels import (
 from keelback.scan._jit import entry_kernel, kernel
 from keelback.scan._layout import LANES, SIDE_BY_SIDE
 from keelback.scan._quad_kernels import (
-    add_shared_quads,
     carry_back_quads,
     recur_quads,
-    write_quads,
+    write_states,
 )
 from keelback.scan._simd_kernels import (
     add,
@@ -252,40 +251,17 @@ def write_gradients(p, scratch, block, split, start, steps, tiles):
             p, scratch, block, tiles.raw, steps,
             at, p.ddelta_replica, p.ddelta_row, p.ddelta_time, p.ddelta_lane,
         )  # fmt: skip
-    if p.quads and not p.packed:
-        fresh = first_of_unit(p, block, split)
-        at = p.dB + split * p.dB_partial + start * p.dB_time
-        add_shared_quads(
-            p, scratch, block, tiles.wide_b, steps,
-            at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, fresh,
-        )  # fmt: skip
-        at = p.dC + split * p.dC_partial + start * p.dC_time
-        add_shared_quads(
-            p, scratch, block, tiles.wide_c, steps,
-            at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, fresh,
-        )  # fmt: skip
-    elif p.quads:
-        at = p.dB + start * p.dB_time
-        write_quads(
-            p, scratch, block, tiles.wide_b, steps,
-            at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state,
-        )  # fmt: skip
-        at = p.dC + start * p.dC_time
-        write_quads(
-            p, scratch, block, tiles.wide_c, steps,
-            at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state,
-        )  # fmt: skip
-    elif p.packed:
-        at = p.dB + start * p.dB_time
-        write_groups(
-            p, scratch, block, tiles.wide_b, steps, p.states,
-            at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state,
-        )  # fmt: skip
-        at = p.dC + start * p.dC_time
-        write_groups(
-            p, scratch, block, tiles.wide_c, steps, p.states,
-            at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state,
-        )  # fmt: skip
+    fresh = first_of_unit(p, block, split)
+    at = p.dB + split * p.dB_partial + start * p.dB_time
+    write_states(
+        p, scratch, block, tiles.wide_b, steps,
+        at, p.dB_replica, p.dB_row, p.dB_time, p.dB_group, p.dB_state, fresh,
+    )  # fmt: skip
+    at = p.dC + split * p.dC_partial + start * p.dC_time
+    write_states(
+        p, scratch, block, tiles.wide_c, steps,
+        at, p.dC_replica, p.dC_row, p.dC_time, p.dC_group, p.dC_state, fresh,
+    )  # fmt: skip
 
 
 @kernel

@@ -136,21 +136,21 @@ def four_runs(p, block, width, by_lane, itemsize):
 
 
 @kernel
-def lane_offset(p, segment, by_replica, by_row, by_lane):
-    """Where the lanes of a segment begin in an operand."""
-    replica, row, _, channel, _ = place(p, segment)
-    return replica * by_replica + row * by_row + channel * by_lane
+def group_offset(p, segment, by_replica, by_row, by_group):
+    """Where the group of a segment begins in an operand."""
+    replica, row, group, _, _ = place(p, segment)
+    return replica * by_replica + row * by_row + group * by_group
 
 
 @kernel
-def lane_addresses(p, block, base, by_replica, by_row, by_lane):
-    """Where the lanes of a block's four segments begin."""
+def group_addresses(p, block, base, by_replica, by_row, by_group):
+    """Where the groups of a block's four segments begin."""
     first, _ = segments_of(p, block)
     return (
-        base + lane_offset(p, first, by_replica, by_row, by_lane),
-        base + lane_offset(p, first + 1, by_replica, by_row, by_lane),
-        base + lane_offset(p, first + 2, by_replica, by_row, by_lane),
-        base + lane_offset(p, first + 3, by_replica, by_row, by_lane),
+        base + group_offset(p, first, by_replica, by_row, by_group),
+        base + group_offset(p, first + 1, by_replica, by_row, by_group),
+        base + group_offset(p, first + 2, by_replica, by_row, by_group),
+        base + group_offset(p, first + 3, by_replica, by_row, by_group),
     )
 
 
@@ -162,7 +162,8 @@ def read(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_la
     first, last = segments_of(p, block)
     here = place(p, first)
     if four_runs(p, block, here[4], by_lane, scratch.itemsize):
-        a, b, c, d = lane_addresses(p, block, base, by_replica, by_row, by_lane)
+        by_group = p.channels_per_group * by_lane
+        a, b, c, d = group_addresses(p, block, base, by_replica, by_row, by_group)
         for t in range(rows):
             ahead = t * by_step
             gather_runs(scratch, tile + t * LANES, a + ahead, b + ahead, c + ahead, d + ahead)
@@ -205,7 +206,8 @@ def write(p, scratch, block, tile, rows, base, by_replica, by_row, by_step, by_l
     first, last = segments_of(p, block)
     here = place(p, first)
     if four_runs(p, block, here[4], by_lane, scratch.itemsize):
-        a, b, c, d = lane_addresses(p, block, base, by_replica, by_row, by_lane)
+        by_group = p.channels_per_group * by_lane
+        a, b, c, d = group_addresses(p, block, base, by_replica, by_row, by_group)
         for t in range(rows):
             ahead = t * by_step
             scatter_runs(scratch, tile + t * LANES, a + ahead, b + ahead, c + ahead, d + ahead)

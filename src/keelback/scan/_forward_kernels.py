@@ -18,14 +18,13 @@ from keelback.scan._block_kernels import (
     fill,
     place,
     read,
-    read_groups,
     read_resets,
     write,
 )
 from keelback.scan._exp_kernels import LOG2_E, exp2, logistic
 from keelback.scan._jit import entry_kernel, kernel
 from keelback.scan._layout import LANES, SIDE_BY_SIDE
-from keelback.scan._quad_kernels import read_quads, recur_quads
+from keelback.scan._quad_kernels import read_states, recur_quads
 from keelback.scan._simd_kernels import (
     fma,
     load,
@@ -121,28 +120,16 @@ def read_chunk(p, scratch, block, start, steps, constants, tiles):
     if p.z != 0:
         at = p.z + start * p.z_time
         read(p, scratch, block, tiles.gate, steps, at, p.z_replica, p.z_row, p.z_time, p.z_lane)
-    if p.quads:
-        at = p.B + start * p.B_time
-        read_quads(
-            p, scratch, block, tiles.wide_b, steps,
-            at, p.B_replica, p.B_row, p.B_time, p.B_group, p.B_state,
-        )  # fmt: skip
-        at = p.C + start * p.C_time
-        read_quads(
-            p, scratch, block, tiles.wide_c, steps,
-            at, p.C_replica, p.C_row, p.C_time, p.C_group, p.C_state,
-        )  # fmt: skip
-    elif p.packed:
-        at = p.B + start * p.B_time
-        read_groups(
-            p, scratch, block, tiles.wide_b, steps,
-            at, p.B_replica, p.B_row, p.B_time, p.B_group, p.B_state,
-        )  # fmt: skip
-        at = p.C + start * p.C_time
-        read_groups(
-            p, scratch, block, tiles.wide_c, steps,
-            at, p.C_replica, p.C_row, p.C_time, p.C_group, p.C_state,
-        )  # fmt: skip
+    at = p.B + start * p.B_time
+    read_states(
+        p, scratch, block, tiles.wide_b, steps,
+        at, p.B_replica, p.B_row, p.B_time, p.B_group, p.B_state,
+    )  # fmt: skip
+    at = p.C + start * p.C_time
+    read_states(
+        p, scratch, block, tiles.wide_c, steps,
+        at, p.C_replica, p.C_row, p.C_time, p.C_group, p.C_state,
+    )  # fmt: skip
     discretise(p, scratch, steps, tiles.raw, constants.bias, tiles.u, tiles.delta, tiles.driven)
     return read_resets(p, scratch, block, tiles.keep, start, steps)
 

@@ -10,7 +10,15 @@ all runs are of one segment, their vector is added up once more on its way to me
 # Numba infers the types of these functions from their arguments.
 
 from keelback.scan._adjoint_kernels import carry_state_back, finish_step_back
-from keelback.scan._block_kernels import four_runs, next_place, place, segments_of
+from keelback.scan._block_kernels import (
+    four_runs,
+    group_addresses,
+    next_place,
+    place,
+    read_groups,
+    segments_of,
+    write_groups,
+)
 from keelback.scan._exp_kernels import LN_2, exp2, softplus_slope
 from keelback.scan._jit import kernel
 from keelback.scan._layout import LANES
@@ -73,25 +81,6 @@ def add_shared_quads(
 
 
 @kernel
-def quad_offset(p, segment, by_replica, by_row, by_group):
-    """Where the states of a segment's group begin in B or C."""
-    replica, row, group, _, _ = place(p, segment)
-    return replica * by_replica + row * by_row + group * by_group
-
-
-@kernel
-def quad_addresses(p, block, base, by_replica, by_row, by_group):
-    """Where the states of a block's four segments begin."""
-    first, _ = segments_of(p, block)
-    return (
-        base + quad_offset(p, first, by_replica, by_row, by_group),
-        base + quad_offset(p, first + 1, by_replica, by_row, by_group),
-        base + quad_offset(p, first + 2, by_replica, by_row, by_group),
-        base + quad_offset(p, first + 3, by_replica, by_row, by_group),
-    )
-
-
-@kernel
 def read_quads(
     p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state
 ):
@@ -103,7 +92,7 @@ def read_quads(
         return
     first, last = segments_of(p, block)
     if four_runs(p, block, 4, by_state, scratch.itemsize):
-        a, b, c, d = quad_addresses(p, block, base, by_replica, by_row, by_group)
+        a, b, c, d = group_addresses(p, block, base, by_replica, by_row, by_group)
         for t in range(steps):
             for n in range(0, p.states, 4):
                 at = tile + (t * p.states + n) * (LANES // 4)
@@ -129,12 +118,20 @@ def read_quads(
 
 @kernel
 def write_quads(
-    p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state
+    p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state, fresh
 ):
-    """Write the gradient of B or C from a tile as `read_quads` fills it."""
+    """Write the gradient of B or C from a tile as `read_quads` fills it.
+
+    That of a block of one segment is added to what is there, unless it is `fresh`.
+    """
+    if not p.packed:
+        add_shared_quads(
+            p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, fresh
+        )
+        return
     first, last = segments_of(p, block)
     if four_runs(p, block, 4, by_state, scratch.itemsize):
-        a, b, c, d = quad_addresses(p, block, base, by_replica, by_row, by_group)
+        a, b, c, d = group_addresses(p, block, base, by_replica, by_row, by_group)
         for t in range(steps):
             for n in range(0, p.states, 4):
                 at = tile + (t * p.states + n) * (LANES // 4)
@@ -156,6 +153,38 @@ def write_quads(
                 else:
                     for i in range(4):
                         store_scalar_at(address + i * by_state, scratch[at + i])
+
+
+@kernel
+def read_states(
+    p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state
+):
+    """Read B or C into its tile, where the block takes it from there."""
+    if p.quads:
+        read_quads(
+            p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state
+        )
+    elif p.packed:
+        read_groups(
+            p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state
+        )
+
+
+@kernel
+def write_states(
+    p, scratch, block, tile, steps, base, by_replica, by_row, by_step, by_group, by_state, fresh
+):
+    """Write the gradient of B or C, where the block left it in its tile."""
+    if p.quads:
+        write_quads(
+            p, scratch, block, tile, steps,
+            base, by_replica, by_row, by_step, by_group, by_state, fresh,
+        )  # fmt: skip
+    elif p.packed:
+        write_groups(
+            p, scratch, block, tile, steps, p.states,
+            base, by_replica, by_row, by_step, by_group, by_state,
+        )  # fmt: skip
 
 
 @kernel
