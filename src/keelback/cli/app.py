@@ -4,6 +4,7 @@ import gc
 import importlib
 import json
 import pkgutil
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,18 @@ def heavy_imports() -> Iterator[None]:
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a result on stdout as JSON; nothing else is written there."""
     print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def command_line() -> str:
+    """The command that is running, as a shell would take it."""
+    return shlex.join(["keelback", *sys.argv[1:]])
+
+
+def provenance_of_command() -> dict[str, Any]:
+    """What made this command's result: the command itself, code, libraries, device and date."""
+    from keelback.experiments.provenance import provenance
+
+    return dict(provenance(command=command_line()))
 
 
 def load_commands() -> None:

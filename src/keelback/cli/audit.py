@@ -1,6 +1,5 @@
 """`keelback audit`: is a model stable, how long does it remember, does it hold beyond training?"""
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.progress import sweep_progress
 
 if TYPE_CHECKING:
@@ -126,12 +125,11 @@ def _folder_for(out: Path | None) -> Iterator[None]:
 
 
 def _write(result: "AuditResult", out: Path) -> None:
-    from keelback.experiments import provenance
     from keelback.report import write_report
     from keelback.report.audit import audit_outcome
 
     result.write(out)
-    record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+    record = provenance_of_command()
     page = write_report([audit_outcome(result)], out, record)
     print(f"report: {page}", file=sys.stderr)
 

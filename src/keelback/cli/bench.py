@@ -1,12 +1,10 @@
 """`keelback bench`: speed and memory, side by side with peers."""
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import app, print_json, provenance_of_command
 
 if TYPE_CHECKING:
     from keelback.benchmarks import Shape
@@ -36,7 +34,6 @@ def scan(
     from keelback.benchmarks import Shape, default_shapes, memory_ratio
     from keelback.benchmarks import scaling as scaling_of
     from keelback.benchmarks.scan_speed import summary
-    from keelback.experiments import provenance
 
     shapes = [Shape.parse(text) for text in shape or []]
     result: dict[str, Any]
@@ -48,7 +45,7 @@ def scan(
     else:
         result = summary(shapes or default_shapes(device), device, dtype, repeats)
     if json:
-        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        record = provenance_of_command()
         print_json({**result, "provenance": record})
     else:
         _print_rows(result)

@@ -1,12 +1,11 @@
 """`keelback bench audit`: an audit beside the model's plain forward pass."""
 
-import shlex
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json
+from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.audit import chosen_device
 from keelback.cli.bench import bench
 
@@ -25,7 +24,6 @@ def audit(
 ) -> None:
     """Compare an audit with the model's forward pass, in seconds and memory."""
     from keelback.benchmarks.audit_speed import audit_speed
-    from keelback.experiments import provenance
 
     result = audit_speed(
         layers,
@@ -37,7 +35,7 @@ def audit(
         report=_say,
     )
     if json:
-        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        record = provenance_of_command()
         print_json({"provenance": record, **result})
         return
     ratio = result["audit_over_forward"]

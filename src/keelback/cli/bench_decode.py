@@ -1,12 +1,10 @@
 """`keelback bench decode`: one step of the recurrence, as in generation."""
 
-import shlex
-import sys
 from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json
+from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
 
 
@@ -25,12 +23,11 @@ def decode(
     """Time a decoding step beside mamba-ssm's selective_state_update, if that is installed."""
     from keelback.benchmarks.decode_speed import compare_steps
     from keelback.benchmarks.scan_peers import require_device
-    from keelback.experiments import provenance
 
     require_device(device)
     rows = compare_steps(batch or [1, 4, 16, 64, 256], device, dtype, repeats, channels, state)
     if json:
-        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        record = provenance_of_command()
         print_json({"provenance": record, "rows": rows})
         return
     for row in rows:

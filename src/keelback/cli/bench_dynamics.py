@@ -1,12 +1,10 @@
 """`keelback bench dynamics`: batched trainings of the gated SSM against one after the other."""
 
-import shlex
-import sys
 from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json
+from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
 
 
@@ -26,7 +24,6 @@ def dynamics(
 
     from keelback.benchmarks.dynamics import time_dynamics
     from keelback.errors import InputError
-    from keelback.experiments import provenance
 
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device is {device!r}; it is cpu or cuda")
@@ -35,7 +32,7 @@ def dynamics(
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
     result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:
-        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        record = provenance_of_command()
         print_json({"provenance": record, **result})
         return
     print(f"{count} trainings of {epochs} epochs on {device}")

@@ -1,14 +1,13 @@
 """`keelback bench monitor`: what the training monitor foresees, and what it costs."""
 
 import json as json_format
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json
+from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def monitor(
 
     if cost:
         measured = overhead(every=50, repeats=15)
-        found = {"provenance": _record(), "rows": [measured]}
+        found = {"provenance": provenance_of_command(), "rows": [measured]}
         line = (
             f"a reading every {measured['every']} steps adds {measured['overhead']:.1%} to a step"
         )
@@ -52,15 +51,11 @@ def _write(out: Path, found: dict[str, Any], table: str) -> None:
     from keelback.experiments.store import write_atomically
 
     out.mkdir(parents=True, exist_ok=True)
-    document = json_format.dumps({"provenance": _record(), **found}, indent=1, allow_nan=False)
+    document = json_format.dumps(
+        {"provenance": provenance_of_command(), **found}, indent=1, allow_nan=False
+    )
     write_atomically(out / "results.json", document)
     write_atomically(out / "foresight.csv", table)
-
-
-def _record() -> dict[str, Any]:
-    from keelback.experiments import provenance
-
-    return dict(provenance(command=shlex.join(["keelback", *sys.argv[1:]])))
 
 
 def _say(one: "Training") -> None:

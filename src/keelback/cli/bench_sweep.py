@@ -1,12 +1,10 @@
 """`keelback bench sweep`: the runner and its replica axis against one training after another."""
 
-import shlex
-import sys
 from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json
+from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
 
 
@@ -32,13 +30,12 @@ def sweep(
     """
     from keelback.benchmarks.runner_overhead import runner_overhead
     from keelback.benchmarks.sweep_speed import sweep_speed
-    from keelback.experiments import provenance
 
     lengths = None if seq_len is None else seq_len.split(",")
     overhead = runner_overhead(empty_runs, workers)
     result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
     if json:
-        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        record = provenance_of_command()
         print_json({**result, "provenance": record})
         return
     print(

@@ -1,12 +1,10 @@
 """`keelback bench transformers`: Mambas of transformers with keelback's scan and without."""
 
-import shlex
-import sys
 from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json
+from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
 
 
@@ -25,13 +23,12 @@ def transformers(
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
     from keelback.benchmarks.scan_peers import require_device
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
-    from keelback.experiments import provenance
 
     require_device(device)
     size = ModelSize(layers=layers, d_model=d_model, length=length)
     result = compare_in_transformers(size, device, repeats, loop=loop)
     if json:
-        record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        record = provenance_of_command()
         print_json({**result, "provenance": record})
     else:
         for name, value in result.items():

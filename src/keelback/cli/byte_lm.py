@@ -1,14 +1,13 @@
 """`keelback byte-lm`: train a byte-level language model, audit it at length, repair it."""
 
 import json as json_format
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.audit import chosen_device
 
 
@@ -27,7 +26,6 @@ def byte_lm(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Train a byte-level language model on reviews, run it far beyond that length, repair it."""
-    from keelback.experiments import provenance
     from keelback.experiments.byte_lm import chosen_config, study, study_outcome
     from keelback.experiments.store import write_atomically
     from keelback.report import write_report
@@ -37,7 +35,7 @@ def byte_lm(
         config, data, out, multiple=multiple, device=chosen_device(device), report=_say_now_and_then
     )
     outcome = study_outcome([found])
-    record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+    record = provenance_of_command()
     write_report([outcome], out, record)
     document = {"provenance": record, **outcome.numbers}
     write_atomically(out / "results.json", json_format.dumps(document, indent=1, allow_nan=False))

@@ -1,14 +1,12 @@
 """`keelback certify`: what can be promised about the error of one checkpoint."""
 
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, heavy_imports, print_json
+from keelback.cli.app import app, heavy_imports, print_json, provenance_of_command
 from keelback.cli.evaluate import require_fit
 
 if TYPE_CHECKING:
@@ -50,7 +48,6 @@ def certify(
     with heavy_imports():
         from keelback.data import get_task
         from keelback.experiments.certification import certify_model
-        from keelback.experiments.provenance import provenance
         from keelback.models import load_model
 
     options: dict[str, Any] = {
@@ -79,7 +76,7 @@ def certify(
         seed=seed,
     )
     if json:
-        made_by = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+        made_by = provenance_of_command()
         named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": task}
         print_json({**named, **found.as_dict()})
     else:

@@ -1,14 +1,12 @@
 """`keelback reproduce`, `report` and `list`: experiments by name and what they left behind."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import app, command_line, print_json, provenance_of_command
 from keelback.cli.executors import (
     Address,
     CpusPerTask,
@@ -81,7 +79,7 @@ def reproduce(
     store = Store.create(directory)
     outcomes, failures = [], []
     for chosen, settings, runs in needed:
-        save_request(store, chosen.name, settings, shlex.join(["keelback", *sys.argv[1:]]))
+        save_request(store, chosen.name, settings, command_line())
         with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
             try:
                 results = sweep(runs, store, executor=place, on_progress=on_progress)
@@ -172,11 +170,11 @@ def _write(
 
     from rich.console import Console
 
-    from keelback.experiments import provenance, provenance_of_runs
+    from keelback.experiments import provenance_of_runs
     from keelback.experiments.store import write_atomically
     from keelback.report import terminal_tables, write_report
 
-    record = provenance(command=shlex.join(["keelback", *sys.argv[1:]]))
+    record = provenance_of_command()
     page = write_report(outcomes, folder, record)
     document = {
         "provenance": record,
