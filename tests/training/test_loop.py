@@ -127,15 +127,46 @@ def test_each_replica_stops_early_by_its_own_loss() -> None:
         assert losses(alone) == pytest.approx(means, rel=1e-4)
 
 
-def test_a_divergence_in_the_gradient_is_named() -> None:
-    model = make_model(1)
+def with_a_large_gradient(seed: int, embedding: float) -> SelectiveClassifier:
+    """A model whose logits are moderate, and the embedding's gradient about 1e75 embedding^2."""
+    model = make_model(seed)
     with torch.no_grad():
-        model.embedding.fill_(1e-25)
+        model.embedding.fill_(embedding)
         model.ssm.W_B.fill_(3e37)
         model.ssm.W_C.fill_(3e37)
-    [result] = train([model], [make_split(1)], RECIPE, [1])
+    return model
+
+
+def test_a_divergence_in_the_gradient_is_named() -> None:
+    [result] = train([with_a_large_gradient(1, 1e-18)], [make_split(1)], RECIPE, [1])
     assert result.divergence is not None
-    assert "gradient" in result.divergence.tensor
+    assert result.divergence.tensor.startswith("gradient of ")
+
+
+def test_a_gradient_whose_norm_overflows_is_clipped_to_zero_as_by_pytorch() -> None:
+    model, split = with_a_large_gradient(1, 1e-25), make_split(1)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-5)
+    norms = []
+    for index in epoch_order(1, 1, len(split)).split(16):
+        logits = model(split.tokens[index])
+        loss = F.binary_cross_entropy_with_logits(logits, split.labels[index].float())
+        loss = loss + 10 * F.relu(0.1 - torch.sigmoid(logits).std())
+        adam.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0).item())
+        adam.step()
+    overflowed = [norm for norm in norms if math.isinf(norm)]
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    large, small = train(
+        [with_a_large_gradient(1, 1e-25), make_model(2)], [split, make_split(2)], recipe, [1, 2]
+    )
+    assert large.divergence is None
+    assert large.history[1]["zeroed_steps"] == len(overflowed) > 0
+    assert small.history[1]["zeroed_steps"] == 0
+    assert math.isfinite(float(large.history[1]["gradient_norm"] or 0.0))
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(large.weights[name], parameter.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_every_epoch_logs_what_the_theory_speaks_of() -> None:

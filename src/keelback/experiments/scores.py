@@ -159,8 +159,8 @@ def divergence_tables(name: str, runs: Sequence[StoredRun]) -> list[Table]:
         Column("tensor", "first tensor that was not finite"),
     ]
     caption = (
-        "Epochs and steps count from 1. A norm is computed in the precision of training: that of "
-        "the gradient overflows float32 when an entry exceeds about 1e19, before the gradient does."
+        "Epochs and steps count from 1. A finite gradient whose norm overflows is clipped to zero "
+        "and is no divergence."
     )
     title = f"Diverged: {len(rows)} of {len(runs)} trainings"
     return [Table(f"divergences-{name}", title, columns, rows, caption)] if rows else []

@@ -163,6 +163,7 @@ def _end_of(result: TrainingResult) -> dict[str, Scalar]:
         "diverged_epoch": divergence.epoch if divergence else None,
         "diverged_step": divergence.step if divergence else None,
         "diverged_tensor": divergence.tensor if divergence else None,
+        "zeroed_steps": sum(int(row.get("zeroed_steps") or 0) for row in result.history),
     }
 
 

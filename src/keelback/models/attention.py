@@ -7,6 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from keelback.models._projection import project
 from keelback.models.sequence_classifier import (
     SequenceClassifierConfig,
     SequenceMixer,
@@ -59,7 +60,8 @@ class SoftmaxAttention(SequenceMixer):
         self, queries: Float[Tensor, "batch last d_model"], u: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch last d_model"]:
         """Outputs at the last positions, as many as there are queries."""
-        q, k, v = queries @ self.W_Q.mT, u @ self.W_K.mT, u @ self.W_V.mT
+        q = project(queries, self.W_Q)
+        k, v = project(u, self.W_K), project(u, self.W_V)
         scores = q @ k.mT / q.shape[-1] ** 0.5 + distance_bias(q.shape[1], u, self.slope)
         return torch.softmax(scores, dim=-1) @ v @ self.W_O.mT
 

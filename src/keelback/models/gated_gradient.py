@@ -43,6 +43,11 @@ class HingeStep:
 class HingeObjective(Protocol):
     """The training (or test) data of a batch of replicas, ready to be scored and differentiated."""
 
+    @property
+    def signs(self) -> Float[Tensor, "replicas samples"]:
+        """Class z of every sample, +1 or -1."""
+        ...
+
     def margins(
         self, w: Float[Tensor, "replicas dim"], W_O: Float[Tensor, "replicas width dim"]
     ) -> Float[Tensor, "replicas samples"]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from keelback.models._projection import project
 from keelback.models.attention import ALIBI_SLOPE, distance_bias
 from keelback.models.sequence_classifier import (
     SequenceClassifierConfig,
@@ -64,9 +65,9 @@ class LinearAttention(SequenceMixer):
 
     def last(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch 1 d_model"]:
         """The output at the last position, as one weighted mean."""
-        k, q = _features(u @ self.W_K.mT), _features(u[:, -1:] @ self.W_Q.mT)
+        k, q = _features(project(u, self.W_K)), _features(project(u[:, -1:], self.W_Q))
         weights = (q @ k.mT) * torch.exp(distance_bias(1, u, self.slope))
-        return weights @ (u @ self.W_V.mT) / weights.sum(-1, keepdim=True) @ self.W_O.mT
+        return weights @ project(u, self.W_V) / weights.sum(-1, keepdim=True) @ self.W_O.mT
 
 
 def _features(x: Float[Tensor, "batch length d_head"]) -> Float[Tensor, "batch length d_head"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from keelback.models._projection import project
 from keelback.models.sequence_classifier import (
     SequenceClassifierConfig,
     SequenceMixer,
@@ -43,7 +44,7 @@ class VanillaRNN(SequenceMixer):
         return self._states(u)[-1].unsqueeze(1)
 
     def _states(self, u: Float[Tensor, "batch length d_model"]) -> list[Tensor]:
-        inputs = u @ self.W_u.mT + self.b
+        inputs = project(u, self.W_u) + self.b
         states = [torch.tanh(inputs[:, 0])]
         for step in inputs.unbind(1)[1:]:
             states.append(torch.tanh(step + states[-1] @ self.W_h.mT))

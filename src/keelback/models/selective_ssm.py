@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from keelback.models._embedding import look_up
 from keelback.models._initialisation import state_matrix_with_abscissa
+from keelback.models._projection import project
 from keelback.models._state_matrix import (
     FreeStateMatrix,
     StableStateMatrix,
@@ -99,10 +101,10 @@ class SelectiveSSM(nn.Module):
 
     def last(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch 1 d_model"]:
         """The output at the last position alone, which costs less than all of them."""
-        B = (u @ self.W_B.T).unsqueeze(-2)
+        B = project(u, self.W_B).unsqueeze(-2)
         _, state = selective_scan(
             u,
-            self.step_logit(u).unsqueeze(-1),
+            self.p + project(u, self.q.unsqueeze(0)),
             self.A,
             B,
             u.new_zeros(()).expand(B.shape),
@@ -225,7 +227,7 @@ class SelectiveClassifier(nn.Module):
 
     def embed(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length d_model"]:
         """The token vectors u_t."""
-        return F.embedding(tokens, self.embedding)
+        return look_up(tokens, self.embedding)
 
     @property
     def takes_replicas(self) -> bool:

@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from keelback.models._embedding import look_up
 from keelback.models.selective_ssm import LastPositionHead
 
 
@@ -65,7 +65,7 @@ class SequenceClassifier(nn.Module):
 
     def embed(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length d_model"]:
         """The token vectors u_t."""
-        return F.embedding(tokens, self.embedding)
+        return look_up(tokens, self.embedding)
 
     def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch *classes"]:
         """Logits, `(batch,)` for two classes and `(batch, n_classes)` otherwise."""

@@ -51,7 +51,11 @@ class ReplicaAdam:
 def clip_by_norm(
     gradient: Float[Tensor, "replicas size"], clip_norm: float
 ) -> tuple[Float[Tensor, "replicas size"], Float[Tensor, " replicas"]]:
-    """Scale each replica's gradient to at most `clip_norm`; also the norms before that."""
+    """Scale each replica's gradient to at most `clip_norm`; also the norms before that.
+
+    As in PyTorch, a norm whose squares overflow scales a finite gradient to zero, and an entry that
+    is not finite makes NaNs of itself or of all.
+    """
     norm = gradient.norm(dim=1)
     scale = torch.clamp(clip_norm / (norm + _CLIP_EPSILON), max=1.0)
     return gradient * scale[:, None], norm

@@ -29,46 +29,58 @@ class TrainingResult:
 
 @dataclass
 class Tally:
-    """What an epoch has summed up so far, one number a replica."""
+    """What an epoch has summed up so far, one number a replica.
+
+    `zeroed_steps` counts the steps whose gradient, finite itself, had a norm that overflowed, so
+    that clipping left nothing of it; `norm_sum` is over the others.
+    """
 
     loss_sum: Float[Tensor, " replicas"]
     hits: Int[Tensor, " replicas"]
     norm_sum: Float[Tensor, " replicas"]
     finished_steps: Int[Tensor, " replicas"]
+    zeroed_steps: Int[Tensor, " replicas"]
     alive: Bool[Tensor, " replicas"]
 
     @classmethod
     def empty(cls, replicas: int, device: torch.device) -> "Tally":
         """The start of an epoch."""
-        zeros = torch.zeros(replicas, device=device)
+        zeros = torch.zeros(replicas, device=device, dtype=torch.float64)
         counts = torch.zeros(replicas, device=device, dtype=torch.long)
         alive = torch.ones(replicas, device=device, dtype=torch.bool)
-        return cls(zeros, counts, zeros.clone(), counts.clone(), alive)
+        return cls(zeros, counts, zeros.clone(), counts.clone(), counts.clone(), alive)
 
     def add(
         self,
         losses: Float[Tensor, " replicas"],
         hits: Int[Tensor, " replicas"],
         norms: Float[Tensor, " replicas"],
+        clipped: Float[Tensor, "replicas size"],
         batch: int,
     ) -> None:
-        """Take note of one step; a replica whose loss or norm is not finite is dead from now on."""
-        self.alive = self.alive & torch.isfinite(losses) & torch.isfinite(norms)
-        self.loss_sum += torch.where(self.alive, losses * batch, 0.0)
+        """Take note of one step.
+
+        A replica is dead from now on if its loss or an entry of its clipped gradient is not finite.
+        """
+        self.alive = self.alive & torch.isfinite(losses) & torch.isfinite(clipped).all(1)
+        overflowed = torch.isinf(norms)
+        self.loss_sum += torch.where(self.alive, losses.double() * batch, 0.0)
         self.hits += torch.where(self.alive, hits, 0)
-        self.norm_sum += torch.where(self.alive, norms, 0.0)
+        self.norm_sum += torch.where(self.alive & ~overflowed, norms, 0.0)
         self.finished_steps += self.alive
+        self.zeroed_steps += self.alive & overflowed
 
     def mean_loss(self, size: int) -> Float[Tensor, " replicas"]:
         """Over `size` examples; NaN for the dead."""
-        return torch.where(self.alive, self.loss_sum / size, torch.nan)
+        return torch.where(self.alive, self.loss_sum / size, torch.nan).float()
 
     def columns(self, size: int, learning_rate: Tensor) -> dict[str, Tensor]:
         """What the monitor logs of an epoch over `size` examples."""
         return {
             "loss": self.mean_loss(size),
             "running_accuracy": torch.where(self.alive, self.hits / size, torch.nan),
-            "gradient_norm": self.norm_sum / self.finished_steps.clamp(min=1),
+            "gradient_norm": self.norm_sum / (self.finished_steps - self.zeroed_steps).clamp(min=1),
+            "zeroed_steps": self.zeroed_steps,
             "learning_rate": learning_rate,
         }
 

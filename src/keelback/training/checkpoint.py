@@ -21,7 +21,7 @@ from keelback.training._state import TrainingState
 from keelback.training.place import Place
 from keelback.training.recipe import Recipe
 
-_FORMAT = "keelback-checkpoint-1"
+_FORMAT = "keelback-checkpoint-2"
 
 
 class Checkpoint:

@@ -9,10 +9,16 @@ from torch import Tensor, nn
 
 from keelback.training.recipe import Recipe, replica_losses
 
+UNREPEATED = "not found again"
+"""The tensor's name where the step, computed once more by itself, stays finite (rounding)."""
+
 
 @dataclass(frozen=True)
 class Divergence:
-    """Epoch and step count from 1; `tensor` is the first that was not finite in that step."""
+    """Epoch and step count from 1; `tensor` is the first that was not finite in that step.
+
+    A norm of the gradient that overflows is no divergence as long as every entry is finite.
+    """
 
     epoch: int
     step: int
@@ -45,4 +51,4 @@ def first_bad_tensor(
     for name, gradient in zip(names, gradients, strict=True):
         if not bool(torch.isfinite(gradient).all()):
             return f"gradient of {name}"
-    return "norm of the gradient"
+    return UNREPEATED

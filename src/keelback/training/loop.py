@@ -38,9 +38,11 @@ def train(
     """Train models of one architecture side by side, as a replica axis of one computation.
 
     Each replica has its own data, order of examples, clipping, learning rate and end: a replica
-    whose loss or gradient is not finite keeps its last good parameters, and leaves the batch at the
-    end of the epoch. On the CPU a replica's numbers do not depend on its neighbours beyond
-    rounding.
+    whose loss or gradient has an entry that is not finite keeps its last good parameters, and
+    leaves the batch at the end of the epoch. A finite gradient whose norm overflows is clipped to
+    zero, as by `torch.nn.utils.clip_grad_norm_`, and the training goes on; `zeroed_steps` in the
+    history counts these steps. On the CPU a replica's numbers do not depend on its neighbours
+    beyond rounding.
 
     Args:
         models: freshly initialised, of one architecture.
@@ -141,7 +143,7 @@ class _Training:
         gradient = place.sum(state.replicas.gradient(losses))
         gradient, norms = clip_by_norm(gradient, recipe.clip_norm)
         hits = correct(logits.detach(), labels).sum(1)
-        state.tally.add(losses.detach(), hits, norms, index.shape[1])
+        state.tally.add(losses.detach(), hits, norms, gradient, index.shape[1])
         state.optimiser.step(gradient, state.plateau.learning_rate, state.tally.alive)
 
     def _close_epoch(self, order: torch.Tensor) -> None:
