@@ -9,21 +9,33 @@ import torch
 
 from keelback.audit._kernels import fast_scans
 
+FAMILIES = {
+    "mamba_selective_scan": ("mamba", "falcon-mamba", "jamba", "zamba"),
+    "mamba2_chunk_scan": (
+        "mamba2",
+        "bamba",
+        "zamba2",
+        "nemotron-h",
+        "falcon-h1",
+        "granite-moe-hybrid",
+    ),
+}
 
-@pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "jamba", "zamba"])
+
+@pytest.mark.parametrize(("scan", "family"), [(s, f) for s, own in FAMILIES.items() for f in own])
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_the_same_logits(
-    tiny_model: Callable[[str], Any], tokens: torch.Tensor, family: str, use_cache: bool
+    tiny_model: Callable[[str], Any], tokens: torch.Tensor, scan: str, family: str, use_cache: bool
 ) -> None:
     model = tiny_model(family)
     module = sys.modules[type(model).__module__]
-    own = module.mamba_selective_scan
+    own = getattr(module, scan)
     with torch.no_grad():
         slow = model(tokens, use_cache=use_cache)
         with fast_scans(model):
-            assert module.mamba_selective_scan is not own
+            assert getattr(module, scan) is not own
             fast = model(tokens, use_cache=use_cache)
-    assert module.mamba_selective_scan is own
+    assert getattr(module, scan) is own
     assert torch.allclose(slow.logits, fast.logits, atol=1e-5)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from keelback.errors import InputError
 from keelback.integrations import use_in_transformers
 
 transformers = pytest.importorskip("transformers")
@@ -40,3 +41,57 @@ def test_the_gradients_are_those_of_their_own_loop() -> None:
         ours = gradients()
     for a, b in zip(theirs, ours, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def mamba2_operands(batch: int, length: int, groups: int) -> dict[str, torch.Tensor]:
+    heads, head_dim, state = 4, 6, 8
+    shapes = {
+        "hidden_states": (batch, length, heads, head_dim),
+        "dt": (batch, length, heads),
+        "A": (heads,),
+        "B": (batch, length, groups, state),
+        "C": (batch, length, groups, state),
+        "D": (heads,),
+        "dt_bias": (heads,),
+        "initial_states": (batch, heads, head_dim, state),
+    }
+    generator = torch.Generator().manual_seed(length)
+    found = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float32)
+        for name, shape in shapes.items()
+    }
+    found["A"] = -found["A"].exp()
+    return found
+
+
+@pytest.mark.parametrize(("length", "groups"), [(1, 1), (16, 2), (50, 1), (50, 4)])
+@pytest.mark.parametrize("limit", [(0.0, float("inf")), (0.05, 0.5)])
+def test_the_scan_by_heads_is_that_of_mamba2(
+    length: int, groups: int, limit: tuple[float, float]
+) -> None:
+    theirs = transformers.models.mamba2.modeling_mamba2.mamba2_chunk_scan
+    with use_in_transformers():
+        ours = transformers.models.mamba2.modeling_mamba2.mamba2_chunk_scan
+    assert ours is not theirs
+    options = {
+        "chunk_size": 16,
+        "z": None,
+        "dt_softplus": True,
+        "dt_limit": limit,
+        "return_final_states": True,
+    }
+    results = []
+    for scan in (theirs, ours):
+        operands = {n: x.requires_grad_() for n, x in mamba2_operands(2, length, groups).items()}
+        y, state = scan(**operands, **options)
+        (y.sin().sum() + state.square().sum()).backward()
+        results.append([y, state, *(x.grad for x in operands.values())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_sequences_are_refused_by_heads_too() -> None:
+    with use_in_transformers():
+        scan = transformers.models.mamba2.modeling_mamba2.mamba2_chunk_scan
+    with pytest.raises(InputError, match="seq_idx"):
+        scan(**mamba2_operands(1, 4, 1), seq_idx=torch.zeros(1, 4))

@@ -7,11 +7,11 @@ from torch import nn
 
 from keelback.integrations import use_in_transformers
 
-_SCAN = "mamba_selective_scan"
+_SCANS = ("mamba_selective_scan", "mamba2_chunk_scan")
 
 
 def fast_scans(model: nn.Module) -> AbstractContextManager[object]:
     """Within the block, a model with Mamba layers of transformers scans by `keelback.scan`."""
     modules = {sys.modules.get(type(part).__module__) for part in model.modules()}
-    scans = any(hasattr(module, _SCAN) for module in modules)
+    scans = any(hasattr(module, scan) for module in modules for scan in _SCANS)
     return use_in_transformers() if scans else nullcontext()

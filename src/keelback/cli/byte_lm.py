@@ -31,9 +31,7 @@ def byte_lm(
     from keelback.report import write_report
 
     config = chosen_config(preset, fields or [])
-    found = study(
-        config, data, out, multiple=multiple, device=chosen_device(device), report=_say_now_and_then
-    )
+    found = study(config, data, out, multiple=multiple, device=chosen_device(device), report=_say)
     outcome = study_outcome([found])
     record = provenance_of_command()
     write_report([outcome], out, record)
@@ -45,6 +43,5 @@ def byte_lm(
         print(f"{found.before.verdict}\n{found.mended.summary}\n{found.after.verdict}")
 
 
-def _say_now_and_then(step: int, loss: float) -> None:
-    if step % 100 == 0:
-        print(f"step {step}: {loss:.3f} nats a byte", file=sys.stderr, flush=True)
+def _say(step: int, loss: float) -> None:
+    print(f"step {step}: {loss:.3f} nats a byte", file=sys.stderr, flush=True)

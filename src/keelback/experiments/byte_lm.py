@@ -35,6 +35,7 @@ _WARM_UP = 0.02
 _LAST_RATE = 0.05
 _BEHIND = 0.05
 _SEQUENCES = 4
+_REPORT_EVERY = 100
 _SEPARATOR = "\n\n"
 
 
@@ -52,7 +53,7 @@ class ByteLMConfig(BaseModel):
 
     kind: Literal["mamba", "mamba2"] = "mamba2"
     d_model: int = Field(default=384, gt=0)
-    n_layers: int = Field(default=8, gt=0)
+    n_layers: int = Field(default=10, gt=0)
     d_state: int = Field(default=64, gt=0)
     head_dim: int = Field(default=32, gt=0)
     seq_len: int = Field(default=256, gt=1)
@@ -80,7 +81,7 @@ PRESETS = {
     ),
     "small": ByteLMConfig(),
 }
-"""`tiny` trains in minutes on one core; `small` has 8 to 10 million parameters and wants a GPU."""
+"""`tiny` trains in minutes on one core; `small` has some 10 million parameters and wants a GPU."""
 
 
 def chosen_config(preset: str, fields: Sequence[str]) -> ByteLMConfig:
@@ -142,12 +143,16 @@ def train(
 ) -> list[float]:
     """Train in place on random windows of `data`; gives the loss of each step, in nats a byte.
 
-    AdamW with a linear warm-up and a linear decay; in bfloat16 autocast on a GPU.
+    AdamW with a linear warm-up and a linear decay; in bfloat16 autocast on a GPU. `report` is told
+    a step and its loss now and then.
     """
     device = next(model.parameters()).device
-    optimiser = torch.optim.AdamW(_groups(model, config.weight_decay), lr=0.0, betas=_BETAS)
+    on_gpu = device.type == "cuda"
+    groups = _groups(model, config.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=_BETAS, fused=on_gpu)
     generator = torch.Generator().manual_seed(config.seed)
-    losses: list[float] = []
+    data = data.to(device)
+    losses: list[Tensor] = []
     began = time.monotonic()
     model.train()
     with fast_scans(model):
@@ -157,18 +162,21 @@ def train(
                 break
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * _schedule(done)
-            windows = _windows(data, config, generator).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            windows = _windows(data, config, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
                 logits = model(windows[:, :-1], use_cache=False).logits
             loss = F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
             optimiser.step()
-            losses.append(float(loss.detach()))
-            report(step, losses[-1])
+            losses.append(loss.detach())
+            if step % _REPORT_EVERY == 0:
+                report(step, float(losses[-1]))
+            if step == 0:
+                began = time.monotonic()  # kernels are compiled in the first step
     model.eval()
-    return losses
+    return torch.stack(losses).tolist()
 
 
 def _progress(step: int, seconds: float, config: ByteLMConfig) -> float:
@@ -197,7 +205,8 @@ def _windows(
     data: Int[Tensor, " bytes"], config: ByteLMConfig, generator: torch.Generator
 ) -> Int[Tensor, "batch length"]:
     starts = torch.randint(len(data) - config.seq_len - 1, (config.batch,), generator=generator)
-    return data[starts.unsqueeze(-1) + torch.arange(config.seq_len + 1)].long()
+    positions = starts.unsqueeze(-1) + torch.arange(config.seq_len + 1)
+    return data[positions.to(data.device)].long()
 
 
 def read_bytes(data: Path | None, split: Literal["train", "test"], seed: int) -> Tensor:

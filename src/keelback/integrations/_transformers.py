@@ -9,21 +9,29 @@ import torch
 from torch import Tensor
 
 from keelback.errors import InputError
+from keelback.integrations._mamba2 import scan_by_heads
+from keelback.integrations._packed import refuse_packed
 from keelback.integrations._replacement import Replacement
 from keelback.scan import selective_scan_fn, selective_state_update
 
 #: The model families of transformers whose layers call a selective scan with a diagonal A.
 FAMILIES = ("mamba", "falcon_mamba", "jamba", "zamba")
+#: Those whose layers scan by heads, as Mamba-2 does.
+FAMILIES_BY_HEADS = ("mamba2", "bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2")
 _SCAN = "mamba_selective_scan"
+_SCAN_BY_HEADS = "mamba2_chunk_scan"
 _STEP = "mamba_selective_state_update"
 
 
 def use_in_transformers() -> Replacement:
-    """Let transformers' Mamba, FalconMamba, Jamba and Zamba models scan with keelback.
+    """Let the Mamba and Mamba-2 layers of transformers' models scan with keelback.
 
-    Neither mamba-ssm nor causal-conv1d needs to be installed. The functions are replaced in
-    transformers' modules, so that models made before the call use keelback's scan as well as those
-    made after it, on CPU and GPU, in training and generation, until the result is undone:
+    These are in Mamba, FalconMamba, Jamba and Zamba, and in Mamba-2, Bamba, FalconH1,
+    GraniteMoeHybrid, NemotronH and Zamba-2. Neither mamba-ssm nor causal-conv1d needs to be
+    installed. The functions are replaced in transformers' modules, so that models made before the
+    call use keelback's scan as well as those made after it, on CPU and GPU, in training and
+    generation (the single steps of Mamba-2 stay as they are: there is no loop in them), until the
+    result is undone:
 
         with keelback.integrations.use_in_transformers():
             model.generate(...)
@@ -40,6 +48,10 @@ def use_in_transformers() -> Replacement:
         if module is not None and hasattr(module, _SCAN) and hasattr(module, _STEP):
             replacement.attribute(module, _SCAN, _selective_scan)
             replacement.attribute(module, _STEP, _state_update)
+    for family in FAMILIES_BY_HEADS:
+        module = _modeling(family)
+        if module is not None and hasattr(module, _SCAN_BY_HEADS):
+            replacement.attribute(module, _SCAN_BY_HEADS, scan_by_heads)
     if not replacement.names:
         version = importlib.import_module("transformers").__version__
         raise InputError(
@@ -69,7 +81,7 @@ def _selective_scan(
     **options: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`mamba_selective_scan` of transformers; its other options choose among its own slow paths."""
-    _refuse_packed(options)
+    refuse_packed(options)
     scanned: Tensor | tuple[Tensor, Tensor] = selective_scan_fn(
         hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
     )
@@ -90,15 +102,6 @@ def _state_update(
     **options: Any,
 ) -> Tensor:
     """`mamba_selective_state_update` of transformers: overwrites `state`."""
-    _refuse_packed(options)
+    refuse_packed(options)
     with torch.no_grad():
         return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
-
-
-def _refuse_packed(options: dict[str, Any]) -> None:
-    for name in ("cu_seqlens", "seq_idx"):
-        if options.get(name) is not None:
-            raise InputError(
-                f"{name} is given to a Mamba layer of transformers; packed sequences are not "
-                "kept apart there: pad them, or call keelback.selective_scan with cu_seqlens"
-            )
