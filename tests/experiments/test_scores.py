@@ -1,5 +1,6 @@
 """Paired comparisons against SciPy, and what counts as a survivor."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,26 @@ def test_no_worse_wants_an_interval_within_a_point(
     found = paired_difference(dict(enumerate(differences)), dict.fromkeys(range(3), 0.0))
     assert found is not None
     assert found.no_worse() is no_worse
+
+
+def test_runs_that_went_on_after_an_overflow_have_their_own_table() -> None:
+    summary = {"zeroed_steps": 2, "s_A": -0.01, "train_accuracy": 1.0}
+    runs = [stored(10, 1, 0.75), stored(10, 2, 0.5), stored(10, 3, None)]
+    runs[1:] = [replace(run, summary={**run.summary, **summary}) for run in runs[1:]]
+    diverged, recovered = divergence_tables("x", runs)
+    assert [row["seed"] for row in diverged.rows] == [3]
+    assert (recovered.name, recovered.title) == (
+        "recoveries-x",
+        "Went on after an overflow: 1 of 3 trainings",
+    )
+    assert recovered.rows == [
+        {
+            "seq_len": 10,
+            "model": "rnn",
+            "seed": 2,
+            "zeroed_steps": 2,
+            "s_A": -0.01,
+            "train": 1.0,
+            "test": 0.5,
+        }
+    ]

@@ -134,15 +134,18 @@ def shared_by_seed(
 
 
 def divergence_tables(name: str, runs: Sequence[StoredRun]) -> list[Table]:
-    """A row for each run that diverged: where it stood, and what overflowed first.
+    """The runs that diverged, and those that went on after steps without a gradient.
 
-    No table where all survived. `name` becomes part of the file's name.
+    A row each; no table where there are none. `name` becomes part of the files' names.
     """
+    return [*_diverged(name, runs), *_recovered(name, runs)]
+
+
+def _diverged(name: str, runs: Sequence[StoredRun]) -> list[Table]:
+    """Where each stood, and what overflowed first."""
     rows = [
         {
-            "seq_len": seq_len_of(run),
-            "model": _model_of(run),
-            "seed": run.fields["seed"],
+            **_which(run),
             "epoch": run.summary["diverged_epoch"],
             "step": run.summary["diverged_step"],
             "tensor": run.summary["diverged_tensor"],
@@ -151,19 +154,49 @@ def divergence_tables(name: str, runs: Sequence[StoredRun]) -> list[Table]:
         if run.summary["diverged"]
     ]
     columns = [
-        Column("seq_len", "T"),
-        Column("model", "model"),
-        Column("seed", "seed"),
+        *_WHICH,
         Column("epoch", "epoch"),
         Column("step", "step"),
         Column("tensor", "first tensor that was not finite"),
     ]
-    caption = (
-        "Epochs and steps count from 1. A finite gradient whose norm overflows is clipped to zero "
-        "and is no divergence."
-    )
+    caption = "Epochs and steps count from 1."
     title = f"Diverged: {len(rows)} of {len(runs)} trainings"
     return [Table(f"divergences-{name}", title, columns, rows, caption)] if rows else []
+
+
+def _recovered(name: str, runs: Sequence[StoredRun]) -> list[Table]:
+    """How many of each one's steps had no gradient left, and where it ended."""
+    rows = [
+        {
+            **_which(run),
+            "zeroed_steps": run.summary["zeroed_steps"],
+            "s_A": run.summary["s_A"],
+            "train": run.summary["train_accuracy"],
+            "test": run.summary["test_accuracy"],
+        }
+        for run in runs
+        if run.summary.get("zeroed_steps") and not run.summary["diverged"]
+    ]
+    columns = [
+        *_WHICH,
+        Column("zeroed_steps", "steps without gradient"),
+        Column("s_A", "s_A at the end", "+.4f"),
+        Column("train", "train", ".3f"),
+        Column("test", "test", ".3f"),
+    ]
+    caption = (
+        "The norm of their gradient, finite in every entry, overflowed float32 in so many steps; "
+        "clipping to a norm multiplies such a gradient by zero, in PyTorch as here."
+    )
+    title = f"Went on after an overflow: {len(rows)} of {len(runs)} trainings"
+    return [Table(f"recoveries-{name}", title, columns, rows, caption)] if rows else []
+
+
+_WHICH = (Column("seq_len", "T"), Column("model", "model"), Column("seed", "seed"))
+
+
+def _which(run: StoredRun) -> dict[str, Any]:
+    return {"seq_len": seq_len_of(run), "model": _model_of(run), "seed": run.fields["seed"]}
 
 
 def _model_of(run: StoredRun) -> str:
