@@ -1,0 +1,95 @@
+"""Running a benchmark on several processes of this machine, one GPU each."""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing.spawn import ProcessException, spawn
+
+from keelback.benchmarks.scan_peers import require_device
+from keelback.errors import InputError, JobError
+from keelback.training import AcceleratePlace, Place
+
+Task = Callable[..., Any]
+"""Called in every process with its place and the arguments; the first one's JSON value counts."""
+
+
+def require_processes(processes: int, device: str) -> None:
+    """Raise unless as many processes can have a device of the kind each.
+
+    Raises:
+        InputError: There are fewer GPUs, or accelerate is not installed.
+    """
+    require_device(device)
+    if processes < 2:
+        raise InputError(f"processes is {processes}; it should be at least 2")
+    if device == "cuda" and torch.cuda.device_count() < processes:
+        raise InputError(
+            f"processes is {processes}; it should be at most {torch.cuda.device_count()}, "
+            "the number of GPUs here"
+        )
+    if find_spec("accelerate") is None:
+        raise InputError("several processes need accelerate: pip install 'keelback[hf]'")
+
+
+def on_processes(task: Task, processes: int, device: str, *arguments: Any) -> Any:
+    """What `task` returns in the first of several processes.
+
+    Raises:
+        JobError: A process failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        given = (task, processes, device, _free_port(), out, arguments)
+        try:
+            spawn(_run, given, nprocs=processes)
+        except ProcessException as error:
+            last_line = str(error).strip().splitlines()[-1]
+            raise JobError(f"one of {processes} processes failed: {last_line}") from error
+        return json.loads(out.read_text())
+
+
+def alone(place: Place, call: Callable[[], Any]) -> Any:
+    """What a call returns in the first process, while the others wait; None in those."""
+    result = call() if place.is_main else None
+    place.wait_for_all()
+    return result
+
+
+def _run(
+    rank: int,
+    task: Task,
+    processes: int,
+    device: str,
+    port: int,
+    out: Path,
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    with AcceleratePlace(cpu=device == "cpu") as place:
+        result = task(place, *arguments)
+        if place.is_main:
+            out.write_text(json.dumps(result))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

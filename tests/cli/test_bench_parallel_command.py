@@ -1,0 +1,55 @@
+"""`keelback bench parallel`: two processes compute what one does."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from keelback.cli import main
+
+pytest.importorskip("accelerate")
+
+TINY = ["--d-model", "16", "--layers", "1", "--seq-len", "16", "--batch", "2", "--length", "96"]
+TINY += ["--channels", "8", "--state", "4", "--repeats", "1"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", "parallel", *arguments])
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "both"], "it should be one of training, scan"),
+        (["--processes", "1"], "processes is 1; it should be at least 2"),
+        (["--length", "101"], "length 101 should be a multiple of the 2 processes"),
+        (["--device", "tpu"], "device is 'tpu'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(capsys, arguments: list[str], message: str) -> None:
+    assert message in refused(capsys, *arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_scan_as_one_does() -> None:
+    command = [sys.executable, "-m", "keelback", "bench", "parallel", *TINY, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    in_float32, in_bfloat16 = result["loss_curves"]
+    assert in_float32["loss, last epoch"] < in_float32["loss, first epoch"]
+    assert in_float32["largest difference, 2 and 1"] < 1e-5
+    assert in_bfloat16["precision"] == "bfloat16"
+    assert in_bfloat16["largest difference, 2 and 1"] < 0.1
+    weak, strong = result["scaling"]
+    assert (weak["examples a step, 1"], weak["examples a step, 2"]) == (2, 4)
+    assert (strong["examples a step, 1"], strong["examples a step, 2"]) == (4, 4)
+    assert strong["efficiency"] == pytest.approx(
+        strong["steps a second, 2"] / strong["steps a second, 1"] / 2
+    )
+    assert [row["pass"] for row in result["scans"]] == ["forward", "forward+backward"]
+    assert all(row["largest relative error"] < 1e-5 for row in result["scans"])
