@@ -15,7 +15,7 @@ from keelback.experiments import Store, get_experiment, sweep
 from keelback.experiments.gate_alignment_trials import HarnessTrials
 from keelback.experiments.gated_reading import exponent_claim, trial_row
 from keelback.experiments.gated_trials import GatedTrials, outcomes_of
-from keelback.experiments.run import run_from_fields
+from keelback.experiments.run import RunResult, run_from_fields
 from keelback.experiments.sample_complexity import SampleThreshold, _crossing, _isotonic
 
 TINY = GatedTrials(
@@ -113,7 +113,7 @@ def test_bisection_ends_around_the_threshold(monkeypatch):
     def attempt(self, samples, device):
         tried.append(samples)
         successes = 0 if samples < 100 else self.trials
-        return {"samples": samples, "trials": self.trials, "successes": successes, "diverged": 0}
+        return {"samples": samples, "trials": self.trials, "successes": successes, "ranked": 0}
 
     monkeypatch.setattr(SampleThreshold, "attempt", attempt)
     (result,) = executed(run)
@@ -272,6 +272,28 @@ def test_harness_measures_gates_before_and_after(model):
         if model == "gated SSM":
             assert row["auc_at_start"] == 0.5
     assert result.summary["parameters"] > 0
+
+
+def test_the_trials_of_a_stack_are_one_row(tmp_path):
+    experiment = get_experiment("gate-alignment")
+    settings = experiment.settings({"trials": 3})
+    model = "Mamba, 2 layers"
+    stacks = [run for run in experiment.runs(settings) if run.model == model][:3]
+    assert [run.first_seed for run in stacks] == [0, 1, 2]
+    store = Store.create(tmp_path / "store")
+    for run in stacks:
+        rows = [
+            {"seed": run.first_seed, "layer": layer, "steps_to_accuracy": 5, "best_accuracy": 1.0}
+            | {"seconds": 1.0, "diverged": False, "relevant": 0.2, "irrelevant": 0.1}
+            | {"auc": 0.4 + 0.1 * run.first_seed * layer, "auc_at_start": 0.45}
+            for layer in (1, 2)
+        ]
+        store.add(run, RunResult({"trials": 1, "parameters": 7}, rows), {})
+    numbers = experiment.outcome(settings, [store.get(run.name) for run in stacks]).numbers
+    (row,) = numbers["models"]
+    assert (row["model"], row["trials"], row["learned"]) == (model, 3, 3)
+    assert [(gate["trials"], gate["rose"]) for gate in numbers["gates"]] == [(3, 2), (3, 2)]
+    assert [gate["auc"] for gate in numbers["gates"]] == pytest.approx([0.5, 0.6])
 
 
 def test_data_may_be_given_as_the_command_line_gives_it():

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
 
 from keelback.data import CorrelatedNoise, GaussianNoise, Locality, MajorityVoting, StudentNoise
 from keelback.data.patterns import sample_patterns, stream
@@ -110,6 +111,20 @@ def test_targets_that_are_never_reached_are_censored():
     assert history.status == "censored"
     assert history.epochs_to_target is None
     assert history.epochs.tolist() == [0, 1, 2, 3]
+
+
+def test_ranking_is_that_of_a_rank_sum_and_ignores_a_constant():
+    rng = np.random.default_rng(0)
+    signs = np.sign(rng.standard_normal((3, 40)))
+    outputs = rng.standard_normal((3, 40)) + 0.5 * signs
+    expected = [
+        mannwhitneyu(f[z > 0], f[z < 0]).statistic / ((z > 0).sum() * (z < 0).sum())
+        for f, z in zip(outputs, signs, strict=True)
+    ]
+    for constant in (0.0, 5.0):
+        margins = torch.tensor((outputs + constant) * signs)
+        found = gradient_descent._ranking(margins, torch.tensor(signs))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_divergence_is_a_result_and_spares_the_company():

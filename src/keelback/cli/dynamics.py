@@ -171,6 +171,7 @@ def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any
         "train_loss": _finite(history.train_loss[-1]),
         "test_loss": _finite(history.test_loss[-1]),
         "test_accuracy": float(history.test_accuracy[-1]),
+        "test_ranking": float(history.test_ranking[-1]),
     }
     for name, measure in (("projections", projections), ("cosines", cosines)):
         found = measure(gating) if finite else None
@@ -203,7 +204,8 @@ def _print(result: dict[str, Any]) -> None:
     reached = result["epochs_to_target"]
     console.print(
         f"{result['epochs']} epochs: train loss {_number(result['train_loss'])}, test loss "
-        f"{_number(result['test_loss'])}, test accuracy {result['test_accuracy']:.4f}; "
+        f"{_number(result['test_loss'])}, test accuracy {result['test_accuracy']:.4f}, "
+        f"test ranking {result['test_ranking']:.4f}; "
         + (f"target reached by epoch {reached}" if reached else "target not reached (censored)")
     )
     table = Table(title="the gating vector w")

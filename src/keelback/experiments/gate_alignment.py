@@ -34,7 +34,10 @@ class GateAlignment(Experiment[GateAlignmentSettings]):
     settings_type = GateAlignmentSettings
 
     def runs(self, settings: GateAlignmentSettings) -> list[HarnessTrials]:
-        """Every mixer, optimiser ablation and Mamba depth on both kinds of data."""
+        """Every mixer, optimiser ablation and Mamba depth on both kinds of data.
+
+        The trials of a Mamba stack are runs of their own, which workers can share.
+        """
         quick = settings.quick
         length, dim = (10, 6) if quick else (14, 8)
         runs = []
@@ -49,7 +52,7 @@ class GateAlignment(Experiment[GateAlignmentSettings]):
                 "steps": 150 if quick else 1000,
             }
             mixers = settings.trials or (2 if quick else 10)
-            stacks = settings.trials or (1 if quick else 2)
+            stacks = settings.trials or (1 if quick else 10)
             step = 1.0 if isinstance(pattern, MajorityVoting) else 5.0
             runs += [HarnessTrials(model=name, trials=mixers, **shared) for name in MIXERS]
             runs += [
@@ -64,21 +67,19 @@ class GateAlignment(Experiment[GateAlignmentSettings]):
                 for optimizer, batch in _OPTIMIZERS
             ]
             runs += [
-                HarnessTrials(
-                    model=name,
-                    trials=stacks,
-                    step_size=0.003,
-                    **{**shared, "steps": 150 if quick else 300},
-                )
+                HarnessTrials(model=name, trials=1, first_seed=seed, step_size=0.003, **shared)
                 for name, depth in DEPTHS.items()
                 if depth < 5 or not quick
+                for seed in range(stacks)
             ]
         return runs
 
     def outcome(self, settings: GateAlignmentSettings, results: Sequence[StoredRun]) -> Outcome:
         """The table of who learns what, and how well each gate tells relevant tokens apart."""
         by_name = {result.name: result for result in results}
-        found = [(run, by_name[run.name]) for run in self.runs(settings) if run.name in by_name]
+        found = _by_model(
+            [(run, by_name[run.name]) for run in self.runs(settings) if run.name in by_name]
+        )
         rows = [_model_row(run, stored) for run, stored in found]
         layers = [row for run, stored in found for row in _layer_rows(run, stored)]
         return Outcome(
@@ -107,12 +108,26 @@ def _label(run: HarnessTrials) -> str:
     return run.model + names[run.optimizer]
 
 
-def _endings(stored: StoredRun) -> list[dict[str, Any]]:
+def _by_model(
+    found: Sequence[tuple[HarnessTrials, StoredRun]],
+) -> list[tuple[HarnessTrials, list[StoredRun]]]:
+    """The runs of each model, optimiser and kind of data together."""
+    groups: dict[tuple[str, str], tuple[HarnessTrials, list[StoredRun]]] = {}
+    for run, stored in found:
+        groups.setdefault((_data(run), _label(run)), (run, []))[1].append(stored)
+    return list(groups.values())
+
+
+def _history(stored: Sequence[StoredRun]) -> list[dict[str, Any]]:
+    return [dict(row) for part in stored for row in part.history()]
+
+
+def _endings(stored: Sequence[StoredRun]) -> list[dict[str, Any]]:
     """The row of each trial (its last layer's, which repeats how the trial ended)."""
-    return list({row["seed"]: row for row in stored.history()}.values())
+    return list({row["seed"]: row for row in _history(stored)}.values())
 
 
-def _model_row(run: HarnessTrials, stored: StoredRun) -> dict[str, Any]:
+def _model_row(run: HarnessTrials, stored: Sequence[StoredRun]) -> dict[str, Any]:
     ends = _endings(stored)
     steps = np.array(
         [np.inf if e["steps_to_accuracy"] is None else e["steps_to_accuracy"] for e in ends]
@@ -120,7 +135,7 @@ def _model_row(run: HarnessTrials, stored: StoredRun) -> dict[str, Any]:
     return {
         "data": _data(run),
         "model": _label(run),
-        "parameters": int(stored.summary["parameters"] or 0),
+        "parameters": int(stored[0].summary["parameters"] or 0),
         "trials": len(ends),
         "allowed": run.steps,
         "learned": int(np.isfinite(steps).sum()),
@@ -131,8 +146,8 @@ def _model_row(run: HarnessTrials, stored: StoredRun) -> dict[str, Any]:
     }
 
 
-def _layer_rows(run: HarnessTrials, stored: StoredRun) -> list[dict[str, Any]]:
-    history: list[dict[str, Any]] = list(stored.history())
+def _layer_rows(run: HarnessTrials, stored: Sequence[StoredRun]) -> list[dict[str, Any]]:
+    history = _history(stored)
     rows = []
     for layer in sorted({row["layer"] for row in history if row["layer"] is not None}):
         found = [row for row in history if row["layer"] == layer]
@@ -148,6 +163,8 @@ def _layer_rows(run: HarnessTrials, stored: StoredRun) -> list[dict[str, Any]]:
                 "auc_low": min(auc),
                 "auc_high": max(auc),
                 "auc_at_start": float(np.median([row["auc_at_start"] for row in found])),
+                "rose": sum(row["auc"] > row["auc_at_start"] for row in found),
+                "trials": len(found),
             }
         )
     return rows
@@ -167,7 +184,9 @@ def _claims(layers: Sequence[dict[str, Any]]) -> list[Claim]:
                 f"holds in {sum(selects)} of {len(found)} layers",
                 f"chance that delta of a relevant token exceeds that of an irrelevant one, median "
                 f"over trials: {min(after):.2f} to {max(after):.2f} over the layers after "
-                f"training, {min(before):.2f} to {max(before):.2f} before (0.5: no selection)",
+                f"training, {min(before):.2f} to {max(before):.2f} before (0.5: no selection); it "
+                f"rose in {sum(r['rose'] for r in found)} of {sum(r['trials'] for r in found)} "
+                f"layers and trials",
                 holds=True if all(selects) else None if any(selects) else False,
             )
         )
@@ -230,7 +249,7 @@ def _model_table(settings: GateAlignmentSettings, rows: Sequence[dict[str, Any]]
         rows,
         "Best accuracy: median over trials of the best measured. Milliseconds: processor time of "
         "one model's step, measurements included, with all trials side by side, but Mamba one "
-        "after the other.",
+        "by one.",
     )
 
 
@@ -246,6 +265,8 @@ def _layer_table(settings: GateAlignmentSettings, layers: Sequence[dict[str, Any
             Column("irrelevant", "irrelevant tokens", ".3f"),
             Column("auc", "ranking", ".2f"),
             Column("auc_at_start", "before training", ".2f"),
+            Column("rose", "rose in"),
+            Column("trials", "trials"),
         ],
         layers,
         "Gate of the gated SSM, step size delta of Mamba, writing strength of the delta rule, "

@@ -63,8 +63,8 @@ class HarnessTrials(Run):
     first_seed: int = Field(default=0, ge=0)
 
     def cost(self) -> float:
-        """Model applications, deep stacks counted by their layers."""
-        return float(self.trials * self.steps * 10 * DEPTHS.get(self.model, 1))
+        """Milliseconds, roughly: a layer of Mamba takes a dozen times as long as a mixer."""
+        return float(self.trials * self.steps * 12 * DEPTHS.get(self.model, 1 / 12))
 
     def batch_key(self) -> str:
         """Each model a batch of its own on the CPU; a GPU takes one after the other."""

@@ -17,6 +17,9 @@ from keelback.training.gradient_descent import GatedHistory, GatedTraining, Sour
 
 _TIMES = 80
 
+RANKING = 0.9
+"""Chance to rank two test sequences of different classes rightly that counts as learned."""
+
 
 class GatedTrials(Run):
     """Independent trainings of one setting; seeds are `first_seed`, `first_seed + 1`, ...
@@ -136,9 +139,16 @@ def _ending(history: GatedHistory) -> dict[str, Scalar]:
     return {
         "status": history.status,
         "epochs_to_target": history.epochs_to_target,
+        "epochs_to_ranking": epochs_to_ranking(history),
         "diverged_by": history.diverged_by,
         **_measures(history, len(history.epochs) - 1),
     }
+
+
+def epochs_to_ranking(history: GatedHistory) -> int | None:
+    """First measured epoch at which two test sequences are ranked rightly often enough."""
+    there = np.flatnonzero(history.test_ranking >= RANKING)
+    return int(history.epochs[there[0]]) if len(there) else None
 
 
 def _course(history: GatedHistory) -> list[dict[str, Scalar]]:
@@ -154,6 +164,7 @@ def _measures(history: GatedHistory, place: int) -> dict[str, Scalar]:
         "train_loss": _finite(history.train_loss[place]),
         "test_loss": _finite(history.test_loss[place]),
         "test_accuracy": _finite(history.test_accuracy[place]),
+        "test_ranking": _finite(history.test_ranking[place]),
     }
     finite = bool(np.isfinite(gating).all())
     for name, found in (("projection", projections(gating)), ("cosine", cosines(gating))):
@@ -173,7 +184,7 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def outcomes_of(run: StoredRun) -> np.ndarray:
-    """Epochs to the target of every trial of a stored run; `inf` where it was not reached."""
-    reached = [row["epochs_to_target"] for row in run.history()]
+def outcomes_of(run: StoredRun, goal: Literal["target", "ranking"] = "target") -> np.ndarray:
+    """Epochs to the goal of every trial of a stored run; `inf` where it was not reached."""
+    reached = [row[f"epochs_to_{goal}"] for row in run.history()]
     return np.array([np.inf if epochs is None else float(epochs) for epochs in reached])

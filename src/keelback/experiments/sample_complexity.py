@@ -17,7 +17,7 @@ from keelback.data import Locality, MajorityVoting
 from keelback.dynamics import PowerLaw, power_law_through, share_with_interval
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.gated_reading import exponent_claim, law_numbers
-from keelback.experiments.gated_trials import GatedTrials, use_device
+from keelback.experiments.gated_trials import GatedTrials, epochs_to_ranking, use_device
 from keelback.experiments.outcome import Column, Figure, Heatmap, Line, Outcome, Panel, Table
 from keelback.experiments.run import Progress, RunResult
 from keelback.experiments.store import StoredRun
@@ -81,12 +81,14 @@ class SampleThreshold(GatedTrials):
     def attempt(self, samples: int, device: str) -> dict[str, Any]:
         """Train all trials on one number of samples and count the successes."""
         trials = self.model_copy(update={"samples": samples}).trainings()
-        ended = [history.status for history in train_gated(trials, device=device)]
+        histories = train_gated(trials, device=device)
+        ended = [history.status for history in histories]
         return {
             "samples": samples,
             "trials": len(ended),
             "successes": ended.count("reached"),
             "diverged": ended.count("diverged"),
+            "ranked": sum(epochs_to_ranking(history) is not None for history in histories),
         }
 
 

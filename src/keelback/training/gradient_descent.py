@@ -24,8 +24,11 @@ Source = Literal["fixed", "paired", "fresh"]
 Status = Literal["reached", "censored", "diverged"]
 
 _TRAIN, _TEST, _INITIAL = 0, 1, 2
-_FRESH_BLOCK = 2**21
+_FRESH_BLOCK = {"cpu": 2**21, "cuda": 2**23}
 """Token coordinates that a replica draws ahead in one go when every step has fresh data."""
+
+_GPU_BATCH = 12 * 2**30
+"""Bytes of a GPU that a batch takes at most: they fill it, and several commands can share it."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class GatedHistory:
         diverged_by: first measured epoch with a parameter that is not finite, or `None`.
         epochs: when the rest was measured, see `measured_epochs`; shape (times,).
         train_loss, test_loss, test_accuracy: mean hinge losses and share of signs right; (times,).
+        test_ranking: chance that F is larger for a test sequence with z = +1 than for one with
+            z = -1; unlike the accuracy it does not suffer where F is off by a constant; (times,).
         gating: w at those times, shape (times, dim).
         W_O: the readout at the end, shape (width, dim).
     """
@@ -115,6 +120,7 @@ class GatedHistory:
     train_loss: np.ndarray
     test_loss: np.ndarray
     test_accuracy: np.ndarray
+    test_ranking: np.ndarray
     gating: np.ndarray
     W_O: np.ndarray
 
@@ -144,7 +150,8 @@ def train_gated(
         trainings: any mix of settings and seeds.
         device: where to train, "cpu" or "cuda".
         backend: of the gradient; see `keelback.models.gated_gradient.hinge_objective`.
-        memory: bytes a batch may take (1 GiB on the CPU, 40% of what is free on a GPU).
+        memory: bytes a batch may take (1 GiB on the CPU; on a GPU 12 GiB or 40% of what is free,
+            whichever is less).
         on_progress: called with the number of trainings that have just finished.
 
     Returns:
@@ -156,7 +163,9 @@ def train_gated(
     if not trainings:
         raise InputError("gradient descent: there is nothing to train; give at least one trial")
     if memory is None:
-        memory = 0.4 * torch.cuda.mem_get_info()[0] if device.startswith("cuda") else 2.0**30
+        memory = 2.0**30
+        if device.startswith("cuda"):
+            memory = min(_GPU_BATCH, 0.4 * torch.cuda.mem_get_info()[0])
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, training in enumerate(trainings):
         groups[_shape(training)].append(index)
@@ -192,7 +201,8 @@ def _bytes(training: GatedTraining, device: str) -> float:
     copies = 2 if device == "cpu" else 3
     total = copies * sequence * (training.samples + training.test_samples)
     if training.source == "fresh":
-        total += 4 * max(_FRESH_BLOCK, training.samples * length * dim)
+        ahead = _FRESH_BLOCK[torch.device(device).type]
+        total += 4 * max(ahead, training.samples * length * dim)
     return float(total)
 
 
@@ -203,7 +213,7 @@ class _FreshData:
         self._training = training
         self._generator = stream(training.seed, _TRAIN, device)
         step = training.samples * training.pattern.length * training.pattern.dim
-        self._ahead = max(1, _FRESH_BLOCK // step)
+        self._ahead = max(1, _FRESH_BLOCK[torch.device(device).type] // step)
         self._tokens: list[Tensor] = []
         self._signs: list[Tensor] = []
 
@@ -282,7 +292,14 @@ class _Batch:
         margins = self._test.margins(self._w, self._W_O)
         finite = torch.isfinite(self._w).all(1) & torch.isfinite(self._W_O).all(2).all(1)
         measures = torch.stack(
-            [train_loss, torch.relu(1 - margins).mean(1), (margins > 0).float().mean(1), finite], 1
+            [
+                train_loss,
+                torch.relu(1 - margins).mean(1),
+                (margins > 0).float().mean(1),
+                finite,
+                _ranking(margins, self._test.signs),
+            ],
+            1,
         )
         rows = torch.cat([measures, self._w], 1).cpu().numpy()
         for log, row in zip(logs, rows, strict=True):
@@ -316,6 +333,15 @@ class _Batch:
         tokens = torch.stack([batch.tokens for batch in batches])
         signs = torch.stack([batch.signs for batch in batches])
         return hinge_objective(tokens, signs, self._v, self._mixing, backend=self._backend)
+
+
+def _ranking(margins: Tensor, signs: Tensor) -> Tensor:
+    """Chance that a sample with sign +1 has a larger output than one with sign -1, by ranks."""
+    ranks = (margins * signs).argsort(1).argsort(1) + 1.0
+    positive = signs > 0
+    count = positive.sum(1)
+    wins = (ranks * positive).sum(1) - count * (count + 1) / 2
+    return wins / (count * (signs.shape[1] - count))
 
 
 def _settled(training: GatedTraining, train_loss: float) -> bool:
@@ -376,6 +402,7 @@ class _Log:
             train_loss=rows[:, 0],
             test_loss=rows[:, 1],
             test_accuracy=rows[:, 2],
-            gating=rows[:, 4:],
+            test_ranking=rows[:, 4],
+            gating=rows[:, 5:],
             W_O=W_O.cpu().numpy(),
         )
