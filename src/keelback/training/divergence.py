@@ -34,7 +34,8 @@ def first_bad_tensor(
     """The first tensor of a training step, in the order of computation, that is not finite.
 
     A model with a `trace(tokens)` method names its intermediate tensors; of others only logits,
-    loss and gradients are looked at.
+    loss and gradients are looked at. The gradients are those of the forward pass that trains, which
+    may compute the same numbers in another way than the trace.
     """
     trace = getattr(model, "trace", lambda tokens: {"logits": model(tokens)})
     with recipe.autocast(tokens.device):
@@ -42,7 +43,8 @@ def first_bad_tensor(
     for name, tensor in traced.items():
         if not bool(torch.isfinite(tensor).all()):
             return name
-    logits = traced["logits"].to(next(model.parameters()).dtype)
+    with recipe.autocast(tokens.device):
+        logits = model(tokens).to(next(model.parameters()).dtype)
     loss = replica_losses(logits.unsqueeze(0), labels.unsqueeze(0), recipe)
     if not bool(torch.isfinite(loss).all()):
         return "loss"
