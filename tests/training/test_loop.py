@@ -169,6 +169,16 @@ def test_a_gradient_whose_norm_overflows_is_clipped_to_zero_as_by_pytorch() -> N
         torch.testing.assert_close(large.weights[name], parameter.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_norm_in_float64_clips_the_gradient_that_overflows_one_in_float32() -> None:
+    recipe = Recipe(epochs=1, batch_size=72, norm_precision="float64")
+    model, split = with_a_large_gradient(1, 1e-25), make_split(1)
+    [result] = train([model], [split], recipe, [1])
+    assert result.divergence is None
+    assert result.history[1]["zeroed_steps"] == 0
+    assert 1e19 < float(result.history[1]["gradient_norm"] or 0.0) < math.inf
+    assert not torch.allclose(result.weights["embedding"], model.embedding, atol=9e-3)
+
+
 def test_every_epoch_logs_what_the_theory_speaks_of() -> None:
     [result] = run([1])
     assert [row["epoch"] for row in result.history] == [0, 1, 2, 3]

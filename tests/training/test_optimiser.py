@@ -77,3 +77,14 @@ def test_each_replica_has_its_own_rate() -> None:
     for falling in (1.0, 0.5, 0.25):
         ours.step(torch.tensor([falling, 1.0]))
     assert ours.learning_rate.tolist() == pytest.approx([0.01, 0.0025])
+
+
+def test_a_norm_in_float64_does_not_overflow() -> None:
+    gradient = torch.tensor([[3e30, -4e30, 0.0], [0.3, 0.4, 0.0], [torch.inf, 1.0, 0.0]])
+    clipped, norms = clip_by_norm(gradient, 5.0, torch.float64)
+    torch.testing.assert_close(clipped[:2], torch.tensor([[3.0, -4.0, 0.0], [0.3, 0.4, 0.0]]))
+    torch.testing.assert_close(norms[:2], torch.tensor([5e30, 0.5], dtype=torch.float64))
+    assert not clipped[2].isfinite().all()
+    zeroed, overflowed = clip_by_norm(gradient, 5.0)
+    assert (zeroed[0] == 0).all()
+    assert overflowed[0].isinf()

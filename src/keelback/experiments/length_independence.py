@@ -37,16 +37,21 @@ Row = dict[str, Any]
 
 
 class LengthIndependenceSettings(OnTaskSettings):
-    """Task, lengths and seeds; what is not given is the paper's."""
+    """Task, lengths and seeds; what is not given is the paper's.
+
+    `norm_precision`: float64 clips gradients by norms that cannot overflow.
+    """
 
     seq_len: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
     parametrisation: Literal["free", "stable"] = "free"
     abscissa: float | None = Field(default=None, allow_inf_nan=False)
+    norm_precision: Literal["float32", "float64"] = "float32"
 
     @property
     def label(self) -> str:
-        """The task, and the parametrisation where it is not the paper's."""
-        return self.task if self.parametrisation == "free" else f"{self.task}-stable"
+        """The task, and what is not the paper's: parametrisation, precision of the norm."""
+        stable = "-stable" if self.parametrisation == "stable" else ""
+        return self.task + stable + ("-float64-norm" if self.norm_precision == "float64" else "")
 
 
 class LengthIndependence(Experiment[LengthIndependenceSettings]):
@@ -73,6 +78,7 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
                 seed=seed,
                 epochs=settings.epochs,
                 paths=settings.paths,
+                norm_precision=settings.norm_precision,
                 **model,
             )
             for seq_len in _lengths(settings)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
@@ -153,12 +153,13 @@ def selective_ssm_run(
     epochs: int | None = None,
     paths: Mapping[str, Path] | None = None,
     padding_side: str | None = None,
+    norm_precision: Literal["float32", "float64"] = "float32",
     **model: Any,
 ) -> TrainingRun:
     """The training of the paper's model on a task; `model` overrides the model's defaults.
 
     `paths` says where a task that loads its data finds them (`data`, `tokenizer`); `padding_side`
-    where padding stands, in a task that has any.
+    where padding stands, in a task that has any; `norm_precision` is the recipe's.
 
     Raises:
         InputError: the task or the model cannot be had so, or its data cannot be found or are
@@ -187,7 +188,11 @@ def selective_ssm_run(
         ),
         paths=paths,
         model=model_config(fields).model_dump(mode="json"),
-        recipe=Recipe(epochs=epochs or preset.epochs, batch_size=preset.batch_size),
+        recipe=Recipe(
+            epochs=epochs or preset.epochs,
+            batch_size=preset.batch_size,
+            norm_precision=norm_precision,
+        ),
         seed=seed,
     )
 

@@ -49,16 +49,19 @@ class ReplicaAdam:
 
 
 def clip_by_norm(
-    gradient: Float[Tensor, "replicas size"], clip_norm: float
+    gradient: Float[Tensor, "replicas size"],
+    clip_norm: float,
+    norm_precision: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "replicas size"], Float[Tensor, " replicas"]]:
     """Scale each replica's gradient to at most `clip_norm`; also the norms before that.
 
     As in PyTorch, a norm whose squares overflow scales a finite gradient to zero, and an entry that
-    is not finite makes NaNs of itself or of all.
+    is not finite makes NaNs of itself or of all. In float64 no norm of a finite float32 gradient
+    overflows.
     """
-    norm = gradient.norm(dim=1)
+    norm = gradient.to(torch.promote_types(gradient.dtype, norm_precision)).norm(dim=1)
     scale = torch.clamp(clip_norm / (norm + _CLIP_EPSILON), max=1.0)
-    return gradient * scale[:, None], norm
+    return (gradient * scale[:, None]).to(gradient.dtype), norm
 
 
 class ReplicaPlateau:

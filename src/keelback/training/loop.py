@@ -141,7 +141,9 @@ class _Training:
         logits = place.gather(own.to(state.replicas.flat.dtype), index.shape[1])
         losses = replica_losses(logits, labels, recipe)
         gradient = place.sum(state.replicas.gradient(losses))
-        gradient, norms = clip_by_norm(gradient, recipe.clip_norm)
+        gradient, norms = clip_by_norm(
+            gradient, recipe.clip_norm, getattr(torch, recipe.norm_precision)
+        )
         hits = correct(logits.detach(), labels).sum(1)
         state.tally.add(losses.detach(), hits, norms, gradient, index.shape[1])
         state.optimiser.step(gradient, state.plateau.learning_rate, state.tally.alive)

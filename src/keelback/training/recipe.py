@@ -14,9 +14,11 @@ class Recipe(BaseModel):
     """Adam with L2 decay, a plateau schedule, clipping and a collapse penalty.
 
     The defaults are those of arXiv 2502.01473. `early_stop` is after how many epochs without a fall
-    of the loss by `plateau_threshold` a training ends; None, never. With
-    `precision` bfloat16 the logits are computed under autocast, from parameters that stay float32;
-    float16 is not offered, since its range is too small for recurrences close to instability.
+    of the loss by `plateau_threshold` a training ends; None, never. In float32, as in PyTorch, the
+    norm of a gradient overflows once an entry exceeds about 1e19, and clipping leaves nothing of
+    the gradient; with `norm_precision` float64 it does not. With `precision` bfloat16 the logits
+    are computed under autocast, from parameters that stay float32; float16 is not offered, since
+    its range is too small for recurrences close to instability.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,13 +34,14 @@ class Recipe(BaseModel):
     collapse_penalty: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     collapse_spread: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     early_stop: int | None = Field(default=None, ge=1)
+    norm_precision: Literal["float32", "float64"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: Any) -> dict[str, Any]:
         """A field that a later version added is left out at its default: runs keep their names."""
         fields: dict[str, Any] = handler(self)
-        later = {"early_stop": None, "precision": "float32"}
+        later = {"early_stop": None, "norm_precision": "float32", "precision": "float32"}
         return {name: x for name, x in fields.items() if name not in later or x != later[name]}
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
