@@ -37,6 +37,26 @@ def causal_lm(name: str, config: str | None = None, **fields: Any) -> nn.Module:
     return getattr(transformers, f"{name}ForCausalLM")(made)
 
 
+def glm5_next(**fields: Any) -> nn.Module:
+    """A language model that comes with a tower for images, here as small as can be."""
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "intermediate_size": 16,
+        "out_hidden_size": 32,
+        "projection_intermediate_size": 16,
+        "image_size": 28,
+    }
+    marks = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    config = transformers.Glm5NextConfig(
+        text_config={**SIZE, **fields},
+        vision_config=vision,
+        **{f"{mark}_token_id": VOCAB - 1 - i for i, mark in enumerate(marks)},
+    )
+    return transformers.Glm5NextForConditionalGeneration(config)
+
+
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "mamba": lambda: causal_lm("Mamba", num_hidden_layers=2, state_size=4),
     "falcon-mamba": lambda: causal_lm("FalconMamba", num_hidden_layers=2, state_size=4),
@@ -145,6 +165,64 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
         num_local_experts=4,
         linear_head_dim=8,
         linear_num_heads=4,
+        **{**HEADS, "num_key_value_heads": 4},
+        **EXPERTS,
+        **SPECIAL,
+    ),
+    "bailing-hybrid": lambda: causal_lm(
+        "BailingHybrid",
+        num_hidden_layers=4,
+        head_dim=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        layer_group_size=4,
+        first_k_dense_replace=1,
+        num_local_experts=4,
+        n_group=1,
+        topk_group=1,
+        **{**HEADS, "num_key_value_heads": 4},
+        **EXPERTS,
+        **SPECIAL,
+    ),
+    "qwen4-exp": lambda: causal_lm(
+        "Qwen4Exp",
+        "Qwen4ExpTextConfig",
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        shared_expert_intermediate_size=16,
+        hc_count=2,
+        hc_lowrank=4,
+        ngram_vocab_size_base=64,
+        make_ngram_vocab_size_divisible_by=1,
+        split_ngram_parts=1,
+        indexer_n_heads=2,
+        indexer_kv_heads=1,
+        indexer_head_dim=8,
+        indexer_budget=64,
+        indexer_compress_ratio=4,
+        **DELTA_HEADS,
+        **EXPERTS,
+        **SPECIAL,
+    ),
+    "glm5-next": lambda: glm5_next(
+        num_hidden_layers=4,
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        linear_head_dim=8,
+        linear_num_heads=4,
+        hc_mult=2,
+        n_routed_experts=4,
+        index_topk=16,
+        index_head_dim=8,
+        index_n_heads=2,
+        index_kpool=4,
         **{**HEADS, "num_key_value_heads": 4},
         **EXPERTS,
         **SPECIAL,

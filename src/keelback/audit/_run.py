@@ -52,8 +52,8 @@ def audit(
         precision: whether to look at bfloat16 and float16 too.
         progress: called now and then with the share of the work that is done, and 1.
 
-    Mamba layers of transformers run their scan by `keelback.scan` meanwhile, which moves outputs
-    by rounding.
+    Mamba and Mamba-2 layers of transformers run their scan by `keelback.scan` meanwhile, which
+    moves outputs by rounding.
 
     Raises:
         InputError: no state-space layer or none that the model calls, weights that are not finite,
