@@ -82,6 +82,8 @@ Number exchange(Number x, int lanes) {
   return static_cast<Number>(host_block.slots[2 * (warp + ((thread - warp) ^ lanes)) + parity]);
 }
 
+inline void synchronize_warp() { exchange(0.0f, 0); }
+
 float leading_part(float x);
 
 // As on the matrix unit, element by element; see the GPU's intrinsics.h for who holds what.
@@ -121,6 +123,7 @@ inline float magnitude(float x) { return std::fabs(x); }
 inline double magnitude(double x) { return std::fabs(x); }
 inline float larger(float x, float y) { return std::fmax(x, y); }
 inline double larger(double x, double y) { return std::fmax(x, y); }
+inline float smaller(float x, float y) { return std::fmin(x, y); }
 inline float opaque(float x) { return x; }
 inline float leading_part(float x) { return float_of_bits(bits_of_float(x) & 0xffffe000u); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }

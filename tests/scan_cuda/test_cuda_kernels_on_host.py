@@ -34,6 +34,13 @@ CASES = [
     Case(length=33, channels=8, states=40, spans=2),
     Case(batch=1, length=19, channels=4, states=200),
     Case(length=130, channels=8, spans=3, reset=True, initial=True, unstable=True),
+    Case(length=250, channels=20, states=4, spans=3, reset=True, initial=True, z=True),
+    Case(length=300, channels=6, states=2, spans=5, groups=2, initial=True),
+    Case(length=100, dtype=torch.bfloat16, initial=True, reset=True),
+    Case(length=90, channels=10, states=4, softplus=False, bias=False, initial=True),
+    Case(length=200, channels=20, states=1, spans=3, dtype=torch.float16, z=True, initial=True),
+    Case(length=100, channels=6, states=3, groups=2, spans=2, shared_delta=True, reset=True),
+    Case(batch=1, length=120, channels=4, states=200, spans=3, dtype=torch.float64, replicas=2),
 ]
 
 
@@ -84,6 +91,34 @@ def test_a_reset_forgets_even_an_infinite_state() -> None:
     y, last = scanned(arguments, spans=2)
     assert torch.isfinite(y[0, 0, 60:]).all()
     assert torch.isfinite(last).all()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_later_spans_learn_of_what_is_not_finite_however_fast_it_decays(value: float) -> None:
+    arguments = make_operands(Case(length=200, channels=8, z=True))
+    arguments["A"] -= 100
+    arguments["u"][0, 0, 20, 3] = value
+    y, last = scanned(arguments, spans=3)
+    assert not torch.isfinite(y[0, 0, 20:, 3]).any()
+    assert not torch.isfinite(last[0, 0, 3]).any()
+    assert torch.isfinite(y[0, 0, :, :3]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_span_is_corrected_as_far_as_the_state_before_it_reaches(dtype: torch.dtype) -> None:
+    case = Case(length=400, channels=8, states=5, dtype=dtype, softplus=False, bias=False, D=False)
+    arguments = make_operands(case)
+    arguments["delta"] = arguments["delta"].abs()
+    arguments["A"] = (arguments["A"] - 1) * torch.logspace(0, 3, 5, dtype=dtype)
+    arguments["u"][:, :, 133:] = 0  # What is left of the first span is all that there is.
+    y, last = scanned(arguments, spans=3)
+    precise = {name: x.double() for name, x in arguments.items() if isinstance(x, torch.Tensor)}
+    expected, _ = scanned({**arguments, **precise})
+    for start in range(130, 250, 20):
+        part = slice(start, start + 20)
+        assert relative_error(y[:, :, part], expected[:, :, part]) < 1e-4
+    assert last.abs().max() < 1e-37
+    assert y[:, :, 390:].abs().max() < 1e-37
 
 
 @pytest.mark.parametrize("scale", [1e-8, 40.0])

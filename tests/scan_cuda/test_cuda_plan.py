@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from keelback.errors import InputError
+from keelback.scan._cuda.backward import NO_ROWS, letters_fit, middle_rows
 from keelback.scan._cuda.plan import (
     BACKWARD,
     FORWARD,
@@ -52,7 +53,7 @@ def test_blocks_are_whole_warps(states: int, channels: int, cutting: Cutting) ->
 def test_enough_rows_are_not_cut() -> None:
     plan = plan_of(traits(8, 2048, 1536, 16), H100_PROCESSORS, FORWARD)
     assert plan.spans == 1
-    assert plan.blocks(1) == 8 * 48
+    assert plan.blocks == 8 * 48
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,55 @@ def test_enough_rows_are_not_cut() -> None:
 )
 def test_a_long_sequence_fills_the_card_and_is_covered(length: int, channels: int) -> None:
     plan = plan_of(traits(1, length, channels, 16), H100_PROCESSORS, FORWARD)
-    threads = plan.blocks(plan.spans) * plan.configuration.threads
+    threads = plan.blocks * plan.configuration.threads
     assert threads >= 0.9 * H100_PROCESSORS * 384
-    assert plan.blocks(plan.spans - 1) * plan.configuration.threads <= 2 * H100_PROCESSORS * 384
+    assert (
+        plan.blocks * (plan.spans - 1) // plan.spans * plan.configuration.threads
+        <= 2 * H100_PROCESSORS * 384
+    )
     assert (plan.spans - 1) * plan.span_length < length <= plan.spans * plan.span_length
     assert plan.span_length % plan.configuration.tile == 0
+
+
+@pytest.mark.parametrize(("length", "states_per_thread"), [(500, 1), (2000, 2)])
+def test_threads_hold_fewer_states_where_spans_would_be_short(
+    length: int, states_per_thread: int
+) -> None:
+    plan = plan_of(traits(256, length, 16, 4), H100_PROCESSORS, BACKWARD)
+    assert plan.configuration.states_per_thread == states_per_thread
+    assert plan.span_length >= BACKWARD.short_span
+    assert plan.blocks * plan.configuration.threads <= 1.2 * H100_PROCESSORS * 384
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "fit"),
+    [
+        ((256, 500, 16, 4), torch.float32, True),
+        ((256, 2000, 16, 4), torch.float32, True),
+        ((256, 2000, 16, 4), torch.bfloat16, False),
+        ((1, 32768, 1536, 16), torch.float32, False),
+    ],
+)
+def test_small_states_pass_between_spans_in_the_memory_of_gradients(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, fit: bool
+) -> None:
+    plan = plan_of(traits(*shape), H100_PROCESSORS, BACKWARD)
+    assert plan.spans > 1
+    assert letters_fit(plan, torch.empty(0, dtype=dtype)) == fit
+
+
+def test_tiles_have_a_second_checkpoint_where_there_is_memory_for_it() -> None:
+    def middles(batch: int, length: int, dtype: torch.dtype) -> bool:
+        plan = plan_of(traits(batch, length, 1536, 16), H100_PROCESSORS, BACKWARD)
+        du, ddelta = (torch.empty(0, dtype=dtype) for _ in range(2))
+        return middle_rows(plan, du, ddelta) != NO_ROWS
+
+    assert middles(8, 2048, torch.float32)
+    assert middles(8, 2048, torch.bfloat16)
+    assert not middles(1, 32768, torch.float32)
 
 
 def test_blocks_stay_within_a_group() -> None:
     plan = plan_of(traits(2, 100, 96, 16, groups=3), H100_PROCESSORS, FORWARD)
     assert plan.blocks_per_group == 1
-    assert plan.blocks(1) == 2 * 3
+    assert plan.blocks == 2 * 3

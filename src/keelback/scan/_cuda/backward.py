@@ -1,12 +1,12 @@
 """The gradients of the scan on an NVIDIA GPU: their buffers and launches."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from keelback.scan._cuda.driver import kernel, processors_of
-from keelback.scan._cuda.forward import launch_sweep
 from keelback.scan._cuda.operands import (
     Operands,
     address,
@@ -15,6 +15,10 @@ from keelback.scan._cuda.operands import (
     state_sequences,
 )
 from keelback.scan._cuda.plan import BACKWARD, Plan, plan_of
+
+#: `Checkpoints` of checkpoints.cuh: address, rows of a sequence, rows from one tile to the next.
+Rows: TypeAlias = tuple[int, int, int]
+NO_ROWS = (0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +50,14 @@ def run_backward(
         plan = plan_of(traits, processors_of(u.device), BACKWARD)
 
     checkpoints, buffer = checkpoint_rows(plan, du)
+    middles = middle_rows(plan, du, ddelta)
     elapsed = (address(ddelta), shape.length, 0)
     states = adjoints = totals = None
-    if plan.spans > 1:
+    if plan.spans > 1 and not letters_fit(plan, du):
         states = new(shape.sequences, plan.spans, shape.channels, shape.states)
         adjoints = torch.empty_like(states)
         totals = new(shape.sequences, plan.spans, shape.channels)
-        launch_sweep(given, plan, plan.spans, dy, checkpoints, elapsed, states, adjoints, totals)
-    else:
-        launch_sweep(given, plan, 1, checkpoints=checkpoints)
+    _launch_sweep(given, plan, dy, checkpoints, middles, elapsed, states, adjoints, totals)
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     parts = plan.blocks_per_group if deterministic else 1
@@ -70,7 +73,7 @@ def run_backward(
         torch._foreach_zero_(added)
     dinitial = None if given.initial_state is None else torch.empty_like(given.initial_state)
     arguments = packed_arguments(
-        plan.sizes(plan.spans),
+        plan.sizes,
         u=sequences(u),
         delta=sequences(given.delta),
         z=sequences(given.z),
@@ -87,6 +90,7 @@ def run_backward(
         adjoints=address(adjoints),
         totals=address(totals),
         checkpoints=checkpoints,
+        middles=middles,
         elapsed=elapsed,
         du=address(du),
         ddelta=address(ddelta),
@@ -99,9 +103,11 @@ def run_backward(
         dbias=address(dbias),
         dinitial=address(dinitial),
     )
-    configuration = plan.configuration.for_reversing(add_grouped, narrow, not deterministic)
+    configuration = plan.configuration.for_reversing(
+        plan.spans > 1, middles != NO_ROWS, add_grouped, narrow, not deterministic
+    )
     kernel("reverse", configuration, u.device.index).launch(
-        plan.blocks(plan.spans), configuration.threads, arguments
+        plan.blocks, configuration.threads, arguments
     )
     del buffer  # Kept until here for the kernel that reads it.
 
@@ -118,16 +124,80 @@ def run_backward(
     )
 
 
+def _launch_sweep(
+    given: Operands,
+    plan: Plan,
+    dy: Tensor,
+    checkpoints: Rows,
+    middles: Rows,
+    elapsed: Rows,
+    states: Tensor | None,
+    adjoints: Tensor | None,
+    totals: Tensor | None,
+) -> None:
+    """The recurrence without its output; sweep.cu says more."""
+    configuration = plan.configuration.for_sweeping(plan.spans > 1, middles != NO_ROWS)
+    arguments = packed_arguments(
+        plan.sizes,
+        u=sequences(given.u),
+        delta=sequences(given.delta),
+        z=sequences(given.z),
+        dy=sequences(dy),
+        B=state_sequences(given.B),
+        C=state_sequences(given.C),
+        reset=sequences(given.reset),
+        A=address(given.A),
+        bias=address(given.delta_bias),
+        initial=address(given.initial_state),
+        checkpoints=checkpoints,
+        middles=middles,
+        elapsed=elapsed,
+        states=address(states),
+        adjoints=address(adjoints),
+        totals=address(totals),
+    )
+    kernel("sweep", configuration, given.device.index).launch(
+        plan.blocks, configuration.threads, arguments
+    )
+
+
 def _summed(x: Tensor, axis: int) -> Tensor:
     return x.squeeze(axis) if x.shape[axis] == 1 else x.sum(axis)
 
 
-def checkpoint_rows(plan: Plan, du: Tensor) -> tuple[tuple[int, int, int], Tensor | None]:
-    """`Checkpoints` of checkpoints.cuh: in `du` where they fit, else in a buffer of their own."""
-    shape = plan.shape
-    rows = shape.states * (1 if du.dtype == torch.float64 else 4 // du.element_size())
+def checkpoint_rows(plan: Plan, du: Tensor) -> tuple[Rows, Tensor | None]:
+    """The states at the starts of tiles: in `du` where they fit, else in a buffer of their own."""
+    shape, rows = plan.shape, _rows_of_states(plan, du)
     if rows <= plan.configuration.tile:
         return (address(du), shape.length, 0), None
     of_sequence = plan.spans * plan.tiles_per_span * rows
     buffer = du.new_empty(shape.sequences, of_sequence, shape.channels)
     return (address(buffer), of_sequence, rows), buffer
+
+
+def middle_rows(plan: Plan, du: Tensor, ddelta: Tensor) -> Rows:
+    """The states in the middles of tiles: in `du`, or else `ddelta`, where they fit, or nowhere.
+
+    They save the reverse kernel steps between the start of a tile and its middle. With several
+    spans `ddelta` holds other things, and a state is not all that must be kept.
+    """
+    rows = _rows_of_states(plan, du)
+    tile, steps = plan.configuration.tile, plan.configuration.reverse_steps
+    if plan.spans > 1 or rows > tile or 2 * steps > tile:
+        return NO_ROWS
+    if 2 * rows > tile:
+        return address(ddelta), plan.shape.length, 0
+    after = rows * plan.shape.channels * du.element_size()
+    return address(du) + after, plan.shape.length, 0
+
+
+def letters_fit(plan: Plan, du: Tensor) -> bool:
+    """Whether what the spans pass on fits into their last tiles of `du`; letters.cuh says more."""
+    tile, rows = plan.configuration.tile, _rows_of_states(plan, du)
+    last_span = plan.shape.length - (plan.spans - 1) * plan.span_length
+    whole = rows == plan.shape.states and last_span >= tile
+    return whole and rows + (plan.spans - 1) * (rows + 1) <= tile
+
+
+def _rows_of_states(plan: Plan, du: Tensor) -> int:
+    return plan.shape.states * (1 if du.dtype == torch.float64 else 4 // du.element_size())

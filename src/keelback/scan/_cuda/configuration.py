@@ -17,6 +17,8 @@ MATRIX_LANES = 4
 #: States of steps that a thread of `scan_reverse` keeps in registers, in 32-bit words, and steps.
 REVERSE_WORDS = 32
 REVERSE_STEPS = 16
+#: Of the exponentials of a sweep that has no adjoint, every which one is a polynomial's.
+SWEEP_POLYNOMIALS = 8
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Configuration:
     shared_delta: bool = False
     dense: bool = False
     matrix_sums: bool = False
-    adjoint: bool = False
-    checkpoints: bool = False
+    middles: bool = False
+    polynomials: int = 0
     add_grouped: bool = False
     narrow_grouped: bool = False
     add_parameters: bool = False
@@ -53,35 +55,57 @@ class Configuration:
         """Threads of a block."""
         return self.state_lanes * self.channels
 
+    @property
+    def reverse_steps(self) -> int:
+        """Steps whose states a thread of `scan_reverse` keeps in registers."""
+        words = self.states_per_thread * (2 if self.dtype == torch.float64 else 1)
+        return min(self.tile, REVERSE_STEPS, max(REVERSE_WORDS // words, 4))
+
     @cache  # noqa: B019 - configurations are few, and kept by the kernels anyway
-    def for_sweeping(self, spanned: bool, adjoint: bool, checkpoints: bool) -> "Configuration":
-        """For `scan_sweep`, which has no output to skip or gate."""
+    def for_output(self, spanned: bool) -> "Configuration":
+        """For `scan_forward`."""
+        return replace(self, spanned=spanned)
+
+    @cached_property
+    def for_correcting(self) -> "Configuration":
+        """For `scan_correct`, to which the skip and the size of a step's group are nothing."""
+        return replace(self, has_d=False, steps=1)
+
+    @cache  # noqa: B019
+    def for_sweeping(self, spanned: bool, middles: bool) -> "Configuration":
+        """For `scan_sweep`, which has no output to skip, and a gate only for its adjoint."""
         return replace(
             self,
             spanned=spanned,
-            adjoint=adjoint,
-            checkpoints=checkpoints,
+            middles=middles,
+            polynomials=0 if spanned or self.dtype == torch.float64 else SWEEP_POLYNOMIALS,
             has_d=False,
-            has_z=self.has_z and adjoint,
+            has_z=self.has_z and spanned,
         )
 
     @cache  # noqa: B019
     def for_reversing(
-        self, add_grouped: bool, narrow_grouped: bool, add_parameters: bool
+        self,
+        spanned: bool,
+        middles: bool,
+        add_grouped: bool,
+        narrow_grouped: bool,
+        add_parameters: bool,
     ) -> "Configuration":
         """For `scan_reverse`, which keeps the states and decays of its steps in registers."""
         matrix_sums = (
             self.state_lanes == MATRIX_LANES and self.dtype == torch.bfloat16 and not self.has_z
         )
-        words = self.states_per_thread * (2 if self.dtype == torch.float64 else 1)
         return replace(
             self,
+            spanned=spanned,
+            middles=middles,
             add_grouped=add_grouped,
             narrow_grouped=narrow_grouped,
             add_parameters=add_parameters,
             matrix_sums=matrix_sums,
             state_stride=WARP // MATRIX_LANES if matrix_sums else self.state_stride,
-            steps=min(self.tile, REVERSE_STEPS, max(REVERSE_WORDS // words, 4)),
+            steps=self.reverse_steps,
         )
 
     @cached_property
@@ -99,6 +123,7 @@ class Configuration:
             "kVector": self.vector,
             "kStateVector": self.state_vector,
             "kBlocksPerProcessor": self.blocks_per_processor,
+            "kPolynomials": self.polynomials,
         }
         flags = {
             "kSoftplus": self.softplus,
@@ -107,8 +132,7 @@ class Configuration:
             "kHasReset": self.has_reset,
             "kSharedDelta": self.shared_delta,
             "kDense": self.dense,
-            "kAdjoint": self.adjoint,
-            "kCheckpoints": self.checkpoints,
+            "kMiddles": self.middles,
             "kAddGrouped": self.add_grouped,
             "kNarrowGrouped": self.narrow_grouped,
             "kSpanned": self.spanned,

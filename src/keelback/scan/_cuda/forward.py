@@ -13,8 +13,6 @@ from keelback.scan._cuda.operands import (
 )
 from keelback.scan._cuda.plan import FORWARD, Plan, plan_of
 
-NO_CHECKPOINTS = (0, 0, 0)
-
 
 def run_forward(
     given: Operands, plan: Plan | None = None, last: Tensor | None = None
@@ -33,9 +31,8 @@ def run_forward(
     if plan.spans > 1:
         states = given.A.new_empty(shape.sequences, plan.spans, shape.channels, shape.states)
         totals = given.A.new_empty(shape.sequences, plan.spans, shape.channels)
-        launch_sweep(given, plan, plan.spans - 1, states=states, totals=totals)
     arguments = packed_arguments(
-        plan.sizes(plan.spans),
+        plan.sizes,
         u=sequences(u),
         delta=sequences(given.delta),
         z=sequences(given.z),
@@ -46,51 +43,43 @@ def run_forward(
         D=address(given.D),
         bias=address(given.delta_bias),
         initial=address(given.initial_state),
+        y=address(y),
+        last=address(last),
+        states=address(states),
+        totals=address(totals),
+    )
+    configuration = plan.configuration.for_output(plan.spans > 1)
+    kernel("forward", configuration, u.device.index).launch(
+        plan.blocks, configuration.threads, arguments
+    )
+    if plan.spans > 1:
+        _launch_correction(given, plan, states, totals, y, last)
+    return y, last
+
+
+def _launch_correction(
+    given: Operands,
+    plan: Plan,
+    states: Tensor | None,
+    totals: Tensor | None,
+    y: Tensor,
+    last: Tensor,
+) -> None:
+    """What the spans pass on reaches the outputs after them; correct.cu says more."""
+    configuration = plan.configuration.for_correcting
+    arguments = packed_arguments(
+        plan.sizes,
+        delta=sequences(given.delta),
+        z=sequences(given.z),
+        C=state_sequences(given.C),
+        reset=sequences(given.reset),
+        A=address(given.A),
+        bias=address(given.delta_bias),
         states=address(states),
         totals=address(totals),
         y=address(y),
         last=address(last),
     )
-    configuration = plan.configuration
-    kernel("forward", configuration, u.device.index).launch(
-        plan.blocks(plan.spans), configuration.threads, arguments
-    )
-    return y, last
-
-
-def launch_sweep(
-    given: Operands,
-    plan: Plan,
-    spans: int,
-    dy: Tensor | None = None,
-    checkpoints: tuple[int, int, int] | None = None,
-    elapsed: tuple[int, int, int] = NO_CHECKPOINTS,
-    states: Tensor | None = None,
-    adjoints: Tensor | None = None,
-    totals: Tensor | None = None,
-) -> None:
-    """The recurrence without its output, over the first `spans` spans; sweep.cu says more."""
-    configuration = plan.configuration.for_sweeping(
-        plan.spans > 1, adjoints is not None, checkpoints is not None
-    )
-    arguments = packed_arguments(
-        plan.sizes(spans),
-        u=sequences(given.u),
-        delta=sequences(given.delta),
-        z=sequences(given.z),
-        dy=sequences(dy),
-        B=state_sequences(given.B),
-        C=state_sequences(given.C),
-        reset=sequences(given.reset),
-        A=address(given.A),
-        bias=address(given.delta_bias),
-        initial=address(given.initial_state),
-        checkpoints=checkpoints or NO_CHECKPOINTS,
-        elapsed=elapsed,
-        states=address(states),
-        adjoints=address(adjoints),
-        totals=address(totals),
-    )
-    kernel("sweep", configuration, given.device.index).launch(
-        plan.blocks(spans), configuration.threads, arguments
+    kernel("correct", configuration, given.device.index).launch(
+        plan.blocks, configuration.threads, arguments
     )

@@ -133,4 +133,4 @@ def packed_arguments(sizes: tuple[int, ...], **fields: Fields) -> bytes:
             values.append(field)
         else:
             values.extend(field)
-    return struct.pack(f"={len(sizes)}i{len(values)}q", *sizes, *values)
+    return struct.pack(f"={len(sizes)}i{len(sizes) % 2 * 4}x{len(values)}q", *sizes, *values)

@@ -18,20 +18,22 @@ RESIDENT_THREADS = 384
 class Cutting:
     """How a pass is cut over threads.
 
-    A thread holds at least `states` states of a channel, where there are as many. The length is cut
-    into spans that are not shorter than `min_span`, for about `waves` times the threads that the
-    multiprocessors hold.
+    A thread holds at least `states` states of a channel, where there are as many; half of that,
+    where spans would otherwise be shorter than `short_span`. The length is cut into spans that are
+    not shorter than `min_span`, for about `waves` times the threads that the multiprocessors hold.
     """
 
     states: int
     min_span: int
     waves: int
+    short_span: int = 0
 
 
-#: Cutting the length costs the forward pass another run through the recurrence, and the backward
-#: pass little; the work of a thread that does not depend on its states is more in the latter.
-FORWARD = Cutting(states=1, min_span=256, waves=2)
-BACKWARD = Cutting(states=2, min_span=64, waves=1)
+#: Cutting the length costs the forward pass a run through the outputs again, as far as a state
+#: reaches, and the backward pass little; the work of a thread that does not depend on its states is
+#: more in the latter.
+FORWARD = Cutting(states=1, min_span=256, waves=1)
+BACKWARD = Cutting(states=2, min_span=64, waves=1, short_span=128)
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,19 @@ class Plan:
         """Blocks of threads along the channels of a group."""
         return -(-self.shape.channels_per_group // self.configuration.channels)
 
-    def blocks(self, spans: int) -> int:
-        """Blocks of threads of a launch over the first `spans` spans."""
-        return self.shape.sequences * self.shape.groups * self.blocks_per_group * spans
+    @property
+    def blocks(self) -> int:
+        """Blocks of threads of a launch."""
+        return self.shape.sequences * self.shape.groups * self.blocks_per_group * self.spans
 
     @property
     def tiles_per_span(self) -> int:
         """Tiles of the longest span."""
         return -(-self.span_length // self.configuration.tile)
 
-    def sizes(self, spans: int) -> tuple[int, ...]:
-        """`Sizes` of place.cuh, for a launch over the first `spans` spans."""
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """`Sizes` of place.cuh."""
         shape = self.shape
         return (
             shape.rows,
@@ -112,7 +116,6 @@ class Plan:
             shape.channels_per_group,
             self.blocks_per_group,
             self.spans,
-            spans,
             self.span_length,
         )
 
@@ -176,11 +179,13 @@ def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
     another ends.
     """
     shape, configuration = traits.shape, configuration_of(traits, cutting)
-    threads = Plan(shape, configuration, 1, shape.length).blocks(1) * configuration.threads
+    threads = Plan(shape, configuration, 1, shape.length).blocks * configuration.threads
     resident = processors * RESIDENT_THREADS
     if 2 * threads > resident:
         return cut(shape, configuration, shape.length)
     filling = -(-shape.length * threads // (resident * cutting.waves))
+    if filling < cutting.short_span and cutting.states > 1:
+        return plan_of(traits, processors, replace(cutting, states=cutting.states // 2))
     spans = max(1, shape.length // cutting.min_span)
     return cut(shape, configuration, max(filling, -(-shape.length // spans)))
 

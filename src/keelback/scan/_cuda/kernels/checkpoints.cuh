@@ -36,6 +36,9 @@ INLINE Real read_rows(const Stored* from, Index row_stride) {
   }
 }
 
+// A tile's second checkpoint, where it has one, is before this step.
+constexpr int kMiddle = kTile / 2;
+
 // The tiles of a span end where the span ends: only the first may be shorter than kTile.
 struct TileCut {
   int start, stop, count;
@@ -56,24 +59,37 @@ INLINE Stored* checkpoint_at(const Checkpoints& kept, const Place& place, const 
   return kept.data + (place.sequence * kept.rows + row) * sizes.channels + place.first_channel + channel;
 }
 
-INLINE void write_checkpoint(const Checkpoints& kept, const Place& place, const Sizes& sizes,
-                             const TileCut& cut, int tile, const Seat& seat, const Real (&h)[kStatesPerThread]) {
-  Stored* to = checkpoint_at(kept, place, sizes, cut, tile, seat.channel);
+// Where channels are even in number, two neighbours share two rows: each has both elements of one.
+constexpr bool kPaired = kRowsPerReal == 2 && kVector % 2 == 0;
+
+// Calls use(j, at) for each state of this thread: `at` is its first element in a checkpoint.
+template <typename Use>
+INLINE void for_states_at(Stored* first, const Sizes& sizes, const Seat& seat, Use use) {
+  const int odd = kPaired ? seat.channel % 2 : 0;
+  first += odd * (sizes.channels - 1);
 #pragma unroll
   for (int j = 0; j < kStatesPerThread; ++j) {
     const Index row = Index(seat.state_lane * kStatesPerThread + j) * kRowsPerReal;
-    if (seat.holds(j)) write_rows(to + row * sizes.channels, sizes.channels, h[j]);
+    if (seat.holds(j)) use(j, first + row * sizes.channels);
   }
+}
+
+INLINE void write_checkpoint(const Checkpoints& kept, const Place& place, const Sizes& sizes,
+                             const TileCut& cut, int tile, const Seat& seat, const Real (&h)[kStatesPerThread]) {
+  for_states_at(checkpoint_at(kept, place, sizes, cut, tile, seat.channel), sizes, seat, [&](int j, Stored* at) {
+    if constexpr (kPaired) *reinterpret_cast<Real*>(at) = h[j];
+    else write_rows(at, sizes.channels, h[j]);
+  });
 }
 
 INLINE void read_checkpoint(const Checkpoints& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
                             int tile, const Seat& seat, Real (&h)[kStatesPerThread]) {
-  const Stored* from = checkpoint_at(kept, place, sizes, cut, tile, seat.channel);
 #pragma unroll
-  for (int j = 0; j < kStatesPerThread; ++j) {
-    const Index row = Index(seat.state_lane * kStatesPerThread + j) * kRowsPerReal;
-    h[j] = seat.holds(j) ? read_rows(from + row * sizes.channels, sizes.channels) : Real(0);
-  }
+  for (int j = 0; j < kStatesPerThread; ++j) h[j] = Real(0);
+  for_states_at(checkpoint_at(kept, place, sizes, cut, tile, seat.channel), sizes, seat, [&](int j, Stored* at) {
+    if constexpr (kPaired) h[j] = *reinterpret_cast<const Real*>(at);
+    else h[j] = read_rows(at, sizes.channels);
+  });
 }
 
 // Brings a checkpoint closer, for a later read.

@@ -1,5 +1,6 @@
 // y and the last state. A block runs through a span of one row for `kChannels` channels, tile by tile: while
-// it computes a tile from shared memory, the next one is on its way to registers.
+// it computes a tile from shared memory, the next one is on its way to registers. Where there are several spans
+// (kSpanned), all but the first begin with zero: scan_correct adds what their outputs lack.
 #include "recurrence.cuh"
 #include "spans.cuh"
 
@@ -10,10 +11,10 @@ struct ForwardArguments {
   Resets reset;
   const Real *A, *D, *bias;
   const Real* initial;  // (sequence, channel, state), or null
-  const Real* states;   // (sequence, span, channel, state), (sequence, span, channel): what the spans
-  const Real* totals;   // pass on, where there are several
   Stored* y;            // (sequence, time, channel)
-  Real* last;           // (sequence, channel, state)
+  Real* last;           // (sequence, channel, state), where there is one span; else what the spans pass on:
+  Real* states;         // (sequence, span, channel, state), end states,
+  Real* totals;         // (sequence, span, channel), and the sums of the step sizes
 };
 
 // A tile of outputs before skip and gate. Rows are padded so that the lanes of a warp write to different banks.
@@ -102,13 +103,15 @@ struct ForwardShared {
 
 EXPORTED_SIZE(forward_shared_bytes, ForwardShared)
 
-INLINE void run(ForwardTile& tile, Real (&h)[kStatesPerThread], const Seat& seat,
+INLINE void run(ForwardTile& tile, Real (&h)[kStatesPerThread], Real& elapsed, const Seat& seat,
                 const Real (&rates)[kStatesPerThread]) {
   Real y[kSteps];
   run_tile(
       tile.input, seat, rates,
       [&](int first, int i, const auto& ahead, int k) {
-        advance(h, ahead.decays[k], ahead.inputs[k], kHasReset && tile.input.reset[first + i]);
+        const bool reset = kHasReset && tile.input.reset[first + i];
+        advance(h, ahead.decays[k], ahead.inputs[k], reset);
+        if constexpr (kSpanned) elapsed = reset ? endless<Real>() : elapsed + ahead.sizes[k];
         y[i] = output(tile.C, first + i, seat, h);
       },
       [&](int first) { tile.y.store(first, y, seat); });
@@ -125,8 +128,8 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_forward(const 
 
   Real rates[kStatesPerThread], h[kStatesPerThread];
   read_rates(p.A, place, p.sizes, seat, rates);
-  read_states(part(p.initial, place.sequence, p.sizes), place, seat, h);
-  receive(h, Passed(p.states, p.totals, place, p.sizes), 0, 1, place, p.sizes, seat, rates);
+  read_states(place.span == 0 ? part(p.initial, place.sequence, p.sizes) : nullptr, place, seat, h);
+  Real elapsed = Real(0);  // since the span's start; endless after a reset, when nothing from before remains
 
   OperandLoader next(p, place, mover);
   ChannelTile u, z;  // of the tile whose outputs are not yet written
@@ -148,9 +151,10 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_forward(const 
     u = next.inputs.u;
     z = next.z;
     if (steps > kTile) next.load(steps - kTile, mover, thread);
-    run(tile, h, seat, rates);
+    run(tile, h, elapsed, seat, rates);
   }
   synchronize_block();
   shared.tiles[parity ^ 1].y.write(y_to, steps + kTile, u, z, skip, mover);
-  if (place.stop == p.sizes.length) write_states(part(p.last, place.sequence, p.sizes), place, seat, h);
+  if constexpr (kSpanned) pass_on(p.states, p.totals, h, elapsed, place, p.sizes, seat);
+  else write_states(part(p.last, place.sequence, p.sizes), place, seat, h);
 }

@@ -16,6 +16,7 @@ INLINE float magnitude(float x) { return fabsf(x); }
 INLINE double magnitude(double x) { return fabs(x); }
 INLINE float larger(float x, float y) { return fmaxf(x, y); }
 INLINE double larger(double x, double y) { return fmax(x, y); }
+INLINE float smaller(float x, float y) { return fminf(x, y); }
 
 // x, which the compiler keeps rather than computes again.
 INLINE float opaque(float x) {
@@ -97,6 +98,9 @@ INLINE void multiply_matrices(float (&sums)[4], const float (&a)[4], float b0, f
 
 // Starts to bring the line of memory at `address` to the second-level cache.
 INLINE void prefetch_line(const void* address) { asm volatile("prefetch.global.L2 [%0];" :: "l"(address)); }
+
+// What the lanes of a warp wrote to shared memory before is there for all of them after.
+INLINE void synchronize_warp() { __syncwarp(); }
 
 INLINE void synchronize_block() { __syncthreads(); }
 

@@ -50,8 +50,7 @@ struct Resets {
 struct Sizes {
   int rows, length, channels, states, groups;
   int channels_per_group, blocks_per_group;
-  // The length is cut into `spans` of `span_length` steps, the last one shorter; a launch runs the first few.
-  int spans, spans_run, span_length;
+  int spans, span_length;  // the length is cut into `spans` of `span_length` steps, the last one shorter
 };
 
 // Neighbouring blocks share a span of a row, and with it B and C.
@@ -65,9 +64,9 @@ struct Place {
     unsigned blocks = sizes.groups * sizes.blocks_per_group;
     unsigned channel_block = block % blocks;
     unsigned rest = block / blocks;
-    span = rest % sizes.spans_run;
-    sequence = rest / sizes.spans_run;
-    sequence_span = sequence * sizes.spans + span;
+    span = rest % sizes.spans;
+    sequence = rest / sizes.spans;
+    sequence_span = rest;
     replica = static_cast<int>(sequence / sizes.rows);
     row = static_cast<int>(sequence % sizes.rows);
     group = channel_block / sizes.blocks_per_group;

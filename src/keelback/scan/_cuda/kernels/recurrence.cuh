@@ -68,10 +68,16 @@ struct Ahead {
       sizes[i] = pair.at[0];
 #pragma unroll
       for (int j = 0; j < kStatesPerThread; ++j) {
-        decays[i][j] = power_of_two(pair.at[0] * rates[j]);
+        decays[i][j] = decay(i * kStatesPerThread + j, pair.at[0] * rates[j]);
         inputs[i][j] = pair.at[1] * b.at[j];
       }
     }
+  }
+
+  // Every kPolynomials-th exponential by a polynomial, or none.
+  INLINE static Real decay(int number, Real exponent) {
+    constexpr int kEvery = kPolynomials > 0 ? kPolynomials : 1;
+    return kPolynomials > 0 && number % kEvery == 0 ? polynomial_power_of_two(exponent) : power_of_two(exponent);
   }
 };
 

@@ -1,9 +1,8 @@
 // The gradients. A block runs backward through a span of one row, tile by tile, and within a tile
 // `kSteps` steps at a time: it recomputes their states and decays from a kept state into registers, then
 // steps back through them with the adjoint g_t = C_t dy_t + 2^(delta_{t+1} A) g_{t+1}.
-#include "checkpoints.cuh"
+#include "letters.cuh"
 #include "recurrence.cuh"
-#include "spans.cuh"
 
 struct ReverseArguments {
   Sizes sizes;
@@ -13,8 +12,8 @@ struct ReverseArguments {
   const Real *A, *D, *bias;
   const Real* initial;      // (sequence, channel, state), or null
   const Real* final;        // the same: the gradient of the last state
-  const Real *states, *adjoints, *totals;  // what the spans pass on, where there are several
-  Checkpoints checkpoints, elapsed;
+  const Real *states, *adjoints, *totals;  // what the spans pass on, where there are several; null: by letters
+  Checkpoints checkpoints, middles, elapsed;
   Stored *du, *ddelta, *dz;  // (sequence, time, channel)
   void *dB, *dC;            // (partial, sequence, time, group, state): Stored with kNarrowGrouped, else Real
   Index partial;            // elements from one block's sums of dB and dC to the next block's, or 0
@@ -124,23 +123,26 @@ INLINE void advance_at(Real (&h)[kStatesPerThread], Real (&decays)[kStatesPerThr
 // The state at the start of a tile: what the sweep kept, and the time since the start of the span.
 struct TileStart {
   Real kept[kStatesPerThread], elapsed;
+  StateVector middle;  // with kMiddles, where the tile is whole
 
   INLINE void load(const ReverseArguments& p, const Place& place, const TileCut& cut, int tile, const Seat& seat) {
     elapsed = endless<Real>();
 #pragma unroll
     for (int j = 0; j < kStatesPerThread; ++j) kept[j] = Real(0);
+    if (kMiddles && tile >= 0 && cut.steps_of(tile) == kTile)
+      read_checkpoint(p.middles, place, p.sizes, cut, tile, seat, middle.at);
     if (tile <= 0) return;
     read_checkpoint(p.checkpoints, place, p.sizes, cut, tile, seat, kept);
-    if (p.sizes.spans > 1 && seat.active)
+    if (kSpanned && seat.active)
       elapsed = read_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, tile, seat.channel), p.sizes.channels);
   }
 
   // Where there is one span, the sweep began with the true state.
-  INLINE void find(Real (&h)[kStatesPerThread], int tile, const Sizes& sizes, const StateVector& span_start,
+  INLINE void find(Real (&h)[kStatesPerThread], int tile, const StateVector& span_start,
                    const Real (&rates)[kStatesPerThread]) const {
 #pragma unroll
     for (int j = 0; j < kStatesPerThread; ++j) h[j] = tile == 0 ? span_start.at[j] : kept[j];
-    if (tile == 0 || sizes.spans == 1) return;
+    if (tile == 0 || !kSpanned) return;
 #pragma unroll
     for (int j = 0; j < kStatesPerThread; ++j) h[j] += decayed(decay_over(elapsed, rates[j]), span_start.at[j]);
   }
@@ -401,11 +403,20 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
   read_rates(p.A, place, p.sizes, seat, rates);
   Adjoint adjoint;
   read_states(part(p.final, place.sequence, p.sizes), place, seat, adjoint.carried);
-  receive(adjoint.carried, Passed(p.adjoints, p.totals, place, p.sizes), p.sizes.spans - 1, -1, place, p.sizes, seat,
-          rates);
+  const bool by_letter = kSpanned && p.states == nullptr;
+  if constexpr (kSpanned) {
+    const Passed passed = by_letter ? Passed(letter_to(place.span, p.checkpoints, place, p.sizes), place, p.sizes)
+                                    : Passed(p.adjoints, p.totals, place, p.sizes);
+    const int after = p.sizes.spans - 1;
+    receive(adjoint.carried, passed, after, -1, after - place.span, seat, rates);
+  }
   StateVector& span_start = shared.span_start[thread];
   read_states(part(p.initial, place.sequence, p.sizes), place, seat, span_start.at);
-  receive(span_start.at, Passed(p.states, p.totals, place, p.sizes), 0, 1, place, p.sizes, seat, rates);
+  if constexpr (kSpanned) {
+    const Passed passed = by_letter ? Passed(letter_to(place.span, p.checkpoints, place, p.sizes), place, p.sizes)
+                                    : Passed(p.states, p.totals, place, p.sizes);
+    receive(span_start.at, passed, 0, 1, place.span, seat, rates);
+  }
 #pragma unroll
   for (int j = 0; j < kStatesPerThread; ++j) adjoint.dA[j] = Real(0);
   ParameterGradients totals = {};
@@ -426,11 +437,14 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
   for (int index = cut.count - 1; index >= 0; --index) {
     const int steps = cut.steps_of(index);
     Real h[kStatesPerThread], decays[kStatesPerThread];
-    next_start.find(h, index, p.sizes, span_start, rates);
+    next_start.find(h, index, span_start, rates);
     next.store(shared, steps, bias, mover, thread);
     load_resets(place, p.reset, cut.start_of(index), steps, thread, shared.reset);
     if (index > 0) prefetch_inputs(p, place, TileAddress(place, p.sizes, mover, cut.start_of(index - 1)), mover);
     if (index > 1) prefetch_checkpoint(p.checkpoints, place, p.sizes, cut, index - 1, seat);
+    if (kMiddles && index > 0) prefetch_checkpoint(p.middles, place, p.sizes, cut, index - 1, seat);
+    const bool has_middle = kMiddles && steps == kTile;
+    if (has_middle) shared.starts[kMiddle / kSteps][thread] = next_start.middle;
     synchronize_block();
 
 #pragma unroll 1
@@ -440,6 +454,12 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
       for (int j = 0; j < kStatesPerThread; ++j) kept.at[j] = h[j];
       shared.starts[part][thread] = kept;
       if (part == kTile / kSteps - 1) break;
+      if (has_middle && (part + 1) * kSteps == kMiddle) {
+        kept = shared.starts[part + 1][thread];
+#pragma unroll
+        for (int j = 0; j < kStatesPerThread; ++j) h[j] = kept.at[j];
+        continue;
+      }
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) advance_at(h, decays, shared, part * kSteps + i, slot, seat, rates);
     }

@@ -1,6 +1,6 @@
 // The state without the output: checkpoints for the reverse pass, and what each span of the length passes
 // to the next one (its end state from a zero start) and to the one before it (its adjoint from a zero end).
-#include "checkpoints.cuh"
+#include "letters.cuh"
 #include "recurrence.cuh"
 
 struct SweepArguments {
@@ -10,17 +10,19 @@ struct SweepArguments {
   Resets reset;
   const Real *A, *bias;
   const Real* initial;      // (sequence, channel, state) or null; read where there is one span (not kSpanned)
-  Checkpoints checkpoints;  // of the states, where kCheckpoints
-  Checkpoints elapsed;      // of the time since the span's start, where kCheckpoints and kSpanned
-  Real* states;             // (sequence, span, channel, state): end states, where kSpanned
-  Real* adjoints;           // the same shape, where kAdjoint
-  Real* totals;             // (sequence, span, channel): the sum of the step sizes, where kSpanned
+  Checkpoints checkpoints;  // of the states
+  Checkpoints middles;      // the same in the middle of whole tiles, with kMiddles
+  // Where there are several spans (kSpanned); the last three are null where spans write letters:
+  Checkpoints elapsed;  // of the time since the span's start
+  Real* states;         // (sequence, span, channel, state): end states
+  Real* adjoints;       // the same shape
+  Real* totals;         // (sequence, span, channel): the sum of the step sizes
 };
 
 struct SweepTile {
   InputTile input;
-  StateRows C;  // where kAdjoint
-  ChannelReals dy[kAdjoint ? kTile : 1][kPacksPerStep];
+  StateRows C;  // where kSpanned
+  ChannelReals dy[kSpanned ? kTile : 1][kPacksPerStep];
 };
 
 struct SweepShared {
@@ -60,7 +62,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_sweep(const Sw
   InputLoader next(p.u, p.delta, p.B, place, p.sizes, mover);
   const Stored* C_from = nullptr;
   Cursor<const Stored> dy_from = {}, z_from = {};
-  if constexpr (kAdjoint) {
+  if constexpr (kSpanned) {
     C_from = place.at(p.C) + place.start * p.C.time;
     dy_from = cursor(p.dy, place, p.sizes, mover, place.start);
     if constexpr (kHasZ) z_from = cursor(p.z, place, p.sizes, mover, place.start);
@@ -69,7 +71,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_sweep(const Sw
   ChannelTile next_dy, next_z;
   auto load = [&](int steps) {
     next.load(steps, steps, mover, thread);
-    if constexpr (kAdjoint) {
+    if constexpr (kSpanned) {
       next_C.load(C_from, p.C.time, steps, thread);
       C_from += steps * p.C.time;
       next_dy.load(dy_from, steps, mover);
@@ -88,7 +90,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_sweep(const Sw
     SweepTile& tile = shared.tiles[parity];
     const int steps = cut.steps_of(index);
     next.store(tile.input, bias, steps, mover, thread);
-    if constexpr (kAdjoint) {
+    if constexpr (kSpanned) {
       next_C.store(tile.C, thread);
 #pragma unroll
       for (int i = 0; i < kPacks; ++i)
@@ -98,18 +100,18 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_sweep(const Sw
     load_resets(place, p.reset, cut.start_of(index), steps, thread, tile.input.reset);
     synchronize_block();
     if (index + 1 < cut.count) load(kTile);
-    if constexpr (kCheckpoints) {
-      if (index > 0) {
-        write_checkpoint(p.checkpoints, place, p.sizes, cut, index, seat, h);
-        if (kSpanned && seat.active && seat.state_lane == 0)
-          write_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, index, seat.channel), p.sizes.channels, elapsed);
-      }
+    if (index > 0) {
+      write_checkpoint(p.checkpoints, place, p.sizes, cut, index, seat, h);
+      if (kSpanned && seat.active && seat.state_lane == 0)
+        write_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, index, seat.channel), p.sizes.channels, elapsed);
     }
     auto step = [&](int first, int i, const auto& ahead, int k) {
       const bool reset = kHasReset && tile.input.reset[first + i];
       advance(h, ahead.decays[k], ahead.inputs[k], reset);
-      if constexpr (kSpanned) elapsed = reset ? endless<Real>() : elapsed + ahead.sizes[k];
-      if constexpr (kAdjoint) {
+      if (kMiddles && (i + 1) % kSteps == kMiddle % kSteps && first + i + 1 == kMiddle && steps == kTile)
+        write_checkpoint(p.middles, place, p.sizes, cut, index, seat, h);
+      if constexpr (kSpanned) {
+        elapsed = reset ? endless<Real>() : elapsed + ahead.sizes[k];
         const StateVector c = tile.C.of(first + i, seat);
         const Real dy = (&tile.dy[first + i][0].at[0])[seat.channel];
 #pragma unroll
@@ -123,9 +125,11 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_sweep(const Sw
   }
 
   if constexpr (kSpanned) {
-    write_states(part(p.states, place.sequence_span, p.sizes), place, seat, h);
-    if (seat.active && seat.state_lane == 0)
-      p.totals[place.sequence_span * p.sizes.channels + place.first_channel + seat.channel] = elapsed;
-    if constexpr (kAdjoint) write_states(part(p.adjoints, place.sequence_span, p.sizes), place, seat, adjoint);
+    if (p.states == nullptr) {
+      write_letters(p.checkpoints, place, p.sizes, seat, h, adjoint, elapsed);
+    } else {
+      pass_on(p.states, p.totals, h, elapsed, place, p.sizes, seat);
+      write_states(part(p.adjoints, place.sequence_span, p.sizes), place, seat, adjoint);
+    }
   }
 }
