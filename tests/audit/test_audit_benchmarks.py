@@ -5,9 +5,13 @@ import io
 
 import pytest
 
-from keelback.benchmarks import monitor_foresight
 from keelback.benchmarks.audit_speed import audit_speed
 from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
+from keelback.benchmarks.monitor_trainings import (
+    FromUnstableStarts,
+    LengtheningSequences,
+    UnclippedLanguageModels,
+)
 from keelback.errors import InputError
 
 
@@ -26,15 +30,41 @@ def test_an_audit_beside_the_forward_pass() -> None:
 
 def test_foresight_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """From abscissa 3 a state grows e^90-fold in 50 tokens; from -5 it never grows."""
-    monkeypatch.setattr(monitor_foresight, "LENGTHS", (50,))
-    monkeypatch.setattr(monitor_foresight, "ABSCISSAE", (-5.0, 3.0))
-    monkeypatch.setattr(monitor_foresight, "EPOCHS", 1)
-    found = foresight([0, 1], every=1)
-    assert (found["died"], found["foreseen"]) == (2, 2)
-    assert (found["healthy"], found["false_alarms"]) == (2, 0)
+    monkeypatch.setattr(FromUnstableStarts, "lengths", (50,))
+    monkeypatch.setattr(FromUnstableStarts, "abscissae", (-5.0, 3.0))
+    monkeypatch.setattr(FromUnstableStarts, "epochs", 1)
+    found = foresight([0, 1], families=[FromUnstableStarts()])
+    (counts,) = found["families"]
+    assert (counts["died"], counts["foreseen"], counts["updates_before"]) == (2, 2, [0, 0])
+    assert (counts["healthy"], counts["false_alarms"]) == (2, 0)
+    assert [one["setting"]["spectral_abscissa"] for one in found["trainings"]] == [-5, -5, 3, 3]
     (row,) = csv.DictReader(io.StringIO(summary_csv(found)))
     assert row["died"] == "2"
-    assert row["survive with clipping"] == str(found["survived_with_clipping"])
+    assert row["live with the action"] == str(counts["saved"])
+
+
+def test_a_warning_comes_long_before_sequences_are_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LengtheningSequences, "learning_rates", (1e-4,))
+    monkeypatch.setattr(LengtheningSequences, "abscissae", (-0.05, 0.05))
+    found = foresight([0], families=[LengtheningSequences()])
+    (counts,) = found["families"]
+    assert (counts["died"], counts["foreseen"], counts["saved"]) == (1, 1, 1)
+    assert (counts["healthy"], counts["false_alarms"]) == (1, 0)
+    assert counts["updates_before"][0] >= 10
+
+
+def test_a_rate_that_is_too_high_is_noticed_before_the_loss_is_nan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = [UnclippedLanguageModels.rates[i] for i in (0, 3)]
+    monkeypatch.setattr(UnclippedLanguageModels, "rates", rates)
+    monkeypatch.setattr(UnclippedLanguageModels, "steps", 30)
+    (counts,) = foresight([1], families=[UnclippedLanguageModels()])["families"]
+    assert (counts["died"], counts["foreseen"]) == (1, 1)
+    assert (counts["healthy"], counts["false_alarms"]) == (1, 0)
+    assert counts["updates_before"][0] >= 1
 
 
 def test_a_reading_costs_little() -> None:

@@ -15,19 +15,20 @@ from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
 from keelback.audit._load import LoadedModel, load_model, train_length_of
 from keelback.audit._measures import LayerMeasures
-from keelback.audit._monitor import Alarm, LayerReading, TrainingMonitor
+from keelback.audit._monitor import Action, Alarm, LayerReading, TrainingMonitor
 from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._repair import METHODS, SEARCHES, HeldOutLoss, Repair, repair
 from keelback.audit._result import AuditResult, PositionLoss
 from keelback.audit._run import audit
-from keelback.audit._save import require_free, save_repaired, undo_repair
+from keelback.audit._save import require_free, save_loaded, save_repaired, undo_repair
 from keelback.audit._tokens import bundled_text, load_tokenizer, read_text, read_tokens
 from keelback.audit._verdict import Finding
 
 __all__ = [
     "METHODS",
     "SEARCHES",
+    "Action",
     "Alarm",
     "AuditResult",
     "Degradation",
@@ -58,6 +59,7 @@ __all__ = [
     "read_tokens",
     "repair",
     "require_free",
+    "save_loaded",
     "save_repaired",
     "train_length_of",
     "transformers_callback",

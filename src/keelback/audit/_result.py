@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
 from keelback.audit._verdict import Finding, findings, in_words
+from keelback.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     import polars as pl
@@ -205,18 +205,13 @@ class AuditResult:
         for name in (*_FRAMES, "gate_types"):
             frame: pl.DataFrame = getattr(self, name)
             if frame.width:
-                _replace(folder / f"{name}.parquet", frame.write_parquet)
+                with replacing(folder / f"{name}.parquet") as file:
+                    frame.write_parquet(file)
         text = json.dumps(self.to_json(), indent=2, allow_nan=False)
-        _replace(folder / "audit.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomically(folder / "audit.json", text)
 
 
 _FRAMES = ("layers", "channels", "states", "steps", "attention", "gates", "loss_by_position")
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    write(partial)
-    partial.replace(path)
 
 
 def _frame(rows: list[dict[str, Any]]) -> "pl.DataFrame":

@@ -13,6 +13,7 @@ from keelback.audit._edits import keep
 from keelback.audit._load import LoadedModel, quiet_transformers
 from keelback.audit._repair import Repair
 from keelback.errors import InputError, JobError
+from keelback.files import replacing
 from keelback.models import WEIGHTS_FILE, save_model
 
 REPORT_FILE = "keelback_repair.json"
@@ -41,9 +42,20 @@ def save_repaired(loaded: LoadedModel, repair: Repair, out: Path) -> None:
         _save_model(loaded, folder)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
         if replaced:
-            save_file(replaced, folder / REPLACED_FILE)
+            with replacing(folder / REPLACED_FILE) as file:
+                save_file(replaced, file)
 
     _write_folder(out, fill)
+
+
+def save_loaded(loaded: LoadedModel, out: Path) -> None:
+    """Write the model as it is, and its tokenizer, all or none.
+
+    Raises:
+        InputError: `out` holds something already.
+        JobError: it cannot be written.
+    """
+    _write_folder(out, lambda folder: _save_model(loaded, folder))
 
 
 def undo_repair(loaded: LoadedModel, out: Path) -> list[str]:
@@ -60,7 +72,7 @@ def undo_repair(loaded: LoadedModel, out: Path) -> list[str]:
         keep(loaded.model, replaced)
     except (SafetensorError, AttributeError, RuntimeError) as error:
         raise InputError(f"{source} does not fit the model beside it ({error})") from None
-    _write_folder(out, lambda folder: _save_model(loaded, folder))
+    save_loaded(loaded, out)
     return sorted(replaced)
 
 
@@ -83,6 +95,9 @@ def _save_model(loaded: LoadedModel, folder: Path) -> None:
         model.to(loaded.stored_as)
     with quiet_transformers():
         model.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)  # made for the owner's eyes alone
     if loaded.folder is not None:
         _copy_tokenizer(loaded.folder, folder)
 

@@ -2,102 +2,117 @@
 
 import csv
 import io
-import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keelback.audit import TrainingMonitor
+from keelback.audit import Action, TrainingMonitor
+from keelback.benchmarks.monitor_trainings import FAMILIES, Family, Setting
 from keelback.benchmarks.timing import interleaved_medians
-from keelback.data import Majority, MajoritySettings, Split
-from keelback.models import MambaLanguageModelConfig, SelectiveSSMConfig
-from keelback.training import Recipe
-from keelback.training.recipe import replica_losses
-
-LENGTHS = (300, 600, 1000, 2000)
-ABSCISSAE = (-0.05, 0.0, 0.05)
-EXAMPLES = 500
-EPOCHS = 4
+from keelback.models import MambaLanguageModelConfig
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training: where it died, if it did, and where the monitor first warned, if it did."""
+    """One training: where it died, if it did, and where the monitor first warned, if it did.
 
-    seq_len: int
-    spectral_abscissa: float
+    It has died where the loss or the norm of its gradient is no longer finite. `saved` and
+    `saved_loss` are of the same training with the monitor acting: whether it lives, and its last
+    loss.
+    """
+
+    family: str
+    setting: Setting
     seed: int
     died_at: int | None
     warned_at: int | None
     steps_left_said: float | None
-    clipped_died_at: int | None = None
-    clipped_loss: float | None = None
+    saved: bool | None = None
+    saved_loss: float | None = None
 
 
 def foresight(
-    seeds: Sequence[int], every: int, report: Callable[[Training], None] = lambda training: None
+    seeds: Sequence[int],
+    report: Callable[[Training], None] = lambda training: None,
+    families: Sequence[Family] = FAMILIES,
 ) -> dict[str, Any]:
-    """Train selective SSMs on Majority by arXiv 2502.01473's recipe, from starts stable and not.
-
-    Every training that dies is run again with the monitor clipping.
-    """
+    """Watch trainings of each family; those that die are run again with the monitor acting."""
     found = []
-    for seq_len, abscissa, seed in itertools.product(LENGTHS, ABSCISSAE, seeds):
-        found.append(_watched(seq_len, abscissa, seed, every))
-        report(found[-1])
+    for family in families:
+        for setting in family.settings():
+            for seed in seeds:
+                found.append(_watched(family, setting, seed))
+                report(found[-1])
+    return {
+        "families": [
+            _counts(family, [one for one in found if one.family == family.name])
+            for family in families
+        ],
+        "trainings": [asdict(one) for one in found],
+    }
+
+
+def _counts(family: Family, found: Sequence[Training]) -> dict[str, Any]:
     died = [one for one in found if one.died_at is not None]
     lived = [one for one in found if one.died_at is None]
     foreseen = [one for one in died if one.warned_at is not None]
     return {
-        "every": every,
-        "trainings": [asdict(one) for one in found],
+        "family": family.name,
+        "every": family.every,
+        "action": family.action,
         "died": len(died),
         "foreseen": len(foreseen),
-        "warned_before_the_first_step": sum(one.warned_at == 0 for one in foreseen),
+        "before_the_first_step": sum(one.warned_at == 0 for one in foreseen),
         "updates_before": [
             one.died_at - one.warned_at
             for one in foreseen
             if one.died_at is not None and one.warned_at is not None
         ],
-        "survived_with_clipping": sum(one.clipped_died_at is None for one in died),
+        "saved": sum(bool(one.saved) for one in died),
         "healthy": len(lived),
         "false_alarms": sum(one.warned_at is not None for one in lived),
     }
 
 
 def summary_csv(found: Mapping[str, Any]) -> str:
-    """The counts of `foresight` as a CSV file of one row."""
-    before = found["updates_before"]
-    row = {
-        "died": found["died"],
-        "foreseen": found["foreseen"],
-        "of these before the first step": found["warned_before_the_first_step"],
-        "median updates before": statistics.median(before) if before else "",
-        "survive with clipping": found["survived_with_clipping"],
-        "healthy": found["healthy"],
-        "false alarms": found["false_alarms"],
-    }
+    """The counts of `foresight` as a CSV file with a row for each family."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(row), lineterminator="\n")
+    rows = [_row(counts) for counts in found["families"]]
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerow(row)
+    writer.writerows(rows)
     return file.getvalue()
 
 
-def _watched(seq_len: int, abscissa: float, seed: int, every: int) -> Training:
-    task = Majority(MajoritySettings(seq_len=seq_len, data_seed=seed, n_train=EXAMPLES, n_test=1))
-    split = task.split("train")
-    died, _, monitor = _train(split, abscissa, seed, every, clip=False)
+def _row(counts: Mapping[str, Any]) -> dict[str, Any]:
+    before = counts["updates_before"]
+    return {
+        "trainings": counts["family"],
+        "a reading every": counts["every"],
+        "died": counts["died"],
+        "foreseen": counts["foreseen"],
+        "of these before the first step": counts["before_the_first_step"],
+        "updates before, median": statistics.median(before) if before else "",
+        "updates before, least": min(before) if before else "",
+        "live with the action": counts["saved"],
+        "action": counts["action"],
+        "healthy": counts["healthy"],
+        "false alarms": counts["false_alarms"],
+    }
+
+
+def _watched(family: Family, setting: Setting, seed: int) -> Training:
+    died, _, monitor = _train(family, setting, seed, "warn")
     first = monitor.alarms[0] if monitor.alarms else None
     training = Training(
-        seq_len,
-        abscissa,
+        family.name,
+        setting,
         seed,
         died,
         None if first is None else first.step,
@@ -105,36 +120,28 @@ def _watched(seq_len: int, abscissa: float, seed: int, every: int) -> Training:
     )
     if died is None:
         return training
-    again, loss, _ = _train(split, abscissa, seed, every, clip=True)
-    fields = asdict(training) | {"clipped_died_at": again, "clipped_loss": loss}
-    return Training(**fields)
+    again, loss, _ = _train(family, setting, seed, family.action)
+    return replace(training, saved=again is None, saved_loss=loss)
 
 
 def _train(
-    split: Split, abscissa: float, seed: int, every: int, *, clip: bool
+    family: Family, setting: Setting, seed: int, action: Action
 ) -> tuple[int | None, float | None, TrainingMonitor]:
     """The step at which a number overflows, if one does; the last loss; the monitor."""
-    generator = torch.Generator().manual_seed(seed)
-    recipe = Recipe()
-    model = SelectiveSSMConfig(vocab_size=2, spectral_abscissa=abscissa).build(generator)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    monitor = TrainingMonitor(model, every=every, action="clip" if clip else "warn")
-    step, last = 0, None
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(split), generator=generator)
-        for rows in order.split(recipe.batch_size):
-            tokens, labels = split.tokens[rows], split.labels[rows]
-            monitor.after_step(step, tokens, optimizer)
-            loss = replica_losses(model(tokens)[None], labels[None], recipe).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-                return step, None, monitor
-            optimizer.step()
-            step, last = step + 1, float(loss.detach())
+    start = family.start(setting, seed)
+    monitor = TrainingMonitor(start.model, every=family.every, action=action)
+    limit = math.inf if start.clip_norm is None else start.clip_norm
+    last = None
+    for step, (tokens, loss_of_batch) in enumerate(start.batches):
+        monitor.after_step(step, tokens, start.optimizer)
+        loss = loss_of_batch()
+        start.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(start.model.parameters(), limit)
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            return step, None, monitor
+        start.optimizer.step()
+        last = float(loss.detach())
     return None, last, monitor
 
 

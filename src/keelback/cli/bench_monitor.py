@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 def monitor(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
-    every: Annotated[int, typer.Option(min=1, help="Steps between readings.")] = 1,
     cost: Annotated[bool, typer.Option("--cost", help="Instead: what it adds to a step.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -26,6 +25,7 @@ def monitor(
     """Train models that diverge and models that do not, and count what was foreseen."""
     from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
 
+    found: dict[str, Any]
     if cost:
         measured = overhead(every=50, repeats=15)
         found = {"provenance": provenance_of_command(), "rows": [measured]}
@@ -33,14 +33,10 @@ def monitor(
             f"a reading every {measured['every']} steps adds {measured['overhead']:.1%} to a step"
         )
     else:
-        found = foresight(range(first_seed, first_seed + seeds), every, _say)
+        found = foresight(range(first_seed, first_seed + seeds), _say)
         if out is not None:
             _write(out, found, summary_csv(found))
-        line = (
-            f"of {found['died']} trainings that died {found['foreseen']} were foreseen and "
-            f"{found['survived_with_clipping']} survive with clipping; of {found['healthy']} "
-            f"healthy ones {found['false_alarms']} had a false alarm"
-        )
+        line = "\n".join(_in_words(counts) for counts in found["families"])
     if json:
         print_json(found)
     else:
@@ -48,7 +44,7 @@ def monitor(
 
 
 def _write(out: Path, found: dict[str, Any], table: str) -> None:
-    from keelback.experiments.store import write_atomically
+    from keelback.files import write_atomically
 
     out.mkdir(parents=True, exist_ok=True)
     document = json_format.dumps(
@@ -58,11 +54,20 @@ def _write(out: Path, found: dict[str, Any], table: str) -> None:
     write_atomically(out / "foresight.csv", table)
 
 
+def _in_words(counts: dict[str, Any]) -> str:
+    return (
+        f"{counts['family']}: of {counts['died']} trainings that died {counts['foreseen']} were "
+        f"foreseen and {counts['saved']} live with the monitor's action ({counts['action']}); of "
+        f"{counts['healthy']} healthy ones {counts['false_alarms']} had a false alarm"
+    )
+
+
 def _say(one: "Training") -> None:
     died = "lived" if one.died_at is None else f"died at step {one.died_at}"
     warned = "no warning" if one.warned_at is None else f"warned at step {one.warned_at}"
+    setting = ", ".join(f"{name} {value}" for name, value in one.setting.items())
     print(
-        f"T = {one.seq_len}, s_A = {one.spectral_abscissa:+}, seed {one.seed}: {died}, {warned}",
+        f"{one.family}, {setting}, seed {one.seed}: {died}, {warned}",
         file=sys.stderr,
         flush=True,
     )

@@ -27,7 +27,7 @@ def byte_lm(
 ) -> None:
     """Train a byte-level language model on reviews, run it far beyond that length, repair it."""
     from keelback.experiments.byte_lm import chosen_config, study, study_outcome
-    from keelback.experiments.store import write_atomically
+    from keelback.files import write_atomically
     from keelback.report import write_report
 
     config = chosen_config(preset, fields or [])

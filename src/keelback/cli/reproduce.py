@@ -171,7 +171,7 @@ def _write(
     from rich.console import Console
 
     from keelback.experiments import provenance_of_runs
-    from keelback.experiments.store import write_atomically
+    from keelback.files import write_atomically
     from keelback.report import terminal_tables, write_report
 
     record = provenance_of_command()

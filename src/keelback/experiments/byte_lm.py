@@ -22,6 +22,7 @@ from keelback.audit import (
     fast_scans,
     repair,
     require_free,
+    save_loaded,
     save_repaired,
 )
 from keelback.data.reviews import find_reviews
@@ -58,8 +59,8 @@ class ByteLMConfig(BaseModel):
     head_dim: int = Field(default=32, gt=0)
     seq_len: int = Field(default=256, gt=1)
     batch: int = Field(default=64, gt=0)
-    steps: int = Field(default=3000, gt=0)
-    max_seconds: float = Field(default=200.0, gt=0)
+    steps: int = Field(default=2500, gt=0)
+    max_seconds: float = Field(default=3600.0, gt=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     initial_rate_scale: float = Field(default=1.0, gt=0)
@@ -74,14 +75,16 @@ PRESETS = {
         seq_len=64,
         batch=32,
         steps=800,
-        max_seconds=3600.0,
         learning_rate=4e-3,
         initial_rate_scale=2**-6,
         stored_as="bfloat16",
     ),
-    "small": ByteLMConfig(),
+    "mamba": ByteLMConfig(kind="mamba", d_state=16),
+    "mamba2": ByteLMConfig(kind="mamba2"),
+    "mamba-long-memory": ByteLMConfig(kind="mamba", d_state=16, initial_rate_scale=2**-6),
+    "mamba2-long-memory": ByteLMConfig(kind="mamba2", initial_rate_scale=2**-6),
 }
-"""`tiny` trains in minutes on one core; `small` has some 10 million parameters and wants a GPU."""
+"""`tiny` trains in minutes on one core; the others have 10 million parameters and want a GPU."""
 
 
 def chosen_config(preset: str, fields: Sequence[str]) -> ByteLMConfig:
@@ -260,7 +263,7 @@ def study(
     losses = train(model, config, training_text, report)
     seconds = time.monotonic() - began
     stored_as: torch.dtype = getattr(torch, config.stored_as)
-    model.to(stored_as).save_pretrained(folders[0])
+    save_loaded(LoadedModel(model, out.name, stored_as=stored_as), folders[0])
     model.float()
 
     arguments: dict[str, Any] = {"train_length": config.seq_len, "length": target, "name": out.name}

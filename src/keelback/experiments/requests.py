@@ -6,7 +6,8 @@ from keelback.errors import InputError
 from keelback.experiments._catalogue import get_experiment
 from keelback.experiments.experiment import Settings
 from keelback.experiments.outcome import Outcome
-from keelback.experiments.store import Store, write_atomically
+from keelback.experiments.store import Store
+from keelback.files import write_atomically
 
 _REQUESTS = "requests"
 

@@ -2,7 +2,6 @@
 
 import math
 import operator
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from keelback.errors import InputError, JobError, nearest
 from keelback.experiments.run import Scalar
 from keelback.experiments.store import Store, StoredRun
+from keelback.files import replacing
 
 Row = dict[str, Scalar]
 """One run: a value for each column. Nested fields have dots: `task_settings.seq_len`."""
@@ -208,18 +208,15 @@ def export(rows: Sequence[Row], path: Path) -> None:
     table = pl.DataFrame(
         {column: _series(column, [row.get(column) for row in rows]) for column in columns}
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             if path.suffix == ".csv":
                 table.write_csv(file)
             elif path.suffix == ".parquet":
                 table.write_parquet(file)
             else:
                 table.write_json(file)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise JobError(f"cannot write {path}: {error.strerror}") from None
 
 

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from keelback.errors import InputError, JobError
 from keelback.experiments.provenance import provenance as provenance_now
 from keelback.experiments.run import NAME_LENGTH, Run, RunResult, Scalar, name_of
+from keelback.files import write_atomically
 
 STORE_VERSION = 1
 
@@ -293,13 +294,6 @@ def _write_run(folder: Path, run: Run, result: RunResult, provenance: Mapping[st
     if circumstances := run.circumstances():
         record["circumstances"] = circumstances
     (folder / _RUN).write_text(json.dumps(record, indent=1, allow_nan=False))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in one step: readers see the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _require_empty_or_absent(directory: Path) -> None:

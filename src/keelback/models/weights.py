@@ -1,7 +1,6 @@
 """Models on disk: safetensors of our own, and the state dicts of the reference implementation."""
 
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keelback.errors import InputError
+from keelback.files import replacing
 from keelback.models._registry import model_config
 from keelback.models.selective_ssm import SelectiveClassifier, SelectiveSSMConfig
 
@@ -37,10 +37,9 @@ def save_model(model: nn.Module, path: Path) -> None:
 def save_weights(weights: Mapping[str, Tensor], config: Any, path: Path) -> None:
     """`save_model` from the parts: named tensors and the configuration that builds their model."""
     metadata = {"keelback": json.dumps(config.model_dump())}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 def load_model(path: Path) -> nn.Module:
@@ -71,7 +70,12 @@ def _load_safetensors(path: Path) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a whole safetensors file ({error})") from None
     if "keelback" not in metadata:
-        raise InputError(f"{path} has no keelback configuration; it was not saved by keelback")
+        alone = not (path.parent / "config.json").is_file()
+        missing = f", and {path.parent} has no config.json, as a model of transformers has"
+        raise InputError(
+            f"{path} has no keelback configuration: it was not saved by keelback"
+            f"{missing if alone else ''}"
+        )
     try:
         fields = json.loads(metadata["keelback"])
     except json.JSONDecodeError:

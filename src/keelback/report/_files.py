@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keelback.errors import InputError, JobError
+from keelback.files import write_atomically
 
 
 def require_report_extra() -> None:
@@ -39,16 +40,12 @@ def writable_directory(directory: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write beside `path`, then rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def write_file(path: Path, content: bytes) -> Path:
+    """Write `path` in one step; `JobError` if that cannot be done."""
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomically(path, content)
     except OSError as error:
         raise JobError(f"could not write {str(path)!r}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

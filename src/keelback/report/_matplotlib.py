@@ -17,7 +17,7 @@ from keelback.report._files import (
     file_stem,
     require_report_extra,
     writable_directory,
-    write_atomically,
+    write_file,
 )
 from keelback.report._geometry import (
     LegendEntry,
@@ -77,8 +77,8 @@ def save_figure(
         canvas.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
         canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None})
     return (
-        write_atomically(folder / f"{stem}.png", png.getvalue()),
-        write_atomically(folder / f"{stem}.pdf", pdf.getvalue()),
+        write_file(folder / f"{stem}.png", png.getvalue()),
+        write_file(folder / f"{stem}.pdf", pdf.getvalue()),
     )
 
 

@@ -10,7 +10,7 @@ from keelback.report._files import (
     distinct_stems,
     require_report_extra,
     writable_directory,
-    write_atomically,
+    write_file,
 )
 from keelback.report._matplotlib import save_figure
 from keelback.report._page import Provenance, render_page
@@ -39,4 +39,4 @@ def write_report(
             save_figure(figure, root / "figures" / folder, stem)
         if outcome.tables:
             save_tables(outcome, root / "tables" / folder)
-    return write_atomically(root / "report.html", page.encode())
+    return write_file(root / "report.html", page.encode())

@@ -12,7 +12,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from keelback.experiments.outcome import Column, Outcome, Scalar, Table
-from keelback.report._files import distinct_stems, writable_directory, write_atomically
+from keelback.report._files import distinct_stems, writable_directory, write_file
 from keelback.report._geometry import printable, visible
 
 TERMINAL_ROWS = 40
@@ -33,8 +33,8 @@ def save_tables(outcome: Outcome, directory: str | os.PathLike[str]) -> list[Pat
         frame = data_frame(table)
         parquet = io.BytesIO()
         frame.write_parquet(parquet)
-        paths.append(write_atomically(folder / f"{stem}.parquet", parquet.getvalue()))
-        paths.append(write_atomically(folder / f"{stem}.csv", frame.write_csv().encode()))
+        paths.append(write_file(folder / f"{stem}.parquet", parquet.getvalue()))
+        paths.append(write_file(folder / f"{stem}.csv", frame.write_csv().encode()))
     return paths
 
 

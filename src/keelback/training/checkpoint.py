@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import signal
 import threading
 import time
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from keelback.data import Split
 from keelback.errors import JobError
+from keelback.files import replacing
 from keelback.training._state import TrainingState
 from keelback.training.place import Place
 from keelback.training.recipe import Recipe
@@ -53,14 +53,11 @@ class Checkpoint:
         """
         metadata = {"format": _FORMAT, "identity": identity, "facts": json.dumps(state.facts())}
         tensors = {name: x.detach().cpu().contiguous() for name, x in state.tensors().items()}
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata)
-            partial.replace(self.path)
+            with replacing(self.path) as partial:
+                save_file(tensors, partial, metadata)
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise JobError(f"cannot write the checkpoint {self.path}: {error}") from None
         self._last = time.monotonic()
 
