@@ -111,6 +111,28 @@ def test_the_stack_is_larger_than_the_block_and_sees_the_same_trees(reproduce: R
     assert 0 < rows[0]["test"] < 1
 
 
+def test_the_ends_of_each_start_are_counted(reproduce: Reproduce) -> None:
+    outcome = reproduce(
+        "stability-margin", task="majority", seq_len=(6,), abscissas=(-0.1, 0.1), seeds=2, epochs=1
+    )
+    [counts] = [table for table in outcome.tables if table.name.startswith("ends-")]
+    starts = [(row["seq_len"], row["abscissa"]) for row in counts.rows]
+    assert starts == [(6, 0.1), (250, -0.1), (250, 0.1)]
+    assert all(row["trained"] + row["failed"] + row["overflowed"] == 2 for row in counts.rows)
+    assert [row["published"] for row in counts.rows] == ["", "1 trained", "1 trained"]
+
+
+def test_norms_in_another_precision_are_other_runs_with_a_label_of_their_own() -> None:
+    experiment = get_experiment("length-independence")
+    given = {"task": "majority", "seq_len": (6,), "seeds": 1}
+    plain = experiment.settings(given)
+    other = experiment.settings({**given, "norm_precision": "float64"})
+    assert (plain.label, other.label) == ("majority", "majority-float64-norm")
+    assert [run.name for run in experiment.runs(plain)] != [
+        run.name for run in experiment.runs(other)
+    ]
+
+
 @pytest.mark.parametrize("name", ["length-independence", "stability-margin"])
 def test_an_outcome_of_runs_that_all_diverged(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

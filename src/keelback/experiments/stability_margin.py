@@ -5,6 +5,7 @@ trained for a few epochs. Swept: the length, from one abscissa; the abscissa, at
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -100,6 +101,7 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
             figures=[_figure(settings, swept, runs) for swept, runs in sweeps.items() if runs],
             tables=[
                 _table(settings, rows),
+                _counts(settings, rows),
                 *divergence_tables(f"{self.name}-{settings.label}", results),
             ],
             numbers={"task": settings.task, "rows": rows},
@@ -149,11 +151,11 @@ def _row(task: str, run: StoredRun) -> Row:
         "diverged_epoch": run.summary["diverged_epoch"],
         "diverged_step": run.summary["diverged_step"],
         "diverged_tensor": run.summary["diverged_tensor"],
-        **_published_ends(task, seq_len, start),
+        **_published_ends(task, seq_len, start, FAILED_LOSS * chance),
     }
 
 
-def _published_ends(task: str, seq_len: int, abscissa: float) -> Row:
+def _published_ends(task: str, seq_len: int, abscissa: float, failed_loss: float) -> Row:
     ends = published_margin(task, seq_len, abscissa)
     if not ends:
         return {}
@@ -161,6 +163,7 @@ def _published_ends(task: str, seq_len: int, abscissa: float) -> Row:
         "published_s_A": sum(end["s_A"] for end in ends) / len(ends),
         "published_loss": sum(end["loss"] for end in ends) / len(ends),
         "published_runs": len(ends),
+        "published_failed": sum(end["loss"] > failed_loss for end in ends),
     }
 
 
@@ -261,14 +264,54 @@ def _table(settings: StabilityMarginSettings, rows: Sequence[Row]) -> Table:
             Column("published_s_A", "s_A, published", "+.4f"),
             Column("published_loss", "loss, published", ".3g"),
         ]
-    ends = {(False, False): "trained", (True, False): "failed", (True, True): "overflowed"}
     return Table(
         name=f"stability-margin-{settings.label}",
         title="Where each run ended",
         columns=columns,
-        rows=[{**row, "end": ends[row["failed"], row["diverged"]]} for row in rows],
+        rows=[{**row, "end": _end(row)} for row in rows],
         caption=(
             f"Failed: the last loss exceeds {FAILED_LOSS:g} times that of guessing. Published: the "
             "reference's last logged epoch, the mean where it logged several seeds."
         ),
     )
+
+
+def _end(row: Row) -> str:
+    return "overflowed" if row["diverged"] else "failed" if row["failed"] else "trained"
+
+
+def _counts(settings: StabilityMarginSettings, rows: Sequence[Row]) -> Table:
+    """How many seeds of each length and start ended how."""
+    alike: dict[tuple[int, float], list[Row]] = defaultdict(list)
+    for row in rows:
+        alike[row["seq_len"], row["abscissa"]].append(row)
+    ends = ("trained", "failed", "overflowed")
+    return Table(
+        name=f"ends-stability-margin-{settings.label}",
+        title="How many seeds ended how",
+        columns=[
+            Column("seq_len", "T"),
+            Column("abscissa", "s_A at start", "+.2f"),
+            *(Column(end, end) for end in ends),
+            Column("above_zero", "trained, s_A above 0"),
+            Column("published", "published"),
+        ],
+        rows=[
+            {
+                "seq_len": seq_len,
+                "abscissa": start,
+                **{end: sum(_end(row) == end for row in group) for end in ends},
+                "above_zero": sum(_end(row) == "trained" and row["s_A"] > 0 for row in group),
+                "published": _published_end(group[0]),
+            }
+            for (seq_len, start), group in sorted(alike.items())
+        ],
+        caption="Published: the ends of the runs that the reference logged.",
+    )
+
+
+def _published_end(row: Row) -> str:
+    """The same of the reference's logged runs, as text; empty where it logged none."""
+    failed = row.get("published_failed", 0)
+    counts = {"trained": row.get("published_runs", 0) - failed, "failed": failed}
+    return ", ".join(f"{count} {end}" for end, count in counts.items() if count)
