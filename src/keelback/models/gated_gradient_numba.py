@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.models._tiles import LANES, TILE_ROWS, add_product, prefetch, product
 from keelback.models.gated_gradient import HingeStep
 
-_LANES = 16
 _BLOCK = 64
 
 
@@ -43,141 +43,137 @@ def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return compiled
 
 
-def _padded(size: int, multiple: int = _LANES) -> int:
+def _padded(size: int, multiple: int = LANES) -> int:
     return -(-size // multiple) * multiple
 
 
 @_kernel()
 @no_type_check
-def _add_product(A, B, C, rows, inner, columns):
-    """C[:rows, :columns] += A[:rows, :inner] B[:inner, :columns]; rows are even, inner of fours."""
-    for i in range(0, rows, 2):
-        for k in range(0, inner, 4):
-            a0, a1, a2, a3 = A[i, k], A[i, k + 1], A[i, k + 2], A[i, k + 3]
-            b0, b1, b2, b3 = A[i + 1, k], A[i + 1, k + 1], A[i + 1, k + 2], A[i + 1, k + 3]
-            for j in range(columns):
-                x0, x1, x2, x3 = B[k, j], B[k + 1, j], B[k + 2, j], B[k + 3, j]
-                C[i, j] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
-                C[i + 1, j] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+def _dots(A, B, length, found):
+    """Products of rows: found[row] = A[row] . B[row]."""
+    for row in range(length):
+        total = np.float32(0)
+        for k in range(A.shape[1]):
+            total += A[row, k] * B[row, k]
+        found[row] = total
 
 
 @_kernel()
 @no_type_check
-def _gates(tokens_t, w, g):
+def _gates(tokens, w, length, g):
     one = np.float32(1)
-    g[:] = 0
-    for k in range(len(w)):
-        for position in range(len(g)):
-            g[position] += tokens_t[k, position] * w[k]
-    for position in range(len(g)):
-        g[position] = one / (one + np.exp(-g[position]))
+    for row in range(length):
+        logit = np.float32(0)
+        for k in range(len(w)):
+            logit += tokens[row, k] * w[k]
+        g[row] = logit
+    for row in range(length):
+        g[row] = one / (one + np.exp(-g[row]))
 
 
 @_kernel()
 @no_type_check
 def _attention(g, scores, length, G, P):
     """Rows of G(s, l) and of P = G * scores, each from the row before."""
-    one = np.float32(1)
     G[0, 0] = g[0]
     P[0, 0] = g[0] * scores[0, 0]
     for row in range(1, length):
-        kept = one - g[row]
+        kept = np.float32(1) - g[row]
         for s in range(G.shape[1]):
             G[row, s] = kept * G[row - 1, s]
+            P[row, s] = kept * G[row - 1, s] * scores[row, s]
         G[row, row] = g[row]
-        for s in range(G.shape[1]):
-            P[row, s] = G[row, s] * scores[row, s]
+        P[row, row] = g[row] * scores[row, row]
 
 
 @_kernel()
 @no_type_check
-def _output(hidden, v, length):
+def _output(hidden, v, length, sums):
+    """v . relu(hidden), averaged over the rows."""
     zero = np.float32(0)
-    total = zero
+    sums[:] = zero
     for row in range(length):
-        for i in range(len(v)):
+        for i in range(len(sums)):
             value = hidden[row, i]
-            total += v[i] * (value if value > zero else zero)
+            sums[i] += value if value > zero else zero
+    total = zero
+    for i in range(len(v)):
+        total += v[i] * sums[i]
     return total / np.float32(length)
 
 
 @_kernel()
 @no_type_check
-def _activity(hidden, v, slope, length, width, active_t):
-    """Replace every hidden value by slope * v_i where it is positive; also transposed."""
+def _activity(hidden, v, slope, length):
+    """Replace every hidden value by slope * v_i where it is positive."""
     zero = np.float32(0)
     for row in range(length):
         for i in range(len(v)):
             hidden[row, i] = slope * v[i] if hidden[row, i] > zero else zero
-    for i in range(width):
-        for row in range(length):
-            active_t[i, row] = hidden[row, i]
 
 
 @_kernel()
 @no_type_check
-def _gate_gradient(D, scores, G, g, tokens, length, adjoint, dw):
-    """Walk back through G: row l carries (1 - g_l) times row l-1, and g_l on its diagonal."""
-    one = np.float32(1)
-    adjoint[:] = 0
-    kept = np.float32(0)
-    for row in range(length - 1, -1, -1):
-        crossing = np.float32(0)
-        for s in range(len(adjoint)):
-            value = adjoint[s] * kept + D[row, s] * scores[row, s]
-            adjoint[s] = value
-            if row > 0:
-                crossing += value * G[row - 1, s]
-        kept = one - g[row]
-        da = (adjoint[row] - crossing) * g[row] * kept
+def _gate_gradient(inflow, outflow, g, tokens, length, dw):
+    """Add da_j x_j to dw, where da_j depends on what flows into j and across j."""
+    crossing = np.float32(0)
+    for j in range(length - 1, -1, -1):
+        crossing += outflow[j] - inflow[j]
+        inflow[j] = (np.float32(1) - g[j]) * inflow[j] - g[j] * crossing
+    for j in range(length):
         for k in range(len(dw)):
-            dw[k] += da * tokens[row, k]
+            dw[k] += inflow[j] * tokens[j, k]
 
 
 @_kernel()
 @no_type_check
-def _block(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
+def _block(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     """Margins of a block of sequences; with `weight` > 0 also adds their gradients to dw and dW."""
     length, width = sizes
     length_p, dim_p = tokens.shape[1:]
     width_p = len(v)
-    rows = (length + 3) // 4 * 4
-    units = (width + 3) // 4 * 4
+    rows = (length + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    units = (width + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    tile = TILE_ROWS, dim_p
     G = np.zeros((length_p, length_p), np.float32)
     P = np.zeros((length_p, length_p), np.float32)
-    D = np.zeros((length_p, length_p), np.float32)
     y = np.zeros((length_p, dim_p), np.float32)
     u = np.zeros((length_p, dim_p), np.float32)
+    z = np.zeros((length_p, dim_p), np.float32)
     hidden = np.zeros((length_p, width_p), np.float32)
-    active_t = np.zeros((width_p, length_p), np.float32)
+    sums = np.zeros(width_p, np.float32)
     g = np.zeros(length_p, np.float32)
-    adjoint = np.zeros(length_p, np.float32)
+    inflow = np.zeros(length_p, np.float32)
+    outflow = np.zeros(length_p, np.float32)
     for n in range(len(signs)):
-        _gates(tokens_t[n], w, g)
+        if n + 1 < len(signs):
+            for data in (tokens, scores):
+                prefetch(data, (n + 1) * data[0].size, data[0].size)
+        _gates(tokens[n], w, length, g)
         _attention(g, scores[n], length, G, P)
-        y[:] = 0
-        hidden[:] = 0
-        for row in range(0, rows, 4):
-            _add_product(P[row:], tokens[n], y[row:], 4, row + 4, dim_p)
-        _add_product(y, W_t, hidden, rows, dim_p, width_p)
-        margin = signs[n] * _output(hidden, v, length)
+        first = n * length_p * dim_p
+        for row in range(0, rows, TILE_ROWS):
+            product(P, row * length_p, length_p, 1, row + TILE_ROWS, tokens, first, dim_p,
+                    y, row * dim_p, dim_p, tile)  # fmt: skip
+        product(y, 0, dim_p, 1, dim_p, W_t, 0, width_p, hidden, 0, width_p, (rows, width_p))
+        margin = signs[n] * _output(hidden, v, length, sums)
         margins[n] = margin
         if weight == 0 or margin >= 1:
             continue
-        slope = -signs[n] * weight / np.float32(length)
-        _activity(hidden, v, slope, length, width, active_t)
-        u[:] = 0
-        D[:] = 0
-        _add_product(hidden, W, u, rows, units, dim_p)
-        _add_product(active_t, y, dW, units, rows, dim_p)
-        for row in range(0, rows, 4):
-            _add_product(u[row:], tokens_t[n], D[row:], 4, dim_p, length_p)
-        _gate_gradient(D, scores[n], G, g, tokens[n], length, adjoint, dw)
+        _activity(hidden, v, -signs[n] * weight / np.float32(length), length)
+        product(hidden, 0, width_p, 1, width, W, 0, dim_p, u, 0, dim_p, (rows, dim_p))
+        add_product(hidden, 0, 1, width_p, length, y, 0, dim_p, dW, 0, dim_p, (units, dim_p))
+        for s in range(0, rows, TILE_ROWS):
+            product(P, s * length_p + s, 1, length_p, rows - s, u, s * dim_p, dim_p,
+                    z, s * dim_p, dim_p, tile)  # fmt: skip
+        _dots(tokens[n], z, length, inflow)
+        _dots(u, y, length, outflow)
+        _gate_gradient(inflow, outflow, g, tokens[n], length, dw)
 
 
 @_kernel(parallel=True)
 @no_type_check
-def _all_blocks(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
+def _all_blocks(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     replicas, blocks = dw.shape[:2]
     samples = signs.shape[1]
     for item in numba.prange(replicas * blocks):
@@ -186,7 +182,6 @@ def _all_blocks(tokens, tokens_t, scores, signs, w, W, W_t, v, sizes, weight, ma
         stop = min(start + _BLOCK, samples)
         _block(
             tokens[r, start:stop],
-            tokens_t[r, start:stop],
             scores[r, start:stop],
             signs[r, start:stop],
             w[r],
@@ -206,7 +201,6 @@ class _NumbaHinge:
     """Padded data of a batch of replicas; see `HingeObjective`."""
 
     tokens: Tensor
-    tokens_t: Tensor
     scores: Tensor
     signs: Tensor
     v: Tensor
@@ -230,7 +224,6 @@ class _NumbaHinge:
         return replace(
             self,
             tokens=self.tokens[replicas],
-            tokens_t=self.tokens_t[replicas],
             scores=self.scores[replicas],
             signs=self.signs[replicas],
         )
@@ -246,7 +239,6 @@ class _NumbaHinge:
         dW = torch.zeros(replicas, blocks, width_p, dim_p)
         _all_blocks(
             self.tokens.numpy(),
-            self.tokens_t.numpy(),
             self.scores.numpy(),
             self.signs.numpy(),
             F.pad(w, (0, dim_p - self.dim)).numpy(),
@@ -269,7 +261,6 @@ def numba_hinge(tokens: Tensor, signs: Tensor, v: Tensor, scores: Tensor) -> _Nu
     padded = F.pad(tokens, (0, _padded(dim) - dim, 0, more))
     return _NumbaHinge(
         tokens=padded,
-        tokens_t=padded.mT.contiguous(),
         scores=F.pad(scores.tril(), (0, more, 0, more)),
         signs=signs.contiguous(),
         v=v,
