@@ -18,7 +18,8 @@ from keelback.errors import JobError
 def kernel_sources() -> Mapping[str, str]:
     """The kernels and the headers they include, by file name."""
     folder = files("keelback.scan._cuda") / "kernels"
-    return {entry.name: entry.read_text() for entry in folder.iterdir() if entry.is_file()}
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    return {entry.name: entry.read_text() for entry in entries if entry.is_file()}
 
 
 @cache

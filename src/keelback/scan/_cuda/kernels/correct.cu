@@ -32,7 +32,7 @@ constexpr Real kSmallest = Real(sizeof(Real) == 4 ? 1.1754943508222875e-38 : 2.2
 struct CorrectShared {
   Real cells[kTile][kChannels + 1];  // the step sizes, then what is added to the outputs
   StateRows C;
-  alignas(16) StateGroup states[kChannels][kPaddedStates / kGroup], rates[kChannels][kPaddedStates / kGroup];
+  StateGroup states[kChannels][kPaddedStates / kGroup], rates[kChannels][kPaddedStates / kGroup];
   bool reset[kTile];
   int alive_at;  // the last tile that any state has reached
 };
