@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from keelback.models import SelectiveSSMConfig
+from keelback.models import SelectiveClassifier, load_model
 from keelback.training import Recipe
 from keelback.training._optimiser import ReplicaAdam
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "checkpoints"
 STEPS = 30 * 98
 """Thirty epochs of 25,000 reviews in batches of 256."""
 
@@ -34,14 +33,14 @@ def after_weight_decay_alone(start: Tensor, steps: int) -> Tensor:
 
 
 @pytest.mark.shared
-def test_the_published_model_was_trained_from_our_start_by_our_recipe_for_30_epochs() -> None:
-    path = REFERENCE / "imdb_T500_seed1.pth"
-    if not path.exists():
-        pytest.skip("no reference checkpoints")
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    published = state["embedding.weight"][UNUSED].flatten()
-    config = SelectiveSSMConfig(vocab_size=30522, d_model=16)
-    start = config.build(torch.Generator().manual_seed(1)).embedding.detach()[UNUSED]
+def test_the_published_model_was_trained_from_our_start_by_our_recipe_for_30_epochs(
+    shared: Path,
+) -> None:
+    model = load_model(shared / "reference/checkpoints/imdb_T500_seed1.pth")
+    assert isinstance(model, SelectiveClassifier)
+    published = model.embedding.detach()[UNUSED].flatten()
+    begun = model.config.build(torch.Generator().manual_seed(1))
+    start = begun.embedding.detach()[UNUSED]
     normal = published.abs() > 1e-30
     assert normal.sum() > 20
     differences = {
