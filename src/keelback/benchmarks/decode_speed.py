@@ -18,10 +18,12 @@ STEPS = 100
 Update = Callable[..., Tensor]
 
 
-def _peers() -> dict[str, Update]:
+def _peers(required: Sequence[str]) -> dict[str, Update]:
     try:
         from mamba_ssm.ops.triton.selective_state_update import selective_state_update as theirs
-    except ImportError:
+    except ImportError as error:
+        if "mamba_ssm" in required:
+            raise JobError(f"mamba_ssm cannot be imported: {error}") from error
         return {}
     return {"mamba_ssm": theirs}
 
@@ -57,21 +59,30 @@ def _steps(
 
 
 def compare_steps(
-    batches: Sequence[int], device: str, dtype: str, repeats: int, channels: int, state: int
+    batches: Sequence[int],
+    device: str,
+    dtype: str,
+    repeats: int,
+    channels: int,
+    state: int,
+    required: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Time `selective_state_update` and its peer, with gate, skip, bias and softplus.
+
+    The peer is left out where it is not installed, unless "mamba_ssm" is required.
 
     Returns:
         For each batch a row of the pass "call", the time of a call when many follow each other;
         on a GPU before it one of the pass "kernel", the time on the GPU alone with cold caches.
 
     Raises:
-        JobError: The peer's output is not ours.
+        JobError: The peer's output is not ours, or a required peer is not installed.
     """
+    peers = _peers(required)
     rows = []
     for batch in batches:
         operands = _operands(batch, channels, state, dtype_named(dtype), device)
-        updates: dict[str, Update] = {"ours": selective_state_update, **_peers()}
+        updates: dict[str, Update] = {"ours": selective_state_update, **peers}
         states = {name: torch.zeros(batch, channels, state, device=device) for name in updates}
         outputs = [update(states[name], *operands) for name, update in updates.items()]
         if any((outputs[0] - y).norm() > 1e-2 * outputs[0].norm() for y in outputs):

@@ -11,7 +11,7 @@ from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
 from keelback.benchmarks.scan_inputs import Inputs, Shape, dtype_named, make_inputs
 from keelback.benchmarks.scan_peers import PEERS, Call, keelback, require_device
 from keelback.benchmarks.timing import interleaved_medians
-from keelback.errors import JobError
+from keelback.errors import InputError, JobError
 
 PASSES = ("forward", "forward+backward")
 
@@ -27,12 +27,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _available(inputs: Inputs, device: str) -> dict[str, Call]:
+def _available(inputs: Inputs, device: str, required: Sequence[str]) -> dict[str, Call]:
     calls = {}
     for name, prepare in PEERS[device].items():
         try:
             calls[name] = prepare(inputs)
         except ImportError as error:
+            if name in required:
+                raise JobError(f"{name} cannot be imported: {error}") from error
             print(f"absent: {name} ({error})", file=sys.stderr)
     return calls
 
@@ -42,20 +44,29 @@ def _same_output(ours: Call, peer: Call) -> bool:
     return bool((found - expected).norm() <= 1e-2 * expected.norm())
 
 
-def compare(shape: Shape, device: str, dtype: str, repeats: int) -> list[dict[str, Any]]:
+def compare(
+    shape: Shape, device: str, dtype: str, repeats: int, required: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Time the scan and its peers on one shape: on a CPU forward, and forward with backward.
+
+    Peers that are not installed are left out, except the required ones.
 
     Returns:
         One row a pass, with `ours_ms`, `peers` (milliseconds by name) and `ratio`, the time of the
         fastest peer over ours (absent if there is no peer). On a GPU: see `compare_on_gpu`.
 
     Raises:
-        InputError: The device or dtype is unknown, or absent, or the repeats are none.
-        JobError: A peer's output is not ours.
+        InputError: The device, dtype or a required peer is unknown, or absent, or the repeats are
+            none.
+        JobError: A peer's output is not ours, or a required peer is not installed.
     """
     require_device(device)
+    for name in required:
+        if name not in PEERS[device]:
+            known = ", ".join(PEERS[device])
+            raise InputError(f"peer is {name!r}; on {device} it should be one of {known}")
     inputs = make_inputs(shape, device, dtype_named(dtype))
-    ours, peers = keelback(inputs), _available(inputs, device)
+    ours, peers = keelback(inputs), _available(inputs, device, required)
     for name, peer in peers.items():
         if not _same_output(ours, peer):
             raise JobError(f"the output of {name} differs from ours on {shape}")
@@ -83,9 +94,11 @@ def compare(shape: Shape, device: str, dtype: str, repeats: int) -> list[dict[st
     return rows
 
 
-def summary(shapes: Sequence[Shape], device: str, dtype: str, repeats: int) -> dict[str, Any]:
+def summary(
+    shapes: Sequence[Shape], device: str, dtype: str, repeats: int, required: Sequence[str] = ()
+) -> dict[str, Any]:
     """`compare` over shapes, with the device and the versions."""
-    rows = [row for shape in shapes for row in compare(shape, device, dtype, repeats)]
+    rows = [row for shape in shapes for row in compare(shape, device, dtype, repeats, required)]
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
     return {
         "device": name,

@@ -22,6 +22,10 @@ def scan(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="A peer that must be there; may be given several times."),
+    ] = None,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Instead: time by length up to a million steps.")
     ] = False,
@@ -43,7 +47,7 @@ def scan(
     elif scaling:
         result = scaling_of(device, repeats)
     else:
-        result = summary(shapes or default_shapes(device), device, dtype, repeats)
+        result = summary(shapes or default_shapes(device), device, dtype, repeats, peer or [])
     if json:
         record = provenance_of_command()
         print_json({**result, "provenance": record})

@@ -18,6 +18,10 @@ def decode(
     state: Annotated[int, typer.Option(help="States of a channel.", min=1)] = 16,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 15,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="A peer (mamba_ssm) that must be there."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Time a decoding step beside mamba-ssm's selective_state_update, if that is installed."""
@@ -25,7 +29,8 @@ def decode(
     from keelback.benchmarks.scan_peers import require_device
 
     require_device(device)
-    rows = compare_steps(batch or [1, 4, 16, 64, 256], device, dtype, repeats, channels, state)
+    batches = batch or [1, 4, 16, 64, 256]
+    rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
     if json:
         record = provenance_of_command()
         print_json({"provenance": record, "rows": rows})
