@@ -1,6 +1,7 @@
 """The study of byte-level language models: its parts, and a whole one on a few reviews."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,32 @@ def test_a_whole_study(reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert study["before"]["length"] == 64
     stored = json.loads((out / "results.json").read_text())
     assert stored["studies"][0]["repair"] == study["repair"]
-    assert (out / "figures" / "loss-out.png").is_file()
-    loaded = load_model(out / "model")
+    assert (out / "figures" / "loss-tiny.png").is_file()
+    loaded = load_model(out / "tiny" / "model")
+    permissions = [file.stat().st_mode for file in (out / "tiny" / "model").iterdir()]
+    assert set(permissions) == {(out / "results.json").stat().st_mode}
     assert loaded.stored_as == torch.bfloat16
     tokens = read_bytes(reviews, "test", 0)[: 4 * 64].long()
     found = audit(loaded.model, tokens, train_length=16, length=64, precision=False).to_json()
     assert found["loss_by_position"] == study["before"]["loss_by_position"]
+
+
+def test_several_models_in_one_report(reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    presets = ["--preset", "mamba", "--preset", "mamba2-long-memory"]
+    arguments = ["byte-lm", "--data", str(reviews), "--out", str(out), "--multiple", "4", *presets]
+    for field in SMALL:
+        arguments += ["--set", field]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    table = pl.read_csv(out / "tables" / "byte-lm.csv")
+    assert table["model"].to_list() == ["mamba", "mamba2-long-memory"]
+    assert table["kind"].to_list() == ["mamba", "mamba2"]
+    assert table["initial_rate_scale"].to_list() == [1.0, 2**-6]
+
+    shutil.rmtree(out / "mamba")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert not (out / "mamba").exists()

@@ -1,4 +1,4 @@
-"""`keelback byte-lm`: train a byte-level language model, audit it at length, repair it."""
+"""`keelback byte-lm`: train byte-level language models, audit them at length, repair them."""
 
 import json as json_format
 import sys
@@ -14,9 +14,14 @@ from keelback.cli.audit import chosen_device
 @app.command(name="byte-lm")
 def byte_lm(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the report.")],
-    preset: Annotated[
-        str, typer.Option(help="tiny (minutes on a core) or small (a GPU).")
-    ] = "tiny",
+    presets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--preset",
+            help="tiny (minutes on a core; the default); mamba, mamba2, mamba-long-memory, "
+            "mamba2-long-memory (10 million parameters, on a GPU). Repeatable.",
+        ),
+    ] = None,
     fields: Annotated[
         list[str] | None, typer.Option("--set", help="FIELD=VALUE of the training, repeatable.")
     ] = None,
@@ -25,14 +30,20 @@ def byte_lm(
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Train a byte-level language model on reviews, run it far beyond that length, repair it."""
-    from keelback.experiments.byte_lm import chosen_config, study, study_outcome
+    """Train byte-level language models on reviews, run them far beyond that length, repair them."""
+    from keelback.experiments.byte_lm import chosen_config, free_folders, study, study_outcome
     from keelback.files import write_atomically
     from keelback.report import write_report
 
-    config = chosen_config(preset, fields or [])
-    found = study(config, data, out, multiple=multiple, device=chosen_device(device), report=_say)
-    outcome = study_outcome([found])
+    configs = {preset: chosen_config(preset, fields or []) for preset in presets or ["tiny"]}
+    for preset in configs:
+        free_folders(out / preset)
+    where = chosen_device(device)
+    found = [
+        study(config, data, out / preset, multiple=multiple, device=where, report=_say)
+        for preset, config in configs.items()
+    ]
+    outcome = study_outcome(found)
     record = provenance_of_command()
     write_report([outcome], out, record)
     document = {"provenance": record, **outcome.numbers}
@@ -40,7 +51,8 @@ def byte_lm(
     if json:
         print_json(dict(outcome.numbers))
     else:
-        print(f"{found.before.verdict}\n{found.mended.summary}\n{found.after.verdict}")
+        for one in found:
+            print(one.before.model, one.before.verdict, one.mended.summary, sep="\n", end="\n\n")
 
 
 def _say(step: int, loss: float) -> None:

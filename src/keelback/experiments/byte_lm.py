@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
@@ -233,6 +234,18 @@ class ByteLMStudy:
     after: AuditResult
 
 
+def free_folders(out: Path) -> tuple[Path, Path]:
+    """Where a study's checkpoint and its repaired one go.
+
+    Raises:
+        InputError: either folder holds something already.
+    """
+    folders = out / "model", out / "repaired"
+    for folder in folders:
+        require_free(folder)
+    return folders
+
+
 def study(
     config: ByteLMConfig,
     data: Path | None,
@@ -250,9 +263,7 @@ def study(
     Raises:
         InputError: either folder holds something already, or there are no reviews at `data`.
     """
-    folders = out / "model", out / "repaired"
-    for folder in folders:
-        require_free(folder)
+    folders = free_folders(out)
     training_text = read_bytes(data, "train", config.seed)
     target = multiple * config.seq_len
     tokens = read_bytes(data, "test", config.seed)[: 2 * _SEQUENCES * target].long()
@@ -291,10 +302,15 @@ def study_outcome(studies: Sequence[ByteLMStudy]) -> Outcome:
             "Each model is trained on windows of one length and run on sequences of many. Losses "
             "are in nats a byte on reviews of the test split."
         ),
-        verdict=" ".join(own.mended.summary for own in studies),
+        verdict=" ".join(f"{own.before.model}: {own.mended.summary}" for own in studies),
         figures=[_figure(own) for own in studies],
         tables=[_table(studies)],
-        numbers={"studies": [_numbers(own) for own in studies]},
+        numbers={
+            "studies": [_numbers(own) for own in studies],
+            "verdicts": [
+                {"model": own.before.model, "the audit says": own.before.verdict} for own in studies
+            ],
+        },
     )
 
 
@@ -304,10 +320,17 @@ def _figure(own: ByteLMStudy) -> Figure:
         _line(own.after, lambda loss: loss.loss, "repaired", "solid"),
         _line(own.before, lambda loss: loss.restarted, "restarted", "dashed"),
     ]
-    mark = Mark(own.config.seq_len, "training length")
-    panel = Panel("position", "loss, nats a byte", lines=lines, log_x=True, marks=[mark])
+    rises = [
+        _line(result, lambda loss: loss.loss - loss.restarted, label, "solid")
+        for result, label in ((own.before, "as trained"), (own.after, "repaired"))
+    ]
+    marks = [Mark(own.config.seq_len, "training length")]
+    panels = [
+        Panel("position", "loss, nats a byte", lines=lines, log_x=True, marks=marks),
+        Panel("position", "rise over restarted, nats", lines=rises, log_x=True, marks=marks),
+    ]
     caption = "Restarted: the model sees no more than a training length before each byte."
-    return Figure(f"loss-{own.before.model}", own.before.model, [panel], caption)
+    return Figure(f"loss-{own.before.model}", own.before.model, panels, caption)
 
 
 def _line(
@@ -325,6 +348,7 @@ def _table(studies: Sequence[ByteLMStudy]) -> Table:
         Column("parameters", "parameters", ",d"),
         Column("initial_rate_scale", "A at the start, times", ".3g"),
         Column("train_length", "trained at", "d"),
+        Column("outlasting", "rates that outlast it", ".0%"),
         Column("length", "run at", "d"),
         Column("reference", "loss, restarted", ".3f"),
         Column("before", "as trained", ".3f"),
@@ -352,6 +376,7 @@ def _row(own: ByteLMStudy) -> dict[str, Any]:
         "parameters": own.parameters,
         "initial_rate_scale": own.config.initial_rate_scale,
         "train_length": own.config.seq_len,
+        "outlasting": _outlasting(own.before),
         "length": own.before.span.length,
         "reference": before.reference_loss,
         "before": before.reference_loss + before.excess,
@@ -362,6 +387,12 @@ def _row(own: ByteLMStudy) -> dict[str, Any]:
         "within_after": own.mended.after.within,
         "method": own.mended.method,
     }
+
+
+def _outlasting(result: AuditResult) -> float:
+    """Mean over layers of the share of rates whose horizon exceeds the training length."""
+    horizons = [layer["horizon"] for layer in result.to_json()["layers"]]
+    return fmean(float(horizon["beyond_train_length"]) for horizon in horizons)
 
 
 def _numbers(own: ByteLMStudy) -> dict[str, Any]:
