@@ -16,7 +16,13 @@ from keelback.experiments.gate_alignment_trials import HarnessTrials
 from keelback.experiments.gated_reading import exponent_claim, trial_row
 from keelback.experiments.gated_trials import GatedTrials, outcomes_of
 from keelback.experiments.run import RunResult, run_from_fields
-from keelback.experiments.sample_complexity import SampleThreshold, _crossing, _isotonic
+from keelback.experiments.sample_complexity import _at_gap, _ranked
+from keelback.experiments.sample_threshold import (
+    SampleThreshold,
+    _crossing,
+    _isotonic,
+    threshold_row,
+)
 
 TINY = GatedTrials(
     pattern=MajorityVoting(0.5, 0.1, 10, 5),
@@ -301,3 +307,25 @@ def test_data_may_be_given_as_the_command_line_gives_it():
     assert experiment.settings({"data": Path("locality").resolve()}).data == "locality"
     with pytest.raises(InputError, match="data"):
         experiment.settings({"data": "imdb"})
+
+
+def test_thresholds_for_the_ranking_are_of_all_trainings_at_the_gap():
+    run = SampleThreshold(**TINY.model_dump(exclude={"samples"}), samples=64, fewest=8)
+    gap = run.pattern.gap
+    tried = [
+        {"samples": n, "trials": 10, "successes": 0, "ranked": r} for n, r in ((8, 0), (64, 9))
+    ]
+    grid = [
+        {"gap": gap, "samples": 16, "trials": 10, "ranked": 1},
+        {"gap": gap, "samples": 64, "trials": 10, "ranked": 9},
+        {"gap": gap / 2, "samples": 32, "trials": 10, "ranked": 10},
+    ]
+    rows = _ranked([*tried, *_at_gap(grid, run)])
+    assert [(row["samples"], row["successes"]) for row in rows] == [(8, 0), (16, 1), (64, 9)]
+    assert threshold_row(run, rows)["threshold"] == pytest.approx(32)
+
+
+def test_a_trial_that_ranks_well_says_when(tmp_path):
+    run = TINY.model_copy(update={"target": 1e-3, "width": 20})
+    ranked = outcomes_of(stored(tmp_path, run), "ranking")
+    assert (ranked < 60).all()

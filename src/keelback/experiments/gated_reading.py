@@ -16,7 +16,7 @@ from keelback.dynamics import (
     median_with_interval,
     share_with_interval,
 )
-from keelback.experiments.gated_trials import GatedTrials, outcomes_of
+from keelback.experiments.gated_trials import GatedTrials, Goal, outcomes_of
 from keelback.experiments.outcome import Claim, Column, Figure, Line, Panel, Scalar, Table
 from keelback.experiments.store import StoredRun
 
@@ -45,9 +45,11 @@ def shown(interval: Interval, spec: str = ".3g") -> str:
     return f"{value} ({low} to {high})"
 
 
-def trial_row(series: str, run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
+def trial_row(
+    series: str, run: GatedTrials, stored: StoredRun, goal: Goal = "target"
+) -> dict[str, Any]:
     """Success share and median epochs over all trials of one setting, with 95% intervals."""
-    outcomes = outcomes_of(stored)
+    outcomes = outcomes_of(stored, goal)
     reached = int(np.isfinite(outcomes).sum())
     share = share_with_interval(reached, len(outcomes))
     epochs = median_with_interval(outcomes)

@@ -15,6 +15,9 @@ from keelback.experiments.run import Progress, Run, RunResult, Scalar
 from keelback.experiments.store import StoredRun
 from keelback.training.gradient_descent import GatedHistory, GatedTraining, Source, train_gated
 
+Goal = Literal["target", "ranking"]
+"""What a trial is after: the target test loss, or to rank test sequences (`RANKING`)."""
+
 _TIMES = 80
 
 RANKING = 0.9
@@ -184,7 +187,7 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def outcomes_of(run: StoredRun, goal: Literal["target", "ranking"] = "target") -> np.ndarray:
+def outcomes_of(run: StoredRun, goal: Goal = "target") -> np.ndarray:
     """Epochs to the goal of every trial of a stored run; `inf` where it was not reached."""
     reached = [row[f"epochs_to_{goal}"] for row in run.history()]
     return np.array([np.inf if epochs is None else float(epochs) for epochs in reached])

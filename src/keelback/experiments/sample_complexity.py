@@ -5,91 +5,30 @@ trials succeed, found by bisection; its exponent in the gap beside the -2 of arX
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import PositiveInt, field_validator
 
 from keelback.data import Locality, MajorityVoting
-from keelback.dynamics import PowerLaw, power_law_through, share_with_interval
+from keelback.dynamics import PowerLaw, share_with_interval
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.gated_reading import exponent_claim, law_numbers
-from keelback.experiments.gated_trials import GatedTrials, epochs_to_ranking, use_device
+from keelback.experiments.gated_trials import RANKING, GatedTrials, outcomes_of
 from keelback.experiments.outcome import Column, Figure, Heatmap, Line, Outcome, Panel, Table
-from keelback.experiments.run import Progress, RunResult
+from keelback.experiments.sample_threshold import (
+    SampleThreshold,
+    inside_range,
+    threshold_law,
+    threshold_row,
+)
 from keelback.experiments.store import StoredRun
-from keelback.training.gradient_descent import train_gated
 
 THEORY = -2.0
 """Exponent of the samples in the gap, for both kinds of data."""
-
-_RESAMPLES = 500
-
-
-class SampleThreshold(GatedTrials):
-    """Bisection for the number of samples at which half of the trials succeed.
-
-    `samples` is the most that is tried, `fewest` the least; every step trains all trials on one
-    number of samples and goes on in the half where the share of successes crosses one half, until
-    the ends are within `resolution` of each other.
-    """
-
-    kind: ClassVar[str] = "sample-threshold"
-
-    fewest: int = Field(ge=2)
-    resolution: float = Field(default=1.1, gt=1)
-
-    def batch_key(self) -> str:
-        """Each threshold is a batch of its own on the CPU; a GPU takes one after the other."""
-        shared = super().batch_key()
-        return shared if shared == self.kind else self.name
-
-    @classmethod
-    def execute(cls, runs: Sequence[Self], progress: Progress) -> Iterator[tuple[Self, RunResult]]:
-        """Bisect for one run after the other."""
-        device = use_device()
-        for place, run in enumerate(runs):
-            steps = run.steps()
-            tried: list[dict[str, Any]] = []
-            low, high = run.fewest, run.samples
-            for count in (low, high):
-                tried.append(run.attempt(count, device))
-                progress((place + len(tried) / steps) / len(runs))
-            if tried[0]["successes"] * 2 < run.trials <= tried[1]["successes"] * 2:
-                while high / low > run.resolution and high - low > 2:
-                    middle = 2 * round(math.sqrt(low * high) / 2)
-                    if not low < middle < high:
-                        break
-                    tried.append(run.attempt(middle, device))
-                    progress((place + min(1.0, len(tried) / steps)) / len(runs))
-                    if tried[-1]["successes"] * 2 >= run.trials:
-                        high = middle
-                    else:
-                        low = middle
-            rows = sorted(tried, key=lambda row: row["samples"])
-            progress((place + 1) / len(runs))
-            yield run, RunResult({"trials": run.trials, "tried": len(rows)}, rows)
-
-    def steps(self) -> int:
-        """Numbers of samples that the bisection tries at most."""
-        ratio = math.log(self.samples / self.fewest) / math.log(self.resolution)
-        return 2 + max(0, math.ceil(math.log2(max(ratio, 1))))
-
-    def attempt(self, samples: int, device: str) -> dict[str, Any]:
-        """Train all trials on one number of samples and count the successes."""
-        trials = self.model_copy(update={"samples": samples}).trainings()
-        histories = train_gated(trials, device=device)
-        ended = [history.status for history in histories]
-        return {
-            "samples": samples,
-            "trials": len(ended),
-            "successes": ended.count("reached"),
-            "diverged": ended.count("diverged"),
-            "ranked": sum(epochs_to_ranking(history) is not None for history in histories),
-        }
 
 
 @dataclass(frozen=True)
@@ -195,16 +134,18 @@ class SampleComplexity(Experiment[SampleComplexitySettings]):
         by_name = {result.name: result for result in results}
         found = [(run, by_name[run.name]) for run in self.runs(settings) if run.name in by_name]
         grid = [_grid_row(run, stored) for run, stored in found if run.kind == GatedTrials.kind]
-        thresholds = [
-            _threshold_row(run, stored) for run, stored in found if run.kind == SampleThreshold.kind
+        bisected = [pair for pair in found if pair[0].kind == SampleThreshold.kind]
+        thresholds = [threshold_row(run, stored.history()) for run, stored in bisected]
+        ranking = [
+            threshold_row(run, _ranked([*stored.history(), *_at_gap(grid, run)]))
+            for run, stored in bisected
         ]
-        law = _threshold_law(thresholds)
+        law, ranking_law = threshold_law(thresholds), threshold_law(ranking)
         gap = "gap" if settings.data == "majority" else "(2^-near - 2^-far)"
-        rows = [{k: v for k, v in row.items() if k != "resampled"} for row in thresholds]
-        numbers = [
-            {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in row.items()}
-            for row in rows
-        ]
+        rows, ranking_rows = (
+            [{k: v for k, v in row.items() if k != "resampled"} for row in found_rows]
+            for found_rows in (thresholds, ranking)
+        )
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
             title=f"Samples that a gated SSM needs: {settings.data}",
@@ -214,16 +155,22 @@ class SampleComplexity(Experiment[SampleComplexitySettings]):
             ),
             claims=[
                 exponent_claim(
-                    f"N of the order of {gap}^-2 is enough.", law, THEORY, sufficient=True
+                    f"N of the order of {gap}^-2 is enough{goal}.",
+                    found_law,
+                    THEORY,
+                    sufficient=True,
                 )
+                for goal, found_law in (("", law), (f" for ranking {RANKING:g}", ranking_law))
             ],
-            figures=[_figure(settings, grid, rows, law)],
-            tables=[_threshold_table(settings, rows)],
+            figures=[_figure(settings, grid, rows, law, ranking_rows)],
+            tables=[_threshold_table(settings, rows, ranking_rows)],
             numbers={
                 "setting": settings.label,
                 "grid": grid,
-                "thresholds": numbers,
+                "thresholds": _finite_numbers(rows),
                 "exponent": law_numbers(law, THEORY),
+                "ranking_thresholds": _finite_numbers(ranking_rows),
+                "ranking_exponent": law_numbers(ranking_law, THEORY),
             },
         )
 
@@ -236,73 +183,35 @@ def _grid_row(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
         "samples": run.samples,
         "trials": trials,
         "reached": reached,
+        "ranked": int(np.isfinite(outcomes_of(stored, "ranking")).sum()),
         "share": share.value,
         "share_low": share.low,
         "share_high": share.high,
     }
 
 
-def _threshold_row(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
-    """The threshold, and thresholds of resampled successes for its interval.
+def _at_gap(grid: Sequence[dict[str, Any]], run: GatedTrials) -> list[dict[str, Any]]:
+    return [row for row in grid if row["gap"] == run.pattern.gap]
 
-    Below the fewest samples tried the threshold is taken as 0, above the most as infinite.
-    """
-    tried: Sequence[Any] = stored.history()
-    samples = np.array([row["samples"] for row in tried], dtype=float)
-    trials = np.array([row["trials"] for row in tried])
-    successes = np.array([row["successes"] for row in tried])
-    rng = np.random.default_rng(0)
-    resampled = [
-        _crossing(samples, rng.binomial(trials, (successes + 0.5) / (trials + 1)) / trials)
-        for _ in range(_RESAMPLES)
-    ]
-    low, high = np.quantile(np.sort(resampled), [0.025, 0.975], method="nearest")
-    return {
-        "gap": run.pattern.gap,
-        "threshold": _crossing(samples, successes / trials),
-        "low": float(low),
-        "high": float(high),
-        "tried": len(tried),
-        "trials": int(trials.sum()),
-        "resampled": np.array(resampled),
+
+def _ranked(tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers of samples that were tried, with trials that ranked well as the successes."""
+    by_samples = {
+        row["samples"]: {
+            "samples": row["samples"],
+            "trials": row["trials"],
+            "successes": row["ranked"],
+        }
+        for row in tried
     }
+    return [by_samples[samples] for samples in sorted(by_samples)]
 
 
-def _crossing(samples: np.ndarray, shares: np.ndarray) -> float:
-    """Where the success share, made monotone, crosses one half; linear in log samples."""
-    rising = _isotonic(shares)
-    if rising[0] >= 0.5:
-        return 0.0
-    if rising[-1] < 0.5:
-        return math.inf
-    after = int(np.argmax(rising >= 0.5))
-    low, high = rising[after - 1], rising[after]
-    part = (0.5 - low) / (high - low)
-    return float(np.exp(np.interp(part, [0, 1], np.log(samples[after - 1 : after + 1]))))
-
-
-def _isotonic(shares: np.ndarray) -> np.ndarray:
-    """Nearest non-decreasing sequence, by pooling neighbours that fall."""
-    pools: list[list[float]] = []
-    for share in shares:
-        pools.append([float(share), 1.0])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            value, count = pools.pop()
-            before, number = pools[-1]
-            pools[-1] = [(before * number + value * count) / (number + count), number + count]
-    return np.concatenate([np.full(int(count), value) for value, count in pools])
-
-
-def _threshold_law(rows: Sequence[dict[str, Any]]) -> PowerLaw | None:
-    """Exponent of the thresholds that lie inside the range that was tried."""
-    inside = [row for row in rows if 0 < row["threshold"] < math.inf]
-    if not inside:
-        return None
-    return power_law_through(
-        [row["gap"] for row in inside],
-        np.array([row["threshold"] for row in inside]),
-        np.stack([row["resampled"] for row in inside], axis=1),
-    )
+def _finite_numbers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in row.items()}
+        for row in rows
+    ]
 
 
 def _figure(
@@ -310,6 +219,7 @@ def _figure(
     grid: Sequence[dict[str, Any]],
     rows: Sequence[dict[str, Any]],
     law: PowerLaw | None,
+    ranking: Sequence[dict[str, Any]],
 ) -> Figure:
     gap = "gap alpha_r - alpha_c" if settings.data == "majority" else "2^-near - 2^-far"
     gaps = sorted({row["gap"] for row in grid})
@@ -323,15 +233,10 @@ def _figure(
         0.0,
         1.0,
     )
-    inside = [row for row in rows if 0 < row["threshold"] < math.inf]
+    inside = inside_range(rows)
     lines = [
-        Line(
-            [row["gap"] for row in inside],
-            [row["threshold"] for row in inside],
-            "half of the trials succeed",
-            [row["low"] if row["low"] > 0 else None for row in inside],
-            [row["high"] if row["high"] < math.inf else None for row in inside],
-        )
+        _threshold_line(inside, f"half reach test loss {settings.scale.target:g}"),
+        _threshold_line(inside_range(ranking), f"half reach ranking {RANKING:g}"),
     ]
     if law is not None and len(inside) > 1:
         ends = [min(row["gap"] for row in inside), max(row["gap"] for row in inside)]
@@ -351,20 +256,36 @@ def _figure(
             Panel(gap, "samples N", "share of trials that succeed", heatmap=heatmap),
             Panel(gap, "samples N", "threshold", lines=lines, log_x=True, log_y=True),
         ],
-        "Right: N at which half of the trials succeed, by bisection; band: 95 % by resampling "
-        "the successes.",
+        "Left: share that reach the test loss. Right: N at which half of the trials succeed, by "
+        "bisection for the loss, from the same trainings for the ranking; band: 95 % by "
+        "resampling the successes.",
     )
 
 
-def _threshold_table(settings: SampleComplexitySettings, rows: Sequence[dict[str, Any]]) -> Table:
+def _threshold_line(inside: Sequence[dict[str, Any]], label: str) -> Line:
+    return Line(
+        [row["gap"] for row in inside],
+        [row["threshold"] for row in inside],
+        label,
+        [row["low"] if row["low"] > 0 else None for row in inside],
+        [row["high"] if row["high"] < math.inf else None for row in inside],
+    )
+
+
+def _threshold_table(
+    settings: SampleComplexitySettings,
+    rows: Sequence[dict[str, Any]],
+    ranking: Sequence[dict[str, Any]],
+) -> Table:
     shown = [
         {
             **row,
             "shown": _bounded(row["threshold"], settings.scale),
-            "interval": f"{_bounded(row['low'], settings.scale)} to "
-            f"{_bounded(row['high'], settings.scale)}",
+            "interval": _shown_interval(row, settings.scale),
+            "ranking": _bounded(ranked["threshold"], settings.scale),
+            "ranking_interval": _shown_interval(ranked, settings.scale),
         }
-        for row in rows
+        for row, ranked in zip(rows, ranking, strict=True)
     ]
     return Table(
         f"samples-{settings.label}",
@@ -373,11 +294,17 @@ def _threshold_table(settings: SampleComplexitySettings, rows: Sequence[dict[str
             Column("gap", "gap" if settings.data == "majority" else "2^-near - 2^-far", ".4f"),
             Column("shown", "samples"),
             Column("interval", "95 % interval"),
+            Column("ranking", f"for ranking {RANKING:g}"),
+            Column("ranking_interval", "95 % interval"),
             Column("tried", "numbers tried"),
             Column("trials", "trainings"),
         ],
         shown,
     )
+
+
+def _shown_interval(row: dict[str, Any], scale: _Scale) -> str:
+    return f"{_bounded(row['low'], scale)} to {_bounded(row['high'], scale)}"
 
 
 def _bounded(samples: float, scale: _Scale) -> str:
