@@ -128,6 +128,7 @@ def test_norms_in_another_precision_are_other_runs_with_a_label_of_their_own() -
     plain = experiment.settings(given)
     other = experiment.settings({**given, "norm_precision": "float64"})
     assert (plain.label, other.label) == ("majority", "majority-float64-norm")
+    assert (plain.described, other.described) == ("majority", "majority, norms in float64")
     assert [run.name for run in experiment.runs(plain)] != [
         run.name for run in experiment.runs(other)
     ]

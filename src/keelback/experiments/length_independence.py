@@ -53,6 +53,13 @@ class LengthIndependenceSettings(OnTaskSettings):
         stable = "-stable" if self.parametrisation == "stable" else ""
         return self.task + stable + ("-float64-norm" if self.norm_precision == "float64" else "")
 
+    @property
+    def described(self) -> str:
+        """The same, for a title."""
+        stable = ", stable" if self.parametrisation == "stable" else ""
+        norm = ", norms in float64" if self.norm_precision == "float64" else ""
+        return self.task + stable + norm
+
 
 class LengthIndependence(Experiment[LengthIndependenceSettings]):
     """Train and test accuracy against length, with every attempted seed counted."""
@@ -102,7 +109,7 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
         survived = sum(row["survived"] for row in rows)
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
-            title=f"Length independence: {settings.task}",
+            title=f"Length independence: {settings.described}",
             summary=(
                 f"{len(results)} selective SSMs, {settings.seeds} seeds at each of {len(rows)} "
                 f"lengths, {survived} trained to the end."
@@ -250,7 +257,7 @@ def _accuracy_figure(settings: LengthIndependenceSettings, rows: Sequence[Row]) 
         )
     return Figure(
         name=f"length-independence-{settings.label}",
-        title=f"Accuracy against sequence length, {settings.task}",
+        title=f"Accuracy against sequence length, {settings.described}",
         panels=[Panel("sequence length T", "accuracy", lines=lines)],
         caption=caption,
     )
@@ -291,7 +298,7 @@ def _gap_figure(
         lines.append(Line(x=x, y=y, style="points", family=name))
     return Figure(
         name=f"gap-{settings.label}",
-        title=f"Training accuracy less test accuracy, {settings.task}",
+        title=f"Training accuracy less test accuracy, {settings.described}",
         panels=[Panel("sequence length T", "gap", lines=lines, zero_line=True)],
         caption="Lines: means. Each point is one trained model.",
     )
