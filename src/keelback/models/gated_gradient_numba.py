@@ -1,7 +1,8 @@
 """The closed-form gradient of gated SSMs as one fused CPU kernel.
 
 A sequence is small enough to stay in the first-level cache from its tokens to its gradient, and a
-sequence beyond the hinge stops after the forward pass. Work is shared out in blocks of sequences,
+sequence beyond the hinge stops after the forward pass, or is passed over while no step can have
+brought it back (`_beyond_hinge`). Work is shared out in blocks of sequences,
 so that one replica fills all cores as well as many do; the sums over blocks run in a fixed order.
 Lengths, features and widths are padded with zeros to whole vector registers.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.models._beyond_hinge import BeyondHinge
 from keelback.models._tiles import LANES, TILE_ROWS, add_product, prefetch, product
 from keelback.models.gated_gradient import HingeStep
 
@@ -127,8 +129,11 @@ def _gate_gradient(inflow, outflow, g, tokens, length, dw):
 
 @_kernel()
 @no_type_check
-def _block(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
-    """Margins of a block of sequences; with `weight` > 0 also adds their gradients to dw and dW."""
+def _block(tokens, scores, signs, safe, w, W, W_t, v, sizes, weight, margins, dw, dW):
+    """Margins of a block of sequences; with `weight` > 0 also adds their gradients to dw and dW.
+
+    A sequence that is `safe` has the margin 1 and no gradient.
+    """
     length, width = sizes
     length_p, dim_p = tokens.shape[1:]
     width_p = len(v)
@@ -146,9 +151,12 @@ def _block(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
     inflow = np.zeros(length_p, np.float32)
     outflow = np.zeros(length_p, np.float32)
     for n in range(len(signs)):
-        if n + 1 < len(signs):
+        if n + 1 < len(signs) and not safe[n + 1]:
             for data in (tokens, scores):
                 prefetch(data, (n + 1) * data[0].size, data[0].size)
+        if safe[n]:
+            margins[n] = 1
+            continue
         _gates(tokens[n], w, length, g)
         _attention(g, scores[n], length, G, P)
         first = n * length_p * dim_p
@@ -173,7 +181,7 @@ def _block(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
 
 @_kernel(parallel=True)
 @no_type_check
-def _all_blocks(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw, dW):
+def _all_blocks(tokens, scores, signs, safe, w, W, W_t, v, sizes, weight, margins, dw, dW):
     replicas, blocks = dw.shape[:2]
     samples = signs.shape[1]
     for item in numba.prange(replicas * blocks):
@@ -184,6 +192,7 @@ def _all_blocks(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw,
             tokens[r, start:stop],
             scores[r, start:stop],
             signs[r, start:stop],
+            safe[r, start:stop],
             w[r],
             W[r],
             W_t[r],
@@ -196,9 +205,13 @@ def _all_blocks(tokens, scores, signs, w, W, W_t, v, sizes, weight, margins, dw,
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _NumbaHinge:
-    """Padded data of a batch of replicas; see `HingeObjective`."""
+    """Padded data of a batch of replicas; see `HingeObjective`.
+
+    Gradients are taken at weights that move little from one to the next; `beyond` remembers which
+    samples that leaves beyond the hinge, and changes no result.
+    """
 
     tokens: Tensor
     scores: Tensor
@@ -206,14 +219,21 @@ class _NumbaHinge:
     v: Tensor
     length: int
     dim: int
+    beyond: BeyondHinge | None = None
 
     def margins(self, w: Tensor, W_O: Tensor) -> Tensor:
         """Compute z F(X) of every sample."""
-        return self._run(w, W_O, weight=0.0)[0]
+        return self._run(w, W_O, 0.0, torch.zeros_like(self.signs, dtype=torch.bool))[0]
 
     def gradient(self, w: Tensor, W_O: Tensor) -> HingeStep:
         """Compute the mean hinge loss and its gradient."""
-        margins, dw, dW = self._run(w, W_O, weight=1.0 / self.signs.shape[1])
+        if self.beyond is None:
+            self.beyond = BeyondHinge.at(self.tokens, self.scores, w, W_O)
+        else:
+            self.beyond = self.beyond.moved_to(w, W_O, self.v)
+        weight = 1.0 / self.signs.shape[1]
+        margins, dw, dW = self._run(w, W_O, weight, self.beyond.safe())
+        self.beyond = self.beyond.measured(margins, self.v)
         width = W_O.shape[1]
         return HingeStep(
             torch.relu(1 - margins).mean(1), dw[:, : self.dim], dW[:, :width, : self.dim]
@@ -226,9 +246,12 @@ class _NumbaHinge:
             tokens=self.tokens[replicas],
             scores=self.scores[replicas],
             signs=self.signs[replicas],
+            beyond=self.beyond and self.beyond.keep(replicas),
         )
 
-    def _run(self, w: Tensor, W_O: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(
+        self, w: Tensor, W_O: Tensor, weight: float, safe: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         replicas, samples, _, dim_p = self.tokens.shape
         width = W_O.shape[1]
         width_p = _padded(width)
@@ -241,6 +264,7 @@ class _NumbaHinge:
             self.tokens.numpy(),
             self.scores.numpy(),
             self.signs.numpy(),
+            safe.numpy(),
             F.pad(w, (0, dim_p - self.dim)).numpy(),
             W.numpy(),
             W.mT.contiguous().numpy(),
