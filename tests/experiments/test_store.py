@@ -117,6 +117,40 @@ def test_a_damaged_run_is_named_with_its_cure(tmp_path: Path) -> None:
         store.get(run.name)
 
 
+def test_an_edited_result_is_refused_and_a_later_note_on_its_provenance_is_not(
+    tmp_path: Path,
+) -> None:
+    store = Store.create(tmp_path)
+    run = add(store, 1)
+    path = tmp_path / "runs" / run.name / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "provenance": {"who": "test", "commit": "abc"}}))
+    assert store.get(run.name).provenance["commit"] == "abc"
+    for value in (3, "two", None):
+        path.write_text(json.dumps({**record, "summary": {"double": value}}))
+        with pytest.raises(InputError, match=r"was edited: its summary .* delete .* to run it"):
+            store.get(run.name)
+
+
+def test_runs_of_before_there_was_a_digest_are_read(tmp_path: Path) -> None:
+    store = Store.create(tmp_path)
+    run = add(store, 1)
+    path = tmp_path / "runs" / run.name / "run.json"
+    record = json.loads(path.read_text())
+    del record["digest"]
+    path.write_text(json.dumps(record))
+    assert store.get(run.name).summary == {"double": 2}
+
+
+def test_a_run_without_its_record_is_named_with_its_cure(tmp_path: Path) -> None:
+    store = Store.create(tmp_path)
+    run = add(store, 1)
+    (tmp_path / "runs" / run.name / "run.json").unlink()
+    assert run in store
+    with pytest.raises(InputError, match=r"run.json is missing.* delete .* to run it again"):
+        store.get(run.name)
+
+
 def _claim_in_a_process(directory: str, key: str) -> bool:
     with Store(Path(directory)).claim(key) as claimed:
         return claimed

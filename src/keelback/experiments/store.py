@@ -128,7 +128,7 @@ class Store:
             )
 
     def __contains__(self, run: Run) -> bool:
-        return (self._runs / run.name / _RUN).is_file()
+        return (self._runs / run.name).is_dir()
 
     def get(self, name: str) -> StoredRun:
         """One finished run by name.
@@ -138,9 +138,11 @@ class Store:
         """
         folder = self._runs / name
         path = folder / _RUN
-        if not path.is_file():
+        if not folder.is_dir():
             raise InputError(f"{self.directory} has no run {name}")
         cure = f"delete {folder} to run it again"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: a half-copied store? {cure}")
         try:
             record = json.loads(path.read_text())
             stored = StoredRun(
@@ -153,10 +155,13 @@ class Store:
             )
             sizes = dict(record.get("files", {}))
             named = name_of(stored.fields)
+            edited = record.get("digest") not in (None, _digest(stored.fields, stored.summary))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path} is damaged; {cure}") from None
         if named != name:
             raise InputError(f"{path} was edited: its configuration is that of run {named}; {cure}")
+        if edited:
+            raise InputError(f"{path} was edited: its summary is not what the run left; {cure}")
         for file, size in sizes.items():
             found = _size(folder / file)
             if found != size:
@@ -273,6 +278,11 @@ def _size(path: Path) -> int | None:
         return None
 
 
+def _digest(fields: Mapping[str, Any], summary: Mapping[str, Scalar]) -> str:
+    """What shows that a configuration or a result was edited by hand."""
+    return hashlib.sha256(json.dumps([fields, summary], sort_keys=True).encode()).hexdigest()
+
+
 def _write_run(folder: Path, run: Run, result: RunResult, provenance: Mapping[str, Any]) -> None:
     if result.history:
         import polars as pl
@@ -288,6 +298,7 @@ def _write_run(folder: Path, run: Run, result: RunResult, provenance: Mapping[st
     record = {
         "run": run.fields(),
         "summary": result.summary,
+        "digest": _digest(run.fields(), result.summary),
         "provenance": dict(provenance),
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
