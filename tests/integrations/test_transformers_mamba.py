@@ -1,5 +1,7 @@
 """Hugging Face's Mamba with keelback's scan in the place of its own loop."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -95,3 +97,58 @@ def test_packed_sequences_are_refused_by_heads_too() -> None:
         scan = transformers.models.mamba2.modeling_mamba2.mamba2_chunk_scan
     with pytest.raises(InputError, match="seq_idx"):
         scan(**mamba2_operands(1, 4, 1), seq_idx=torch.zeros(1, 4))
+
+
+FAMILIES = ["mamba", "falcon_mamba", "jamba", "zamba", "mamba2", "bamba"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("activation", [None, "silu", "gelu"])
+def test_the_convolution_is_theirs(family: str, activation: str | None) -> None:
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 12, generator=generator).mT  # behind a projection, channels are adjacent
+    weight, bias = torch.randn(12, 4, generator=generator), torch.randn(12, generator=generator)
+    states = [torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    theirs = module.causal_conv1d_fn, module.causal_conv1d_update
+    with use_in_transformers():
+        ours = module.causal_conv1d_fn, module.causal_conv1d_update
+    assert (module.causal_conv1d_fn, module.causal_conv1d_update) == theirs
+    results = []
+    for state, (whole, update) in zip(states, (theirs, ours), strict=True):
+        parts = x.split([1, 1, 7], dim=-1)
+        steps = [update(part, state, weight, bias, activation=activation) for part in parts]
+        results.append([whole(x, weight, bias, activation=activation), *steps, state])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prompt_and_its_continuation_generate_the_same_tokens() -> None:
+    config = transformers.MambaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, state_size=8
+    )
+    torch.manual_seed(0)
+    model = transformers.MambaForCausalLM(config).eval()
+    tokens = torch.randint(50, (2, 7))
+
+    def generated() -> torch.Tensor:
+        mask = torch.ones_like(tokens)
+        return model.generate(tokens, attention_mask=mask, max_new_tokens=12, do_sample=False)
+
+    theirs = generated()
+    with use_in_transformers():
+        assert torch.equal(generated(), theirs)
+
+
+def test_packed_sequences_are_refused_by_the_convolution_too() -> None:
+    with use_in_transformers():
+        conv = transformers.models.mamba.modeling_mamba.causal_conv1d_fn
+    with pytest.raises(InputError, match="seq_idx"):
+        conv(torch.zeros(1, 4, 5), torch.zeros(4, 4), seq_idx=torch.zeros(1, 5))
+
+
+def test_a_version_without_the_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keelback.integrations._transformers.FAMILIES", ())
+    monkeypatch.setattr("keelback.integrations._transformers.FAMILIES_BY_HEADS", ("gpt2",))
+    with pytest.raises(InputError, match="has no function mamba_selective_scan"):
+        use_in_transformers()

@@ -40,10 +40,11 @@ class HostKernel:
         command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]
         subprocess.run([*command, "-o", library, folder / "run.cpp"], check=True)
         self._library = ctypes.CDLL(str(library))
-        self._shared, self._argument_bytes = (
-            ctypes.c_int.in_dll(self._library, constant).value
-            for constant in (f"{name}_shared_bytes", "argument_bytes")
-        )
+        self._argument_bytes = ctypes.c_int.in_dll(self._library, "argument_bytes").value
+        try:
+            self._shared = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
+        except ValueError:  # The kernel has no shared memory.
+            self._shared = 0
 
     def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         """Run every block, one after another."""

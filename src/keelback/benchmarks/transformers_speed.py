@@ -1,5 +1,6 @@
 """A Mamba of Hugging Face transformers with keelback's scan, against its own loop."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -63,8 +64,8 @@ def compare_in_transformers(
 ) -> dict[str, Any]:
     """Seconds of a training step on one sequence, and tokens generated a second.
 
-    The loop that transformers falls back to takes long: it is run once, and its times are absent
-    where `loop` is false.
+    The loop that transformers falls back to takes long: one step of it is timed, without another
+    before, and its times are absent where `loop` is false. Times go to stderr as they are found.
     """
     model = _model(size, device)
     tokens = torch.randint(size.vocabulary, (1, size.length), device=device)
@@ -85,13 +86,15 @@ def compare_in_transformers(
         ways["loop"] = nullcontext
     for name, way in ways.items():
         with way():
-            warm = [_seconds(step, device)] if name == "keelback" else []
-            times = [_seconds(step, device) for _ in range(repeats if warm else 1)]
             model.eval()
             _seconds(generate, device)
-            result[f"{name}_generated_per_second"] = new_tokens / _seconds(generate, device)
+            per_second = new_tokens / _seconds(generate, device)
             model.train()
+            warm = [_seconds(step, device)] if name == "keelback" else []
+            times = [_seconds(step, device) for _ in range(repeats if warm else 1)]
+        result[f"{name}_generated_per_second"] = per_second
         result[f"{name}_training_step_s"] = min(times)
+        print(f"{name}: {min(times):.4g} s, {per_second:.4g} tokens/s", file=sys.stderr)
     if loop:
         result["ratio"] = result["loop_training_step_s"] / result["keelback_training_step_s"]
     result["rows"] = [

@@ -1,14 +1,15 @@
 """keelback's scan in the Mamba-family models of Hugging Face transformers."""
 
 import importlib
+from collections.abc import Callable
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from keelback.errors import InputError
+from keelback.integrations._convolution import causal_convolution, convolution_update
 from keelback.integrations._mamba2 import scan_by_heads
 from keelback.integrations._packed import refuse_packed
 from keelback.integrations._replacement import Replacement
@@ -21,15 +22,19 @@ FAMILIES_BY_HEADS = ("mamba2", "bamba", "falcon_h1", "granitemoehybrid", "nemotr
 _SCAN = "mamba_selective_scan"
 _SCAN_BY_HEADS = "mamba2_chunk_scan"
 _STEP = "mamba_selective_state_update"
+_CONVOLUTIONS = {
+    "causal_conv1d_fn": causal_convolution,
+    "causal_conv1d_update": convolution_update,
+}
 
 
 def use_in_transformers() -> Replacement:
-    """Let the Mamba and Mamba-2 layers of transformers' models scan with keelback.
+    """Let the Mamba and Mamba-2 layers of transformers' models convolve and scan with keelback.
 
     These are in Mamba, FalconMamba, Jamba and Zamba, and in Mamba-2, Bamba, FalconH1,
     GraniteMoeHybrid, NemotronH and Zamba-2. Neither mamba-ssm nor causal-conv1d needs to be
     installed. The functions are replaced in transformers' modules, so that models made before the
-    call use keelback's scan as well as those made after it, on CPU and GPU, in training and
+    call use keelback's as well as those made after it, on CPU and GPU, in training and
     generation (the single steps of Mamba-2 stay as they are: there is no loop in them), until the
     result is undone:
 
@@ -44,27 +49,28 @@ def use_in_transformers() -> Replacement:
         raise InputError("transformers is not installed: pip install 'keelback[hf]'")
     replacement = Replacement()
     for family in FAMILIES:
-        module = _modeling(family)
-        if module is not None and hasattr(module, _SCAN) and hasattr(module, _STEP):
-            replacement.attribute(module, _SCAN, _selective_scan)
-            replacement.attribute(module, _STEP, _state_update)
+        _replace(replacement, family, {_SCAN: _selective_scan, _STEP: _state_update})
     for family in FAMILIES_BY_HEADS:
-        module = _modeling(family)
-        if module is not None and hasattr(module, _SCAN_BY_HEADS):
-            replacement.attribute(module, _SCAN_BY_HEADS, scan_by_heads)
+        _replace(replacement, family, {_SCAN_BY_HEADS: scan_by_heads})
     if not replacement.names:
         version = importlib.import_module("transformers").__version__
         raise InputError(
-            f"transformers {version} has no function {_SCAN} in its Mamba models; 5.20 or newer has"
+            f"transformers {version} has no function {_SCAN} in its Mamba models; "
+            "5.15 and newer have"
         )
     return replacement
 
 
-def _modeling(family: str) -> ModuleType | None:
+def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..., Any]]) -> None:
+    """Replace the scans of a family and, where all of them are there, its convolution."""
     try:
-        return importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     except ImportError:
-        return None
+        return
+    if all(hasattr(module, name) for name in scans):
+        for name, function in {**scans, **_CONVOLUTIONS}.items():
+            if hasattr(module, name):
+                replacement.attribute(module, name, function)
 
 
 def _selective_scan(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from keelback.models.selective_ssm import LastPositionHead
 from keelback.models.sequence_classifier import uniform_by_fan_in
-from keelback.scan import selective_scan
+from keelback.scan import causal_conv1d, selective_scan
 
 STEP_RANGE = (1e-3, 1e-1)
 """Step sizes start log-uniform on this range."""
@@ -108,19 +108,12 @@ class MambaBlock(nn.Module):
     def _operands(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x, z, delta before bias and softplus, B and C."""
         x, z = (u @ self.W_in.mT).chunk(2, dim=-1)
-        x = F.silu(self._convolve(x))
+        convolved = causal_conv1d(x, self.conv_weight, self.conv_bias, "silu")
+        assert isinstance(convolved, Tensor)
         low_rank, B, C = torch.split(
-            x @ self.W_x.mT, [self.dt_rank, self.d_state, self.d_state], dim=-1
+            convolved @ self.W_x.mT, [self.dt_rank, self.d_state, self.d_state], dim=-1
         )
-        return x, z, low_rank @ self.W_delta.mT, B, C
-
-    def _convolve(
-        self, x: Float[Tensor, "batch length d_inner"]
-    ) -> Float[Tensor, "batch length d_inner"]:
-        """Each channel with its own few taps, the last of which meets the present token."""
-        taps = self.conv_weight.unsqueeze(1)
-        y = F.conv1d(x.mT, taps, self.conv_bias, padding=self.d_conv - 1, groups=x.shape[-1])
-        return y[..., : x.shape[1]].mT
+        return convolved, z, low_rank @ self.W_delta.mT, B, C
 
 
 class RMSNorm(nn.Module):

@@ -3,6 +3,7 @@
 from keelback.scan._across import selective_scan_across
 from keelback.scan._api import selective_scan
 from keelback.scan._attention import attention_matrix
+from keelback.scan._conv import causal_conv1d, causal_conv1d_update
 from keelback.scan._mamba_ssm import selective_scan_fn, selective_state_update
 from keelback.scan._step import selective_scan_step
 from keelback.scan._switched import can_switch, switched_scan
@@ -10,6 +11,8 @@ from keelback.scan._switched import can_switch, switched_scan
 __all__ = [
     "attention_matrix",
     "can_switch",
+    "causal_conv1d",
+    "causal_conv1d_update",
     "selective_scan",
     "selective_scan_across",
     "selective_scan_fn",

@@ -1,0 +1,121 @@
+"""The causal convolution with bias and SiLU beside PyTorch's, and causal-conv1d's if installed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keelback.benchmarks.scan_cuda import medians
+from keelback.benchmarks.scan_inputs import dtype_named
+from keelback.benchmarks.timing import interleaved_medians
+from keelback.errors import InputError, JobError
+from keelback.scan import causal_conv1d
+
+Conv = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+#: batch, length, channels: of a Mamba of width 768, and of small models on many sequences.
+SHAPES = {
+    "cpu": [(1, 512, 1536), (64, 250, 128), (256, 500, 16)],
+    "cuda": [(8, 2048, 1536), (1, 32768, 1536), (256, 500, 16)],
+}
+
+
+def _ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    y = causal_conv1d(x, weight, bias, "silu")
+    assert isinstance(y, Tensor)
+    return y
+
+
+def _torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As in transformers, whose x is a transposed projection."""
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    width, channels = weight.shape[1], x.shape[2]
+    y = F.conv1d(x.mT, weight.unsqueeze(1), bias, padding=width - 1, groups=channels)
+    return F.silu(y[..., : x.shape[1]]).mT
+
+
+def _peers(device: str) -> dict[str, Conv]:
+    if device == "cpu":
+        return {"torch": _torch}
+    try:
+        from causal_conv1d import causal_conv1d_fn as theirs
+    except ImportError:
+        return {"torch": _torch}
+    return {
+        "torch": _torch,
+        "causal_conv1d": lambda x, w, b: (
+            theirs(x.mT, w.to(x.dtype), b.to(x.dtype), activation="silu").mT
+        ),
+    }
+
+
+def compare_convolutions(
+    shapes: Sequence[tuple[int, ...]], device: str, dtype: str, repeats: int, width: int = 4
+) -> list[dict[str, Any]]:
+    """Time forward, and forward with backward, behind a projection to x and the gate.
+
+    Returns:
+        A row a shape and pass, with `ours_ms`, `peers` (milliseconds by name) and `ratio`.
+
+    Raises:
+        InputError: A shape has not three sizes.
+        JobError: A peer's output is not ours.
+    """
+    rows = []
+    for shape in shapes:
+        if len(shape) != 3 or min(shape) < 1:
+            raise InputError(f"shape is {shape}; it should be batch,length,channels")
+        batch, length, channels = shape
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*size: int, generator: torch.Generator = generator) -> Tensor:
+            return torch.randn(size, generator=generator).to(device)
+
+        projected = normal(batch, length, 2 * channels).to(dtype_named(dtype))
+        x, weight, bias = projected.chunk(2, dim=-1)[0], normal(channels, width), normal(channels)
+        leaves = [leaf.detach().requires_grad_() for leaf in (x, weight, bias)]
+        dy = normal(batch, length, channels).to(projected.dtype)
+        ways: dict[str, Conv] = {"ours": _ours, **_peers(device)}
+        _require_same(ways, leaves)
+        for pass_ in ("forward", "forward+backward"):
+            calls = {name: _call(conv, leaves, dy, pass_) for name, conv in ways.items()}
+            if device == "cpu":
+                times = interleaved_medians(calls, device, repeats)
+            else:
+                times = medians(calls, repeats)
+            ours_ms = times.pop("ours")
+            rows.append(
+                {
+                    "batch": batch,
+                    "length": length,
+                    "channels": channels,
+                    "dtype": dtype,
+                    "pass": pass_,
+                    "ours_ms": ours_ms,
+                    "peers": times,
+                    "ratio": min(times.values()) / ours_ms,
+                }
+            )
+    return rows
+
+
+def _require_same(ways: dict[str, Conv], leaves: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        outputs = {name: conv(*leaves).double() for name, conv in ways.items()}
+    ours = outputs["ours"]
+    for name, y in outputs.items():
+        if (y - ours).norm() > 1e-2 * ours.norm():
+            raise JobError(f"the convolution of {name} differs from ours")
+
+
+def _call(conv: Conv, leaves: Sequence[Tensor], dy: Tensor, pass_: str) -> Callable[[], object]:
+    def forward() -> object:
+        with torch.no_grad():
+            return conv(*leaves)
+
+    def forward_and_backward() -> object:
+        return torch.autograd.grad(conv(*leaves), leaves, dy)
+
+    return forward if pass_ == "forward" else forward_and_backward

@@ -1,0 +1,144 @@
+"""`torch.ops.keelback.causal_conv1d`: the convolution as an operator for PyTorch's transforms.
+
+As in `keelback::selective_scan`, every operand has a leading axis of replicas: x is (replicas,
+batch, length, channels), weight (replicas, channels, width) and bias (replicas, channels).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from keelback.scan import _conv_cpu
+from keelback.scan._cuda import causal_conv
+from keelback.scan._eager import runs_eagerly
+
+_library = torch.library.Library("keelback", "FRAGMENT")
+_library.define(
+    "causal_conv1d(Tensor x, Tensor weight, Tensor bias, bool silu) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.define(
+    "causal_conv1d_backward(Tensor dy, Tensor x, Tensor weight, Tensor bias, bool silu) "
+    "-> (Tensor dx, Tensor dweight, Tensor dbias)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.impl("causal_conv1d", _conv_cpu.convolve, "CPU")
+_library.impl("causal_conv1d_backward", _conv_cpu.correlate, "CPU")
+_library.impl("causal_conv1d", causal_conv.convolve, "CUDA")
+_library.impl("causal_conv1d_backward", causal_conv.correlate, "CUDA")
+
+_FORWARD = "keelback::causal_conv1d"
+_BACKWARD = "keelback::causal_conv1d_backward"
+
+
+@torch.library.register_fake(_FORWARD, lib=_library)
+def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake(_BACKWARD, lib=_library)
+def _fake_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+
+def _folded(in_dims: tuple[int | None, ...], size: int, arguments: tuple[Any, ...]) -> list[Any]:
+    """The mapped axis, or `size` repeats, joined with the axis of replicas."""
+    folded = []
+    for x, dim in zip(arguments, in_dims, strict=True):
+        if isinstance(x, Tensor):
+            x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            x = x.flatten(0, 1)
+        folded.append(x)
+    return folded
+
+
+class CausalConv(torch.autograd.Function):
+    """The operator, for callers that may be inside a `torch.func` transform."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return torch.ops.keelback.causal_conv1d(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *operands, ctx.silu = inputs
+        ctx.save_for_backward(*operands)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        return (*_run_backward(dy, *ctx.saved_tensors, ctx.silu), None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        y = run_conv(*_folded(in_dims, info.batch_size, arguments))
+        return y.unflatten(0, (info.batch_size, -1)), 0
+
+
+class CausalConvBackward(torch.autograd.Function):
+    """The backward operator, which has no derivative of its own."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return torch.ops.keelback.causal_conv1d_backward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(
+            "the compiled causal convolution has first derivatives only; for second derivatives "
+            "call causal_conv1d(..., backend='reference')"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        gradients = _run_backward(*_folded(in_dims, info.batch_size, arguments))
+        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in gradients), (0, 0, 0)
+
+
+class _EagerConv(torch.autograd.Function):
+    """The CPU kernels without the detour through PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        CausalConv.setup_context(ctx, arguments, arguments[0])
+        return _conv_cpu.convolve(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        return CausalConv.backward(ctx, dy)
+
+
+def run_conv(*arguments: Any) -> Tensor:
+    """Call `torch.ops.keelback.causal_conv1d` in the way that the caller's transforms need."""
+    *operands, _ = arguments
+    if runs_eagerly(*operands):
+        if torch.is_grad_enabled() and any(x.requires_grad for x in operands):
+            return _EagerConv.apply(*arguments)  # type: ignore[no-untyped-call]
+        return _conv_cpu.convolve(*arguments)
+    conv: Any = torch.ops.keelback.causal_conv1d
+    return CausalConv.apply(*arguments) if _inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
+
+
+def _inside_transform() -> bool:
+    """Whether a transform of `torch.func` is active, outside the compiler."""
+    return not is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    conv: Any = torch.ops.keelback.causal_conv1d_backward
+    return CausalConvBackward.apply(*arguments) if _inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
+
+
+torch.library.register_autograd(
+    _FORWARD, CausalConv.backward, setup_context=CausalConv.setup_context, lib=_library
+)
+torch.library.register_autograd(_BACKWARD, CausalConvBackward.backward, lib=_library)
+torch.library.register_vmap(_FORWARD, CausalConv.vmap, lib=_library)
+torch.library.register_vmap(_BACKWARD, CausalConvBackward.vmap, lib=_library)

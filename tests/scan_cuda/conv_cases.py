@@ -1,0 +1,65 @@
+"""Causal convolutions, and what they should give: float64 autograd of PyTorch's."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keelback.scan._cuda import causal_conv
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """Sizes and options; `gap` numbers lie between the steps of x, as behind a projection."""
+
+    replicas: int = 1
+    batch: int = 2
+    length: int = 45
+    channels: int = 16
+    width: int = 4
+    dtype: torch.dtype = torch.float32
+    silu: bool = True
+    gap: int = 0
+
+    def operands(self, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, weight, bias, and the gradient of the output."""
+        generator = torch.Generator().manual_seed(0)
+        real = torch.float64 if self.dtype == torch.float64 else torch.float32
+
+        def normal(*size: int, dtype: torch.dtype) -> Tensor:
+            return torch.randn(size, generator=generator, dtype=torch.float64).to(device, dtype)
+
+        rows = (self.replicas, self.batch, self.length)
+        x = normal(*rows, self.channels + self.gap, dtype=self.dtype)[..., : self.channels]
+        weight = normal(self.replicas, self.channels, self.width, dtype=real)
+        bias = normal(self.replicas, self.channels, dtype=real)
+        return x, weight, bias, normal(*rows, self.channels, dtype=self.dtype)
+
+
+def defined(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    """The definition, replica by replica."""
+    width, channels = weight.shape[-1], x.shape[-1]
+    outputs = [
+        F.conv1d(F.pad(x[r].mT, (width - 1, 0)), weight[r, :, None], bias[r], groups=channels).mT
+        for r in range(len(x))
+    ]
+    y = torch.stack(outputs)
+    return F.silu(y) if silu else y
+
+
+def errors_of(case: ConvCase, device: str = "cpu") -> dict[str, float]:
+    """Relative errors of the output and the gradients."""
+    x, weight, bias, dy = case.operands(device)
+    precise = [a.double().requires_grad_() for a in (x, weight, bias)]
+    y = defined(*precise, case.silu)
+    expected = (y.detach(), *torch.autograd.grad(y, precise, dy.double()))
+    found = (
+        causal_conv.convolve(x, weight, bias, case.silu),
+        *causal_conv.correlate(dy, x, weight, bias, case.silu),
+    )
+    assert [a.dtype for a in found] == [x.dtype, x.dtype, weight.dtype, bias.dtype]
+    return {
+        name: float((a.double() - b).norm() / b.norm().clamp_min(1e-30))
+        for name, a, b in zip(("y", "dx", "dweight", "dbias"), found, expected, strict=True)
+    }

@@ -1,0 +1,75 @@
+"""The CUDA source of the causal convolution, compiled for the host, against float64 autograd."""
+
+import pytest
+import torch
+from conv_cases import ConvCase, errors_of
+from cuda_cases import TOLERANCE
+from host_kernels import COMPILER, host_kernel
+
+from keelback.scan._cuda import causal_conv
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
+
+CASES = [
+    ConvCase(),
+    ConvCase(silu=False, gap=16),
+    ConvCase(replicas=2, channels=12, gap=3),
+    ConvCase(channels=5, width=3),
+    ConvCase(length=1),
+    ConvCase(length=2, width=4, channels=4),
+    ConvCase(width=1),
+    ConvCase(width=2, batch=1, length=130, channels=4),
+    ConvCase(width=9, channels=8),
+    ConvCase(dtype=torch.float64, width=3, channels=6),
+    ConvCase(dtype=torch.bfloat16),
+    ConvCase(dtype=torch.float16, channels=7),
+]
+
+
+@pytest.fixture(autouse=True)
+def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causal_conv, "kernel", host_kernel)
+    monkeypatch.setattr(causal_conv, "processors_of", lambda device: 1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_and_gradients(case: ConvCase) -> None:
+    errors = errors_of(case)
+    assert max(errors.values()) < TOLERANCE[case.dtype], errors
+
+
+@pytest.mark.parametrize("run", [1, 2, 7, 64])
+def test_any_cut_of_the_length_gives_the_same(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causal_conv, "LONGEST_RUN", run)
+    monkeypatch.setattr(causal_conv, "SHORTEST_RUN", 1)
+    monkeypatch.setattr(causal_conv, "processors_of", lambda device: 0)
+    errors = errors_of(ConvCase(length=33))
+    assert max(errors.values()) < TOLERANCE[torch.float32], errors
+
+
+@pytest.mark.parametrize("case", [ConvCase(), ConvCase(channels=5, dtype=torch.bfloat16)], ids=str)
+def test_step_sizes_are_summed_by_runs(case: ConvCase) -> None:
+    delta, _, bias, _ = case.operands()
+    found = causal_conv.elapse(delta, bias, True, 10)
+    sizes = torch.nn.functional.softplus(delta.double() + bias.double())
+    expected = torch.stack([x.sum(2) for x in sizes.split(10, dim=2)], dim=2)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [{"batch": 0}, {"length": 0}], ids=str)
+def test_nothing_in_nothing_out(sizes: dict[str, int]) -> None:
+    x, weight, bias, dy = ConvCase(**sizes).operands()
+    assert causal_conv.convolve(x, weight, bias, True).shape == x.shape
+    dx, dweight, dbias = causal_conv.correlate(dy, x, weight, bias, True)
+    assert dx.shape == x.shape
+    assert not dweight.any()
+    assert not dbias.any()
+
+
+def test_a_small_input_is_cut_into_short_runs_and_a_large_one_is_not() -> None:
+    few, many = (
+        causal_conv._launch(ConvCase(channels=channels, length=512).operands()[0], 4, True)
+        for channels in (4, 4096)
+    )
+    assert few.runs == 512 // causal_conv.SHORTEST_RUN
+    assert many.runs == 512 // causal_conv.LONGEST_RUN
