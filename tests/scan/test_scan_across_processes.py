@@ -19,6 +19,8 @@ CASES = {
     "reset": {"reset": True, "initial": True},
     "one step size for all channels": {"shared": True},
     "unstable": {"unstable": True, "initial": True},
+    "forgetful": {"forgetful": True, "initial": True},
+    "forgetful, with everything": {"forgetful": True, "initial": True, "D": True, "reset": True},
 }
 ALONG = ("u", "delta", "B", "C", "z", "reset")  # cut along the length
 SUMMED = ("A", "D", "delta_bias")
@@ -40,6 +42,8 @@ def make(case: str, length: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         "B": normal(batch, length, 2, state),
         "C": normal(batch, length, 2, state),
     }
+    if "forgetful" in on:
+        operands["A"] = operands["A"] * 20 - 100  # Nothing is left of a state after some 12 steps.
     if "D" in on:
         operands |= {"D": normal(channels), "z": normal(batch, length, channels)}
         operands["delta_bias"] = normal(channels)
@@ -76,6 +80,9 @@ sys.path.insert(0, {tests!r})
 import torch, torch.distributed as dist
 from datetime import timedelta
 from test_scan_across_processes import CASES, scan_part
+from keelback.scan import _across
+
+_across._CHUNK = 4
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=120))
 parts = {parts!r}

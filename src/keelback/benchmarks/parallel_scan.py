@@ -1,5 +1,6 @@
 """One long sequence over several processes against the same on one: exactness and cost."""
 
+import math
 import statistics
 import sys
 import time
@@ -12,13 +13,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from keelback.benchmarks.processes import alone
+from keelback.models.mamba_stack import STEP_RANGE
 from keelback.scan import selective_scan, selective_scan_across
 from keelback.training import Place
 
 ALONG = ("y", "u", "delta", "B", "C")
 """What is cut along the length; gradients of the other operands are summed over the processes."""
 
-_SLOWEST_RATE = 1e-2
+#: Sequences up to this length are also scanned in float64, which takes much memory.
+_PRECISE = 300_000
 
 Operands = dict[str, Tensor]
 Scan = Callable[..., Any]
@@ -26,17 +29,21 @@ Scan = Callable[..., Any]
 
 @dataclass(frozen=True)
 class LongScan:
-    """A sequence too long for one's patience or memory; a batch of one."""
+    """A sequence too long for one's patience or memory; a batch of one.
+
+    Step sizes and A start as Mamba's, A times `rate`: at a hundredth, states are remembered for
+    some hundred thousand steps.
+    """
 
     length: int
     channels: int
     state: int
+    rate: float = 1.0
 
     def operands(self, parts: range, of: int, device: torch.device) -> tuple[Operands, Tensor]:
         """Those of some of the parts, and the gradient of their output.
 
-        Each part comes from a generator of its own, so that it is the same within the whole. States
-        are remembered for up to some hundred thousand steps, far beyond a part's bounds.
+        Each part comes from a generator of its own, so that it is the same within the whole.
         """
         size = self.length // of
         shapes = {
@@ -55,11 +62,13 @@ class LongScan:
             for x in found.values():
                 x[:, start : start + size].normal_(generator=generator)
         generator = torch.Generator().manual_seed(of)
-        rates = _SLOWEST_RATE * torch.arange(1.0, self.state + 1).repeat(self.channels, 1)
+        rates = self.rate * torch.arange(1.0, self.state + 1).repeat(self.channels, 1)
         dy = found.pop("dy")
         found["A"] = -rates.to(device)
         found["D"] = torch.randn(self.channels, generator=generator).to(device)
-        bias = torch.empty(self.channels).uniform_(-7, -2, generator=generator)
+        low, high = map(math.log, STEP_RANGE)
+        steps = torch.empty(self.channels).uniform_(low, high, generator=generator).exp()
+        bias = steps.expm1().log()
         found["delta_bias"] = bias.to(device)
         return {name: x.requires_grad_() for name, x in found.items()}, dy
 
@@ -88,10 +97,8 @@ def _measured(scan: Scan, operands: Operands, dy: Tensor, repeats: int, wait: Sc
         torch.cuda.reset_peak_memory_stats()
     tensors = forward_and_backward()
     peak = torch.cuda.max_memory_allocated() - before if on_gpu else None
-    times = {
-        "forward": _milliseconds(forward, repeats, wait),
-        "forward+backward": _milliseconds(forward_and_backward, repeats, wait),
-    }
+    passes = {"forward": forward, "forward+backward": forward_and_backward} if repeats else {}
+    times = {name: _milliseconds(call, repeats, wait) for name, call in passes.items()}
     return Found(dict(zip(("y", *operands), tensors, strict=True)), times, peak)
 
 
@@ -119,16 +126,21 @@ def _largest(value: float, place: Place) -> float:
 def compare_scan(place: Place, case: LongScan, repeats: int) -> list[dict[str, Any]]:
     """Time, memory and largest error of `selective_scan_across`, a row a pass.
 
-    The error is relative to the largest number of a tensor, over the output and all gradients, in
-    float32. The exchange is one gathering of states and decays a pass.
+    Errors are against float64 on one process, where the length allows it, and else of several
+    processes against one, in float32; relative to the largest number of a tensor, the largest of
+    the output and all gradients. The exchange is one gathering of states and decays a pass.
     """
     processes, rank = dist.get_world_size(), dist.get_rank()
     one = alone(place, lambda: _on_one(place, case, processes, repeats))
     operands, dy = case.operands(range(rank, rank + 1), processes, place.device)
     many = _measured(selective_scan_across, operands, dy, repeats, place.wait_for_all)
     times = {name: _largest(ms, place) for name, ms in many.times.items()}
-    errors = {name: _error(name, x, one, place) for name, x in many.tensors.items()}
     exchange = _largest(_exchange_ms(case, place, repeats), place)
+    between = _error(many, one, place)
+    precise = None
+    if case.length <= _PRECISE:
+        precise = alone(place, lambda: _on_one(place, case, processes, 0, torch.float64))
+    of_many = _error(many, precise, place) if case.length <= _PRECISE else ""
     if one is None:
         return []
     rows = []
@@ -137,30 +149,55 @@ def compare_scan(place: Place, case: LongScan, repeats: int) -> list[dict[str, A
             "length": case.length,
             "channels": case.channels,
             "state": case.state,
+            "A, times": case.rate,
             "pass": name,
             "ms, 1": one.times[name],
             f"ms, {processes}": times[name],
-            "of it exchange, ms": gathered * exchange,
-            "largest relative error": errors["y"] if gathered == 1 else max(errors.values()),
+            "of it exchange": gathered * exchange,
+            "GB, 1": _gigabytes(one, gathered),
+            f"GB each, {processes}": _gigabytes(many, gathered),
+            f"error, {processes} to 1": between,
+            "1 to float64": _error_of_one(one, precise) if precise is not None else "",
+            f"{processes} to float64": of_many,
         }
-        if one.peak_bytes is not None and many.peak_bytes is not None and gathered == 2:
-            row["GB, 1"] = one.peak_bytes / 1e9
-            row[f"GB each, {processes}"] = many.peak_bytes / 1e9
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     return rows
 
 
-def _on_one(place: Place, case: LongScan, processes: int, repeats: int) -> Found:
+def _gigabytes(found: Found, gathered: int) -> float | str:
+    return "" if found.peak_bytes is None or gathered == 1 else found.peak_bytes / 1e9
+
+
+def _on_one(
+    place: Place,
+    case: LongScan,
+    processes: int,
+    repeats: int,
+    dtype: torch.dtype = torch.float32,
+) -> Found:
     operands, dy = case.operands(range(processes), processes, place.device)
-    return _measured(selective_scan, operands, dy, repeats, lambda: None)
+    operands = {name: x.detach().to(dtype).requires_grad_() for name, x in operands.items()}
+    return _measured(selective_scan, operands, dy.to(dtype), repeats, lambda: None)
 
 
-def _error(name: str, found: Tensor, one: Found | None, place: Place) -> float:
+def _error_of_one(one: Found, precise: Found) -> float:
+    return max(
+        float((x - precise.tensors[name]).abs().max() / precise.tensors[name].abs().max())
+        for name, x in one.tensors.items()
+    )
+
+
+def _error(many: Found, one: Found | None, place: Place) -> float:
     """The largest difference from what one process found, over the largest number there."""
+    return max(_error_of_part(name, x, one, place) for name, x in many.tensors.items())
+
+
+def _error_of_part(name: str, found: Tensor, one: Found | None, place: Place) -> float:
     processes = dist.get_world_size()
+    dtype = _dtype_of(one, place)
     if name in ALONG:
-        expected = torch.empty_like(found)
+        expected = torch.empty_like(found, dtype=dtype)
         if one is not None:
             parts = one.tensors[name].tensor_split(processes, dim=1)
             expected = parts[0]
@@ -169,12 +206,20 @@ def _error(name: str, found: Tensor, one: Found | None, place: Place) -> float:
         else:
             dist.recv(expected, 0)
     else:
-        found = found.contiguous()
+        found = found.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(found)
-        expected = one.tensors[name].contiguous() if one is not None else torch.empty_like(found)
+        expected = torch.empty_like(found, dtype=dtype)
+        if one is not None:
+            expected.copy_(one.tensors[name])
         dist.broadcast(expected, 0)
     difference = _largest(float((found - expected).abs().max()), place)
     return difference / _largest(float(expected.abs().max()), place)
+
+
+def _dtype_of(one: Found | None, place: Place) -> torch.dtype:
+    """The dtype of what the first process found, told to all."""
+    precise = one is not None and one.tensors["y"].dtype == torch.float64
+    return torch.float64 if place.any(precise) else torch.float32
 
 
 def _exchange_ms(case: LongScan, place: Place, repeats: int) -> float:

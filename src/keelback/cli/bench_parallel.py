@@ -9,6 +9,8 @@ from keelback.cli.bench import bench
 from keelback.errors import InputError
 
 PARTS = ("training", "scan")
+#: What A of the long sequence is multiplied with: as Mamba starts, and for a memory as long as it.
+RATES = (1.0, 0.01)
 
 
 @bench.command()
@@ -45,10 +47,11 @@ def parallel(
     for steps in lengths:
         if steps % processes:
             raise InputError(f"length {steps} should be a multiple of the {processes} processes")
+    scans = [LongScan(n, channels, state, rate) for n in lengths for rate in RATES]
     sizes = Sizes(
         large=TrainingSize(d_model, layers, seq_len, batch=1, precision="bfloat16"),
         batches=(batch or [16]) if only != "scan" else [],
-        scans=[LongScan(n, channels, state) for n in lengths] if only != "training" else [],
+        scans=scans if only != "training" else [],
         repeats=repeats,
     )
     result: dict[str, Any] = compare_parallel(processes, device, sizes)

@@ -1,5 +1,6 @@
 """One long sequence over several processes, each of which scans its part of the length."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,13 +10,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from keelback.errors import InputError
-from keelback.scan._api import selective_scan
+from keelback.scan._api import prepare
+from keelback.scan._checks import require_scan_shapes, reset_mask
+from keelback.scan._cuda import causal_conv
+from keelback.scan._op import run_scan, run_scan_backward
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # Not in every build of PyTorch.
 
 #: Stands for the decay over a part with a reset in it: nothing remains, not even an infinity.
 _FORGOTTEN = -1.0
+#: Steps whose sizes are summed up together.
+_CHUNK = 512
 
 
 def selective_scan_across(
@@ -44,10 +50,12 @@ def selective_scan_across(
     whole, gradients included; gradients of A, D and delta_bias are those of the part, to be summed
     over the processes. All processes of the group call it, and its backward pass, together.
 
-    Each part is scanned twice, forward and backward: from zero for the state that it passes on, and
-    from its true start. Between the two, processes exchange a state and a decay each, forward, and
-    the gradient of a state, backward: 2 and 2 times batch * channels * state numbers a process,
-    whatever the length. Time falls as 2 / processes, memory as 1 / processes.
+    Each part is scanned from zero, processes exchange the states at the ends of the parts and the
+    decays over them, and each scans once more only as many of its first steps as still feel the
+    state before them: until the slowest decay is below the smallest normal number. The backward
+    pass first finds the gradient of the state before a part, by the same steps, then goes through
+    the part once. Exchanged are 2 numbers a batch, channel and state, forward and backward,
+    whatever the length.
 
     Args:
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, reset: As in `selective_scan`.
@@ -65,34 +73,143 @@ def selective_scan_across(
             "there are no processes to scan across: torch.distributed.init_process_group comes "
             "first; selective_scan scans on one"
         )
-    operands = (u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    _, end = selective_scan(*operands, return_last_state=True, reset=reset)
-    decay = _decay_over(delta, A, delta_bias, delta_softplus, reset, end)
-    before = torch.zeros_like(end) if initial_state is None else initial_state.to(end.dtype)
-    start, last = _Exchange.apply(end, decay, before, group)  # type: ignore[no-untyped-call]
-    y = selective_scan(*operands, initial_state=start, reset=reset)
-    assert isinstance(y, Tensor)
-    return (y, last) if return_last_state else y
+    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    require_scan_shapes(*(None if x is None else x.shape for x in given))  # type: ignore[arg-type]
+    mask = reset_mask(reset, None, u, *u.shape[:2])
+    backend, operands = prepare(given, None)
+    if backend == "reference":
+        raise InputError(f"u is on {u.device}; processes scan together on CPUs and NVIDIA GPUs")
+    y, last = _ScanAcross.apply(group, delta_softplus, mask, *operands)  # type: ignore[no-untyped-call]
+    return (y.to(u.dtype), last) if return_last_state else y.to(u.dtype)
 
 
-def _decay_over(
+class _ScanAcross(torch.autograd.Function):
+    """Output and last state; the operands are as the operator takes them, less its replicas."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        group: "ProcessGroup | None",
+        softplus: bool,
+        reset: Tensor | None,
+        *operands: Any,
+    ) -> tuple[Tensor, Tensor]:
+        before: Tensor | None = operands[-1]
+        parameters: Any = operands[:-1]
+        y, end = _scan(*parameters, None, reset, softplus)
+        u, delta, A, *_, delta_bias = parameters
+        decay, felt = _decay_of(u, delta, A, delta_bias, reset, softplus)
+        parts = _gathered(torch.stack([end, decay]), group)
+        states = [torch.zeros_like(end) if before is None else before]
+        for end_of_part, decay_of_part in parts:
+            states.append(_decayed(decay_of_part, states[-1]) + end_of_part)
+        start = states[dist.get_rank(group)]
+        first = _first_steps(felt, *parameters)
+        y[:, :felt] = _scan(*first, start, _upto(reset, felt), softplus)[0]
+        ctx.group, ctx.softplus, ctx.felt = group, softplus, felt
+        ctx.has_before = before is not None
+        ctx.save_for_backward(start, reset, *parameters, *(decay for _, decay in parts))
+        ctx.set_materialize_grads(False)
+        return y, states[-1]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
+        start, reset, *saved = ctx.saved_tensors
+        parameters, decays = saved[:_PARAMETERS], saved[_PARAMETERS:]
+        rank = dist.get_rank(ctx.group)
+        dy = torch.zeros_like(parameters[0]) if dy is None else dy
+        dlast = torch.zeros_like(start) if dlast is None else dlast
+        first = _first_steps(ctx.felt, *parameters)
+        reset_first = _upto(reset, ctx.felt)
+        of_start = _gradients(dy[:, : ctx.felt], None, *first, start, reset_first, ctx.softplus)[-1]
+        assert of_start is not None
+        parts = _gathered(torch.stack([of_start, dlast]), ctx.group)
+        adjoint = torch.stack([of_last for _, of_last in parts]).sum(0)
+        own = adjoint
+        for r in reversed(range(len(parts))):
+            own = adjoint if r == rank else own
+            adjoint = _decayed(decays[r], adjoint) + parts[r][0]
+        *gradients, _ = _gradients(dy, own, *parameters, start, reset, ctx.softplus)
+        return None, None, None, *gradients, adjoint if ctx.has_before else None
+
+
+#: u, delta, A, B, C, D, z and delta_bias; the first two, the next but one, ... have a length.
+_PARAMETERS = 8
+_WITH_LENGTH = (True, True, False, True, True, False, True, False)
+
+
+def _upto(x: Tensor | None, steps: int) -> Tensor | None:
+    return None if x is None else x[:, :steps]
+
+
+def _first_steps(steps: int, *parameters: Tensor | None) -> list[Any]:
+    return [
+        _upto(x, steps) if long else x for x, long in zip(parameters, _WITH_LENGTH, strict=True)
+    ]
+
+
+def _replicated(*operands: Any) -> list[Any]:
+    return [x.unsqueeze(0) if isinstance(x, Tensor) else x for x in operands]
+
+
+def _scan(*operands: Any) -> tuple[Tensor, Tensor]:
+    y, last, _ = run_scan(*_replicated(*operands), False)
+    return y.squeeze(0), last.squeeze(0)
+
+
+def _gradients(dy: Tensor, dlast: Tensor | None, *operands: Any) -> list[Tensor | None]:
+    """Of u, ..., delta_bias and the initial state."""
+    replicated = _replicated(dy, dlast, *operands)
+    u = replicated[2]
+    # On the GPU the backward pass makes checkpoints of its own.
+    keep = not u.is_cuda
+    checkpoints = run_scan(*replicated[2:], True)[2] if keep else u.new_empty(0)
+    found = run_scan_backward(*replicated[:2], checkpoints, *replicated[2:])
+    return [
+        None if x is None else gradient.squeeze(0)
+        for x, gradient in zip(operands, found, strict=False)
+    ]
+
+
+def _decay_of(
+    u: Tensor,
     delta: Tensor,
     A: Tensor,
     delta_bias: Tensor | None,
-    delta_softplus: bool,
     reset: Tensor | None,
-    like: Tensor,
-) -> Tensor:
-    """What remains of a state after the part: exp of A times the sum of its step sizes."""
-    sizes = delta.to(like.dtype)
-    if delta_bias is not None:
-        sizes = sizes + delta_bias.to(like.dtype)
-    if delta_softplus:
-        sizes = F.softplus(sizes)
-    decay = torch.exp(sizes.sum(1).unsqueeze(-1) * A.to(like.dtype)).expand_as(like)
+    softplus: bool,
+) -> tuple[Tensor, int]:
+    """What remains of a state after the part, and how many steps feel the state before it."""
+    batch, length, channels = u.shape
+    if u.numel() == 0 or A.numel() == 0:
+        return torch.ones(batch, channels, A.shape[1], dtype=A.dtype, device=A.device), 0
+    elapsed = _elapsed(delta, delta_bias, softplus, A.dtype).cumsum(1)
+    decay = torch.exp(elapsed[:, -1:].mT * A).expand(batch, channels, A.shape[1])
+    slowest = (elapsed * A.amax(1)).amax(-1)
+    dead = slowest < math.log(torch.finfo(A.dtype).tiny)
+    ends = _CHUNK * torch.arange(1, dead.shape[1] + 1, device=u.device)
+    felt = torch.where(dead, 0, ends).amax(1) + _CHUNK
     if reset is not None:
-        decay = torch.where(reset.any(1)[:, None, None], _FORGOTTEN, decay)
-    return decay
+        cut = reset.any(1)
+        decay = torch.where(cut[:, None, None], _FORGOTTEN, decay)
+        felt = torch.where(cut, reset.int().argmax(1).minimum(felt), felt)
+    return decay, min(length, int(felt.amax()))
+
+
+def _elapsed(
+    delta: Tensor, delta_bias: Tensor | None, softplus: bool, dtype: torch.dtype
+) -> Float[Tensor, "batch chunks #channels"]:
+    """The sums of the step sizes over each `_CHUNK` steps."""
+    bias = delta.new_zeros(delta.shape[2], dtype=dtype) if delta_bias is None else delta_bias
+    if delta.is_cuda and len(bias) == delta.shape[2]:
+        return causal_conv.elapse(delta.unsqueeze(0), bias.unsqueeze(0), softplus, _CHUNK)[0]
+    chunks = [_elapsed_over(x, bias, softplus) for x in delta.split(_CHUNK, dim=1)]
+    return torch.stack(chunks, dim=1)
+
+
+def _elapsed_over(delta: Tensor, bias: Tensor, softplus: bool) -> Float[Tensor, "batch #channels"]:
+    sizes = delta.to(bias.dtype) + bias
+    return (F.softplus(sizes) if softplus else sizes).sum(1)
 
 
 def _decayed(decay: Tensor, state: Tensor) -> Tensor:
@@ -104,35 +221,3 @@ def _gathered(x: Tensor, group: "ProcessGroup | None") -> list[Tensor]:
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, x.contiguous(), group=group)
     return parts
-
-
-class _Exchange(torch.autograd.Function):
-    """From each part's end state (from zero), its decay, and the state before all of them: the
-    state before this process's part and that after the last one; h_{r+1} = decay_r h_r + end_r.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, end: Tensor, decay: Tensor, before: Tensor, group: "ProcessGroup | None"
-    ) -> tuple[Tensor, Tensor]:
-        parts = _gathered(torch.stack([end, decay]), group)
-        states = [before]
-        for end_of_part, decay_of_part in parts:
-            states.append(_decayed(decay_of_part, states[-1]) + end_of_part)
-        rank = dist.get_rank(group)
-        ctx.group = group
-        ctx.save_for_backward(states[rank], *(decay for _, decay in parts))
-        return states[rank].clone(), states[-1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        state, *decays = ctx.saved_tensors
-        rank = dist.get_rank(ctx.group)
-        parts = _gathered(torch.stack(gradients), ctx.group)
-        adjoint = torch.stack([of_last for _, of_last in parts]).sum(0)
-        of_end = of_decay = torch.zeros_like(state)
-        for r in reversed(range(len(parts))):
-            if r == rank:
-                of_end, of_decay = adjoint, adjoint * state
-            adjoint = _decayed(decays[r], adjoint) + parts[r][0]
-        return of_end, of_decay, adjoint, None

@@ -86,20 +86,29 @@ def selective_scan(
         return (y, last_state) if return_last_state else y
 
     require_scan_shapes(*shapes)
-    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-    dtype = computing_dtype(dict(zip(names, operands, strict=True)))
     mask = reset_mask(reset, cu_seqlens, u, *u.shape[:2])
-    chosen = choose_backend(backend, u.device)
-
-    compute = partial(_to, dtype=dtype)
-    stored = storing_dtype((u, delta, B, C, z)) if chosen == "cuda" else dtype
-    store = partial(_to, dtype=stored or dtype)
-    u_, delta, A, B, C = store(u), store(delta), compute(A), store(B), store(C)
-    D, z, delta_bias, initial = compute(D), store(z), compute(delta_bias), compute(initial_state)
+    chosen, prepared = prepare(operands, backend)
+    u_, delta, A, B, C, D, z, delta_bias, initial = prepared
     run = _run_reference if chosen == "reference" else _run_operator
     y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
     y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
+
+
+def prepare(
+    operands: tuple[Tensor | None, ...], backend: str | None
+) -> tuple[str, tuple[Any, ...]]:
+    """The backend for u, ..., delta_bias, initial_state, and these in the dtypes that it takes."""
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    dtype = computing_dtype(dict(zip(names, operands, strict=True)))
+    u, delta, A, B, C, D, z, delta_bias, initial_state = operands
+    assert u is not None
+    chosen = choose_backend(backend, u.device)
+    compute = partial(_to, dtype=dtype)
+    stored = storing_dtype((u, delta, B, C, z)) if chosen == "cuda" else dtype
+    store = partial(_to, dtype=stored or dtype)
+    sequences = (store(u), store(delta), compute(A), store(B), store(C), compute(D), store(z))
+    return chosen, (*sequences, compute(delta_bias), compute(initial_state))
 
 
 def _needs_no_care(operands: tuple[Tensor | None, ...], reset: Tensor | None) -> bool:

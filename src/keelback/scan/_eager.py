@@ -57,7 +57,7 @@ class EagerScan(torch.autograd.Function):
         one_replica = [None if x is None else x.unsqueeze(0) for x in (dy, dlast_state)]
         one_replica.append(checkpoints)
         one_replica += [None if x is None else x.unsqueeze(0) for x in operands]
-        computed = _op._run_backward(*one_replica, ctx.delta_softplus)
+        computed = _op.run_scan_backward(*one_replica, ctx.delta_softplus)
         kept = (
             None if x is None else gradient.squeeze(0)
             for x, gradient in zip(operands[: len(computed)], computed, strict=True)

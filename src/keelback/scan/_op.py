@@ -110,7 +110,7 @@ class SelectiveScan(torch.autograd.Function):
             return (None,) * (len(operands) + 2)
         if checkpoints.shape[-3] == 0 and not checkpoints.is_cuda:
             checkpoints = run_scan(*operands, ctx.delta_softplus, True)[2]
-        computed = _run_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
+        computed = run_scan_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
         kept = (
             None if x is None else gradient
             for x, gradient in zip(operands[:_DIFFERENTIABLE], computed, strict=True)
@@ -147,7 +147,7 @@ class SelectiveScanBackward(torch.autograd.Function):
     def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
         folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
-        gradients = _run_backward(*folded)
+        gradients = run_scan_backward(*folded)
         present = [x is not None for x in arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]]
         return (
             tuple(
@@ -168,7 +168,8 @@ def run_scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return SelectiveScan.apply(*arguments) if _inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
 
 
-def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+def run_scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    """Call `torch.ops.keelback.selective_scan_backward` in the same way."""
     scan: Any = torch.ops.keelback.selective_scan_backward
     return SelectiveScanBackward.apply(*arguments) if _inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
 
