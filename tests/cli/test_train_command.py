@@ -178,3 +178,32 @@ def test_a_wrong_option_is_told_in_one_line_before_anything_is_written(
     assert complaint in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_task_that_loads_its_data_trains_on_local_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEELBACK_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        rows = ["text,label", *(f"{'good' if i % 2 else 'bad'} film,{i % 2}" for i in range(8))]
+        (tmp_path / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    settings = ["--task", "imdb", "--seq-len", "5", "--epochs", "2"]
+    given = ["--data", str(tmp_path), "--tokenizer", str(tmp_path / "vocab.txt"), "--json"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *settings, "--out", str(tmp_path / "out"), *given])
+    assert not end.value.code
+    assert 0 <= json.loads(capsys.readouterr().out)["test_accuracy"] <= 1
+    [run] = Store.open(tmp_path / "out")
+    assert run.fields["model"]["vocab_size"] == len(words)
+    assert "paths" not in run.fields
+
+
+def test_a_task_that_makes_its_data_takes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = train(capsys, "--data", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "data" in error
+    assert not (tmp_path / "out").exists()

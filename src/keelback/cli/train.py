@@ -28,6 +28,8 @@ def train(
     parametrisation: Annotated[
         str | None, typer.Option(help="Of A: free (the default) or stable.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,7 +74,9 @@ def train(
     length = seq_len if seq_len is not None else chosen.lengths[-1]
     if length < 1 or seed < 0 or (epochs is not None and epochs < 1):
         raise InputError("--seq-len and --epochs must be 1 or more, --seed 0 or more")
-    run = selective_ssm_run(task, chosen, seq_len=length, seed=seed, epochs=epochs)
+    given = {"data": data, "tokenizer": tokenizer}
+    paths = {name: path.resolve() for name, path in given.items() if path is not None}
+    run = selective_ssm_run(task, chosen, seq_len=length, seed=seed, epochs=epochs, paths=paths)
     own = {"spectral_abscissa": abscissa, "parametrisation": parametrisation}
     run = _with_settings(
         run,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from keelback.training.recipe import Recipe, replica_losses
 
-UNREPEATED = "not found again"
+UNREPEATED = "some tensor (finite when computed again)"
 """The tensor's name where the step, computed once more by itself, stays finite (rounding)."""
 
 
