@@ -1,12 +1,13 @@
 """The Typer application, and the one place where errors become exit codes."""
 
+import functools
 import gc
 import importlib
 import json
 import pkgutil
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,23 +15,9 @@ import typer
 
 from keelback.errors import InputError, JobError
 
+_HEAVY = "keelback.models"
 # Typer carries its own copy of Click, or uses the installed one, depending on its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-
-app = typer.Typer(
-    name="keelback",
-    help="Train, measure, bound and repair selective state-space models.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback()
-def _options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-) -> None:
-    """Options that stand before the command."""
 
 
 @contextmanager
@@ -46,6 +33,45 @@ def heavy_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+class Commands(typer.Typer):
+    """Commands that each find PyTorch and Numba imported, put off until one really runs."""
+
+    def command(  # type: ignore[override]
+        self, *arguments: Any, **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register a command, as `typer.Typer.command` does."""
+        register = super().command(*arguments, **options)
+
+        def registered(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def run(*given: Any, **named: Any) -> Any:
+                if _HEAVY not in sys.modules:
+                    with heavy_imports():
+                        importlib.import_module(_HEAVY)
+                return function(*given, **named)
+
+            register(run)
+            return function
+
+        return registered
+
+
+app = Commands(
+    name="keelback",
+    help="Train, measure, bound and repair selective state-space models.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options that stand before the command."""
 
 
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:

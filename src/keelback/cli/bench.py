@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.app import Commands, app, print_json, provenance_of_command
 
 if TYPE_CHECKING:
     from keelback.benchmarks import Shape
 
-bench = typer.Typer(help="Measure speed and memory against peers.", no_args_is_help=True)
+bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import app, heavy_imports, print_json
+from keelback.cli.app import app, print_json
 
 if TYPE_CHECKING:
     from keelback.bounds import BoundSummary, ClassConstants
@@ -45,8 +45,7 @@ def bound(
     A risk is a gap: true risk minus empirical ramp risk, for every model of the class at once,
     with probability 1 - delta over the sample. Choose class, margin and delta before the data.
     """
-    with heavy_imports():
-        from keelback.bounds import ClassConstants, summarise
+    from keelback.bounds import ClassConstants, summarise
 
     checked = ClassConstants.from_json(constants)
     summary = summarise(checked, margin=margin, delta=delta, classes=classes, vocab_size=vocab)

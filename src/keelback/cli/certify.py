@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, heavy_imports, print_json, provenance_of_command
+from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.evaluate import require_fit
 
 if TYPE_CHECKING:
@@ -43,12 +43,10 @@ def certify(
 
     Says for each number which classifier and which distribution it is about.
     """
+    from keelback.data import get_task
     from keelback.errors import InputError
-
-    with heavy_imports():
-        from keelback.data import get_task
-        from keelback.experiments.certification import certify_model
-        from keelback.models import load_model
+    from keelback.experiments.certification import certify_model
+    from keelback.models import load_model
 
     options: dict[str, Any] = {
         "seq_len": seq_len,
