@@ -14,6 +14,7 @@ from keelback.experiments.scores import (
     by_seed,
     divergence_tables,
     paired_difference,
+    seed_table,
     shared_by_seed,
 )
 from keelback.experiments.store import StoredRun
@@ -120,4 +121,18 @@ def test_runs_that_went_on_after_an_overflow_have_their_own_table() -> None:
             "train": 1.0,
             "test": 0.5,
         }
+    ]
+
+
+def test_seeds_are_averaged_over_the_lengths_that_they_survived() -> None:
+    runs = [stored(10, 1, 0.75), stored(20, 1, 0.25), stored(10, 2, 0.5), stored(20, 2, None)]
+    runs = [
+        replace(run, summary={**run.summary, "train_accuracy": run.summary["test_accuracy"]})
+        for run in runs
+    ]
+    table = seed_table("x", [*runs, stored(10, 3, None)])
+    assert table.rows == [
+        {"model": "rnn", "seed": 1, "survived": "2 of 2", "train": 0.5, "test": 0.5},
+        {"model": "rnn", "seed": 2, "survived": "1 of 2", "train": 0.5, "test": 0.5},
+        {"model": "rnn", "seed": 3, "survived": "0 of 1", "train": None, "test": None},
     ]

@@ -25,6 +25,7 @@ from keelback.experiments.scores import (
     accuracy_of,
     divergence_tables,
     mean_and_std,
+    seed_table,
     seq_len_of,
     survivors,
     with_spread,
@@ -118,6 +119,7 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
             figures=[_accuracy_figure(settings, rows), _gap_figure(settings, rows, results)],
             tables=[
                 _table(settings, rows),
+                seed_table(f"{self.name}-{settings.label}", results),
                 *divergence_tables(f"{self.name}-{settings.label}", results),
             ],
             notes=_notes(rows, results),

@@ -1,6 +1,7 @@
 """What trained models scored: survivors, accuracies, their means, and paired comparisons."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,6 +191,31 @@ def _recovered(name: str, runs: Sequence[StoredRun]) -> list[Table]:
     )
     title = f"Went on after an overflow: {len(rows)} of {len(runs)} trainings"
     return [Table(f"recoveries-{name}", title, columns, rows, caption)] if rows else []
+
+
+def seed_table(name: str, runs: Sequence[StoredRun]) -> Table:
+    """What each seed scored on the mean of the lengths at which it survived, by model."""
+    alike: dict[tuple[str, int], list[StoredRun]] = defaultdict(list)
+    for run in runs:
+        alike[_model_of(run), run.fields["seed"]].append(run)
+    rows = []
+    for (model, seed), group in sorted(alike.items()):
+        trained = survivors(group)
+        means = {
+            split: mean_and_std([accuracy_of(run, split) for run in trained])[0]
+            for split in ("train", "test")
+        }
+        survived = f"{len(trained)} of {len(group)}"
+        rows.append({"model": model, "seed": seed, "survived": survived, **means})
+    columns = [
+        Column("model", "model"),
+        Column("seed", "seed"),
+        Column("survived", "lengths survived"),
+        Column("train", "train", ".3f"),
+        Column("test", "test", ".3f"),
+    ]
+    caption = "Means over the lengths at which the seed survived."
+    return Table(f"seeds-{name}", "Accuracy by seed", columns, rows, caption)
 
 
 _WHICH = (Column("seq_len", "T"), Column("model", "model"), Column("seed", "seed"))

@@ -19,6 +19,7 @@ from keelback.experiments.scores import (
     accuracy_of,
     divergence_tables,
     mean_and_std,
+    seed_table,
     seq_len_of,
     shared_by_seed,
     survivors,
@@ -84,6 +85,7 @@ class StableByConstruction(Experiment[StableByConstructionSettings]):
             figures=[_figure(settings, rows, sweeps)],
             tables=[
                 _table(settings, rows),
+                seed_table(f"{self.name}-{settings.label}", results),
                 *divergence_tables(f"{self.name}-{settings.label}", results),
             ],
             numbers={
