@@ -139,6 +139,7 @@ class SampleComplexity(Experiment[SampleComplexitySettings]):
         ranking = [
             threshold_row(run, _ranked([*stored.history(), *_at_gap(grid, run)]))
             for run, stored in bisected
+            if settings.data == "locality"  # A majority is ranked rightly from the start.
         ]
         law, ranking_law = threshold_law(thresholds), threshold_law(ranking)
         gap = "gap" if settings.data == "majority" else "(2^-near - 2^-far)"
@@ -161,6 +162,7 @@ class SampleComplexity(Experiment[SampleComplexitySettings]):
                     sufficient=True,
                 )
                 for goal, found_law in (("", law), (f" for ranking {RANKING:g}", ranking_law))
+                if goal == "" or ranking
             ],
             figures=[_figure(settings, grid, rows, law, ranking_rows)],
             tables=[_threshold_table(settings, rows, ranking_rows)],
@@ -234,10 +236,9 @@ def _figure(
         1.0,
     )
     inside = inside_range(rows)
-    lines = [
-        _threshold_line(inside, f"half reach test loss {settings.scale.target:g}"),
-        _threshold_line(inside_range(ranking), f"half reach ranking {RANKING:g}"),
-    ]
+    lines = [_threshold_line(inside, f"half reach test loss {settings.scale.target:g}")]
+    if ranked := inside_range(ranking):
+        lines.append(_threshold_line(ranked, f"half reach ranking {RANKING:g}"))
     if law is not None and len(inside) > 1:
         ends = [min(row["gap"] for row in inside), max(row["gap"] for row in inside)]
         middle = math.exp(float(np.mean(np.log([row["gap"] for row in inside]))))
@@ -257,8 +258,9 @@ def _figure(
             Panel(gap, "samples N", "threshold", lines=lines, log_x=True, log_y=True),
         ],
         "Left: share that reach the test loss. Right: N at which half of the trials succeed, by "
-        "bisection for the loss, from the same trainings for the ranking; band: 95 % by "
-        "resampling the successes.",
+        "bisection for the loss"
+        + (", from the same trainings for the ranking" if ranking else "")
+        + "; band: 95 % by resampling the successes.",
     )
 
 
@@ -277,15 +279,21 @@ def _threshold_table(
     rows: Sequence[dict[str, Any]],
     ranking: Sequence[dict[str, Any]],
 ) -> Table:
+    scale = settings.scale
     shown = [
         {
             **row,
-            "shown": _bounded(row["threshold"], settings.scale),
-            "interval": _shown_interval(row, settings.scale),
-            "ranking": _bounded(ranked["threshold"], settings.scale),
-            "ranking_interval": _shown_interval(ranked, settings.scale),
+            "shown": _bounded(row["threshold"], scale),
+            "interval": _shown_interval(row, scale),
         }
-        for row, ranked in zip(rows, ranking, strict=True)
+        for row in rows
+    ]
+    for row, ranked in zip(shown, ranking, strict=False):
+        row["ranking"] = _bounded(ranked["threshold"], scale)
+        row["ranking_interval"] = _shown_interval(ranked, scale)
+    ranking_columns = [
+        Column("ranking", f"for ranking {RANKING:g}"),
+        Column("ranking_interval", "95 % interval"),
     ]
     return Table(
         f"samples-{settings.label}",
@@ -294,8 +302,7 @@ def _threshold_table(
             Column("gap", "gap" if settings.data == "majority" else "2^-near - 2^-far", ".4f"),
             Column("shown", "samples"),
             Column("interval", "95 % interval"),
-            Column("ranking", f"for ranking {RANKING:g}"),
-            Column("ranking_interval", "95 % interval"),
+            *(ranking_columns if ranking else []),
             Column("tried", "numbers tried"),
             Column("trials", "trainings"),
         ],
