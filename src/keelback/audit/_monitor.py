@@ -24,6 +24,7 @@ Action = Literal["warn", "clip", "rescale", "lower-rate", "stop"]
 ACTIONS: tuple[Action, ...] = ("warn", "clip", "rescale", "lower-rate", "stop")
 
 _TREND_READINGS = 5
+_SPANS_AHEAD = 3
 _STATES_READ = 8
 _SEQUENCES_READ = 4
 _NEAR, _CONCERNING = 0.8, 0.4
@@ -72,7 +73,8 @@ class TrainingMonitor:
 
     - is within a fifth of the limit, or
     - has passed two fifths of it, and would reach it within `horizon` steps at the pace of its last
-      readings (their median slope), or
+      five readings (their median slope); no further ahead than three times the steps that they
+      span, or
     - would reach it with the next update, if A can grow: an update of Adam moves an entry of A by
       up to the learning rate, and a state's logarithm by that times the sum of its step sizes.
 
@@ -218,7 +220,8 @@ class TrainingMonitor:
         pace = _median_slope([(r.step, r.log_state) for r in own])
         left = room / pace if pace > 0 else math.inf
         used = reading.log_state / self._limit
-        return left if used >= _NEAR or (used >= _CONCERNING and left <= self.horizon) else None
+        ahead = min(self.horizon, _SPANS_AHEAD * (own[-1].step - own[0].step))
+        return left if used >= _NEAR or (used >= _CONCERNING and left <= ahead) else None
 
     def _act(self, alarm: Alarm, sums: Tensor) -> None:
         layer = next(own for own in self._layers if own.name == alarm.layer)
