@@ -36,6 +36,7 @@ CASES = [
     Case(length=130, channels=8, spans=3, reset=True, initial=True, unstable=True),
     Case(length=250, channels=20, states=4, spans=3, reset=True, initial=True, z=True),
     Case(length=300, channels=6, states=2, spans=5, groups=2, initial=True),
+    Case(batch=1, length=420, channels=4, states=2, spans=13, initial=True),
     Case(length=100, dtype=torch.bfloat16, initial=True, reset=True),
     Case(length=90, channels=10, states=4, softplus=False, bias=False, initial=True),
     Case(length=200, channels=20, states=1, spans=3, dtype=torch.float16, z=True, initial=True),
@@ -151,10 +152,11 @@ def test_transposed_operands_change_nothing() -> None:
     assert torch.equal(found, expected)
 
 
-def test_deterministic_gradients_are_the_same_sums() -> None:
-    arguments = make_operands(Case(length=40, channels=80, batch=3))
+@pytest.mark.parametrize(("spans", "states"), [(1, 16), (3, 16), (3, 4)])
+def test_deterministic_gradients_are_the_same_sums(spans: int, states: int) -> None:
+    arguments = make_operands(Case(length=40 * spans, channels=80, batch=3, states=states))
     given = operands(**arguments)
-    plan = planned(given, 1, BACKWARD)
+    plan = planned(given, spans, BACKWARD)
     dy = torch.ones_like(arguments["u"])
     added = run_backward(given, dy, None, plan)
     torch.use_deterministic_algorithms(True)

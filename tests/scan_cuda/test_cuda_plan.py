@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from keelback.errors import InputError
-from keelback.scan._cuda.backward import NO_ROWS, letters_fit, middle_rows
+from keelback.scan._cuda.backward import letters_fit
 from keelback.scan._cuda.plan import (
     BACKWARD,
     FORWARD,
@@ -98,15 +98,9 @@ def test_small_states_pass_between_spans_in_the_memory_of_gradients(
     assert letters_fit(plan, torch.empty(0, dtype=dtype)) == fit
 
 
-def test_tiles_have_a_second_checkpoint_where_there_is_memory_for_it() -> None:
-    def middles(batch: int, length: int, dtype: torch.dtype) -> bool:
-        plan = plan_of(traits(batch, length, 1536, 16), H100_PROCESSORS, BACKWARD)
-        du, ddelta = (torch.empty(0, dtype=dtype) for _ in range(2))
-        return middle_rows(plan, du, ddelta) != NO_ROWS
-
-    assert middles(8, 2048, torch.float32)
-    assert middles(8, 2048, torch.bfloat16)
-    assert not middles(1, 32768, torch.float32)
+def test_a_forward_pass_is_cut_only_where_many_spans_are_needed() -> None:
+    assert plan_of(traits(256, 2000, 16, 4), H100_PROCESSORS, FORWARD).spans == 1
+    assert plan_of(traits(64, 2000, 16, 4), H100_PROCESSORS, FORWARD).spans > 1
 
 
 def test_blocks_stay_within_a_group() -> None:

@@ -14,6 +14,8 @@ from keelback.scan import selective_state_update
 
 #: Steps of one timed run of the calls, whose cost is then mostly the host's.
 STEPS = 100
+#: Seconds of such runs in a row.
+BURST = 0.03
 
 Update = Callable[..., Tensor]
 
@@ -88,7 +90,7 @@ def compare_steps(
         if any((outputs[0] - y).norm() > 1e-2 * outputs[0].norm() for y in outputs):
             raise JobError(f"the steps of {', '.join(updates)} differ at batch {batch}")
         many = {name: _steps(f, states[name], operands, STEPS) for name, f in updates.items()}
-        of_call = interleaved_medians(many, device, repeats)
+        of_call = interleaved_medians(many, device, repeats, BURST)
         times = {"call": {name: total / STEPS for name, total in of_call.items()}}
         if device != "cpu":
             one = {name: _steps(f, states[name], operands, 1) for name, f in updates.items()}

@@ -26,12 +26,12 @@ def _seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
 
 
 def interleaved_medians(
-    calls: Mapping[str, Callable[[], object]], device: str, repeats: int
+    calls: Mapping[str, Callable[[], object]], device: str, repeats: int, burst: float = BURST
 ) -> dict[str, float]:
     """Median time of each call in milliseconds: a burst of each after the other, over and over.
 
     Interleaving lets whatever else the machine does fall on all of them alike. A burst lasts about
-    `BURST` seconds, lest a short call be timed with the caches full of another's data. Each call is
+    `burst` seconds, lest a short call be timed with the caches full of another's data. Each call is
     run once before, untimed, and once timed alone: more than `SLOW` seconds then are its time.
 
     Raises:
@@ -44,7 +44,7 @@ def interleaved_medians(
     warm = {name: _seconds(call, device) for name, call in calls.items()}
     slow = {name: [seconds] for name, seconds in warm.items() if seconds > SLOW}
     quick = {name: call for name, call in calls.items() if name not in slow}
-    bursts = {name: max(1, round(BURST / warm[name])) for name in quick}
+    bursts = {name: max(1, round(burst / warm[name])) for name in quick}
     times: dict[str, list[float]] = {name: [] for name in quick}
     for _ in range(repeats):
         for name, call in quick.items():

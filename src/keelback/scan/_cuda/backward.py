@@ -18,7 +18,6 @@ from keelback.scan._cuda.plan import BACKWARD, Plan, plan_of
 
 #: `Checkpoints` of checkpoints.cuh: address, rows of a sequence, rows from one tile to the next.
 Rows: TypeAlias = tuple[int, int, int]
-NO_ROWS = (0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +49,13 @@ def run_backward(
         plan = plan_of(traits, processors_of(u.device), BACKWARD)
 
     checkpoints, buffer = checkpoint_rows(plan, du)
-    middles = middle_rows(plan, du, ddelta)
     elapsed = (address(ddelta), shape.length, 0)
     states = adjoints = totals = None
     if plan.spans > 1 and not letters_fit(plan, du):
         states = new(shape.sequences, plan.spans, shape.channels, shape.states)
         adjoints = torch.empty_like(states)
         totals = new(shape.sequences, plan.spans, shape.channels)
-    _launch_sweep(given, plan, dy, checkpoints, middles, elapsed, states, adjoints, totals)
+    _launch_sweep(given, plan, dy, checkpoints, elapsed, states, adjoints, totals)
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     parts = plan.blocks_per_group if deterministic else 1
@@ -90,7 +88,6 @@ def run_backward(
         adjoints=address(adjoints),
         totals=address(totals),
         checkpoints=checkpoints,
-        middles=middles,
         elapsed=elapsed,
         du=address(du),
         ddelta=address(ddelta),
@@ -104,7 +101,7 @@ def run_backward(
         dinitial=address(dinitial),
     )
     configuration = plan.configuration.for_reversing(
-        plan.spans > 1, middles != NO_ROWS, add_grouped, narrow, not deterministic
+        plan.spans > 1, add_grouped, narrow, not deterministic
     )
     kernel("reverse", configuration, u.device.index).launch(
         plan.blocks, configuration.threads, arguments
@@ -129,14 +126,13 @@ def _launch_sweep(
     plan: Plan,
     dy: Tensor,
     checkpoints: Rows,
-    middles: Rows,
     elapsed: Rows,
     states: Tensor | None,
     adjoints: Tensor | None,
     totals: Tensor | None,
 ) -> None:
     """The recurrence without its output; sweep.cu says more."""
-    configuration = plan.configuration.for_sweeping(plan.spans > 1, middles != NO_ROWS)
+    configuration = plan.configuration.for_sweeping(plan.spans > 1)
     arguments = packed_arguments(
         plan.sizes,
         u=sequences(given.u),
@@ -150,7 +146,6 @@ def _launch_sweep(
         bias=address(given.delta_bias),
         initial=address(given.initial_state),
         checkpoints=checkpoints,
-        middles=middles,
         elapsed=elapsed,
         states=address(states),
         adjoints=address(adjoints),
@@ -173,22 +168,6 @@ def checkpoint_rows(plan: Plan, du: Tensor) -> tuple[Rows, Tensor | None]:
     of_sequence = plan.spans * plan.tiles_per_span * rows
     buffer = du.new_empty(shape.sequences, of_sequence, shape.channels)
     return (address(buffer), of_sequence, rows), buffer
-
-
-def middle_rows(plan: Plan, du: Tensor, ddelta: Tensor) -> Rows:
-    """The states in the middles of tiles: in `du`, or else `ddelta`, where they fit, or nowhere.
-
-    They save the reverse kernel steps between the start of a tile and its middle. With several
-    spans `ddelta` holds other things, and a state is not all that must be kept.
-    """
-    rows = _rows_of_states(plan, du)
-    tile, steps = plan.configuration.tile, plan.configuration.reverse_steps
-    if plan.spans > 1 or rows > tile or 2 * steps > tile:
-        return NO_ROWS
-    if 2 * rows > tile:
-        return address(ddelta), plan.shape.length, 0
-    after = rows * plan.shape.channels * du.element_size()
-    return address(du) + after, plan.shape.length, 0
 
 
 def letters_fit(plan: Plan, du: Tensor) -> bool:

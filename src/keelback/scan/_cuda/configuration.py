@@ -18,7 +18,7 @@ MATRIX_LANES = 4
 REVERSE_WORDS = 32
 REVERSE_STEPS = 16
 #: Of the exponentials of a sweep that has no adjoint, every which one is a polynomial's.
-SWEEP_POLYNOMIALS = 8
+SWEEP_POLYNOMIALS = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class Configuration:
     shared_delta: bool = False
     dense: bool = False
     matrix_sums: bool = False
-    middles: bool = False
     polynomials: int = 0
     add_grouped: bool = False
     narrow_grouped: bool = False
@@ -72,12 +71,11 @@ class Configuration:
         return replace(self, has_d=False, steps=1)
 
     @cache  # noqa: B019
-    def for_sweeping(self, spanned: bool, middles: bool) -> "Configuration":
+    def for_sweeping(self, spanned: bool) -> "Configuration":
         """For `scan_sweep`, which has no output to skip, and a gate only for its adjoint."""
         return replace(
             self,
             spanned=spanned,
-            middles=middles,
             polynomials=0 if spanned or self.dtype == torch.float64 else SWEEP_POLYNOMIALS,
             has_d=False,
             has_z=self.has_z and spanned,
@@ -87,7 +85,6 @@ class Configuration:
     def for_reversing(
         self,
         spanned: bool,
-        middles: bool,
         add_grouped: bool,
         narrow_grouped: bool,
         add_parameters: bool,
@@ -99,7 +96,6 @@ class Configuration:
         return replace(
             self,
             spanned=spanned,
-            middles=middles,
             add_grouped=add_grouped,
             narrow_grouped=narrow_grouped,
             add_parameters=add_parameters,
@@ -132,7 +128,6 @@ class Configuration:
             "kHasReset": self.has_reset,
             "kSharedDelta": self.shared_delta,
             "kDense": self.dense,
-            "kMiddles": self.middles,
             "kAddGrouped": self.add_grouped,
             "kNarrowGrouped": self.narrow_grouped,
             "kSpanned": self.spanned,

@@ -20,20 +20,22 @@ class Cutting:
 
     A thread holds at least `states` states of a channel, where there are as many; half of that,
     where spans would otherwise be shorter than `short_span`. The length is cut into spans that are
-    not shorter than `min_span`, for about `waves` times the threads that the multiprocessors hold.
+    not shorter than `min_span`, for about `waves` times the threads that the multiprocessors hold;
+    it stays whole where fewer than `least_spans` would fill them.
     """
 
     states: int
     min_span: int
     waves: int
+    least_spans: int
     short_span: int = 0
 
 
 #: Cutting the length costs the forward pass a run through the outputs again, as far as a state
 #: reaches, and the backward pass little; the work of a thread that does not depend on its states is
 #: more in the latter.
-FORWARD = Cutting(states=1, min_span=256, waves=1)
-BACKWARD = Cutting(states=2, min_span=64, waves=1, short_span=128)
+FORWARD = Cutting(states=1, min_span=512, waves=1, least_spans=4)
+BACKWARD = Cutting(states=2, min_span=64, waves=1, least_spans=2, short_span=128)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
     shape, configuration = traits.shape, configuration_of(traits, cutting)
     threads = Plan(shape, configuration, 1, shape.length).blocks * configuration.threads
     resident = processors * RESIDENT_THREADS
-    if 2 * threads > resident:
+    if cutting.least_spans * threads > resident:
         return cut(shape, configuration, shape.length)
     filling = -(-shape.length * threads // (resident * cutting.waves))
     if filling < cutting.short_span and cutting.states > 1:

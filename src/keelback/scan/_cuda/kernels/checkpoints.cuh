@@ -36,9 +36,6 @@ INLINE Real read_rows(const Stored* from, Index row_stride) {
   }
 }
 
-// A tile's second checkpoint, where it has one, is before this step.
-constexpr int kMiddle = kTile / 2;
-
 // The tiles of a span end where the span ends: only the first may be shorter than kTile.
 struct TileCut {
   int start, stop, count;

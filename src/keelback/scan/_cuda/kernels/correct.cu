@@ -155,18 +155,23 @@ INLINE void correct_tile(CorrectShared& shared, const StepSeat& seat, const Elap
 // Moves the states to the end of a tile; returns whether any of this lane's is left.
 INLINE bool decay_states(CorrectShared& shared, const StepSeat& seat, const Elapsed& elapsed, bool reset) {
   bool alive = false;
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    if (!seat.exists(round)) break;
 #pragma unroll 1
-    for (int state = seat.step; state < kPaddedStates; state += kTile) {
-      Real& h = shared.states[seat.channel(round)][state / kGroup].at[state % kGroup];
-      Real& rate = shared.rates[seat.channel(round)][state / kGroup].at[state % kGroup];
-      if (h == Real(0)) continue;
-      const Real left = h * power_of_two(elapsed.whole[round] * rate);
-      const bool gone = reset || magnitude(left) < kSmallest;
-      h = gone ? Real(0) : left;
-      if (gone) rate = Real(0);  // An overflowing decay of nothing is nothing.
+  for (int state = seat.step; state < kPaddedStates; state += kTile) {
+    const int group = state / kGroup, i = state % kGroup;
+    Real left[kRounds];
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int channel = seat.channel(round);
+      const Real h = shared.states[channel][group].at[i], rate = shared.rates[channel][group].at[i];
+      left[round] = h == Real(0) ? Real(0) : h * power_of_two(elapsed.whole[round] * rate);
+    }
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const bool gone = reset || magnitude(left[round]) < kSmallest;
+      if (!seat.exists(round)) break;
+      shared.states[seat.channel(round)][group].at[i] = gone ? Real(0) : left[round];
+      // An overflowing decay of nothing is nothing.
+      if (gone) shared.rates[seat.channel(round)][group].at[i] = Real(0);
       alive |= !gone;
     }
   }

@@ -13,7 +13,7 @@ struct ReverseArguments {
   const Real* initial;      // (sequence, channel, state), or null
   const Real* final;        // the same: the gradient of the last state
   const Real *states, *adjoints, *totals;  // what the spans pass on, where there are several; null: by letters
-  Checkpoints checkpoints, middles, elapsed;
+  Checkpoints checkpoints, elapsed;
   Stored *du, *ddelta, *dz;  // (sequence, time, channel)
   void *dB, *dC;            // (partial, sequence, time, group, state): Stored with kNarrowGrouped, else Real
   Index partial;            // elements from one block's sums of dB and dC to the next block's, or 0
@@ -123,14 +123,11 @@ INLINE void advance_at(Real (&h)[kStatesPerThread], Real (&decays)[kStatesPerThr
 // The state at the start of a tile: what the sweep kept, and the time since the start of the span.
 struct TileStart {
   Real kept[kStatesPerThread], elapsed;
-  StateVector middle;  // with kMiddles, where the tile is whole
 
   INLINE void load(const ReverseArguments& p, const Place& place, const TileCut& cut, int tile, const Seat& seat) {
     elapsed = endless<Real>();
 #pragma unroll
     for (int j = 0; j < kStatesPerThread; ++j) kept[j] = Real(0);
-    if (kMiddles && tile >= 0 && cut.steps_of(tile) == kTile)
-      read_checkpoint(p.middles, place, p.sizes, cut, tile, seat, middle.at);
     if (tile <= 0) return;
     read_checkpoint(p.checkpoints, place, p.sizes, cut, tile, seat, kept);
     if (kSpanned && seat.active)
@@ -442,9 +439,6 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
     load_resets(place, p.reset, cut.start_of(index), steps, thread, shared.reset);
     if (index > 0) prefetch_inputs(p, place, TileAddress(place, p.sizes, mover, cut.start_of(index - 1)), mover);
     if (index > 1) prefetch_checkpoint(p.checkpoints, place, p.sizes, cut, index - 1, seat);
-    if (kMiddles && index > 0) prefetch_checkpoint(p.middles, place, p.sizes, cut, index - 1, seat);
-    const bool has_middle = kMiddles && steps == kTile;
-    if (has_middle) shared.starts[kMiddle / kSteps][thread] = next_start.middle;
     synchronize_block();
 
 #pragma unroll 1
@@ -454,12 +448,6 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_reverse(const 
       for (int j = 0; j < kStatesPerThread; ++j) kept.at[j] = h[j];
       shared.starts[part][thread] = kept;
       if (part == kTile / kSteps - 1) break;
-      if (has_middle && (part + 1) * kSteps == kMiddle) {
-        kept = shared.starts[part + 1][thread];
-#pragma unroll
-        for (int j = 0; j < kStatesPerThread; ++j) h[j] = kept.at[j];
-        continue;
-      }
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) advance_at(h, decays, shared, part * kSteps + i, slot, seat, rates);
     }

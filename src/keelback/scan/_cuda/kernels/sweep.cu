@@ -11,7 +11,6 @@ struct SweepArguments {
   const Real *A, *bias;
   const Real* initial;      // (sequence, channel, state) or null; read where there is one span (not kSpanned)
   Checkpoints checkpoints;  // of the states
-  Checkpoints middles;      // the same in the middle of whole tiles, with kMiddles
   // Where there are several spans (kSpanned); the last three are null where spans write letters:
   Checkpoints elapsed;  // of the time since the span's start
   Real* states;         // (sequence, span, channel, state): end states
@@ -108,8 +107,6 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_sweep(const Sw
     auto step = [&](int first, int i, const auto& ahead, int k) {
       const bool reset = kHasReset && tile.input.reset[first + i];
       advance(h, ahead.decays[k], ahead.inputs[k], reset);
-      if (kMiddles && (i + 1) % kSteps == kMiddle % kSteps && first + i + 1 == kMiddle && steps == kTile)
-        write_checkpoint(p.middles, place, p.sizes, cut, index, seat, h);
       if constexpr (kSpanned) {
         elapsed = reset ? endless<Real>() : elapsed + ahead.sizes[k];
         const StateVector c = tile.C.of(first + i, seat);
