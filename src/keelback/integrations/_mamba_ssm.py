@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.integrations._replacement import Replacement
+from keelback.scan import causal_conv1d, mamba_inner, selective_state_update
 from keelback.scan import selective_scan_fn as real_selective_scan_fn
-from keelback.scan import selective_state_update
 
 _INTERFACE = "mamba_ssm.ops.selective_scan_interface"
 _STATE_UPDATE = "mamba_ssm.ops.triton.selective_state_update"
@@ -170,13 +170,21 @@ def mamba_inner_fn(
     (batch, length, d_model) out. `checkpoint_lvl` has no effect.
     """
     x, z = xz.chunk(2, dim=1)
-    width = conv1d_weight.shape[-1]
-    bias = None if conv1d_bias is None else conv1d_bias.to(x.dtype)
-    padded = F.pad(x, (width - 1, 0))
-    x = F.silu(F.conv1d(padded, conv1d_weight.to(x.dtype), bias, groups=x.shape[1]))
+    weight, norms = conv1d_weight.squeeze(1), (b_rms_weight, c_rms_weight, dt_rms_weight)
+    usual = delta_softplus and not A.is_complex()
+    if usual and all(one is None for one in (B, C, B_proj_bias, C_proj_bias, *norms)):
+        bias, skip, step_bias = (
+            weight.new_zeros(len(weight)) if one is None else one
+            for one in (conv1d_bias, D, delta_bias)
+        )
+        maps = x_proj_weight, delta_proj_weight
+        y = mamba_inner(x.mT, z.mT, weight, bias, *maps, A, skip, step_bias)
+        return F.linear(y, out_proj_weight, out_proj_bias)
+    u = causal_conv1d(x.mT, weight, conv1d_bias, "silu")
+    assert isinstance(u, Tensor)
     rank = delta_proj_weight.shape[1]
     size = A.shape[1] * (2 if A.is_complex() else 1)
-    projected = F.linear(x.mT, x_proj_weight)
+    projected = F.linear(u, x_proj_weight)
     dt = _normalised(projected[..., :rank], dt_rms_weight, b_c_dt_rms_eps)
     if B is None:
         B = projected[..., rank : rank + size] + (0 if B_proj_bias is None else B_proj_bias)
@@ -185,9 +193,9 @@ def mamba_inner_fn(
         C = projected[..., -size:] + (0 if C_proj_bias is None else C_proj_bias)
         C = _states_first(_normalised(C, c_rms_weight, b_c_dt_rms_eps), A.is_complex())
     delta = F.linear(dt, delta_proj_weight).mT
-    y = selective_scan_fn(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    assert isinstance(y, Tensor)
-    return F.linear(y.mT, out_proj_weight, out_proj_bias)
+    scanned = selective_scan_fn(u.mT, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    assert isinstance(scanned, Tensor)
+    return F.linear(scanned.mT, out_proj_weight, out_proj_bias)
 
 
 def _normalised(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from keelback.models.selective_ssm import LastPositionHead
 from keelback.models.sequence_classifier import uniform_by_fan_in
-from keelback.scan import causal_conv1d, selective_scan
+from keelback.scan import causal_conv1d, mamba_inner
 
 STEP_RANGE = (1e-3, 1e-1)
 """Step sizes start log-uniform on this range."""
@@ -84,36 +84,31 @@ class MambaBlock(nn.Module):
         self, u: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """The block's update of the residual stream."""
-        x, z, delta, B, C = self._operands(u)
-        y = selective_scan(
+        x, z = self._branches(u)
+        y = mamba_inner(
             x,
-            delta,
-            self.A,
-            B.unsqueeze(-2),
-            C.unsqueeze(-2),
-            self.D,
             z,
+            self.conv_weight,
+            self.conv_bias,
+            self.W_x,
+            self.W_delta,
+            self.A,
+            self.D,
             self.delta_bias,
-            delta_softplus=True,
         )
-        assert isinstance(y, Tensor)
         return y @ self.W_out.mT
 
     def step_sizes(
         self, u: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_inner"]:
         """The step size delta of every position and channel: how far the state moves there."""
-        return F.softplus(self._operands(u)[2] + self.delta_bias)
+        x = causal_conv1d(self._branches(u)[0], self.conv_weight, self.conv_bias, "silu")
+        assert isinstance(x, Tensor)
+        return F.softplus(x @ self.W_x[: self.dt_rank].mT @ self.W_delta.mT + self.delta_bias)
 
-    def _operands(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """x, z, delta before bias and softplus, B and C."""
-        x, z = (u @ self.W_in.mT).chunk(2, dim=-1)
-        convolved = causal_conv1d(x, self.conv_weight, self.conv_bias, "silu")
-        assert isinstance(convolved, Tensor)
-        low_rank, B, C = torch.split(
-            convolved @ self.W_x.mT, [self.dt_rank, self.d_state, self.d_state], dim=-1
-        )
-        return convolved, z, low_rank @ self.W_delta.mT, B, C
+    def _branches(self, u: Tensor) -> tuple[Tensor, ...]:
+        """What the convolution takes in, and the gate."""
+        return (u @ self.W_in.mT).chunk(2, dim=-1)
 
 
 class RMSNorm(nn.Module):

@@ -4,6 +4,7 @@ from keelback.scan._across import selective_scan_across
 from keelback.scan._api import selective_scan
 from keelback.scan._attention import attention_matrix
 from keelback.scan._conv import causal_conv1d, causal_conv1d_update
+from keelback.scan._inner import mamba_inner
 from keelback.scan._mamba_ssm import selective_scan_fn, selective_state_update
 from keelback.scan._step import selective_scan_step
 from keelback.scan._switched import can_switch, switched_scan
@@ -13,6 +14,7 @@ __all__ = [
     "can_switch",
     "causal_conv1d",
     "causal_conv1d_update",
+    "mamba_inner",
     "selective_scan",
     "selective_scan_across",
     "selective_scan_fn",

@@ -70,7 +70,7 @@ class CausalConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        return (*_run_backward(dy, *ctx.saved_tensors, ctx.silu), None)
+        return (*conv_gradients(dy, *ctx.saved_tensors, ctx.silu), None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
@@ -98,7 +98,7 @@ class CausalConvBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        gradients = _run_backward(*_folded(in_dims, info.batch_size, arguments))
+        gradients = conv_gradients(*_folded(in_dims, info.batch_size, arguments))
         return tuple(x.unflatten(0, (info.batch_size, -1)) for x in gradients), (0, 0, 0)
 
 
@@ -131,7 +131,8 @@ def _inside_transform() -> bool:
     return not is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+def conv_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    """Call `torch.ops.keelback.causal_conv1d_backward` in the same way."""
     conv: Any = torch.ops.keelback.causal_conv1d_backward
     return CausalConvBackward.apply(*arguments) if _inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
 
