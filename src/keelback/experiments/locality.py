@@ -137,6 +137,7 @@ class LocalityExperiment(Experiment[LocalitySettings]):
         ]
         ranked = [_ranking_row(run, stored) for run, stored in grid]
         laws, ranking_laws = _laws(grid, "target"), _laws(grid, "ranking")
+        inside = [(run, stored) for run, stored in grid if _near(run) > 1]
         target = _SCALES[settings.label].target
         figures = [
             epochs_figure(
@@ -170,6 +171,10 @@ class LocalityExperiment(Experiment[LocalitySettings]):
                 {
                     **{f"{series}, loss {target:g}": law for series, law in laws.items()},
                     **{f"{series}, ranking": law for series, law in ranking_laws.items()},
+                    **{
+                        f"{series}, ranking, near >= 2": law
+                        for series, law in _laws(inside, "ranking").items()
+                    },
                 },
                 THEORY,
             ),

@@ -139,7 +139,7 @@ class SampleComplexity(Experiment[SampleComplexitySettings]):
         ranking = [
             threshold_row(run, _ranked([*stored.history(), *_at_gap(grid, run)]))
             for run, stored in bisected
-            if settings.data == "locality"  # A majority is ranked rightly from the start.
+            if settings.data == "locality"  # Four sequences teach to rank a majority.
         ]
         law, ranking_law = threshold_law(thresholds), threshold_law(ranking)
         gap = "gap" if settings.data == "majority" else "(2^-near - 2^-far)"
