@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from keelback.audit import METHODS, audit, bundled_text, load_model, repair
 from keelback.audit._edits import DecayFloor, EditKind
+from keelback.audit._repair import HeldOutLoss
 from keelback.audit._save import REPLACED_FILE, REPORT_FILE
 from keelback.audit._search import Found, coordinate_search, gradient_search, shared_search
 from keelback.cli import main
@@ -75,6 +77,9 @@ def test_a_model_that_only_remembers_is_left_alone() -> None:
     assert result.method == "none"
     assert result.replaced == {}
     assert "unchanged" in result.summary
+    for goal, words in ((1.0, "Nothing helped"), (2.0, "There is nothing to mend")):
+        loss = HeldOutLoss(within=1.0, at_target=2.0, restarted=goal)
+        assert replace(result, before=loss, after=loss).summary.startswith(words)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from keelback.audit._degradation import TOLERANCE
 from keelback.audit._edits import (
     EDIT_KINDS,
     EditableLayer,
@@ -81,8 +82,9 @@ class Repair:
         goal = self.before.restarted
         was, now = (loss.at_target / goal - 1 for loss in (self.before, self.after))
         if self.method == "none":
+            found = "Nothing helped" if was > TOLERANCE else "There is nothing to mend"
             return (
-                f"Nothing helped: at {self.target_length} tokens the loss stays at {was:+.1%} "
+                f"{found}: at {self.target_length} tokens the loss stays at {was:+.1%} "
                 f"against contexts of at most {self.train_length}. The model is unchanged."
             )
         cost = self.after.within - self.before.within

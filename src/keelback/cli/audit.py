@@ -145,13 +145,12 @@ def _show(result: "AuditResult") -> None:
             f"[bold]{finding.severity:>8}[/bold]  {escape(finding.statement)} "
             f"{escape(finding.evidence)}"
         )
-    table = Table("layer")
-    table.add_column("name", overflow="fold")
-    for heading in ("kind", "abscissa", "step size", "horizon", "99 %", "growth"):
+    table = Table()
+    table.add_column("layer", overflow="fold")
+    for heading in ("kind", "abscissa", "delta", "horizon", "99 %", "growth"):
         table.add_column(heading, no_wrap=True)
     for row in result.layers.to_dicts():
         table.add_row(
-            str(row["index"]),
             escape(row["name"]),
             row["kind"],
             *(

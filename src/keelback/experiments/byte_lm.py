@@ -336,9 +336,9 @@ def _figure(own: ByteLMStudy) -> Figure:
 def _line(
     result: AuditResult, value: Callable[[PositionLoss], float], label: str, style: str
 ) -> Line:
-    x = [(loss.start + loss.stop - 1) / 2 for loss in result.losses]
-    y = [value(loss) if math.isfinite(value(loss)) else None for loss in result.losses]
-    return Line(x, y, label, style=style)
+    known = [loss for loss in result.losses if math.isfinite(value(loss))]
+    x = [(loss.start + loss.stop - 1) / 2 for loss in known]
+    return Line(x, [value(loss) for loss in known], label, style=style)
 
 
 def _table(studies: Sequence[ByteLMStudy]) -> Table:
