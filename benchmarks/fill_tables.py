@@ -52,7 +52,7 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
         return _claims(rows)
     if "peers" not in rows[0]:
         return [list(rows[0]), *([_text(cell) for cell in row.values()] for row in rows)]
-    shape = ("batch", "length", "channels", "state")
+    shape = [name for name in ("batch", "length", "channels", "state") if name in rows[0]]
     peers = list(rows[0]["peers"])
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
         ", ".join(shape): lambda row: ", ".join(str(row[name]) for name in shape),
