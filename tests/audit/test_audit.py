@@ -46,7 +46,8 @@ def test_every_family_is_audited_and_left_as_it_was(model: nn.Module, text: torc
     for layer in found["layers"]:
         assert layer["spectral_abscissa"] < 0
         delta, horizon = layer["delta"], layer["horizon"]
-        assert 0 < delta["min"] <= delta["p01"] <= delta["median"] <= delta["p99"] <= delta["max"]
+        assert 0 <= delta["min"] <= delta["p01"] <= delta["median"] <= delta["p99"] <= delta["max"]
+        assert delta["median"] > 0
         assert 0 < horizon["median"] <= horizon["p99"] <= horizon["max"]
     positions = [(row["start"], row["stop"]) for row in found["loss_by_position"]]
     assert positions[0][0] == 1

@@ -347,6 +347,7 @@ def _table(studies: Sequence[ByteLMStudy]) -> Table:
         Column("kind", "kind"),
         Column("parameters", "parameters", ",d"),
         Column("initial_rate_scale", "A at the start, times", ".3g"),
+        Column("steps", "steps", ",d"),
         Column("train_length", "trained at", "d"),
         Column("outlasting", "rates that outlast it", ".0%"),
         Column("length", "run at", "d"),
@@ -375,6 +376,7 @@ def _row(own: ByteLMStudy) -> dict[str, Any]:
         "kind": own.config.kind,
         "parameters": own.parameters,
         "initial_rate_scale": own.config.initial_rate_scale,
+        "steps": len(own.training_losses),
         "train_length": own.config.seq_len,
         "outlasting": _outlasting(own.before),
         "length": own.before.span.length,
@@ -399,6 +401,7 @@ def _numbers(own: ByteLMStudy) -> dict[str, Any]:
     return {
         "config": own.config.model_dump(),
         "parameters": own.parameters,
+        "steps": len(own.training_losses),
         "seconds": own.seconds,
         "training_losses": list(own.training_losses[:: max(1, len(own.training_losses) // 200)]),
         "before": own.before.to_json(),
