@@ -58,13 +58,13 @@ def test_a_warning_comes_long_before_sequences_are_too_long(
 def test_a_rate_that_is_too_high_is_noticed_before_the_loss_is_nan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rates = [UnclippedLanguageModels.rates[i] for i in (0, 3)]
+    rates = [UnclippedLanguageModels.rates[i] for i in (0, 2)]
     monkeypatch.setattr(UnclippedLanguageModels, "rates", rates)
     monkeypatch.setattr(UnclippedLanguageModels, "steps", 30)
     (counts,) = foresight([1], families=[UnclippedLanguageModels()])["families"]
     assert (counts["died"], counts["foreseen"]) == (1, 1)
     assert (counts["healthy"], counts["false_alarms"]) == (1, 0)
-    assert counts["updates_before"][0] >= 1
+    assert counts["updates_before"][0] >= 3
 
 
 def test_a_reading_costs_little() -> None:

@@ -209,10 +209,11 @@ def _find(bench: "_Bench", method: str, search: str, evaluations: int | None) ->
     kinds = [EDIT_KINDS[method]] if method in EDIT_KINDS else list(EDIT_KINDS.values())
     usable = [kind for kind in kinds if able(kind, bench.layers)]
     if not usable:
-        raise InputError(
-            f"the layers of {type(bench.model).__name__} cannot be edited by {method}; "
-            f"other methods are {', '.join(m for m in METHODS if m != method)}"
-        )
+        layers = f"the layers of {type(bench.model).__name__}"
+        if method == "auto":
+            raise InputError(f"how {layers} forget cannot be edited")
+        others = ", ".join(m for m in METHODS if m != method)
+        raise InputError(f"{layers} cannot be edited by {method}; other methods are {others}")
     count = len(bench.layers)
     allowed = evaluations if evaluations is not None else _EVALUATIONS_A_LAYER * count
     bench.expect(usable, allowed if search != "shared" else 0)
