@@ -138,8 +138,8 @@ def test_the_annotations_hold() -> None:
     run(
         """
         from jaxtyping import install_import_hook
-        rooms = ["_api", "_attention", "_checks", "_cpu", "_layout", "_mamba_ssm", "_op",
-                 "_reference", "_step", "_threads"]
+        rooms = ["_api", "_attention", "_checks", "_conv", "_conv_cpu", "_conv_op", "_cpu",
+                 "_inner", "_layout", "_mamba_ssm", "_op", "_reference", "_step", "_threads"]
         install_import_hook([f"keelback.scan.{room}" for room in rooms], "beartype.beartype")
         import torch
         from keelback.scan import *
@@ -159,5 +159,13 @@ def test_the_annotations_hold() -> None:
         with torch.no_grad():
             selective_state_update(last, x[:, 0], x[:, 0], A, B[:, 0, 0], B[:, 0, 0])
         attention_matrix(delta, A, B, B)
+        weight = torch.randn(4, 3)
+        y, last = causal_conv1d(x, weight, D, "silu", x[:, :2], True)
+        causal_conv1d(x, weight, backend="reference")
+        causal_conv1d_update(x[:, 0], x.mT.detach(), weight, D)
+        causal_conv1d_update(x.mT, x.mT.detach(), weight, D)
+        mamba_inner(x, x, weight, D, torch.randn(8, 4), torch.randn(4, 2), A, D, D).sum().backward()
+        with torch.no_grad():
+            mamba_inner(x, x, weight, D, torch.randn(8, 4), torch.randn(4, 2), A, D, D)
         """
     )

@@ -23,13 +23,13 @@ def causal_conv1d(
     weight: Float[Tensor, "channels width"],
     bias: Float[Tensor, " channels"] | None = None,
     activation: Activation | None = None,
-    initial_state: Float[Tensor, "batch width-1 channels"] | None = None,
+    initial_state: Float[Tensor, "batch past channels"] | None = None,
     return_last_state: bool = False,
     *,
     backend: Literal["reference", "cpu", "cuda"] | None = None,
 ) -> (
     Float[Tensor, "batch length channels"]
-    | tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch width-1 channels"]]
+    | tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch past channels"]]
 ):
     """A causal convolution of each channel with its own few taps, bias and SiLU in one kernel.
 
@@ -46,7 +46,7 @@ def causal_conv1d(
         weight: The taps.
         bias: Added to the sums.
         activation: "silu", also called "swish", or none.
-        initial_state: The steps before the first one.
+        initial_state: The width - 1 steps before the first one.
         return_last_state: Whether to return the last width - 1 steps too, the initial state of
             what follows.
         backend: "reference" (plain PyTorch), "cpu" or "cuda" (compiled); if absent, the one for

@@ -19,7 +19,7 @@ def mamba_inner(
     z: Float[Tensor, "batch length channels"],
     conv_weight: Float[Tensor, "channels width"],
     conv_bias: Float[Tensor, " channels"],
-    W_x: Float[Tensor, "rank+2*state channels"],
+    W_x: Float[Tensor, "rank_and_two_states channels"],
     W_delta: Float[Tensor, "channels rank"],
     A: Float[Tensor, "channels state"],
     D: Float[Tensor, " channels"],
