@@ -9,15 +9,17 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from keelback.data import MajorityVoting, sample_patterns
-from keelback.data.patterns import stream
+from keelback.data.patterns import PatternBatch, stream
 from keelback.errors import InputError
 from keelback.models.gated import Form, GatedSSM, hinge_loss
-from keelback.training.gradient_descent import GatedTraining, train_gated
+from keelback.training.gradient_descent import GatedTraining, measured_epochs, train_gated
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ def time_dynamics(
     """Time the paper's majority-voting setting (d = 32, m = 50, L = 30, N = 400).
 
     The batch trains for `epochs` with its test set measured as always; drawing the data is part of
-    it. The peer trains for `peer_epochs`, scaled up to `epochs`: its epochs cost the same
-    throughout. Both are timed side by side, `repeats` times.
+    it. The peer trains for `peer_epochs`, scaled up to `epochs`, and measures its test set once,
+    scaled up to as many times as the batch does: either costs the same throughout. Both are timed
+    side by side, `repeats` times.
 
     Raises:
         InputError: for counts below 1.
@@ -80,14 +83,17 @@ def time_dynamics(
     train_gated([warm], device=device, backend=backend)
     times: dict[str, list[float]] = {"batched": [], "quadratic": [], "recurrent": []}
     forms: tuple[Form, Form] = ("quadratic", "recurrent")
-    for form in forms:
-        _train_one(training, form, 2, device)
+    peers = {form: _Peer(training, form, device) for form in forms}
+    for peer in peers.values():
+        peer.train(2)
+        peer.measure()
     for _ in range(repeats):
         run = _timed(lambda: train_gated(batch, device=device, backend=backend), device)
         times["batched"].append(run / replicas)
-        for form in forms:
-            seconds = _timed(lambda f=form: _train_one(training, f, peer_epochs, device), device)  # type: ignore[misc]
-            times[form].append(seconds * epochs / peer_epochs)
+        for form, peer in peers.items():
+            epoch = _timed(partial(peer.train, peer_epochs), device) / peer_epochs
+            measurement = _timed(peer.measure, device)
+            times[form].append(epochs * epoch + len(measured_epochs(epochs)) * measurement)
     medians = {name: statistics.median(found) for name, found in times.items()}
     return DynamicsTiming(device, epochs, replicas, **medians)
 
@@ -98,18 +104,30 @@ def _with_seed(training: GatedTraining, seed: int) -> GatedTraining:
     )
 
 
-def _train_one(training: GatedTraining, form: Form, epochs: int, device: str) -> None:
+class _Peer:
     """The plain implementation: autograd and SGD on one model."""
-    batch = sample_patterns(
-        training.pattern, training.samples, training.noise, stream(0, 0, device)
-    )
-    model = GatedSSM(training.pattern.dim, training.width).to(device)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=training.step_size)
-    for _ in range(epochs):
-        optimizer.zero_grad()
-        hinge_loss(model(batch.tokens, form), batch.labels).mean().backward()
-        optimizer.step()
+
+    def __init__(self, training: GatedTraining, form: Form, device: str) -> None:
+        pattern, noise = training.pattern, training.noise
+        self._form: Form = form
+        self._data = sample_patterns(pattern, training.samples, noise, stream(0, 0, device))
+        self._test = sample_patterns(pattern, training.test_samples, noise, stream(0, 1, device))
+        self._model = GatedSSM(pattern.dim, training.width).to(device)
+        weights = [weight for weight in self._model.parameters() if weight.requires_grad]
+        self._optimizer = torch.optim.SGD(weights, lr=training.step_size)
+
+    def train(self, epochs: int) -> None:
+        for _ in range(epochs):
+            self._optimizer.zero_grad()
+            self._loss(self._data).backward()
+            self._optimizer.step()
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        self._loss(self._test)
+
+    def _loss(self, batch: PatternBatch) -> Tensor:
+        return hinge_loss(self._model(batch.tokens, self._form), batch.labels).mean()
 
 
 def _timed(work: Callable[[], Any], device: str) -> float:
