@@ -8,7 +8,9 @@ import pytest
 
 from keelback.data import get_task
 from keelback.experiments import Outcome, Store, get_experiment
+from keelback.experiments.length_independence import _claims
 from keelback.experiments.length_transfer_run import LengthTransferRun
+from keelback.experiments.scores import VERDICTS
 from keelback.experiments.training_run import TrainingRun
 from keelback.models import model_config
 from keelback.training import accuracy
@@ -159,3 +161,18 @@ def test_ones_and_tokens_are_drawn_without_a_run(reproduce: Reproduce) -> None:
     histograms: Any = outcome.numbers["histograms"]
     assert sum(sum(h["counts"]) for h in histograms) == 2000
     assert len(outcome.figures) == 1
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "verdict"),
+    [(0.001, 0.02, False), (-0.02, 0.02, None), (-0.01, 0.009, True), (-0.05, -0.04, True)],
+)
+def test_a_gap_that_may_grow_by_a_point_a_doubling_is_not_called_constant(
+    lower: float, upper: float, verdict: bool | None
+) -> None:
+    slope = {"per_doubling": (lower + upper) / 2, "lower": lower, "upper": upper}
+
+    (claim,) = _claims({"gap": slope}, [{"seq_len": 25}, {"seq_len": 400}])
+
+    assert claim.holds is verdict
+    assert claim.verdict == VERDICTS[verdict]

@@ -22,6 +22,7 @@ from keelback.experiments.presets import (
 )
 from keelback.experiments.published import published_accuracy
 from keelback.experiments.scores import (
+    VERDICTS,
     accuracy_of,
     divergence_tables,
     mean_and_std,
@@ -32,6 +33,9 @@ from keelback.experiments.scores import (
 )
 from keelback.experiments.store import StoredRun
 from keelback.experiments.training_run import TrainingRun
+
+GROWTH = 0.01
+"""Growth of the gap a doubling of the length that has to be excluded for it to count as none."""
 
 Row = dict[str, Any]
 """One length: how many seeds survived, means and deviations, and the published figures."""
@@ -225,14 +229,21 @@ def _claims(slopes: dict[str, dict[str, float]], rows: Sequence[Row]) -> list[Cl
     return [
         Claim(
             statements[name],
-            "does not hold" if slope["lower"] > 0 else "holds",
+            VERDICTS[_grows_not(slope)],
             f"slope per doubling of the length {span}: {slope['per_doubling']:+.4f}, "
             f"95 % interval {slope['lower']:+.4f} to {slope['upper']:+.4f}"
             f"{published.get(name, '')}",
-            holds=slope["lower"] <= 0,
+            holds=_grows_not(slope),
         )
         for name, slope in slopes.items()
     ]
+
+
+def _grows_not(slope: dict[str, float]) -> bool | None:
+    """Whether growth is excluded: `None` where the interval holds zero and a point a doubling."""
+    if slope["lower"] > 0:
+        return False
+    return True if slope["upper"] <= GROWTH else None
 
 
 def _accuracy_figure(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Figure:
