@@ -172,3 +172,15 @@ def test_bad_input_exits_2_with_one_line_and_leaves_nothing(
     assert err.count("\n") == 1
     assert complaint in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ctrl_c_exits_130_and_says_that_what_was_finished_is_kept(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keelback.cli.reproduce.print_json", interrupt)
+    code, out, err = cli("list", "--json")
+    assert (code, out) == (130, "")
+    assert err == "interrupted; what was finished is kept\n"

@@ -88,11 +88,13 @@ class Repair:
                 f"against contexts of at most {self.train_length}. The model is unchanged."
             )
         cost = self.after.within - self.before.within
+        gain = self.before.at_target - self.after.at_target
         return (
             f"At {self.target_length} tokens the loss went from {self.before.at_target:.3f} to "
             f"{self.after.at_target:.3f} nats, from {was:+.1%} to {now:+.1%} against contexts of "
             f"at most {self.train_length} tokens; within the training length it changed by "
-            f"{cost:+.4f} nats. Method: {self.method}."
+            f"{cost:+.4f} nats{', more than it gained at length' if cost > gain else ''}. "
+            f"Method: {self.method}."
         )
 
     def undo(self, model: nn.Module) -> None:

@@ -15,6 +15,9 @@ import typer
 
 from keelback.errors import InputError, JobError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 _HEAVY = "keelback.models"
 # Typer carries its own copy of Click, or uses the installed one, depending on its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -105,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=arguments, prog_name="keelback", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; what was finished is kept", file=sys.stderr)
-        raise SystemExit(130) from None
+        code = INTERRUPTED
     except (InputError, JobError, _UsageError) as error:
         if "--debug" in arguments:
             raise
@@ -119,4 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; what was finished is kept", file=sys.stderr)
         raise SystemExit(1) from None
+    if code == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code and says nothing
+        print("interrupted; what was finished is kept", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -9,7 +9,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 @contextlib.contextmanager
 def sweep_progress(title: str, shown: bool = True) -> Iterator[Callable[[float, float], None]]:
-    """Show a bar for as long as the block runs; gives the function that moves it."""
+    """Show a bar on a terminal while the block runs; gives the function that moves it."""
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn(title),
         BarColumn(),
@@ -17,9 +18,9 @@ def sweep_progress(title: str, shown: bool = True) -> Iterator[Callable[[float, 
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=not shown,
+        disable=not (shown and console.is_terminal),
     )
     with bar:
         task = bar.add_task(title, total=1.0)
