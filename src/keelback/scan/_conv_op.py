@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from keelback.scan import _conv_cpu
 from keelback.scan._cuda import causal_conv
 from keelback.scan._eager import runs_eagerly
+from keelback.scan._op import fold, inside_transform
 
 _library = torch.library.Library("keelback", "FRAGMENT")
 _library.define(
@@ -45,17 +45,6 @@ def _fake_backward(
     return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
 
 
-def _folded(in_dims: tuple[int | None, ...], size: int, arguments: tuple[Any, ...]) -> list[Any]:
-    """The mapped axis, or `size` repeats, joined with the axis of replicas."""
-    folded = []
-    for x, dim in zip(arguments, in_dims, strict=True):
-        if isinstance(x, Tensor):
-            x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-            x = x.flatten(0, 1)
-        folded.append(x)
-    return folded
-
-
 class CausalConv(torch.autograd.Function):
     """The operator, for callers that may be inside a `torch.func` transform."""
 
@@ -74,8 +63,9 @@ class CausalConv(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-        y = run_conv(*_folded(in_dims, info.batch_size, arguments))
-        return y.unflatten(0, (info.batch_size, -1)), 0
+        size = info.batch_size
+        y = run_conv(*(fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)))
+        return y.unflatten(0, (size, -1)), 0
 
 
 class CausalConvBackward(torch.autograd.Function):
@@ -98,8 +88,9 @@ class CausalConvBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        gradients = conv_gradients(*_folded(in_dims, info.batch_size, arguments))
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in gradients), (0, 0, 0)
+        size = info.batch_size
+        folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
+        return tuple(x.unflatten(0, (size, -1)) for x in conv_gradients(*folded)), (0, 0, 0)
 
 
 class _EagerConv(torch.autograd.Function):
@@ -123,18 +114,13 @@ def run_conv(*arguments: Any) -> Tensor:
             return _EagerConv.apply(*arguments)  # type: ignore[no-untyped-call]
         return _conv_cpu.convolve(*arguments)
     conv: Any = torch.ops.keelback.causal_conv1d
-    return CausalConv.apply(*arguments) if _inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
-
-
-def _inside_transform() -> bool:
-    """Whether a transform of `torch.func` is active, outside the compiler."""
-    return not is_compiling() and torch._C._are_functorch_transforms_active()
+    return CausalConv.apply(*arguments) if inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
 
 
 def conv_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     """Call `torch.ops.keelback.causal_conv1d_backward` in the same way."""
     conv: Any = torch.ops.keelback.causal_conv1d_backward
-    return CausalConvBackward.apply(*arguments) if _inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
+    return CausalConvBackward.apply(*arguments) if inside_transform() else conv(*arguments)  # type: ignore[no-untyped-call]
 
 
 torch.library.register_autograd(

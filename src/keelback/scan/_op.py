@@ -70,7 +70,7 @@ class _VmapInfo(Protocol):
     batch_size: int
 
 
-def _fold(x: Any, dim: int | None, size: int) -> Any:
+def fold(x: Any, dim: int | None, size: int) -> Any:
     """Join the mapped axis, or `size` repeats, with the axis of replicas."""
     if not isinstance(x, Tensor):
         return x
@@ -120,7 +120,7 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
-        folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
+        folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
         outputs = run_scan(*folded)
         return tuple(_unfold(x, size) for x in outputs), (0, 0, 0)
 
@@ -146,7 +146,7 @@ class SelectiveScanBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
-        folded = [_fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
+        folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
         gradients = run_scan_backward(*folded)
         present = [x is not None for x in arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]]
         return (
@@ -157,7 +157,7 @@ class SelectiveScanBackward(torch.autograd.Function):
         )
 
 
-def _inside_transform() -> bool:
+def inside_transform() -> bool:
     """Whether a transform of `torch.func` is active, outside the compiler."""
     return not is_compiling() and torch._C._are_functorch_transforms_active()
 
@@ -165,13 +165,13 @@ def _inside_transform() -> bool:
 def run_scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Call `torch.ops.keelback.selective_scan` in the way that the caller's transforms need."""
     scan: Any = torch.ops.keelback.selective_scan
-    return SelectiveScan.apply(*arguments) if _inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
+    return SelectiveScan.apply(*arguments) if inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
 
 
 def run_scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
     """Call `torch.ops.keelback.selective_scan_backward` in the same way."""
     scan: Any = torch.ops.keelback.selective_scan_backward
-    return SelectiveScanBackward.apply(*arguments) if _inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
+    return SelectiveScanBackward.apply(*arguments) if inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
 
 
 torch.library.register_autograd(

@@ -15,7 +15,7 @@ from keelback.errors import InputError
 from keelback.scan._checks import require_shape
 from keelback.scan._cpu import aligned_scratch
 from keelback.scan._layout import LANES
-from keelback.scan._op import _inside_transform
+from keelback.scan._op import inside_transform
 from keelback.scan._threads import run_ranges
 
 _DTYPES = (torch.float32, torch.float64)
@@ -27,7 +27,7 @@ def can_switch(parameter: Tensor) -> bool:
 
     It does on the CPU, in float32 and float64, outside the transforms of `torch.func`.
     """
-    return parameter.device.type == "cpu" and parameter.dtype in _DTYPES and not _inside_transform()
+    return parameter.device.type == "cpu" and parameter.dtype in _DTYPES and not inside_transform()
 
 
 def switched_scan(
