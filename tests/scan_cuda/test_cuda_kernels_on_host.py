@@ -1,13 +1,11 @@
 """The CUDA source, compiled for the host and run thread by thread, against float64 autograd."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from cuda_cases import (
-    TOLERANCE,
     Case,
     errors_of,
     make_operands,
@@ -17,13 +15,11 @@ from cuda_cases import (
 )
 from host_kernels import COMPILER, host_kernel
 
-from keelback.scan import selective_scan_step
 from keelback.scan._cuda import backward, forward
 from keelback.scan._cuda.backward import run_backward
 from keelback.scan._cuda.forward import run_forward
 from keelback.scan._cuda.operands import operands
 from keelback.scan._cuda.plan import BACKWARD, FORWARD
-from keelback.scan._cuda.step import advance_state, can_advance
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -176,43 +172,3 @@ def test_deterministic_gradients_are_the_same_sums(spans: int, states: int) -> N
         torch.use_deterministic_algorithms(False)
     for name in ("A", "B", "C", "D", "delta_bias"):
         torch.testing.assert_close(getattr(summed, name), getattr(added, name))
-
-
-@pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize(
-    "case",
-    [
-        Case(batch=3, z=True),
-        Case(channels=12, states=4, groups=2, shared_delta=True, z=True),
-        Case(channels=5, states=1, D=False, bias=False, softplus=False),
-        Case(channels=80, states=40, dtype=torch.float64),
-        Case(batch=1, dtype=torch.bfloat16),
-    ],
-    ids=str,
-)
-def test_a_step_decodes(case: Case, in_place: bool) -> None:
-    whole = {"length": 1, "initial": True}
-    arguments = make_operands(replace(case, **whole))
-    softplus = arguments.pop("delta_softplus")
-    del arguments["reset"]
-    state = arguments.pop("initial_state")[0]
-    operands_ = {
-        name: None if x is None else x[0, :, 0] if x.ndim > 3 else x[0]
-        for name, x in arguments.items()
-    }
-    precise = {name: None if x is None else x.double() for name, x in operands_.items()}
-    expected_y, expected_state = selective_scan_step(
-        state.double(), **precise, delta_softplus=softplus
-    )
-    before = state.clone()
-    y, found = advance_state(state, **operands_, delta_softplus=softplus, in_place=in_place)
-    assert relative_error(y, expected_y) < TOLERANCE[case.dtype]
-    assert relative_error(found, expected_state) < TOLERANCE[case.dtype]
-    assert (found is state) == in_place
-    assert in_place or torch.equal(state, before)
-
-
-def test_steps_that_need_a_gradient_or_are_elsewhere_are_left_to_pytorch() -> None:
-    arguments = make_operands(Case(length=1, initial=True))
-    names = ("initial_state", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-    assert not can_advance(*(arguments[name] for name in names))

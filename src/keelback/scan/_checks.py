@@ -55,6 +55,34 @@ def require_scan_shapes(
         require_shape("initial_state", initial_state, (batch, channels, state))
 
 
+def require_step_shapes(
+    state: torch.Size,
+    u: torch.Size,
+    delta: torch.Size,
+    A: torch.Size,
+    B: torch.Size,
+    C: torch.Size,
+    D: torch.Size | None,
+    z: torch.Size | None,
+    delta_bias: torch.Size | None,
+) -> None:
+    """Raise unless operands of these shapes fit together in a step of the recurrence."""
+    require_shape("u", u, ("batch", "channels"))
+    batch, channels = u
+    require_shape("A", A, (channels, "state"))
+    size = A[1]
+    require_shape("state", state, (batch, channels, size))
+    require_shape("delta", delta, (batch, channels), (batch, 1))
+    require_shape("B", B, (batch, "groups", size))
+    require_groups("B", B[1], channels)
+    require_shape("C", C, (batch, B[1], size))
+    for name, x in (("D", D), ("delta_bias", delta_bias)):
+        if x is not None:
+            require_shape(name, x, (channels,))
+    if z is not None:
+        require_shape("z", z, (batch, channels))
+
+
 #: For shapes that come again and again; sizes that are symbols cannot be remembered.
 require_scan_shapes_once = lru_cache(maxsize=1024)(require_scan_shapes)
 

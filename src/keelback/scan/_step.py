@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.scan import _cuda
-from keelback.scan._checks import computing_dtype, require_groups, require_shape
+from keelback.scan._checks import computing_dtype, require_step_shapes
 
 
 def selective_scan_step(
@@ -46,27 +46,14 @@ def advanced(
     in_place: bool,
 ) -> tuple[Tensor, Tensor]:
     """`selective_scan_step`; in place, the new state is `state` itself, overwritten."""
-    require_shape("u", u, ("batch", "channels"))
-    batch, channels = u.shape
-    require_shape("A", A, (channels, "state"))
-    size = A.shape[1]
-    require_shape("state", state, (batch, channels, size))
-    require_shape("delta", delta, (batch, channels), (batch, 1))
-    require_shape("B", B, (batch, "groups", size))
-    require_groups("B", B.shape[1], channels)
-    require_shape("C", C, (batch, B.shape[1], size))
-    optional = {"D": D, "delta_bias": delta_bias, "z": z}
-    for name, x in {"D": D, "delta_bias": delta_bias}.items():
-        if x is not None:
-            require_shape(name, x, (channels,))
-    if z is not None:
-        require_shape("z", z, (batch, channels))
-    gpu_operands = (state, u, delta, A, B, C, D, z, delta_bias)
-    if _cuda.can_advance(*gpu_operands):
-        return _cuda.advance_state(*gpu_operands, delta_softplus, in_place)
-    dtype = computing_dtype(
-        {"u": u, "state": state, "delta": delta, "A": A, "B": B, "C": C, **optional}
-    )
+    given = (state, u, delta, A, B, C, D, z, delta_bias)
+    found = _cuda.advance_state(*given, delta_softplus, in_place)
+    if found is not None:
+        return found
+    require_step_shapes(*(None if x is None else x.shape for x in given))  # type: ignore[arg-type]
+    names = ("state", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+    dtype = computing_dtype(dict(zip(names, given, strict=True)))
+    channels = u.shape[1]
     value, step = u.to(dtype), delta.to(dtype)
     if delta_bias is not None:
         step = step + delta_bias.to(dtype)

@@ -31,10 +31,10 @@ class Cutting:
     short_span: int = 0
 
 
-#: Cutting the length costs the forward pass a run through the outputs again, as far as a state
-#: reaches, and the backward pass little; the work of a thread that does not depend on its states is
-#: more in the latter.
-FORWARD = Cutting(states=1, min_span=512, waves=1, least_spans=4)
+#: Much of the work of a thread does not depend on how many states it holds. Cutting the length costs
+#: the forward pass a run through the outputs again, as far as a state reaches, and the backward pass
+#: little.
+FORWARD = Cutting(states=2, min_span=512, waves=1, least_spans=4)
 BACKWARD = Cutting(states=2, min_span=64, waves=1, least_spans=2, short_span=128)
 
 
@@ -190,13 +190,6 @@ def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
         return plan_of(traits, processors, replace(cutting, states=cutting.states // 2))
     spans = max(1, shape.length // cutting.min_span)
     return cut(shape, configuration, max(filling, -(-shape.length // spans)))
-
-
-@cache
-def plan_of_step(traits: Traits) -> Plan:
-    """To decode: a forward pass over one step, in the shortest tile."""
-    configuration = replace(configuration_of(traits, FORWARD), tile=2, steps=2)
-    return cut(traits.shape, configuration, 1)
 
 
 def cut(shape: Shape, configuration: Configuration, span_length: int) -> Plan:

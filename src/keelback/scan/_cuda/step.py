@@ -1,36 +1,92 @@
-"""One step of the recurrence on an NVIDIA GPU: the forward kernel over a length of one."""
+"""One step of the recurrence on an NVIDIA GPU, as in decoding."""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from keelback.scan._cuda.forward import run_forward
-from keelback.scan._cuda.operands import operands
-from keelback.scan._cuda.plan import MAX_STATES, plan_of_step
+from keelback.scan._checks import require_step_shapes
+from keelback.scan._cuda import driver
+from keelback.scan._cuda.configuration import STORED_TYPES, WARP
+from keelback.scan._cuda.driver import processors_of
+from keelback.scan._cuda.operands import address
+from keelback.scan._cuda.plan import MAX_STATES
+
+THREADS = 128
+#: Bytes of the states that a thread moves at once.
+_PACK_BYTES = 16
+#: Rows of a thread at most, and the threads of a multiprocessor that are too few for more rows.
+MOST_ROWS, _ENOUGH_THREADS = 4, 512
+#: Threads of one launch.
+_MOST_THREADS = 2**31 - 1
+
+#: Of the state, u, delta, A, B, C, D, z, delta_bias, the new state and y.
+_ADDRESSES = struct.Struct("=11q")
+
+# Replaced where the kernels run on the host.
+kernel: Any = driver.kernel
 
 
-def can_advance(
-    state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> bool:
-    """Whether `advance_state` takes these: on a GPU, no gradient or transform, and its dtypes."""
-    inputs = [x for x in (u, delta, B, C, z) if x is not None]
-    parameters = [x for x in (state, A, D, delta_bias) if x is not None]
-    if not all(x.is_cuda for x in inputs + parameters) or A.shape[-1] > MAX_STATES:
-        return False
-    if is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs + parameters):
-        return False
-    real = torch.float64 if u.dtype == torch.float64 else torch.float32
-    return all(x.dtype == u.dtype for x in inputs) and all(x.dtype == real for x in parameters)
+class _Operand(NamedTuple):
+    """All of a tensor that a launch is planned by."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class StepConfiguration:
+    """The constants that the kernel is compiled with.
+
+    A channel's states lie with `lanes` threads, which move `vector` of them at once; a thread takes
+    `rows` rows. States are kept, and D and delta_bias given, in dtypes of their own.
+    """
+
+    dtype: torch.dtype
+    kept: torch.dtype
+    skip: torch.dtype
+    bias: torch.dtype
+    states: int
+    vector: int
+    lanes: int
+    rows: int
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        real = "double" if self.dtype == torch.float64 else "float"
+        return "\n".join(
+            [
+                "#pragma once",
+                '#include "numbers.cuh"',
+                f"using Real = {real};",
+                f"using Stored = {STORED_TYPES[self.dtype]};",
+                f"using Kept = {STORED_TYPES[self.kept]};",
+                f"using Skip = {STORED_TYPES[self.skip]};",
+                f"using Bias = {STORED_TYPES[self.bias]};",
+                f"constexpr int kStates = {self.states};",
+                f"constexpr int kVector = {self.vector};",
+                f"constexpr int kLanes = {self.lanes};",
+                f"constexpr int kRows = {self.rows};",
+                f"constexpr int kThreads = {THREADS};",
+                "",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A launch of the kernel less the addresses, which come before all else in its arguments."""
+
+    configuration: StepConfiguration
+    blocks: int
+    sizes: bytes
 
 
 def advance_state(
@@ -45,31 +101,136 @@ def advance_state(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     in_place: bool,
-) -> tuple[Tensor, Tensor]:
-    """Output and new state of `selective_scan_step`; in place, the new state is `state`."""
-    given = operands(
-        _one_step(u),
-        _one_step(delta),
-        A[None],
-        _one_step(B),
-        _one_step(C),
-        None if D is None else D[None],
-        None if z is None else _one_step(z),
-        None if delta_bias is None else delta_bias[None],
-        state[None],
-        None,
-        delta_softplus,
+) -> tuple[Tensor, Tensor] | None:
+    """Output and new state of `selective_scan_step`; in place, the new state is `state`.
+
+    None where that is PyTorch's to do: not on a GPU, a gradient or a transform, other dtypes.
+
+    Raises:
+        InputError: An operand has the wrong shape.
+    """
+    if not state.is_cuda or is_compiling() or torch._C._are_functorch_transforms_active():
+        return None
+    operands = (state, u, delta, A, B, C, D, z, delta_bias)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
+        return None
+    return run_step(*operands, delta_softplus, in_place)
+
+
+def run_step(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    in_place: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """`advance_state` where no gradient or transform is in the way."""
+    new_state = state
+    if not in_place:
+        real = _real(u.dtype)
+        state = state.to(real) if state.dtype == u.dtype else state
+        new_state = torch.empty(state.shape, dtype=real, device=state.device)
+    given = (state, u, delta, A, B, C, D, z, delta_bias, new_state)
+    addresses = tuple(map(address, given))
+    aligned = not (addresses[0] | addresses[3] | addresses[4] | addresses[5]) % _PACK_BYTES
+    launch = _planned(*map(_described, given), delta_softplus, aligned)
+    if launch is None:
+        return None
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    if launch.blocks:
+        arguments = _ADDRESSES.pack(*addresses, y.data_ptr()) + launch.sizes
+        step = kernel("step", launch.configuration, u.device.index)
+        step.launch(launch.blocks, THREADS, arguments)
+    return y, new_state
+
+
+def _described(x: Tensor | None) -> _Operand | None:
+    return None if x is None else _Operand(x.shape, x.stride(), x.dtype, x.device)
+
+
+@lru_cache(maxsize=1024)
+def _planned(
+    state: _Operand,
+    u: _Operand,
+    delta: _Operand,
+    A: _Operand,
+    B: _Operand,
+    C: _Operand,
+    D: _Operand | None,
+    z: _Operand | None,
+    delta_bias: _Operand | None,
+    new_state: _Operand,
+    softplus: bool,
+    aligned: bool,
+) -> _Launch | None:
+    """How the kernel takes operands like these, if it does."""
+    given = [state, u, delta, A, B, C, D, z, delta_bias]
+    real = _real(u.dtype)
+    if any(x.device != state.device for x in given if x) or u.dtype not in STORED_TYPES:
+        return None
+    if any(x.dtype != u.dtype for x in (delta, B, C, z) if x) or A.dtype != real:
+        return None
+    if any(x.dtype not in (u.dtype, real) for x in (state, D, delta_bias) if x):
+        return None
+    require_step_shapes(*(x.shape if x else None for x in given))  # type: ignore[arg-type]
+    rows, channels, states = state.shape
+    groups = B.shape[1]
+    vector = _PACK_BYTES // real.itemsize if aligned else 1
+    if states % vector or not all(_in_packs(x, vector) for x in (state, A, B, C)):
+        vector = 1
+    lanes = min(WARP, _power_of_two(-(-states // vector)))
+    seats = channels * lanes
+    taken = MOST_ROWS if states <= lanes * vector else 1
+    while taken > 1 and rows * seats < taken * _ENOUGH_THREADS * processors_of(u.device):
+        taken //= 2
+    blocks = -(-seats * -(-rows // taken) // THREADS)
+    if not 1 <= states <= MAX_STATES or blocks * THREADS > _MOST_THREADS:
+        return None
+    configuration = StepConfiguration(
+        dtype=u.dtype,
+        kept=state.dtype,
+        skip=D.dtype if D else real,
+        bias=delta_bias.dtype if delta_bias else real,
+        states=states,
+        vector=vector,
+        lanes=lanes,
+        rows=taken,
     )
-    if given.shape.empty:
-        return torch.empty_like(u), state if in_place else state.clone()
-    over_state = in_place and state.is_contiguous()
-    plan = plan_of_step(given.traits(given.u))
-    y, last = run_forward(given, plan, state[None] if over_state else None)
-    if in_place and not over_state:
-        state.copy_(last[0])
-    return y[0, :, 0], state if in_place else last[0]
+    sizes = (
+        *(rows, channels, channels // groups, softplus),
+        *state.stride,
+        *u.stride,
+        *_along_channels(delta),
+        *A.stride,
+        *B.stride,
+        *C.stride,
+        *(D.stride if D else (0,)),
+        *(z.stride if z else (0, 0)),
+        *(delta_bias.stride if delta_bias else (0,)),
+        *new_state.stride,
+    )
+    return _Launch(configuration, blocks, struct.pack(f"={len(sizes)}q", *sizes))
 
 
-def _one_step(x: Tensor) -> Tensor:
-    """(batch, ...) as (replicas, batch, length, ...)."""
-    return x[None, :, None]
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, 0).bit_length()
+
+
+def _in_packs(x: _Operand, vector: int) -> bool:
+    return x.stride[-1] == 1 and all(stride % vector == 0 for stride in x.stride[:-1])
+
+
+def _along_channels(delta: _Operand) -> tuple[int, int]:
+    """Strides of the step sizes, where one for all channels is read again for each."""
+    row, channel = delta.stride
+    return row, channel if delta.shape[1] > 1 else 0

@@ -1,0 +1,59 @@
+"""Decoding steps with every option."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+
+
+def make_step(
+    batch: int = 3,
+    channels: int = 12,
+    states: int = 16,
+    groups: int = 1,
+    dtype: torch.dtype = F32,
+    kept: torch.dtype | None = None,
+    D: torch.dtype | bool = True,
+    bias: torch.dtype | bool = True,
+    z: bool = True,
+    shared_delta: bool = False,
+) -> dict[str, Any]:
+    """The operands of a step; D, bias and kept are dtypes where they are not the computing one."""
+    generator = torch.Generator().manual_seed(0)
+    real = F64 if dtype == F64 else F32
+
+    def normal(*size: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=F64).to(dtype)
+
+    def parameter(given: torch.dtype | bool) -> Tensor | None:
+        return normal(channels, dtype=real if given is True else given) if given else None
+
+    return {
+        "state": normal(batch, channels, states, dtype=kept or real),
+        "u": normal(batch, channels),
+        "delta": normal(batch, 1 if shared_delta else channels),
+        "A": -normal(channels, states, dtype=real).abs(),
+        "B": normal(batch, groups, states),
+        "C": normal(batch, groups, states),
+        "D": parameter(D),
+        "z": normal(batch, channels) if z else None,
+        "delta_bias": parameter(bias),
+    }
+
+
+CASES = {
+    "default": {},
+    "one row": {"batch": 1},
+    "more rows than a thread takes": {"batch": 9, "channels": 5},
+    "groups, one step size, four states": {"states": 4, "groups": 3, "shared_delta": True},
+    "one state, one channel": {"channels": 1, "states": 1, "D": False, "bias": False},
+    "states that make no packs": {"states": 7},
+    "200 states": {"channels": 3, "states": 200},
+    "float64": {"dtype": F64, "states": 6},
+    "bfloat16": {"dtype": BF16},
+    "bfloat16, odd states": {"dtype": BF16, "states": 5},
+    "bfloat16, state and parameters too": {"dtype": BF16, "kept": BF16, "D": BF16, "bias": BF16},
+    "float16, D too": {"dtype": F16, "D": F16, "z": False},
+}

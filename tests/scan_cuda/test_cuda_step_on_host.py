@@ -1,0 +1,120 @@
+"""The kernel of a decoding step, compiled for the host, against float64 on PyTorch's path."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from cuda_cases import TOLERANCE, relative_error
+from host_kernels import COMPILER, host_kernel
+from step_cases import BF16, CASES, F32, make_step
+
+from keelback.errors import InputError
+from keelback.scan import selective_scan_step
+from keelback.scan._cuda import step
+from keelback.scan._cuda.step import advance_state, run_step
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
+
+
+@pytest.fixture(autouse=True)
+def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "kernel", host_kernel)
+    monkeypatch.setattr(step, "processors_of", lambda device: 0)
+    step._planned.cache_clear()
+
+
+def errors_of(given: dict[str, Any], softplus: bool = True, in_place: bool = True) -> list[float]:
+    """Relative errors of the output and of the new state."""
+    precise = {name: None if x is None else x.double() for name, x in given.items()}
+    expected = selective_scan_step(**precise, delta_softplus=softplus)
+    before = given["state"].clone()
+    found = run_step(**given, delta_softplus=softplus, in_place=in_place)
+    assert found is not None
+    y, state = found
+    assert y.dtype == given["u"].dtype
+    assert (state is given["state"]) == in_place
+    assert in_place or torch.equal(given["state"], before)
+    return [relative_error(y, expected[0]), relative_error(state, expected[1])]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_that_of_the_definition(case: str, in_place: bool) -> None:
+    given = make_step(**CASES[case])
+    coarse = given["state"].dtype if in_place else given["A"].dtype
+    y, state = errors_of(given, in_place=in_place)
+    assert y < TOLERANCE[given["u"].dtype]
+    assert state < TOLERANCE[coarse]
+
+
+def test_without_softplus_the_step_size_is_taken_as_it_is() -> None:
+    assert max(errors_of(make_step(), softplus=False)) < TOLERANCE[F32]
+
+
+@pytest.mark.parametrize("name", ["state", "u", "delta", "A", "B", "C", "D", "z", "delta_bias"])
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_operands_may_lie_in_any_way(name: str, dtype: torch.dtype) -> None:
+    """As a slice of something wider, transposed, and at an address no pack begins at."""
+    given = make_step(dtype=dtype)
+    x = given[name]
+    wide = torch.full((*x.shape[:-1], x.shape[-1] + 3), math.nan, dtype=x.dtype)
+    wide[..., 1:-2] = x
+    for same in (wide[..., 1:-2], x.mT.contiguous().mT if x.ndim > 1 else x[None].T[:, 0]):
+        y, state = errors_of({**given, name: same}, in_place=name != "state")
+        assert y < TOLERANCE[dtype]
+        assert state < TOLERANCE[F32]
+
+
+@pytest.mark.parametrize(("rows", "channels"), [(0, 4), (2, 0)])
+def test_nothing_to_do(rows: int, channels: int) -> None:
+    found = run_step(**make_step(rows, channels), delta_softplus=True, in_place=False)
+    assert found is not None
+    y, state = found
+    assert y.shape == (rows, channels)
+    assert state.shape == (rows, channels, 16)
+
+
+def test_an_infinite_input_is_skipped_by_nothing_where_there_is_no_skip() -> None:
+    given = make_step(D=False, z=False)
+    given["u"][0, 0] = math.inf
+    given["C"][:] = 1.0
+    given["B"][:] = 1.0
+    found = run_step(**given, delta_softplus=True, in_place=True)
+    assert found is not None
+    assert found[0][0, 0] == math.inf
+    assert torch.isfinite(found[0][1:]).all()
+
+
+def test_other_devices_and_dtypes_are_left_to_pytorch() -> None:
+    given = make_step()
+    assert advance_state(**given, delta_softplus=True, in_place=True) is None
+    for name in ("u", "A", "B", "state"):
+        other = {**given, name: given[name].double()}
+        assert run_step(**other, delta_softplus=True, in_place=False) is None
+
+
+def test_wrong_shapes_are_refused_before_a_launch() -> None:
+    given = {**make_step(), "B": torch.zeros(3, 5, 16)}
+    with pytest.raises(InputError, match="B has 5 groups"):
+        run_step(**given, delta_softplus=True, in_place=True)
+
+
+def test_threads_take_several_rows_only_where_enough_threads_remain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = []
+
+    class Recorder:
+        def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
+            taken[-1] += (blocks * threads,)
+
+    def kernel(name: str, configuration: step.StepConfiguration, device: int | None) -> Recorder:
+        taken.append((configuration.rows,))
+        return Recorder()
+
+    monkeypatch.setattr(step, "kernel", kernel)
+    monkeypatch.setattr(step, "processors_of", lambda device: 132)
+    for batch in (1, 16, 64):
+        run_step(**make_step(batch, 1536), delta_softplus=True, in_place=True)
+    assert taken == [(1, 6144), (1, 98304), (4, 98304)]
