@@ -5,7 +5,8 @@
 Each is a `keelback reproduce` command with its own store in STORES, which goes on from what is
 there. `gate-alignment` trains small models by autograd and is faster on the CPU's cores, so it gets
 those and the GPU is hidden from it. Several commands at once fill a GPU that one would leave idle
-between kernels.
+between kernels. The longest start first; RESULT.json is written anew after each. `--no-report`
+draws nothing: `keelback report` does it later, here or elsewhere.
 """
 
 import argparse
@@ -19,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ON_GPU = {
-    "sample-complexity-locality-paper": "sample-complexity --data locality",
-    "sample-complexity-majority-theorem": "sample-complexity --data majority --set setting=theorem",
-    "locality-theorem": "locality --set setting=theorem",
-    "sample-complexity-locality-theorem": "sample-complexity --data locality --set setting=theorem",
     "locality-paper": "locality",
+    "locality-theorem": "locality --set setting=theorem",
+    "sample-complexity-majority-theorem": "sample-complexity --data majority --set setting=theorem",
+    "sample-complexity-locality-paper": "sample-complexity --data locality",
     "sample-complexity-majority-paper": "sample-complexity --data majority",
+    "sample-complexity-locality-theorem": "sample-complexity --data locality --set setting=theorem",
     "majority-voting-theorem": "majority-voting --set setting=theorem",
     "majority-voting-paper": "majority-voting",
 }
@@ -70,17 +71,19 @@ def main() -> int:
     parser.add_argument("result", type=Path)
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--cpu-workers", type=int, default=11)
+    parser.add_argument("--no-report", action="store_true", help="draw nothing")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     given.stores.mkdir(parents=True, exist_ok=True)
-    from keelback.experiments.provenance import provenance
+    from keelback.experiments import available_cores, provenance
+    from keelback.files import write_atomically
 
     record = provenance(shlex.join(["python", *sys.argv]))
-    size = " --quick" if given.quick else ""
+    options = " --quick" * given.quick + " --no-report" * given.no_report
     waiting = list(ON_GPU.items())
     began = time.monotonic()
     on_cpu = [
-        start(name, f"{arguments} --workers {given.cpu_workers}{size}", given.stores, True)
+        start(name, f"{arguments} --workers {given.cpu_workers}{options}", given.stores, True)
         for name, arguments in ON_CPU.items()
     ]
     on_gpu: list[Job] = []
@@ -88,16 +91,23 @@ def main() -> int:
     while waiting or on_gpu or on_cpu:
         while waiting and len(on_gpu) < given.at_once:
             name, arguments = waiting.pop(0)
-            on_gpu.append(start(name, arguments + size, given.stores, False))
+            on_gpu.append(start(name, arguments + options, given.stores, False))
         time.sleep(0.2)
         for jobs in (on_gpu, on_cpu):
             for job in [job for job in jobs if job.process.poll() is not None]:
                 jobs.remove(job)
                 rows.append(row(job, given.stores, began))
-                print(rows[-1], file=sys.stderr)
-    seconds = round(time.monotonic() - began, 1)
-    document = {"provenance": record, "seconds": seconds, "at_once": given.at_once, "rows": rows}
-    given.result.write_text(json.dumps(document, indent=1))
+                print(rows[-1], file=sys.stderr, flush=True)
+                found = {
+                    "provenance": record,
+                    "cores": available_cores(),
+                    "at_once": given.at_once,
+                    "seconds": rows[-1]["ended"],
+                    "unfinished": [job.name for job in on_gpu + on_cpu]
+                    + [name for name, _ in waiting],
+                    "rows": rows,
+                }
+                write_atomically(given.result, json.dumps(found, indent=1))
     return int(any(found["exit"] for found in rows))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,25 @@ def test_reproduce_writes_figures_tables_and_one_page_then_report_does_too(
     code, out, _ = cli("report", out_dir, "--json")
     assert code == 0
     assert json.loads(out) == {"length-independence-majority": first}
+
+
+def test_runs_made_where_nothing_draws_are_drawn_by_report(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tmp_path / "sweep"
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "plotly", None)
+        without.setitem(sys.modules, "matplotlib", None)
+        code, out, _ = cli(
+            "reproduce", "length-independence", "--task", "majority", "--seq-len", "5",
+            "--seeds", "1", "--set", "epochs=1", "--out", sweep, "--no-report", "--json",
+        )  # fmt: skip
+    assert code == 0
+    assert not (sweep / "report").exists()
+    code, drawn, _ = cli("report", sweep, "--json")
+    assert code == 0
+    assert json.loads(drawn) == {"length-independence-majority": json.loads(out)}
+    assert (sweep / "report/report.html").exists()
 
 
 def test_list_names_everything(cli: Cli) -> None:

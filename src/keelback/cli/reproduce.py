@@ -44,11 +44,15 @@ def reproduce(
     report_to: Annotated[
         Path | None, typer.Option(help="Directory of the report; OUT/report by default.")
     ] = None,
+    draw: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write a report, or store runs only.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Run an experiment, or what of it the directory still lacks, and write its report.
 
-    `all` runs every experiment on every task whose data can be had, into one directory.
+    `all` runs every experiment on every task whose data can be had, into one directory. Where
+    nothing can be drawn, `--no-report` trains; `keelback report` then draws it elsewhere.
     """
     from keelback.cli.progress import sweep_progress
     from keelback.errors import JobError
@@ -87,7 +91,7 @@ def reproduce(
                 failures.append(f"{chosen.name} {settings.label}: {error}")
                 continue
         outcomes.append(chosen.outcome(settings, results))
-    if outcomes:
+    if outcomes and draw:
         made_by = [
             store.get(run.name).provenance for _, _, runs in needed for run in runs if run in store
         ]

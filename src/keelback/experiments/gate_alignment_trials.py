@@ -42,6 +42,8 @@ MIXERS: dict[str, _Mixer] = {
     ),
 }
 DEPTHS = {f"Mamba, {depth} layer{'s' * (depth > 1)}": depth for depth in (1, 2, 5)}
+_TIMES = {"gated linear attention": 8, "gated delta rule": 3}
+_FULL_BATCH = 8
 
 
 class HarnessTrials(Run):
@@ -63,8 +65,9 @@ class HarnessTrials(Run):
     first_seed: int = Field(default=0, ge=0)
 
     def cost(self) -> float:
-        """Milliseconds, roughly: a layer of Mamba takes a dozen times as long as a mixer."""
-        return float(self.trials * self.steps * 12 * DEPTHS.get(self.model, 1 / 12))
+        """Milliseconds, roughly, by how many times longer a step takes than a gated SSM's."""
+        times = 12 * DEPTHS[self.model] if self.model in DEPTHS else _TIMES.get(self.model, 1)
+        return float(self.trials * self.steps * times * (_FULL_BATCH if not self.batch_size else 1))
 
     def batch_key(self) -> str:
         """Each model a batch of its own on the CPU; a GPU takes one after the other."""
