@@ -80,9 +80,9 @@ sys.path.insert(0, {tests!r})
 import torch, torch.distributed as dist
 from datetime import timedelta
 from test_scan_across_processes import CASES, scan_part
-from keelback.scan import _across
+from keelback.scan import _across_cpu
 
-_across._CHUNK = 4
+_across_cpu._CHUNK = 4
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=120))
 parts = {parts!r}

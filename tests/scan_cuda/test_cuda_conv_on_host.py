@@ -47,15 +47,6 @@ def test_any_cut_of_the_length_gives_the_same(run: int, monkeypatch: pytest.Monk
     assert max(errors.values()) < TOLERANCE[torch.float32], errors
 
 
-@pytest.mark.parametrize("case", [ConvCase(), ConvCase(channels=5, dtype=torch.bfloat16)], ids=str)
-def test_step_sizes_are_summed_by_runs(case: ConvCase) -> None:
-    delta, _, bias, _ = case.operands()
-    found = causal_conv.elapse(delta, bias, True, 10)
-    sizes = torch.nn.functional.softplus(delta.double() + bias.double())
-    expected = torch.stack([x.sum(2) for x in sizes.split(10, dim=2)], dim=2)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("sizes", [{"batch": 0}, {"length": 0}], ids=str)
 def test_nothing_in_nothing_out(sizes: dict[str, int]) -> None:
     x, weight, bias, dy = ConvCase(**sizes).operands()

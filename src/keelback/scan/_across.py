@@ -1,27 +1,21 @@
 """One long sequence over several processes, each of which scans its part of the length."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from keelback.errors import InputError
+from keelback.scan import _across_cpu
 from keelback.scan._api import prepare
 from keelback.scan._checks import require_scan_shapes, reset_mask
-from keelback.scan._cuda import causal_conv
-from keelback.scan._op import run_scan, run_scan_backward
+from keelback.scan._cuda import across as _across_cuda
+from keelback.scan._decay import decayed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # Not in every build of PyTorch.
-
-#: Stands for the decay over a part with a reset in it: nothing remains, not even an infinity.
-_FORGOTTEN = -1.0
-#: Steps whose sizes are summed up together.
-_CHUNK = 512
 
 
 def selective_scan_across(
@@ -51,11 +45,11 @@ def selective_scan_across(
     over the processes. All processes of the group call it, and its backward pass, together.
 
     Each part is scanned from zero, processes exchange the states at the ends of the parts and the
-    decays over them, and each scans once more only as many of its first steps as still feel the
-    state before them: until the slowest decay is below the smallest normal number. The backward
-    pass first finds the gradient of the state before a part, by the same steps, then goes through
-    the part once. Exchanged are 2 numbers a batch, channel and state, forward and backward,
-    whatever the length.
+    decays over them, and each adds what its first outputs lack: those that still feel the state
+    before them. On a GPU that is the correction that the spans of one long scan need anyway. On a
+    CPU those first steps are scanned once more, until the slowest decay is below the smallest
+    normal number, and the backward pass goes through them once more too. Exchanged are 2 numbers
+    a batch, channel and state, forward and backward, whatever the length.
 
     Args:
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, reset: As in `selective_scan`.
@@ -79,7 +73,7 @@ def selective_scan_across(
     backend, operands = prepare(given, None)
     if backend == "reference":
         raise InputError(f"u is on {u.device}; processes scan together on CPUs and NVIDIA GPUs")
-    y, last = _ScanAcross.apply(group, delta_softplus, mask, *operands)  # type: ignore[no-untyped-call]
+    y, last = _ScanAcross.apply(_BACKENDS[backend], group, delta_softplus, mask, *operands)  # type: ignore[no-untyped-call]
     return (y.to(u.dtype), last) if return_last_state else y.to(u.dtype)
 
 
@@ -89,28 +83,24 @@ class _ScanAcross(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        backend: Any,
         group: "ProcessGroup | None",
         softplus: bool,
         reset: Tensor | None,
         *operands: Any,
     ) -> tuple[Tensor, Tensor]:
-        before: Tensor | None = operands[-1]
-        parameters: Any = operands[:-1]
-        y, end = _scan(*parameters, None, reset, softplus)
-        u, delta, A, *_, delta_bias = parameters
-        decay, felt = _decay_of(u, delta, A, delta_bias, reset, softplus)
-        parts = _gathered(torch.stack([end, decay]), group)
-        states = [torch.zeros_like(end) if before is None else before]
+        *parameters, before = operands
+        part = backend.ForwardPart(parameters, reset, softplus)
+        parts = _gathered(torch.stack([part.end, part.decay]), group)
+        states = [torch.zeros_like(part.end) if before is None else before]
         for end_of_part, decay_of_part in parts:
-            states.append(_decayed(decay_of_part, states[-1]) + end_of_part)
+            states.append(decayed(decay_of_part, states[-1]) + end_of_part)
         start = states[dist.get_rank(group)]
-        first = _first_steps(felt, *parameters)
-        y[:, :felt] = _scan(*first, start, _upto(reset, felt), softplus)[0]
-        ctx.group, ctx.softplus, ctx.felt = group, softplus, felt
+        ctx.backend, ctx.group, ctx.softplus, ctx.felt = backend, group, softplus, part.felt
         ctx.has_before = before is not None
         ctx.save_for_backward(start, reset, *parameters, *(decay for _, decay in parts))
         ctx.set_materialize_grads(False)
-        return y, states[-1]
+        return part.output(start), states[-1]
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
@@ -119,102 +109,20 @@ class _ScanAcross(torch.autograd.Function):
         rank = dist.get_rank(ctx.group)
         dy = torch.zeros_like(parameters[0]) if dy is None else dy
         dlast = torch.zeros_like(start) if dlast is None else dlast
-        first = _first_steps(ctx.felt, *parameters)
-        reset_first = _upto(reset, ctx.felt)
-        of_start = _gradients(dy[:, : ctx.felt], None, *first, start, reset_first, ctx.softplus)[-1]
-        assert of_start is not None
-        parts = _gathered(torch.stack([of_start, dlast]), ctx.group)
+        part = ctx.backend.BackwardPart(dy, start, parameters, reset, ctx.softplus, ctx.felt)
+        parts = _gathered(torch.stack([part.of_start, dlast]), ctx.group)
         adjoint = torch.stack([of_last for _, of_last in parts]).sum(0)
         own = adjoint
         for r in reversed(range(len(parts))):
             own = adjoint if r == rank else own
-            adjoint = _decayed(decays[r], adjoint) + parts[r][0]
-        *gradients, _ = _gradients(dy, own, *parameters, start, reset, ctx.softplus)
-        return None, None, None, *gradients, adjoint if ctx.has_before else None
+            adjoint = decayed(decays[r], adjoint) + parts[r][0]
+        of_before = adjoint if ctx.has_before else None
+        return None, None, None, None, *part.gradients(own), of_before
 
 
-#: u, delta, A, B, C, D, z and delta_bias; the first two, the next but one, ... have a length.
+_BACKENDS = {"cpu": _across_cpu, "cuda": _across_cuda}
+#: u, delta, A, B, C, D, z and delta_bias.
 _PARAMETERS = 8
-_WITH_LENGTH = (True, True, False, True, True, False, True, False)
-
-
-def _upto(x: Tensor | None, steps: int) -> Tensor | None:
-    return None if x is None else x[:, :steps]
-
-
-def _first_steps(steps: int, *parameters: Tensor | None) -> list[Any]:
-    return [
-        _upto(x, steps) if long else x for x, long in zip(parameters, _WITH_LENGTH, strict=True)
-    ]
-
-
-def _replicated(*operands: Any) -> list[Any]:
-    return [x.unsqueeze(0) if isinstance(x, Tensor) else x for x in operands]
-
-
-def _scan(*operands: Any) -> tuple[Tensor, Tensor]:
-    y, last, _ = run_scan(*_replicated(*operands), False)
-    return y.squeeze(0), last.squeeze(0)
-
-
-def _gradients(dy: Tensor, dlast: Tensor | None, *operands: Any) -> list[Tensor | None]:
-    """Of u, ..., delta_bias and the initial state."""
-    replicated = _replicated(dy, dlast, *operands)
-    u = replicated[2]
-    # On the GPU the backward pass makes checkpoints of its own.
-    keep = not u.is_cuda
-    checkpoints = run_scan(*replicated[2:], True)[2] if keep else u.new_empty(0)
-    found = run_scan_backward(*replicated[:2], checkpoints, *replicated[2:])
-    return [
-        None if x is None else gradient.squeeze(0)
-        for x, gradient in zip(operands, found, strict=False)
-    ]
-
-
-def _decay_of(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    delta_bias: Tensor | None,
-    reset: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, int]:
-    """What remains of a state after the part, and how many steps feel the state before it."""
-    batch, length, channels = u.shape
-    if u.numel() == 0 or A.numel() == 0:
-        return torch.ones(batch, channels, A.shape[1], dtype=A.dtype, device=A.device), 0
-    elapsed = _elapsed(delta, delta_bias, softplus, A.dtype).cumsum(1)
-    decay = torch.exp(elapsed[:, -1:].mT * A).expand(batch, channels, A.shape[1])
-    slowest = (elapsed * A.amax(1)).amax(-1)
-    dead = slowest < math.log(torch.finfo(A.dtype).tiny)
-    ends = _CHUNK * torch.arange(1, dead.shape[1] + 1, device=u.device)
-    felt = torch.where(dead, 0, ends).amax(1) + _CHUNK
-    if reset is not None:
-        cut = reset.any(1)
-        decay = torch.where(cut[:, None, None], _FORGOTTEN, decay)
-        felt = torch.where(cut, reset.int().argmax(1).minimum(felt), felt)
-    return decay, min(length, int(felt.amax()))
-
-
-def _elapsed(
-    delta: Tensor, delta_bias: Tensor | None, softplus: bool, dtype: torch.dtype
-) -> Float[Tensor, "batch chunks #channels"]:
-    """The sums of the step sizes over each `_CHUNK` steps."""
-    bias = delta.new_zeros(delta.shape[2], dtype=dtype) if delta_bias is None else delta_bias
-    if delta.is_cuda and len(bias) == delta.shape[2]:
-        return causal_conv.elapse(delta.unsqueeze(0), bias.unsqueeze(0), softplus, _CHUNK)[0]
-    chunks = [_elapsed_over(x, bias, softplus) for x in delta.split(_CHUNK, dim=1)]
-    return torch.stack(chunks, dim=1)
-
-
-def _elapsed_over(delta: Tensor, bias: Tensor, softplus: bool) -> Float[Tensor, "batch #channels"]:
-    sizes = delta.to(bias.dtype) + bias
-    return (F.softplus(sizes) if softplus else sizes).sum(1)
-
-
-def _decayed(decay: Tensor, state: Tensor) -> Tensor:
-    nothing = (decay == _FORGOTTEN) | (state == 0)
-    return torch.where(nothing, torch.zeros_like(state), decay * state)
 
 
 def _gathered(x: Tensor, group: "ProcessGroup | None") -> list[Tensor]:

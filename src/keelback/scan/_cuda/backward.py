@@ -1,7 +1,7 @@
 """The gradients of the scan on an NVIDIA GPU: their buffers and launches."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ from keelback.scan._cuda.plan import BACKWARD, Plan, plan_of
 Rows: TypeAlias = tuple[int, int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Gradients:
+class Gradients(NamedTuple):
     """The gradients of a scan, shaped as its operands."""
 
     u: Tensor
@@ -35,28 +34,63 @@ class Gradients:
     initial_state: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What the first half of a backward pass leaves: checkpoints, and what its spans pass on.
+
+    `states`, `adjoints` (sequence, span, channel, state) and `totals` (sequence, span, channel) are
+    absent where one span is all, and where spans write letters.
+    """
+
+    plan: Plan
+    spanned: bool
+    dy: Tensor
+    du: Tensor
+    ddelta: Tensor
+    checkpoints: Rows
+    buffer: Tensor | None
+    states: Tensor | None
+    adjoints: Tensor | None
+    totals: Tensor | None
+
+
 def run_backward(
     given: Operands, dy: Tensor, last_gradient: Tensor | None, plan: Plan | None = None
 ) -> Gradients:
     """The gradients of every operand, from those of the output and the last state."""
+    return reverse(given, sweep(given, dy, plan), last_gradient)
+
+
+def sweep(
+    given: Operands, dy: Tensor, plan: Plan | None = None, *, in_spans: bool = False
+) -> Sweep:
+    """The recurrence without its output; sweep.cu says more.
+
+    `in_spans` has what the spans pass on in tensors, even of one that is a single span, which
+    then begins without the initial state.
+    """
     u, shape = given.u, given.shape
-    new = given.A.new_empty
     du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     ddelta = torch.empty_like(du)
-    dz = None if given.z is None else torch.empty_like(du)
     if plan is None:
         traits = given.traits(du, ddelta, dy)
         plan = plan_of(traits, processors_of(u.device), BACKWARD)
-
     checkpoints, buffer = checkpoint_rows(plan, du)
-    elapsed = (address(ddelta), shape.length, 0)
     states = adjoints = totals = None
-    if plan.spans > 1 and not letters_fit(plan, du):
-        states = new(shape.sequences, plan.spans, shape.channels, shape.states)
+    spanned = in_spans or plan.spans > 1
+    if in_spans or (spanned and not letters_fit(plan, du)):
+        states = given.A.new_empty(shape.sequences, plan.spans, shape.channels, shape.states)
         adjoints = torch.empty_like(states)
-        totals = new(shape.sequences, plan.spans, shape.channels)
-    _launch_sweep(given, plan, dy, checkpoints, elapsed, states, adjoints, totals)
+        totals = given.A.new_empty(shape.sequences, plan.spans, shape.channels)
+    swept = Sweep(plan, spanned, dy, du, ddelta, checkpoints, buffer, states, adjoints, totals)
+    _launch_sweep(given, swept)
+    return swept
 
+
+def reverse(given: Operands, swept: Sweep, last_gradient: Tensor | None) -> Gradients:
+    """The gradients, by a pass backward from checkpoint to checkpoint; reverse.cu says more."""
+    u, shape, plan, new = given.u, given.shape, swept.plan, given.A.new_empty
+    dz = None if given.z is None else torch.empty_like(swept.du)
     deterministic = torch.are_deterministic_algorithms_enabled()
     parts = plan.blocks_per_group if deterministic else 1
     narrow = plan.blocks_per_group == 1
@@ -75,7 +109,7 @@ def run_backward(
         u=sequences(u),
         delta=sequences(given.delta),
         z=sequences(given.z),
-        dy=sequences(dy),
+        dy=sequences(swept.dy),
         B=state_sequences(given.B),
         C=state_sequences(given.C),
         reset=sequences(given.reset),
@@ -84,13 +118,13 @@ def run_backward(
         bias=address(given.delta_bias),
         initial=address(given.initial_state),
         final=address(last_gradient),
-        states=address(states),
-        adjoints=address(adjoints),
-        totals=address(totals),
-        checkpoints=checkpoints,
-        elapsed=elapsed,
-        du=address(du),
-        ddelta=address(ddelta),
+        states=address(swept.states),
+        adjoints=address(swept.adjoints),
+        totals=address(swept.totals),
+        checkpoints=swept.checkpoints,
+        elapsed=_elapsed_rows(given, swept),
+        du=address(swept.du),
+        ddelta=address(swept.ddelta),
         dz=address(dz),
         dB=address(dB),
         dC=address(dC),
@@ -101,15 +135,15 @@ def run_backward(
         dinitial=address(dinitial),
     )
     configuration = plan.configuration.for_reversing(
-        plan.spans > 1, add_grouped, narrow, not deterministic
+        swept.spanned, add_grouped, narrow, not deterministic
     )
     kernel("reverse", configuration, u.device.index).launch(
         plan.blocks, configuration.threads, arguments
     )
-    del buffer  # Kept until here for the kernel that reads it.
 
+    ddelta = swept.ddelta
     return Gradients(
-        u=du,
+        u=swept.du,
         delta=ddelta.sum(-1, keepdim=True) if given.shared_delta else ddelta,
         A=_summed(dA, 1),
         B=_summed(dB, 0).to(given.B.dtype),
@@ -121,39 +155,34 @@ def run_backward(
     )
 
 
-def _launch_sweep(
-    given: Operands,
-    plan: Plan,
-    dy: Tensor,
-    checkpoints: Rows,
-    elapsed: Rows,
-    states: Tensor | None,
-    adjoints: Tensor | None,
-    totals: Tensor | None,
-) -> None:
-    """The recurrence without its output; sweep.cu says more."""
-    configuration = plan.configuration.for_sweeping(plan.spans > 1)
+def _launch_sweep(given: Operands, swept: Sweep) -> None:
+    configuration = swept.plan.configuration.for_sweeping(swept.spanned)
     arguments = packed_arguments(
-        plan.sizes,
+        swept.plan.sizes,
         u=sequences(given.u),
         delta=sequences(given.delta),
         z=sequences(given.z),
-        dy=sequences(dy),
+        dy=sequences(swept.dy),
         B=state_sequences(given.B),
         C=state_sequences(given.C),
         reset=sequences(given.reset),
         A=address(given.A),
         bias=address(given.delta_bias),
         initial=address(given.initial_state),
-        checkpoints=checkpoints,
-        elapsed=elapsed,
-        states=address(states),
-        adjoints=address(adjoints),
-        totals=address(totals),
+        checkpoints=swept.checkpoints,
+        elapsed=_elapsed_rows(given, swept),
+        states=address(swept.states),
+        adjoints=address(swept.adjoints),
+        totals=address(swept.totals),
     )
     kernel("sweep", configuration, given.device.index).launch(
-        plan.blocks, configuration.threads, arguments
+        swept.plan.blocks, configuration.threads, arguments
     )
+
+
+def _elapsed_rows(given: Operands, swept: Sweep) -> Rows:
+    """The time since a span's start at the start of each tile, where ddelta will be."""
+    return (address(swept.ddelta), given.shape.length, 0)
 
 
 def _summed(x: Tensor, axis: int) -> Tensor:

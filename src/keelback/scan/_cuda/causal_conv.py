@@ -69,13 +69,13 @@ class _Launch:
         return self.sizes[4]
 
 
-def _launch(x: Tensor, width: int, silu: bool, *others: Tensor, run: int | None = None) -> _Launch:
+def _launch(x: Tensor, width: int, silu: bool, *others: Tensor) -> _Launch:
     replicas, rows, length, channels = x.shape
     packed = width <= _WIDEST_PACKED and channels % PACK == 0
     packed = packed and all(map(_in_packs, (x, *others)))
     vector = PACK if packed else 1
     lanes = replicas * rows * channels // vector
-    run = run or _run_length(x, lanes)
+    run = _run_length(x, lanes)
     runs = -(-length // run)
     return _Launch(
         ConvConfiguration(x.dtype, width, vector, silu),
@@ -138,15 +138,3 @@ def correlate(
     _run("correlate", launch, x.device, *sequences(x), *sequences(dy), *pointers)
     dtaps = partial.sum(1)
     return dx, dtaps[:, :width].flip(1).mT, dtaps[:, width]
-
-
-def elapse(delta: Tensor, bias: Tensor, softplus: bool, run: int) -> Tensor:
-    """Sums of the step sizes of (replica, row, time, channel) over each `run` steps."""
-    delta, bias = adjacent(delta), bias.contiguous()
-    launch = _launch(delta, 1, softplus, run=run)
-    replicas, rows, _, channels = delta.shape
-    elapsed = bias.new_empty(replicas, rows, launch.runs, channels)
-    if elapsed.numel() > 0:
-        pointers = (bias.data_ptr(), elapsed.data_ptr())
-        _run("elapse", launch, delta.device, *sequences(delta), *pointers)
-    return elapsed

@@ -62,18 +62,7 @@ def scan_backward(
     else:
         dy = torch.zeros_like(u) if dy is None else adjacent(dy)
         dlast = None if dlast_state is None else dlast_state.contiguous()
-        found = run_backward(given, dy, dlast)
-        gradients = [
-            found.u,
-            found.delta,
-            found.A,
-            found.B,
-            found.C,
-            found.D,
-            found.z,
-            found.delta_bias,
-            found.initial_state,
-        ]
+        gradients = [*run_backward(given, dy, dlast)]
     absent = (u.new_empty((0,)) for _ in present)
     return tuple(
         empty if x is None or gradient is None else gradient

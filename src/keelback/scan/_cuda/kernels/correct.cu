@@ -1,6 +1,7 @@
 // What the state at the start of a span adds to its outputs. scan_forward ran every span from zero; here the
 // state that it should have begun with runs through the span without inputs, tile by tile, as long as anything
 // of it is left: y_t += C_t . 2^(A S_t) h, with the time S_t since the start. So a lane takes a step of its own.
+// The first span either began with the true state, or that state is given here.
 #include "recurrence.cuh"
 #include "spans.cuh"
 
@@ -10,6 +11,7 @@ struct CorrectArguments {
   StateSequences C;
   Resets reset;
   const Real *A, *bias;
+  const Real* initial;          // (sequence, channel, state): the state that the first span lacks, or null
   const Real *states, *totals;  // what the spans pass on
   Stored* y;                    // (sequence, time, channel)
   Real* last;                   // (sequence, channel, state)
@@ -185,7 +187,7 @@ INLINE bool begin(CorrectShared& shared, const CorrectArguments& p, const Place&
   Real rates[kStatesPerThread], h[kStatesPerThread];
   read_rates(p.A, place, p.sizes, seat, rates);
   const Passed passed(p.states, p.totals, place, p.sizes);
-  read_states(nullptr, place, seat, h);
+  read_states(part(p.initial, place.sequence, p.sizes), place, seat, h);
   receive(h, passed, 0, 1, place.span, seat, rates);
   bool alive = false;
 #pragma unroll
@@ -223,7 +225,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_correct(const 
   SHARED_MEMORY(CorrectShared, shared);
   const int thread = threadIdx.x;
   const Place place(p.sizes, blockIdx.x);
-  if (place.span == 0) return;  // It began with the true state.
+  if (place.span == 0 && p.initial == nullptr) return;
   const Mover mover(place, thread);
   const StepSeat seat(thread);
   const ChannelReals bias = mover.parameter(p.bias, place, p.sizes);
