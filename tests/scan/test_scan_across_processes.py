@@ -1,4 +1,4 @@
-"""One sequence over three processes, against the scan of the whole."""
+"""One sequence over several processes, against the scan of the whole."""
 
 import os
 import subprocess
@@ -13,6 +13,17 @@ from keelback.errors import InputError
 from keelback.scan import selective_scan, selective_scan_across
 
 PARTS = (37, 14, 29)  # of different lengths
+MACHINES = [
+    pytest.param(("cpu", "gloo", PARTS), id="cpu"),
+    pytest.param(
+        ("cuda", "nccl", PARTS[:2]),
+        id="cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs"),
+        ],
+    ),
+]
 CASES = {
     "plain": {},
     "options": {"D": True, "z": True, "bias": True, "initial": True},
@@ -55,9 +66,11 @@ def make(case: str, length: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     return operands, normal(batch, length, channels), normal(batch, channels, state)
 
 
-def scan_part(rank: int, case: str, parts: tuple[int, ...]) -> dict[str, Tensor]:
+def scan_part(rank: int, case: str, parts: tuple[int, ...], device: str) -> dict[str, Tensor]:
     """What process `rank` finds: outputs, last state and gradients of its part."""
     operands, dy, dlast = make(case, sum(parts))
+    operands = {name: x.to(device) for name, x in operands.items()}
+    dy, dlast = dy.to(device), dlast.to(device)
     start = sum(parts[:rank])
     stop = start + parts[rank]
     own = {
@@ -71,7 +84,7 @@ def scan_part(rank: int, case: str, parts: tuple[int, ...]) -> dict[str, Tensor]
         [y, last], list(leaves.values()), [dy[:, start:stop], dlast / len(parts)]
     )
     found = {f"d{name}": x for name, x in zip(leaves, gradients, strict=True)}
-    return {"y": y.detach(), "last": last.detach(), **found}
+    return {name: x.detach().cpu() for name, x in ({"y": y, "last": last} | found).items()}
 
 
 SCRIPT = """
@@ -84,30 +97,37 @@ from keelback.scan import _across_cpu
 
 _across_cpu._CHUNK = 4
 
-dist.init_process_group("gloo", timeout=timedelta(seconds=120))
-parts = {parts!r}
-rank = dist.get_rank()
-torch.save({{case: scan_part(rank, case, parts) for case in CASES}}, f"{out}-{{rank}}.pt")
+dist.init_process_group({backend!r}, timeout=timedelta(seconds=120))
+rank, device = dist.get_rank(), {device!r}
+if device == "cuda":
+    torch.cuda.set_device(rank)
+found = {{case: scan_part(rank, case, {parts!r}, device) for case in CASES}}
+torch.save(found, f"{out}-{{rank}}.pt")
 dist.destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+@pytest.fixture(scope="module", params=MACHINES)
+def found(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, dict[str, Tensor]]]:
+    device, backend, parts = request.param
     folder = tmp_path_factory.mktemp("across")
     script, out = folder / "scan.py", folder / "out"
     tests = str(Path(__file__).parent)
-    script.write_text(SCRIPT.format(tests=tests, parts=PARTS, out=out))
+    script.write_text(
+        SCRIPT.format(tests=tests, backend=backend, device=device, parts=parts, out=out)
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launch, "--nproc-per-node", str(len(PARTS)), str(script)],
+        [*launch, "--nproc-per-node", str(len(parts)), str(script)],
         timeout=600,
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return [torch.load(f"{out}-{rank}.pt", weights_only=True) for rank in range(len(PARTS))]
+    return [torch.load(f"{out}-{rank}.pt", weights_only=True) for rank in range(len(parts))]
 
 
 @pytest.mark.slow
@@ -115,7 +135,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
 def test_outputs_and_gradients_are_those_of_one_scan(
     case: str, found: list[dict[str, dict[str, Tensor]]]
 ) -> None:
-    operands, dy, dlast = make(case, sum(PARTS))
+    operands, dy, dlast = make(case, sum(PARTS[: len(found)]))
     leaves = {name: x.requires_grad_() for name, x in operands.items() if name != "reset"}
     y, last = selective_scan(**operands, delta_softplus=True, return_last_state=True)
     gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
