@@ -111,6 +111,7 @@ inline float float_of_bits(unsigned bits) {
   return x;
 }
 
+inline void store_four(float* to, float a, float b, float c, float d) { to[0] = a, to[1] = b, to[2] = c, to[3] = d; }
 inline void prefetch_line(const void*) {}
 
 inline unsigned bits_of_float(float x) {

@@ -100,7 +100,8 @@ def test_small_states_pass_between_spans_in_the_memory_of_gradients(
 
 def test_a_forward_pass_is_cut_only_where_many_spans_are_needed() -> None:
     assert plan_of(traits(256, 2000, 16, 4), H100_PROCESSORS, FORWARD).spans == 1
-    assert plan_of(traits(64, 2000, 16, 4), H100_PROCESSORS, FORWARD).spans > 1
+    assert plan_of(traits(64, 2000, 16, 4), H100_PROCESSORS, FORWARD).spans == 1
+    assert plan_of(traits(64, 8000, 16, 4), H100_PROCESSORS, FORWARD).spans > 1
 
 
 def test_blocks_stay_within_a_group() -> None:

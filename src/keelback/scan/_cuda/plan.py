@@ -21,7 +21,7 @@ class Cutting:
     A thread holds at least `states` states of a channel, where there are as many; half of that,
     where spans would otherwise be shorter than `short_span`. The length is cut into spans that are
     not shorter than `min_span`, for about `waves` times the threads that the multiprocessors hold;
-    it stays whole where fewer than `least_spans` would fill them.
+    it stays whole where fewer than `least_spans` would fill them, or be there.
     """
 
     states: int
@@ -31,8 +31,8 @@ class Cutting:
     short_span: int = 0
 
 
-#: Much of the work of a thread does not depend on how many states it holds. Cutting the length costs
-#: the forward pass a run through the outputs again, as far as a state reaches, and the backward pass
+#: Much of a thread's work does not depend on how many states it holds. Cutting the length costs the
+#: forward pass a run through the outputs again, as far as a state reaches, and the backward pass
 #: little.
 FORWARD = Cutting(states=2, min_span=512, waves=1, least_spans=4)
 BACKWARD = Cutting(states=2, min_span=64, waves=1, least_spans=2, short_span=128)
@@ -175,7 +175,7 @@ def configuration_of(traits: Traits, cutting: Cutting) -> Configuration:
 
 @cache
 def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
-    """The length stays whole where blocks without cutting it fill the multiprocessors.
+    """The length stays whole where it would make few spans, or few would fill the multiprocessors.
 
     Else it is cut so that whole spans fill them: the last one, which is shorter, finds room where
     another ends.
@@ -183,13 +183,13 @@ def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
     shape, configuration = traits.shape, configuration_of(traits, cutting)
     threads = Plan(shape, configuration, 1, shape.length).blocks * configuration.threads
     resident = processors * RESIDENT_THREADS
-    if cutting.least_spans * threads > resident:
+    most_spans = shape.length // cutting.min_span
+    if min(most_spans, resident // max(threads, 1)) < cutting.least_spans:
         return cut(shape, configuration, shape.length)
     filling = -(-shape.length * threads // (resident * cutting.waves))
     if filling < cutting.short_span and cutting.states > 1:
         return plan_of(traits, processors, replace(cutting, states=cutting.states // 2))
-    spans = max(1, shape.length // cutting.min_span)
-    return cut(shape, configuration, max(filling, -(-shape.length // spans)))
+    return cut(shape, configuration, max(filling, -(-shape.length // most_spans)))
 
 
 def cut(shape: Shape, configuration: Configuration, span_length: int) -> Plan:

@@ -21,8 +21,8 @@ THREADS = 128
 _PACK_BYTES = 16
 #: Rows of a thread at most, and the threads of a multiprocessor that are too few for more rows.
 MOST_ROWS, _ENOUGH_THREADS = 4, 512
-#: Threads of one launch.
-_MOST_THREADS = 2**31 - 1
+#: Strides, and the threads of a launch, are counted in 32 bits.
+_LARGEST = 2**31 - 1
 
 #: Of the state, u, delta, A, B, C, D, z, delta_bias, the new state and y.
 _ADDRESSES = struct.Struct("=11q")
@@ -56,11 +56,30 @@ class StepConfiguration:
     vector: int
     lanes: int
     rows: int
+    softplus: bool
+    has_d: bool
+    has_z: bool
+    has_bias: bool
+    grouped: bool
 
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
         real = "double" if self.dtype == torch.float64 else "float"
+        integers = {
+            "kStates": self.states,
+            "kVector": self.vector,
+            "kLanes": self.lanes,
+            "kRows": self.rows,
+            "kThreads": THREADS,
+        }
+        flags = {
+            "kSoftplus": self.softplus,
+            "kHasD": self.has_d,
+            "kHasZ": self.has_z,
+            "kHasBias": self.has_bias,
+            "kGrouped": self.grouped,
+        }
         return "\n".join(
             [
                 "#pragma once",
@@ -70,11 +89,8 @@ class StepConfiguration:
                 f"using Kept = {STORED_TYPES[self.kept]};",
                 f"using Skip = {STORED_TYPES[self.skip]};",
                 f"using Bias = {STORED_TYPES[self.bias]};",
-                f"constexpr int kStates = {self.states};",
-                f"constexpr int kVector = {self.vector};",
-                f"constexpr int kLanes = {self.lanes};",
-                f"constexpr int kRows = {self.rows};",
-                f"constexpr int kThreads = {THREADS};",
+                *(f"constexpr int {name} = {value};" for name, value in integers.items()),
+                *(f"constexpr bool {name} = {int(value)};" for name, value in flags.items()),
                 "",
             ]
         )
@@ -190,7 +206,7 @@ def _planned(
     while taken > 1 and rows * seats < taken * _ENOUGH_THREADS * processors_of(u.device):
         taken //= 2
     blocks = -(-seats * -(-rows // taken) // THREADS)
-    if not 1 <= states <= MAX_STATES or blocks * THREADS > _MOST_THREADS:
+    if not 1 <= states <= MAX_STATES or blocks * THREADS > _LARGEST:
         return None
     configuration = StepConfiguration(
         dtype=u.dtype,
@@ -201,9 +217,14 @@ def _planned(
         vector=vector,
         lanes=lanes,
         rows=taken,
+        softplus=softplus,
+        has_d=D is not None,
+        has_z=z is not None,
+        has_bias=delta_bias is not None,
+        grouped=groups > 1,
     )
     sizes = (
-        *(rows, channels, channels // groups, softplus),
+        *(rows, channels, channels // groups),
         *state.stride,
         *u.stride,
         *_along_channels(delta),
@@ -215,7 +236,11 @@ def _planned(
         *(delta_bias.stride if delta_bias else (0,)),
         *new_state.stride,
     )
-    return _Launch(configuration, blocks, struct.pack(f"={len(sizes)}q", *sizes))
+    if max(sizes) > _LARGEST:
+        return None
+    return _Launch(
+        configuration, blocks, struct.pack(f"={len(sizes)}i{len(sizes) % 2 * 4}x", *sizes)
+    )
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
