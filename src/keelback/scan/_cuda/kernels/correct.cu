@@ -74,9 +74,12 @@ struct StepSeat {
 
   INLINE explicit StepSeat(int thread) : step(thread % kTile), warp(thread / 32), channel_lane(thread % 32 / kTile) {}
 
-  INLINE int unclamped(int round) const { return (round * kWarps + warp) * kChannelsOfWarp + channel_lane; }
-  INLINE bool exists(int round) const { return unclamped(round) < kChannels; }
-  INLINE int channel(int round) const { return exists(round) ? unclamped(round) : kChannels - 1; }
+  INLINE int channel(int round) const { return (round * kWarps + warp) * kChannelsOfWarp + channel_lane; }
+
+  // Whether there is such a channel; where not, its memory is none.
+  INLINE bool exists(int round) const {
+    return round < kRounds && (kChannels == kRounds * kWarps * kChannelsOfWarp || channel(round) < kChannels);
+  }
 };
 
 // The time from the start of a tile to the end of each step, and to its own end.
@@ -86,7 +89,7 @@ struct Elapsed {
   INLINE Elapsed(const CorrectShared& shared, const StepSeat& seat) {
 #pragma unroll
     for (int round = 0; round < kRounds; ++round)
-      until_step[round] = whole[round] = shared.cells[seat.step][seat.channel(round)];
+      until_step[round] = whole[round] = seat.exists(round) ? shared.cells[seat.step][seat.channel(round)] : Real(0);
 #pragma unroll
     for (int bit = 1; bit < kTile; bit *= 2)
 #pragma unroll
@@ -129,14 +132,14 @@ INLINE void correct_tile(CorrectShared& shared, const StepSeat& seat, const Elap
         bool alive = false;
 #pragma unroll
         for (int k = 0; k < kTogether; ++k) {
-          h[k] = shared.states[seat.channel(base + k)][group];
+          h[k] = seat.exists(base + k) ? shared.states[seat.channel(base + k)][group] : StateGroup{};
 #pragma unroll
           for (int i = 0; i < kGroup; ++i) alive |= h[k].at[i] != Real(0);
         }
         if (!alive) continue;
 #pragma unroll
         for (int k = 0; k < kTogether; ++k) {
-          if (base + k >= kRounds) break;
+          if (!seat.exists(base + k)) break;
           const StateGroup rates = shared.rates[seat.channel(base + k)][group];
 #pragma unroll
           for (int i = 0; i < kGroup; ++i)
@@ -145,7 +148,7 @@ INLINE void correct_tile(CorrectShared& shared, const StepSeat& seat, const Elap
       }
 #pragma unroll
       for (int k = 0; k < kTogether; ++k) {
-        if (base + k >= kRounds || !seat.exists(base + k)) break;
+        if (!seat.exists(base + k)) break;
         Real& cell = shared.cells[seat.step][seat.channel(base + k)];
         const Real before = chunk == 0 ? Real(0) : cell;
         cell = forgotten ? Real(0) : before + sums[k];
@@ -163,6 +166,7 @@ INLINE bool decay_states(CorrectShared& shared, const StepSeat& seat, const Elap
     Real left[kRounds];
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
+      if (!seat.exists(round)) break;
       const int channel = seat.channel(round);
       const Real h = shared.states[channel][group].at[i], rate = shared.rates[channel][group].at[i];
       left[round] = h == Real(0) ? Real(0) : h * power_of_two(elapsed.whole[round] * rate);
