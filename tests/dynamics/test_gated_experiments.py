@@ -15,6 +15,7 @@ from keelback.experiments import Store, get_experiment, sweep
 from keelback.experiments.gate_alignment_trials import HarnessTrials
 from keelback.experiments.gated_reading import exponent_claim, trial_row
 from keelback.experiments.gated_trials import GatedTrials, outcomes_of
+from keelback.experiments.locality import _rate_claims
 from keelback.experiments.run import RunResult, run_from_fields
 from keelback.experiments.sample_complexity import _at_gap, _ranked
 from keelback.experiments.sample_threshold import (
@@ -252,6 +253,22 @@ def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
     assert outcome.figures
     assert outcome.tables
     assert experiment.outcome(settings, results[:3]).experiment == outcome.experiment
+
+
+@pytest.mark.parametrize(
+    ("medians", "verdict", "evidence"),
+    [
+        ([40.0, 200.0, None], "holds", "40, 200; 2 of 3 separations have a median"),
+        ([40.0, 30.0, 90.0], "does not hold", "40, 30, 90; 3 of 3 separations have a median"),
+        ([40.0, None, None], "not measured", "1 of 3 separations have a median"),
+        ([None, None, None], "not measured", "0 of 3 separations have a median"),
+    ],
+)
+def test_growth_is_claimed_of_two_medians_or_more(medians, verdict, evidence):
+    rows = [{"series": "s", "near": n, "epochs": m} for n, m in enumerate(medians, start=1)]
+    grows, _ = _rate_claims({"s": None}, rows, "ranking 0.9")
+    assert grows.verdict == verdict
+    assert grows.evidence.endswith(evidence)
 
 
 def test_bad_settings_are_refused():

@@ -286,17 +286,21 @@ def _rate_claims(
     for series, law in laws.items():
         points = [row for row in rows if row["series"] == series]
         medians = [row["epochs"] for row in points if row["epochs"] is not None]
-        grows = all(a < b for a, b in pairwise(medians)) and len(medians) > 1
-        claims.append(
-            Claim(
-                f"Epochs to {goal} grow with the near pair's separation ({series}).",
-                "holds" if grows else "does not hold",
-                f"median epochs from near = {points[0]['near']} up: "
-                f"{', '.join(f'{m:.0f}' for m in medians)}; {len(medians)} of {len(points)} "
-                f"separations have a median",
-                holds=grows,
+        counted = f"{len(medians)} of {len(points)} separations have a median"
+        statement = f"Epochs to {goal} grow with the near pair's separation ({series})."
+        if len(medians) < 2:
+            claims.append(Claim(statement, "not measured", counted))
+        else:
+            grows = all(a < b for a, b in pairwise(medians))
+            shown = ", ".join(f"{median:.0f}" for median in medians)
+            claims.append(
+                Claim(
+                    statement,
+                    "holds" if grows else "does not hold",
+                    f"median epochs from near = {points[0]['near']} up: {shown}; {counted}",
+                    holds=grows,
+                )
             )
-        )
         claims.append(
             exponent_claim(f"T ~ L^2 / (eta (2^-near - 2^-far)) to {goal} ({series}).", law, THEORY)
         )
