@@ -32,6 +32,7 @@ CASES = {
     "unstable": {"unstable": True, "initial": True},
     "forgetful": {"forgetful": True, "initial": True},
     "forgetful, with everything": {"forgetful": True, "initial": True, "D": True, "reset": True},
+    "steps back": {"back": True, "initial": True},
 }
 ALONG = ("u", "delta", "B", "C", "z", "reset")  # cut along the length
 SUMMED = ("A", "D", "delta_bias")
@@ -55,6 +56,9 @@ def make(case: str, length: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     }
     if "forgetful" in on:
         operands["A"] = operands["A"] * 20 - 100  # Nothing is left of a state after some 12 steps.
+    if "back" in on:  # Where a rate is positive, a state dies; where it is negative, it lasts.
+        operands["delta"] = -30 * operands["delta"].abs() - 30
+        operands["A"] = torch.tensor([2.0, -1e-3, -2e-3, -1e-4], dtype=torch.float64).repeat(6, 1)
     if "D" in on:
         operands |= {"D": normal(channels), "z": normal(batch, length, channels)}
         operands["delta_bias"] = normal(channels)
@@ -78,7 +82,8 @@ def scan_part(rank: int, case: str, parts: tuple[int, ...], device: str) -> dict
         for name, x in operands.items()
     }
     leaves = {name: x.requires_grad_() for name, x in own.items() if name != "reset"}
-    y, last = selective_scan_across(**own, delta_softplus=True, return_last_state=True)
+    softplus = case != "steps back"
+    y, last = selective_scan_across(**own, delta_softplus=softplus, return_last_state=True)
     # The gradient of the last state, which all processes have, is shared out between them.
     gradients = torch.autograd.grad(
         [y, last], list(leaves.values()), [dy[:, start:stop], dlast / len(parts)]
@@ -137,7 +142,8 @@ def test_outputs_and_gradients_are_those_of_one_scan(
 ) -> None:
     operands, dy, dlast = make(case, sum(PARTS[: len(found)]))
     leaves = {name: x.requires_grad_() for name, x in operands.items() if name != "reset"}
-    y, last = selective_scan(**operands, delta_softplus=True, return_last_state=True)
+    softplus = case != "steps back"
+    y, last = selective_scan(**operands, delta_softplus=softplus, return_last_state=True)
     gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
     parts = [process[case] for process in found]
     torch.testing.assert_close(torch.cat([part["y"] for part in parts], 1), y)

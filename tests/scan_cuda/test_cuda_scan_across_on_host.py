@@ -181,6 +181,16 @@ def test_outputs_and_gradients_are_those_of_the_whole(case: Case, parts: tuple[i
     assert max(errors.values()) < tolerance(case), errors
 
 
+def test_second_derivatives_are_refused() -> None:
+    operands = operands_of(Case(length=10))
+    leaves = [x.requires_grad_() for x in operands.values() if x is not None]
+    process = Process(0, [None], threading.Barrier(1))
+    reset = operands.pop("reset")
+    y, _ = _across._ScanAcross.apply(across, process, True, reset, *operands.values())
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        torch.autograd.grad(y.sum(), leaves[:1], create_graph=True)
+
+
 def test_parts_are_cut_into_spans_and_a_span_may_be_all() -> None:
     spans = []
     for length in (31, 97):

@@ -38,6 +38,38 @@ def test_a_step_is_that_of_the_definition(options: dict[str, Any], in_place: boo
     assert (state is on_gpu["state"]) == in_place
 
 
+def test_gradients_go_through_a_step() -> None:
+    given = make_step()
+    leaves = [x.cuda().requires_grad_() for x in given.values()]
+    y, state = selective_scan_step(*leaves, delta_softplus=True)
+    found = torch.autograd.grad(y.sum() + (state**2).sum(), leaves)
+    precise = [x.double().requires_grad_() for x in given.values()]
+    y, state = selective_scan_step(*precise, delta_softplus=True)
+    expected = torch.autograd.grad(y.sum() + (state**2).sum(), precise)
+    errors = [relative_error(a.cpu(), b) for a, b in zip(found, expected, strict=True)]
+    assert max(errors) < TOLERANCE[F32]
+
+
+def test_a_step_is_mapped_and_compiled() -> None:
+    given = [x.cuda() for x in make_step().values()]
+    y, _ = selective_scan_step(*given, delta_softplus=True)
+    doubled = [torch.stack([x, x]) for x in given]
+    mapped, _ = torch.vmap(lambda *x: selective_scan_step(*x, delta_softplus=True))(*doubled)
+    compiled = torch.compile(selective_scan_step, backend="aot_eager")
+    for same in (mapped[1], compiled(*given, delta_softplus=True)[0]):
+        torch.testing.assert_close(same, y)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+def test_a_step_on_another_gpu_leaves_the_current_one() -> None:
+    given = {name: x.to("cuda:1") for name, x in make_step().items()}
+    with torch.cuda.device(0):
+        found = advance_state(**given, delta_softplus=True, in_place=True)
+        assert torch.cuda.current_device() == 0
+    assert found is not None
+    assert found[0].device.index == 1
+
+
 def test_a_step_waits_for_what_is_before_it_on_its_stream() -> None:
     given = {name: x.cuda() for name, x in make_step(64, 1536).items()}
     stream = torch.cuda.Stream()

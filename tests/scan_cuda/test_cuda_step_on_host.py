@@ -12,7 +12,7 @@ from step_cases import BF16, CASES, F32, make_step
 from keelback.errors import InputError
 from keelback.scan import selective_scan_step
 from keelback.scan._cuda import step
-from keelback.scan._cuda.step import advance_state, run_step
+from keelback.scan._cuda.step import advance_state, run_step, watched
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -61,7 +61,7 @@ def test_operands_may_lie_in_any_way(name: str, dtype: torch.dtype) -> None:
     wide = torch.full((*x.shape[:-1], x.shape[-1] + 3), math.nan, dtype=x.dtype)
     wide[..., 1:-2] = x
     for same in (wide[..., 1:-2], x.mT.contiguous().mT if x.ndim > 1 else x[None].T[:, 0]):
-        y, state = errors_of({**given, name: same}, in_place=name != "state")
+        y, state = errors_of({**given, name: same})
         assert y < TOLERANCE[dtype]
         assert state < TOLERANCE[F32]
 
@@ -84,6 +84,32 @@ def test_an_infinite_input_is_skipped_by_nothing_where_there_is_no_skip() -> Non
     assert found is not None
     assert found[0][0, 0] == math.inf
     assert torch.isfinite(found[0][1:]).all()
+
+
+def test_an_overwritten_state_is_known_to_be_another() -> None:
+    given = make_step()
+    weight = torch.ones_like(given["state"], requires_grad=True)
+    readout = (weight * given["state"]).sum()
+    run_step(**given, delta_softplus=True, in_place=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        readout.backward()
+
+
+def test_a_state_whose_rows_are_one_is_left_to_pytorch() -> None:
+    given = make_step()
+    given["state"] = given["state"][:1].expand(3, -1, -1)
+    assert run_step(**given, delta_softplus=True, in_place=True) is None
+    assert max(errors_of(given, in_place=False)) < TOLERANCE[F32]
+
+
+def test_what_is_watched_is_left_to_pytorch() -> None:
+    tensors = tuple(make_step().values())
+    assert not watched(*tensors)
+    with_gradient = (*tensors[:-1], tensors[-1].clone().requires_grad_())
+    assert watched(*with_gradient)
+    with torch.no_grad():
+        assert not watched(*with_gradient)
+    assert torch.vmap(lambda x: x if watched(x) else x.new_zeros(()))(torch.ones(2)).all()
 
 
 def test_other_devices_and_dtypes_are_left_to_pytorch() -> None:

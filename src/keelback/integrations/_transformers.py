@@ -5,7 +5,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from keelback.errors import InputError
@@ -109,5 +108,4 @@ def _state_update(
 ) -> Tensor:
     """`mamba_selective_state_update` of transformers: overwrites `state`."""
     refuse_packed(options)
-    with torch.no_grad():
-        return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)

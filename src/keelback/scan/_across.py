@@ -104,6 +104,11 @@ class _ScanAcross(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # that is, with create_graph
+            raise NotImplementedError(
+                "a scan over several processes has first derivatives only; "
+                "for second derivatives call selective_scan(..., backend='reference') on one"
+            )
         start, reset, *saved = ctx.saved_tensors
         parameters, decays = saved[:_PARAMETERS], saved[_PARAMETERS:]
         rank = dist.get_rank(ctx.group)

@@ -114,7 +114,7 @@ def _decay_of(
         return torch.ones(batch, channels, A.shape[1], dtype=A.dtype), 0
     elapsed = _elapsed(delta, delta_bias, softplus, A.dtype).cumsum(1)
     total = elapsed[:, -1]
-    slowest = (elapsed * A.amax(1)).amax(-1)
+    slowest = torch.maximum(elapsed * A.amax(1), elapsed * A.amin(1)).amax(-1)
     dead = slowest < math.log(torch.finfo(A.dtype).tiny)
     ends = _CHUNK * torch.arange(1, dead.shape[1] + 1)
     felt = torch.where(dead, 0, ends).amax(1) + _CHUNK

@@ -1,5 +1,6 @@
 """The two functions of the package mamba_ssm that models call, in its layout and names."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -89,9 +90,13 @@ def selective_state_update(
 ) -> Float[Tensor, "batch channels"]:
     """`selective_scan_step` as `mamba_ssm`'s function of this name: it overwrites `state`.
 
+    As that, it is for inference: no gradient goes through it. On a GPU `state`, `D` and `dt_bias`
+    may be in the half precision of `x` too; they are computed with in float32.
+
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
-    y, _ = advanced(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, in_place=True)
+    with torch.no_grad():
+        y, _ = advanced(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, in_place=True)
     return y

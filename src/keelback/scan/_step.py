@@ -26,6 +26,10 @@ def selective_scan_step(
     The operands are those of `selective_scan` without the axis of the length. Start from zeros,
     or from the last state that a scan of the prompt returns; `state` itself is left as it is.
 
+    Returns:
+        The output in the dtype of `u`, and the state after the step in that of `A`, float32 or
+        float64, from which the next step goes on. Gradients go through both.
+
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
@@ -69,7 +73,5 @@ def advanced(
     if z is not None:
         y = y * F.silu(z.to(dtype))
     if in_place:
-        with torch.no_grad():
-            state.copy_(new_state)
-        new_state = state
+        new_state = state.copy_(new_state)
     return y.to(u.dtype), new_state

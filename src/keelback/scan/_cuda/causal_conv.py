@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from keelback.scan._cuda import driver
-from keelback.scan._cuda.configuration import STORED_TYPES
+from keelback.scan._cuda.configuration import header_text
 from keelback.scan._cuda.driver import processors_of
-from keelback.scan._cuda.operands import PACK, adjacent, sequences
+from keelback.scan._cuda.operands import PACK, adjacent, in_packs, sequences
 
 THREADS = 128
 #: Steps of a thread, at most and at least: longer runs read less twice, shorter ones fill the GPU.
@@ -42,20 +42,13 @@ class ConvConfiguration:
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
-        return "\n".join(
-            [
-                "#pragma once",
-                '#include "numbers.cuh"',
-                f"using Real = {'double' if self.dtype == torch.float64 else 'float'};",
-                f"using Stored = {STORED_TYPES[self.dtype]};",
-                f"constexpr int kWidth = {self.width};",
-                f"constexpr int kVector = {self.vector};",
-                f"constexpr int kBatch = {self.batch};",
-                f"constexpr int kThreads = {THREADS};",
-                f"constexpr bool kSilu = {str(self.silu).lower()};",
-                "",
-            ]
-        )
+        integers = {
+            "kWidth": self.width,
+            "kVector": self.vector,
+            "kBatch": self.batch,
+            "kThreads": THREADS,
+        }
+        return header_text(self.dtype, {}, integers, {"kSilu": self.silu})
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class _Launch:
 def _launch(x: Tensor, width: int, silu: bool, *others: Tensor) -> _Launch:
     replicas, rows, length, channels = x.shape
     packed = width <= _WIDEST_PACKED and channels % PACK == 0
-    packed = packed and all(map(_in_packs, (x, *others)))
+    packed = packed and all(map(in_packs, (x, *others)))
     vector = PACK if packed else 1
     lanes = replicas * rows * channels // vector
     run = _run_length(x, lanes)
@@ -91,12 +84,6 @@ def _run_length(x: Tensor, lanes: int) -> int:
     ):
         run //= 2
     return run
-
-
-def _in_packs(x: Tensor) -> bool:
-    return x.data_ptr() % (PACK * x.element_size()) == 0 and all(
-        stride % PACK == 0 for stride in x.stride()[:-1]
-    )
 
 
 def _taps_first(weight: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a kernel is specialised for: the constants that it is compiled with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -19,6 +20,28 @@ REVERSE_WORDS = 32
 REVERSE_STEPS = 16
 #: Of the exponentials of a sweep that has no adjoint, every which one is a polynomial's.
 SWEEP_POLYNOMIALS = 8
+
+
+def header_text(
+    dtype: torch.dtype,
+    types: Mapping[str, torch.dtype],
+    integers: Mapping[str, int],
+    flags: Mapping[str, bool],
+) -> str:
+    """`configuration.h`: the numbers that are stored and computed with, and constants by name."""
+    real = "double" if dtype == torch.float64 else "float"
+    stored = {"Stored": dtype, **types}
+    return "\n".join(
+        [
+            "#pragma once",
+            '#include "numbers.cuh"',
+            f"using Real = {real};",
+            *(f"using {name} = {STORED_TYPES[type_]};" for name, type_ in stored.items()),
+            *(f"constexpr int {name} = {value};" for name, value in integers.items()),
+            *(f"constexpr bool {name} = {str(value).lower()};" for name, value in flags.items()),
+            "",
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,6 @@ class Configuration:
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
-        real = "double" if self.dtype == torch.float64 else "float"
         integers = {
             "kStates": self.states,
             "kStatesPerThread": self.states_per_thread,
@@ -134,17 +156,4 @@ class Configuration:
             "kMatrixSums": self.matrix_sums,
             "kAddParameters": self.add_parameters,
         }
-        return "\n".join(
-            [
-                "#pragma once",
-                '#include "numbers.cuh"',
-                f"using Real = {real};",
-                f"using Stored = {STORED_TYPES[self.dtype]};",
-                *(f"constexpr int {name} = {value};" for name, value in integers.items()),
-                *(
-                    f"constexpr bool {name} = {str(value).lower()};"
-                    for name, value in flags.items()
-                ),
-                "",
-            ]
-        )
+        return header_text(self.dtype, {}, integers, flags)

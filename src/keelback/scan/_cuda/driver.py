@@ -2,12 +2,12 @@
 
 import ctypes
 from functools import cache
+from typing import Protocol
 
 import torch
 
 from keelback.errors import JobError
 from keelback.scan._cuda.compiler import compiled
-from keelback.scan._cuda.configuration import Configuration
 
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
@@ -36,24 +36,44 @@ def _primary_context(device: int) -> ctypes.c_void_p:
     return context
 
 
-def _enter(device: int) -> None:
-    """Make PyTorch's context current: autograd calls from threads of its own."""
-    context = _primary_context(device)
-    current = ctypes.c_void_p()
-    _driver().cuCtxGetCurrent(ctypes.byref(current))
-    if current.value != context.value:
-        _check(_driver().cuCtxSetCurrent(context), "enter PyTorch's context")
+class _Entered:
+    """Makes PyTorch's context of a device current, for as long: another may be the thread's."""
+
+    def __init__(self, device: int) -> None:
+        self._context = _primary_context(device)
+
+    def __enter__(self) -> None:
+        current = ctypes.c_void_p()
+        _driver().cuCtxGetCurrent(ctypes.byref(current))
+        self._pushed = current.value != self._context.value
+        if self._pushed:
+            _check(_driver().cuCtxPushCurrent_v2(self._context), "enter PyTorch's context")
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pushed:
+            _driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+class Compilable(Protocol):
+    """What a kernel is compiled with."""
+
+    @property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
 
 
 class Kernel:
     """One kernel of one configuration on one device."""
 
-    def __init__(self, name: str, configuration: Configuration, device: int) -> None:
-        _enter(device)
-        driver = _driver()
-        major, minor = torch.cuda.get_device_capability(device)
-        code = compiled(name, configuration.header, f"sm_{major}{minor}")
+    def __init__(self, name: str, configuration: Compilable, device: int) -> None:
         self._device = device
+        with _Entered(device):
+            self._load(name, configuration)
+
+    def _load(self, name: str, configuration: Compilable) -> None:
+        driver = _driver()
+        major, minor = torch.cuda.get_device_capability(self._device)
+        code = compiled(name, configuration.header, f"sm_{major}{minor}")
         self._module = ctypes.c_void_p()
         self._function = ctypes.c_void_p()
         _check(driver.cuModuleLoadData(ctypes.byref(self._module), code), f"load {name}")
@@ -81,12 +101,12 @@ class Kernel:
 
     def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         """Run on the current stream of the device."""
-        _enter(self._device)
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
         pointers = (ctypes.c_char_p * 1)(arguments)
-        status = _driver().cuLaunchKernel(
-            self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
-        )
+        with _Entered(self._device):
+            status = _driver().cuLaunchKernel(
+                self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
+            )
         _check(status, "launch a scan")
 
 
@@ -97,6 +117,6 @@ def processors_of(device: torch.device) -> int:
 
 
 @cache
-def kernel(name: str, configuration: Configuration, device: int) -> Kernel:
+def kernel(name: str, configuration: Compilable, device: int) -> Kernel:
     """The kernel, compiled and loaded at the first call."""
     return Kernel(name, configuration, device)

@@ -53,8 +53,8 @@ class Operands:
         sequences = [u, *others] if self.shared_delta else [u, self.delta, *others]
         if self.z is not None:
             sequences.append(self.z)
-        packed = shape.channels_per_group % PACK == 0 and all(map(_in_packs, sequences))
-        state_packed = shape.states % PACK == 0 and _in_packs(self.B) and _in_packs(self.C)
+        packed = shape.channels_per_group % PACK == 0 and all(map(in_packs, sequences))
+        state_packed = shape.states % PACK == 0 and in_packs(self.B) and in_packs(self.C)
         return Traits(
             shape=shape,
             dtype=u.dtype,
@@ -69,7 +69,7 @@ class Operands:
         )
 
 
-def _in_packs(x: Tensor) -> bool:
+def in_packs(x: Tensor) -> bool:
     """Whether packs of adjacent elements are aligned in every row of a tensor."""
     return x.data_ptr() % (PACK * x.element_size()) == 0 and all(
         stride % PACK == 0 for stride in x.stride()[:-1]

@@ -11,13 +11,13 @@ from torch.compiler import is_compiling
 
 from keelback.scan._checks import require_step_shapes
 from keelback.scan._cuda import driver
-from keelback.scan._cuda.configuration import STORED_TYPES, WARP
+from keelback.scan._cuda.configuration import STORED_TYPES, WARP, header_text
 from keelback.scan._cuda.driver import processors_of
 from keelback.scan._cuda.operands import address
 from keelback.scan._cuda.plan import MAX_STATES
 
 THREADS = 128
-#: Bytes of the states that a thread moves at once.
+#: Bytes that a thread moves at once, of states as they are computed with.
 _PACK_BYTES = 16
 #: Rows of a thread at most, and the threads of a multiprocessor that are too few for more rows.
 MOST_ROWS, _ENOUGH_THREADS = 4, 512
@@ -65,7 +65,7 @@ class StepConfiguration:
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
-        real = "double" if self.dtype == torch.float64 else "float"
+        types = {"Kept": self.kept, "Skip": self.skip, "Bias": self.bias}
         integers = {
             "kStates": self.states,
             "kVector": self.vector,
@@ -80,20 +80,7 @@ class StepConfiguration:
             "kHasBias": self.has_bias,
             "kGrouped": self.grouped,
         }
-        return "\n".join(
-            [
-                "#pragma once",
-                '#include "numbers.cuh"',
-                f"using Real = {real};",
-                f"using Stored = {STORED_TYPES[self.dtype]};",
-                f"using Kept = {STORED_TYPES[self.kept]};",
-                f"using Skip = {STORED_TYPES[self.skip]};",
-                f"using Bias = {STORED_TYPES[self.bias]};",
-                *(f"constexpr int {name} = {value};" for name, value in integers.items()),
-                *(f"constexpr bool {name} = {int(value)};" for name, value in flags.items()),
-                "",
-            ]
-        )
+        return header_text(self.dtype, types, integers, flags)
 
 
 @dataclass(frozen=True)
@@ -125,12 +112,17 @@ def advance_state(
     Raises:
         InputError: An operand has the wrong shape.
     """
-    if not state.is_cuda or is_compiling() or torch._C._are_functorch_transforms_active():
-        return None
     operands = (state, u, delta, A, B, C, D, z, delta_bias)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
+    if not state.is_cuda or watched(*operands):
         return None
     return run_step(*operands, delta_softplus, in_place)
+
+
+def watched(*operands: Tensor | None) -> bool:
+    """Whether a gradient, a transform or the compiler wants to see each operation on these."""
+    if is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
 
 
 def run_step(
@@ -163,6 +155,8 @@ def run_step(
         arguments = _ADDRESSES.pack(*addresses, y.data_ptr()) + launch.sizes
         step = kernel("step", launch.configuration, u.device.index)
         step.launch(launch.blocks, THREADS, arguments)
+        if in_place:
+            torch.autograd.graph.increment_version(state)
     return y, new_state
 
 
@@ -194,6 +188,8 @@ def _planned(
         return None
     if any(x.dtype not in (u.dtype, real) for x in (state, D, delta_bias) if x):
         return None
+    if any(size > 1 and step == 0 for size, step in zip(*new_state[:2], strict=True)):
+        return None  # Several of its elements are one; PyTorch says so.
     require_step_shapes(*(x.shape if x else None for x in given))  # type: ignore[arg-type]
     rows, channels, states = state.shape
     groups = B.shape[1]

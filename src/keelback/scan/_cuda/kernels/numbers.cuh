@@ -1,5 +1,5 @@
 // Numbers: how values are stored, what they are computed in, and the exponentials.
-// The tests compile the same source for the host, where tests/scan_cuda/host.h stands in for intrinsics.h.
+// The tests compile the same source for the host, where tests/scan_cuda/intrinsics.h stands in for intrinsics.h.
 #pragma once
 
 #include "intrinsics.h"
