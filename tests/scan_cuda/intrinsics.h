@@ -82,9 +82,15 @@ Number exchange(Number x, int lanes) {
   return static_cast<Number>(host_block.slots[2 * (warp + ((thread - warp) ^ lanes)) + parity]);
 }
 
+inline bool any_of_warp(bool x) {
+  for (int bit = 1; bit < kHostWarp; bit *= 2) x |= exchange(static_cast<int>(x), bit) != 0;
+  return x;
+}
+
 inline void synchronize_warp() { exchange(0.0f, 0); }
 
 float leading_part(float x);
+constexpr bool kHasMatrixUnit = true;
 
 // As on the matrix unit, element by element; see the GPU's intrinsics.h for who holds what.
 inline void multiply_matrices(float (&sums)[4], const float (&a)[4], float b0, float b1, bool fresh) {

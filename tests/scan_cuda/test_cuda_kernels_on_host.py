@@ -1,6 +1,7 @@
 """The CUDA source, compiled for the host and run thread by thread, against float64 autograd."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,63 @@ def test_a_span_is_corrected_as_far_as_the_state_before_it_reaches(dtype: torch.
         assert relative_error(y[:, :, part], expected[:, :, part]) < 1e-4
     assert last.abs().max() < 1e-37
     assert y[:, :, 390:].abs().max() < 1e-37
+
+
+def fading(case: Case, exponent: float) -> dict[str, Any]:
+    """States of the first 64 steps fade slowly, by e^-exponent in eight steps at most."""
+    arguments = make_operands(replace(case, softplus=False, bias=False, D=False))
+    arguments["A"] = arguments["A"] / arguments["A"].abs().max()
+    arguments["delta"] = torch.full_like(arguments["delta"], exponent / 8)
+    arguments["u"][:, :, 64:] = 0
+    return arguments
+
+
+def in_float64(arguments: dict[str, Any]) -> torch.Tensor:
+    precise = {name: x.double() for name, x in arguments.items() if isinstance(x, torch.Tensor)}
+    if arguments["reset"] is not None:
+        precise["reset"] = arguments["reset"]
+    return scanned({**arguments, **precise})[0]
+
+
+@pytest.mark.parametrize("exponent", [1e-4, 0.02, 0.3, 0.499, 0.501, 0.99, 1.01])
+@pytest.mark.parametrize(("dtype", "states"), [(torch.float32, 16), (torch.bfloat16, 8)])
+def test_fading_states_reach_outputs_by_their_series(
+    dtype: torch.dtype, states: int, exponent: float
+) -> None:
+    case = Case(batch=1, length=192, channels=12, states=states, dtype=dtype, z=True)
+    arguments = fading(case, exponent)
+    y, _ = scanned(arguments, spans=3)
+    expected = in_float64(arguments)[:, :, 64:]
+    rounding = relative_error(expected.to(dtype), expected)
+    assert relative_error(y[:, :, 64:], expected) < 1.002 * rounding + 1e-6
+
+
+def test_fading_states_with_steps_of_both_signs_and_a_reset() -> None:
+    arguments = fading(Case(batch=2, length=192, channels=16, reset=True), 0.2)
+    arguments["delta"] *= make_operands(Case(batch=2, length=192))["delta"]
+    arguments["reset"][:] = False
+    arguments["reset"][:, 0, 83] = True
+    y, _ = scanned(arguments, spans=3)
+    expected = in_float64(arguments)
+    assert (y[:, 0, 83:] == 0).all()
+    assert relative_error(y[:, :, 64:], expected[:, :, 64:]) < 1e-6
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e35])
+def test_fading_states_that_have_no_series_keep_to_their_channel(value: float) -> None:
+    arguments = fading(Case(batch=1, length=192, channels=16), 0.1)
+    arguments["B"], arguments["C"] = arguments["B"].abs(), arguments["C"].abs()
+    expected, _ = scanned(arguments, spans=3)
+    arguments["u"][0, 0, 20, 3] = value
+    y, _ = scanned(arguments, spans=3)
+    others = torch.arange(16) != 3
+    assert relative_error(y[..., others], expected[..., others].double()) < 1e-6
+    if math.isfinite(value):
+        assert relative_error(y, in_float64(arguments)) < 1e-6
+    else:
+        torch.testing.assert_close(
+            y[0, 0, 20:, 3], torch.full((172,), value), equal_nan=True, rtol=0, atol=0
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-8, 40.0])

@@ -90,8 +90,8 @@ class Configuration:
 
     @cached_property
     def for_correcting(self) -> "Configuration":
-        """For `scan_correct`, to which the skip and the size of a step's group are nothing."""
-        return replace(self, has_d=False, steps=1)
+        """For `scan_correct`, whose matrix unit wants the states of a channel side by side."""
+        return replace(self, has_d=False, steps=min(self.tile, 8), state_stride=1)
 
     @cache  # noqa: B019
     def for_sweeping(self, spanned: bool) -> "Configuration":

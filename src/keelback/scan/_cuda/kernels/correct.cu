@@ -1,8 +1,9 @@
 // What the state at the start of a span adds to its outputs. scan_forward ran every span from zero; here the
 // state that it should have begun with runs through the span without inputs, tile by tile, as long as anything
-// of it is left: y_t += C_t . 2^(A S_t) h, with the time S_t since the start. So a lane takes a step of its own.
+// of it is left: y_t += C_t . 2^(A S_t) h, with the time S_t since the start.
 // The first span either began with the true state, or that state is given here.
 #include "recurrence.cuh"
+#include "series.cuh"
 #include "spans.cuh"
 
 struct CorrectArguments {
@@ -17,24 +18,15 @@ struct CorrectArguments {
   Real* last;                   // (sequence, channel, state)
 };
 
-static_assert(kTile <= 32, "a warp has a lane for each step of a tile");
-
-constexpr int kWarps = kThreads / 32;
-constexpr int kChannelsOfWarp = 32 / kTile;  // at once
-constexpr int kRounds = (kChannels + kWarps * kChannelsOfWarp - 1) / (kWarps * kChannelsOfWarp);
-constexpr int kChunk = kPaddedStates < 16 ? kPaddedStates : 16;  // states of a step that a lane holds at once
-constexpr int kGroup = kPaddedStates < 4 ? kPaddedStates : 4;    // states that are left out together,
-constexpr int kTogether = kRounds < 4 ? kRounds : 4;             // of so many channels
-
-using StateGroup = Pack<Real, kGroup>;
+static_assert(kStateStride == 1, "the lanes of a channel are neighbours");
 
 // States below this are zero, as they are to the special-function unit.
 constexpr Real kSmallest = Real(sizeof(Real) == 4 ? 1.1754943508222875e-38 : 2.2250738585072014e-308);
 
 struct CorrectShared {
-  Real cells[kTile][kChannels + 1];  // the step sizes, then what is added to the outputs
-  StateRows C;
-  StateGroup states[kChannels][kPaddedStates / kGroup], rates[kChannels][kPaddedStates / kGroup];
+  StepCells cells;  // the step sizes, then the times, then what is added to the outputs
+  PaddedStateRows C;
+  Real states[kChannels][kPaddedStates], rates[kChannels][kPaddedStates];
   bool reset[kTile];
   int alive_at;  // the last tile that any state has reached
 };
@@ -43,15 +35,30 @@ EXPORTED_SIZE(correct_shared_bytes, CorrectShared)
 
 // A thread's share of the next tile, on its way.
 struct CorrectLoader {
+  Cursor<const Stored> delta_from, z_from = {};
+  const Stored* C_from;
+  Index C_time;
   ChannelTile delta, y, z;
   StateTile C;
 
-  INLINE void load(const CorrectArguments& p, const Place& place, const Cursor<Stored>& y_at, int start, int steps,
-                   const Mover& mover, int thread) {
-    delta.load_delta(delta_cursor(p.delta, place, p.sizes, mover, start), steps, mover);
-    y.load(y_at, steps, mover);
-    if constexpr (kHasZ) z.load(cursor(p.z, place, p.sizes, mover, start), steps, mover);
-    C.load(place.at(p.C) + start * p.C.time, p.C.time, steps, thread);
+  INLINE CorrectLoader(const CorrectArguments& p, const Place& place, const Mover& mover)
+      : delta_from(delta_cursor(p.delta, place, p.sizes, mover, place.start)),
+        C_from(place.at(p.C) + place.start * p.C.time),
+        C_time(p.C.time) {
+    if constexpr (kHasZ) z_from = cursor(p.z, place, p.sizes, mover, place.start);
+  }
+
+  // Loads the next tile, of which `steps` steps exist.
+  INLINE void load(const Cursor<Stored>& y_from, int steps, const Mover& mover, int thread) {
+    delta.load_delta(delta_from, steps, mover);
+    delta_from.move(kTile);
+    y.load(y_from, steps, mover);
+    if constexpr (kHasZ) {
+      z.load(z_from, steps, mover);
+      z_from.move(kTile);
+    }
+    C.load(C_from, C_time, steps, thread);
+    C_from += kTile * C_time;
   }
 
   INLINE void store(CorrectShared& shared, const ChannelReals& bias, int steps, const Mover& mover,
@@ -59,55 +66,81 @@ struct CorrectLoader {
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       if (mover.step(i) >= kTile) break;
+      ChannelReals sizes;
 #pragma unroll
       for (int v = 0; v < kVector; ++v)
-        shared.cells[mover.step(i)][mover.column + v] =
-            step_size(delta.packs[i].at(v), bias.at[v], mover.moves(i, steps));
+        sizes.at[v] = step_size(delta.packs[i].at(v), bias.at[v], mover.moves(i, steps));
+      shared.cells.pack(mover.step(i), mover.column) = sizes;
     }
-    C.store(shared.C, thread);
+#pragma unroll
+    for (int i = 0; i < kStatePacks; ++i) {
+      const int index = thread + i * kThreads, step = index / kStatePacksPerStep;
+      StateReals wide;
+#pragma unroll
+      for (int v = 0; v < kStateVector; ++v) wide.at[v] = C.packs[i].at(v);
+      if (step < kTile) shared.C.packs[step][index % kStatePacksPerStep] = wide;
+    }
   }
 };
 
-// A lane's step, and its channel in each round.
-struct StepSeat {
-  int step, warp, channel_lane;
+// The states of a thread that are left, of its channel: state_lane, state_lane + kStateLanes, ...
+struct Remaining {
+  Real h[kStatesPerThread], rates[kStatesPerThread];
 
-  INLINE explicit StepSeat(int thread) : step(thread % kTile), warp(thread / 32), channel_lane(thread % 32 / kTile) {}
+  // A state that is gone has no rate either: an overflowing decay of nothing is nothing.
+  INLINE bool keep(int j, Real state, Real rate) {
+    const bool gone = magnitude(state) < kSmallest;
+    h[j] = gone ? Real(0) : state;
+    rates[j] = gone ? Real(0) : rate;
+    return !gone;
+  }
 
-  INLINE int channel(int round) const { return (round * kWarps + warp) * kChannelsOfWarp + channel_lane; }
-
-  // Whether there is such a channel; where not, its memory is none.
-  INLINE bool exists(int round) const {
-    return round < kRounds && (kChannels == kRounds * kWarps * kChannelsOfWarp || channel(round) < kChannels);
+  // Returns whether any is left after a time, without a reset in it.
+  INLINE bool decay(Real time, bool reset) {
+    bool alive = false;
+#pragma unroll
+    for (int j = 0; j < kStatesPerThread; ++j)
+      alive |= keep(j, reset ? Real(0) : h[j] * power_of_two(time * rates[j]), rates[j]);
+    return alive;
   }
 };
 
-// The time from the start of a tile to the end of each step, and to its own end.
-struct Elapsed {
-  Real until_step[kRounds], whole[kRounds];
-
-  INLINE Elapsed(const CorrectShared& shared, const StepSeat& seat) {
+// Takes the state at the start of the span, and writes the last state of the sequence to its place. Returns
+// whether there is anything to pass on.
+INLINE bool begin(Remaining& to, CorrectShared& shared, const CorrectArguments& p, const Place& place,
+                  const Seat& seat) {
+  Real rates[kStatesPerThread], h[kStatesPerThread];
+  read_rates(p.A, place, p.sizes, seat, rates);
+  const Passed passed(p.states, p.totals, place, p.sizes);
+  read_states(part(p.initial, place.sequence, p.sizes), place, seat, h);
+  receive(h, passed, 0, 1, place.span, seat, rates);
 #pragma unroll
-    for (int round = 0; round < kRounds; ++round)
-      until_step[round] = whole[round] = seat.exists(round) ? shared.cells[seat.step][seat.channel(round)] : Real(0);
-#pragma unroll
-    for (int bit = 1; bit < kTile; bit *= 2)
-#pragma unroll
-      for (int round = 0; round < kRounds; ++round) {
-        const Real other = exchange(whole[round], bit);
-        if (seat.step & bit) until_step[round] += other;
-        whole[round] += other;
-      }
+  for (int j = 0; j < kStatesPerThread; ++j) {
+    shared.states[seat.channel][seat.state_lane * kStatesPerThread + j] = h[j];
+    shared.rates[seat.channel][seat.state_lane * kStatesPerThread + j] = rates[j];
   }
-};
+  if (place.stop == p.sizes.length) {
+    receive(h, passed, place.span, 1, 1, seat, rates);
+    write_states(part(p.last, place.sequence, p.sizes), place, seat, h);
+  }
+  synchronize_warp();
+  bool alive = false;
+#pragma unroll
+  for (int j = 0; j < kStatesPerThread; ++j) {
+    const int state = j * kStateLanes + seat.state_lane;
+    alive |= to.keep(j, shared.states[seat.channel][state], shared.rates[seat.channel][state]);
+  }
+  return alive;
+}
 
 // The first step that forgets the state before it, or kTile.
-INLINE int first_reset(const CorrectShared& shared, const StepSeat& seat) {
+INLINE int first_reset(const CorrectShared& shared, int lane) {
   int first = kTile;
   if constexpr (kHasReset) {
-    first = shared.reset[seat.step] ? seat.step : kTile;
+    for (int step = kTile - 32 + lane; step >= 0; step -= 32)
+      if (shared.reset[step]) first = step;
 #pragma unroll
-    for (int bit = 1; bit < kTile; bit *= 2) {
+    for (int bit = 1; bit < 32; bit *= 2) {
       const int other = exchange(first, bit);
       first = other < first ? other : first;
     }
@@ -115,111 +148,46 @@ INLINE int first_reset(const CorrectShared& shared, const StepSeat& seat) {
   return first;
 }
 
-// Turns the step sizes of a tile into what its outputs lack.
-INLINE void correct_tile(CorrectShared& shared, const StepSeat& seat, const Elapsed& elapsed, bool forgotten) {
+// Turns the times of a tile into what its outputs lack, with an exponential for each state and step. States of
+// which a warp has none left are left out.
+INLINE void add_exponentials(CorrectShared& shared, const Remaining& remaining, const bool (&alive)[kStatesPerThread],
+                             const Seat& seat) {
+  synchronize_warp();
 #pragma unroll 1
-  for (int chunk = 0; chunk < kPaddedStates; chunk += kChunk) {
-    Real c[kChunk];
+  for (int first = 0; first < kTile; first += kSteps) {
+    Real times[kSteps], sums[kSteps] = {};
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) c[i] = shared.C.at[seat.step][chunk + i];
+    for (int i = 0; i < kSteps; ++i) times[i] = shared.cells.at(first + i, seat.channel);
 #pragma unroll
-    for (int base = 0; base < kRounds; base += kTogether) {
-      Real sums[kTogether] = {};
+    for (int j = 0; j < kStatesPerThread; ++j) {
+      if (!alive[j]) continue;
 #pragma unroll
-      for (int of_chunk = 0; of_chunk < kChunk; of_chunk += kGroup) {
-        const int group = (chunk + of_chunk) / kGroup;
-        StateGroup h[kTogether];
-        bool alive = false;
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          h[k] = seat.exists(base + k) ? shared.states[seat.channel(base + k)][group] : StateGroup{};
-#pragma unroll
-          for (int i = 0; i < kGroup; ++i) alive |= h[k].at[i] != Real(0);
-        }
-        if (!alive) continue;
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          if (!seat.exists(base + k)) break;
-          const StateGroup rates = shared.rates[seat.channel(base + k)][group];
-#pragma unroll
-          for (int i = 0; i < kGroup; ++i)
-            sums[k] += c[of_chunk + i] * (h[k].at[i] * power_of_two(elapsed.until_step[base + k] * rates.at[i]));
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < kTogether; ++k) {
-        if (!seat.exists(base + k)) break;
-        Real& cell = shared.cells[seat.step][seat.channel(base + k)];
-        const Real before = chunk == 0 ? Real(0) : cell;
-        cell = forgotten ? Real(0) : before + sums[k];
+      for (int i = 0; i < kSteps; ++i) {
+        const Real c = shared.C.at[first + i][j * kStateLanes + seat.state_lane];
+        sums[i] += c * (remaining.h[j] * power_of_two(times[i] * remaining.rates[j]));
       }
     }
-  }
-}
-
-// Moves the states to the end of a tile; returns whether any of this lane's is left.
-INLINE bool decay_states(CorrectShared& shared, const StepSeat& seat, const Elapsed& elapsed, bool reset) {
-  bool alive = false;
-#pragma unroll 1
-  for (int state = seat.step; state < kPaddedStates; state += kTile) {
-    const int group = state / kGroup, i = state % kGroup;
-    Real left[kRounds];
+    sum_over_states(sums, seat.lane);
+    synchronize_warp();
 #pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      if (!seat.exists(round)) break;
-      const int channel = seat.channel(round);
-      const Real h = shared.states[channel][group].at[i], rate = shared.rates[channel][group].at[i];
-      left[round] = h == Real(0) ? Real(0) : h * power_of_two(elapsed.whole[round] * rate);
-    }
-#pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      const bool gone = reset || magnitude(left[round]) < kSmallest;
-      if (!seat.exists(round)) break;
-      shared.states[seat.channel(round)][group].at[i] = gone ? Real(0) : left[round];
-      // An overflowing decay of nothing is nothing.
-      if (gone) shared.rates[seat.channel(round)][group].at[i] = Real(0);
-      alive |= !gone;
+    for (int i = 0; i < (kSteps + kStateLanes - 1) / kStateLanes; ++i) {
+      const int step = i * kStateLanes + seat.state_lane;
+      if (step < kSteps) shared.cells.at(first + step, seat.channel) = sums[i];
     }
   }
-  return alive;
 }
 
-// The state at the start of the span goes to shared memory, the last state of the sequence to its place. Returns
-// whether there is anything to pass on.
-INLINE bool begin(CorrectShared& shared, const CorrectArguments& p, const Place& place, int thread) {
-  const Seat seat(place, thread);
-  Real rates[kStatesPerThread], h[kStatesPerThread];
-  read_rates(p.A, place, p.sizes, seat, rates);
-  const Passed passed(p.states, p.totals, place, p.sizes);
-  read_states(part(p.initial, place.sequence, p.sizes), place, seat, h);
-  receive(h, passed, 0, 1, place.span, seat, rates);
-  bool alive = false;
-#pragma unroll
-  for (int j = 0; j < kStatesPerThread; ++j) {
-    const int state = seat.state_lane * kStatesPerThread + j;
-    shared.states[seat.channel][state / kGroup].at[state % kGroup] = h[j];
-    shared.rates[seat.channel][state / kGroup].at[state % kGroup] = h[j] == Real(0) ? Real(0) : rates[j];
-    alive |= h[j] != Real(0);
-  }
-  if (place.stop == p.sizes.length) {
-    receive(h, passed, place.span, 1, 1, seat, rates);
-    write_states(part(p.last, place.sequence, p.sizes), place, seat, h);
-  }
-  return alive;
-}
-
-// Adds to the outputs of a tile, through their gate.
-INLINE void write_corrected(const CorrectShared& shared, const Cursor<Stored>& to, int steps, const ChannelTile& y,
-                            const ChannelTile& z, const Mover& mover) {
+// Adds to the outputs of a tile, through their gate, as far as no reset forgets what is added.
+INLINE void write_corrected(const CorrectShared& shared, const Cursor<Stored>& to, int steps, int forgotten_from,
+                            const ChannelTile& y, const ChannelTile& z, const Mover& mover) {
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
-    if (!mover.moves(i, steps)) continue;
-    ChannelReals values;
+    if (!mover.moves(i, steps) || mover.step(i) >= forgotten_from) continue;
+    ChannelReals values = shared.cells.pack(mover.step(i), mover.column);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
-      Real added = shared.cells[mover.step(i)][mover.column + v];
-      if constexpr (kHasZ) added *= z.packs[i].at(v) * sigmoid(z.packs[i].at(v));
-      values.at[v] = y.packs[i].at(v) + added;
+      if constexpr (kHasZ) values.at[v] *= z.packs[i].at(v) * sigmoid(z.packs[i].at(v));
+      values.at[v] += y.packs[i].at(v);
     }
     store_pack(to(i), values);
   }
@@ -230,16 +198,17 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_correct(const 
   const int thread = threadIdx.x;
   const Place place(p.sizes, blockIdx.x);
   if (place.span == 0 && p.initial == nullptr) return;
+  const Seat seat(place, thread);
   const Mover mover(place, thread);
-  const StepSeat seat(thread);
   const ChannelReals bias = mover.parameter(p.bias, place, p.sizes);
 
   if (thread == 0) shared.alive_at = -1;
   synchronize_block();
-  if (begin(shared, p, place, thread)) shared.alive_at = 0;
-  CorrectLoader next;
+  Remaining remaining;
+  if (begin(remaining, shared, p, place, seat)) shared.alive_at = 0;
+  CorrectLoader next(p, place, mover);
   Cursor<Stored> y_at = cursor(p.y, place, p.sizes, mover, place.start);
-  next.load(p, place, y_at, place.start, place.stop - place.start, mover, thread);
+  next.load(y_at, place.stop - place.start, mover, thread);
   synchronize_block();
 #pragma unroll 1
   for (int index = 0, start = place.start; start < place.stop && shared.alive_at == index; ++index, start += kTile) {
@@ -250,13 +219,18 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) scan_correct(const 
     const ChannelTile y = next.y, z = next.z;
     const Cursor<Stored> to = y_at;
     y_at.move(kTile);
-    if (steps > kTile) next.load(p, place, y_at, start + kTile, steps - kTile, mover, thread);
-    const Elapsed elapsed(shared, seat);
-    const int forgotten_from = first_reset(shared, seat);
-    correct_tile(shared, seat, elapsed, seat.step >= forgotten_from);
-    synchronize_warp();
-    if (decay_states(shared, seat, elapsed, forgotten_from < kTile)) shared.alive_at = index + 1;
+    if (steps > kTile) next.load(y_at, steps - kTile, mover, thread);
+    const int forgotten_from = first_reset(shared, seat.lane);
+    const Elapsed elapsed(shared.cells, seat);
+    const Reach reach(elapsed, remaining.h, remaining.rates);
+    if (reach.is_short()) {
+      add_series(shared.cells, shared.C, elapsed, reach, remaining.h, remaining.rates, seat);
+    } else {
+      elapsed.write(shared.cells, seat);
+      add_exponentials(shared, remaining, reach.alive, seat);
+    }
+    if (remaining.decay(elapsed.whole, forgotten_from < kTile)) shared.alive_at = index + 1;
     synchronize_block();
-    write_corrected(shared, to, steps, y, z, mover);
+    write_corrected(shared, to, steps, forgotten_from, y, z, mover);
   }
 }

@@ -75,10 +75,21 @@ INLINE float endless<float>() { return __int_as_float(0x7f800000); }
 template <>
 INLINE double endless<double>() { return __longlong_as_double(0x7ff0000000000000LL); }
 
+INLINE bool any_of_warp(bool x) { return __any_sync(0xffffffffu, x); }
+
 template <typename Number>
 INLINE Number exchange(Number x, int lanes) {
   return __shfl_xor_sync(0xffffffffu, x, lanes);
 }
+
+#if __CUDA_ARCH__ >= 800
+constexpr bool kHasMatrixUnit = true;
+#else
+constexpr bool kHasMatrixUnit = false;
+#endif
+
+// The significant bits that the matrix unit keeps.
+INLINE float leading_part(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 
 // sums = a b, or sums += a b, on the matrix unit: a (16, 8) and b (8, 8) are cut to 11 significant bits, sums
 // (16, 8) are not. With r = lane / 4 and c = lane % 4, a thread holds a at (r, c), (r + 8, c), (r, c + 4),
