@@ -4,9 +4,9 @@
 
 Its tools look for accesses out of bounds (memcheck), for threads that read or write shared memory
 without a barrier between them (racecheck) and for barriers that not all threads reach (synccheck).
-The scans, steps and convolutions are those of the tests on the host, and their results are compared
-with float64 on the way. PyTorch's own kernels are left out, and its allocator keeps no memory, so
-that the bounds of a tensor are those of its memory.
+The scans, whole and in parts, the steps and convolutions are those of the tests on the host, and
+their results are compared with float64 on the way. PyTorch's own kernels are left out, and its
+allocator keeps no memory, so that the bounds of a tensor are those of its memory.
 """
 
 import argparse
@@ -33,9 +33,11 @@ from step_cases import CASES as STEPS
 from step_cases import make_step
 from test_cuda_conv_on_host import CASES as CONVOLUTIONS
 from test_cuda_kernels_on_host import CASES as SCANS
+from test_cuda_scan_across_on_host import CASES as PARTS
+from test_cuda_scan_across_on_host import Distributed, errors_of_parts
 
 from keelback.experiments import provenance
-from keelback.scan import selective_scan_step
+from keelback.scan import _across, selective_scan_step
 from keelback.scan._cuda.step import run_step
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
@@ -43,14 +45,17 @@ SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 
 
 def step_error(options: dict[str, Any]) -> float:
-    """The relative error of a step's output, as a share of what it may be."""
+    """The larger error of a step's output and state, as a share of what it may be."""
     given = make_step(**options)
     precise = {name: None if x is None else x.double() for name, x in given.items()}
-    expected, _ = selective_scan_step(**precise, delta_softplus=True)
+    expected = selective_scan_step(**precise, delta_softplus=True)
     on_gpu = {name: None if x is None else x.cuda() for name, x in given.items()}
     found = run_step(**on_gpu, delta_softplus=True, in_place=True)
     assert found is not None
-    return relative_error(found[0].cpu(), expected) / TOLERANCE[given["u"].dtype]
+    return max(
+        relative_error(x.cpu(), y) / TOLERANCE[dtype]
+        for x, y, dtype in zip(found, expected, (given["u"].dtype, found[1].dtype), strict=True)
+    )
 
 
 def calls() -> dict[str, Callable[[], float]]:
@@ -62,7 +67,12 @@ def calls() -> dict[str, Callable[[], float]]:
     def convolution(case: ConvCase) -> float:
         return max(convolution_errors(case, "cuda").values()) / TOLERANCE[case.dtype]
 
+    def scan_in_parts(case: Case, parts: tuple[int, ...]) -> float:
+        return max(errors_of_parts(case, parts, "cuda").values()) / tolerance(case)
+
+    _across.dist = Distributed  # type: ignore[assignment]
     return {
+        **{f"scan {case} in {parts}": partial(scan_in_parts, case, parts) for case, parts in PARTS},
         **{f"scan {case}": partial(scan, case) for case in SCANS},
         **{f"step {name}": partial(step_error, options) for name, options in STEPS.items()},
         **{f"convolution {case}": partial(convolution, case) for case in CONVOLUTIONS},
@@ -94,7 +104,8 @@ def check(tool: str) -> dict[str, Any]:
     if not summary or not results:
         raise SystemExit(f"{' '.join(command)} did not end well:\n{text[-3000:]}")
     found = {"tool": tool, **json.loads(results[0]), "findings": int(summary[-1])}
-    print(json.dumps(found), text[-3000:] if found["findings"] else "", file=sys.stderr)
+    well = not found["findings"] and not found["wrong results"]
+    print(json.dumps(found), "" if well else text[-3000:], file=sys.stderr)
     return found
 
 
@@ -110,6 +121,8 @@ def main() -> None:
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(check, TOOLS))
     print(json.dumps({"provenance": record, "rows": rows}, indent=2))
+    if any(row["findings"] or row["wrong results"] for row in rows):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

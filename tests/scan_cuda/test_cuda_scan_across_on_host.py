@@ -94,9 +94,9 @@ def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_across, "dist", Distributed)
 
 
-def operands_of(case: Case) -> dict[str, Any]:
+def operands_of(case: Case, device: str = "cpu") -> dict[str, Any]:
     """Without the axis of replicas."""
-    arguments = make_operands(case)
+    arguments = make_operands(case, device)
     del arguments["delta_softplus"]
     return {name: None if x is None else x[0] for name, x in arguments.items()}
 
@@ -158,9 +158,9 @@ def scan_parts(
     return together
 
 
-@pytest.mark.parametrize(("case", "parts"), CASES, ids=str)
-def test_outputs_and_gradients_are_those_of_the_whole(case: Case, parts: tuple[int, ...]) -> None:
-    operands = operands_of(case)
+def errors_of_parts(case: Case, parts: Sequence[int], device: str = "cpu") -> dict[str, float]:
+    """Relative errors of the output, the last state and every gradient."""
+    operands = operands_of(case, device)
     precise = {
         name: x.double().requires_grad_()
         for name, x in operands.items()
@@ -168,8 +168,8 @@ def test_outputs_and_gradients_are_those_of_the_whole(case: Case, parts: tuple[i
     }
     y, last = selective_scan_reference(**{**operands, **precise}, delta_softplus=case.softplus)
     generator = torch.Generator().manual_seed(1)
-    dy = torch.randn(y.shape, generator=generator).to(case.dtype)
-    dlast = torch.randn(last.shape, generator=generator).to(operands["A"].dtype)
+    dy = torch.randn(y.shape, generator=generator).to(device, case.dtype)
+    dlast = torch.randn(last.shape, generator=generator).to(device, operands["A"].dtype)
     gradients = torch.autograd.grad(
         [y, last], list(precise.values()), [dy.double(), dlast.double()]
     )
@@ -177,7 +177,12 @@ def test_outputs_and_gradients_are_those_of_the_whole(case: Case, parts: tuple[i
     expected |= {f"d{name}": x for name, x in zip(precise, gradients, strict=True)}
     found = scan_parts(operands, case.softplus, parts, dy, dlast)
     assert found.keys() == expected.keys()
-    errors = {name: relative_error(x, expected[name]) for name, x in found.items()}
+    return {name: relative_error(x, expected[name]) for name, x in found.items()}
+
+
+@pytest.mark.parametrize(("case", "parts"), CASES, ids=str)
+def test_outputs_and_gradients_are_those_of_the_whole(case: Case, parts: tuple[int, ...]) -> None:
+    errors = errors_of_parts(case, parts)
     assert max(errors.values()) < tolerance(case), errors
 
 
