@@ -19,7 +19,7 @@ MATRIX_LANES = 4
 REVERSE_WORDS = 32
 REVERSE_STEPS = 16
 #: Of the exponentials of a sweep that has no adjoint, every which one is a polynomial's.
-SWEEP_POLYNOMIALS = 8
+SWEEP_POLYNOMIALS = 10
 
 
 def header_text(
