@@ -1,6 +1,7 @@
 """The CUDA kernels compiled for the host, so that their logic is tested where there is no GPU."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -11,6 +12,8 @@ from keelback.scan._cuda.compiler import kernel_sources
 from keelback.scan._cuda.configuration import Configuration
 
 COMPILER = shutil.which("g++")
+# Where this is set, ThreadSanitizer watches every launch: its library must be loaded first.
+WATCH_RACES = "KEELBACK_HOST_RACES"
 _RUNNER = """
 extern "C" const int argument_bytes = sizeof({arguments});
 extern "C" void run(int blocks, int threads, int shared, const {arguments}* arguments) {{
@@ -38,6 +41,8 @@ class HostKernel:
         (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
         library = folder / "kernel.so"
         command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]
+        if os.environ.get(WATCH_RACES):
+            command += ["-fsanitize=thread", "-g"]
         subprocess.run([*command, "-o", library, folder / "run.cpp"], check=True)
         self._library = ctypes.CDLL(str(library))
         self._argument_bytes = ctypes.c_int.in_dll(self._library, "argument_bytes").value

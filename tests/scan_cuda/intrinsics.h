@@ -1,5 +1,6 @@
 // Stands in for the kernels' intrinsics.h when the host compiles them: the threads of a block are contexts
-// that take turns, each running to its next barrier or exchange.
+// that take turns, each running to its next barrier or exchange. ThreadSanitizer, where it is on, takes every
+// context for a thread of its own (a fiber), so that it sees accesses that no barrier orders.
 #pragma once
 
 #include <ucontext.h>
@@ -10,7 +11,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 
 #define __host__
 #define __device__
@@ -22,6 +28,43 @@
 #define EXPORTED_SIZE(name, Type) extern "C" const int name = sizeof(Type);
 
 constexpr int kHostWarp = 32;
+constexpr size_t kHostStack = 1 << 18;
+
+#ifdef __SANITIZE_THREAD__
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
+}
+
+// While one lives, what the thread does is the simulation's own and not watched. Memory allocated
+// meanwhile is new to the sanitizer, whatever lay at its address before.
+struct Unwatched {
+  Unwatched() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
+  ~Unwatched() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__), AnnotateIgnoreReadsEnd(__FILE__, __LINE__); }
+};
+
+using Fiber = void*;
+inline Fiber current_fiber() { return __tsan_get_current_fiber(); }
+inline Fiber new_fiber() { return __tsan_create_fiber(0); }
+inline void end_fiber(Fiber fiber) { __tsan_destroy_fiber(fiber); }
+inline void enter_fiber(Fiber fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
+inline void arrive(char& meeting) { __tsan_release(&meeting); }
+inline void meet(char& meeting) { __tsan_acquire(&meeting); }
+#else
+struct Unwatched {
+  Unwatched() {}
+};
+
+using Fiber = void*;
+inline Fiber current_fiber() { return nullptr; }
+inline Fiber new_fiber() { return nullptr; }
+inline void end_fiber(Fiber) {}
+inline void enter_fiber(Fiber) {}
+inline void arrive(char&) {}
+inline void meet(char&) {}
+#endif
 
 struct HostIndex {
   unsigned x;
@@ -29,9 +72,15 @@ struct HostIndex {
 
 struct HostThread {
   ucontext_t context;
-  std::vector<char> stack;
+  std::unique_ptr<char[]> stack;
+  Fiber fiber;
   bool finished;
-  int barriers;
+  int barriers, warp_barriers;
+};
+
+// What orders memory: two in turn, as a thread may be at the next barrier before all have left one.
+struct HostMeetings {
+  char of_block[2], of_warp[32][2];
 };
 
 struct HostBlock {
@@ -39,7 +88,10 @@ struct HostBlock {
   std::vector<double> slots;  // one of each parity a thread, for exchanges
   std::vector<int> exchanges;
   unsigned char* shared = nullptr;
+  std::unique_ptr<HostMeetings> meetings;
+  char end_of_launch;
   ucontext_t scheduler;
+  Fiber scheduler_fiber;
   int running = 0;
 };
 
@@ -47,14 +99,19 @@ static HostBlock host_block;
 static HostIndex threadIdx, blockIdx;
 
 inline void host_yield() {
+  const Unwatched unwatched;
   const int thread = host_block.running;
+  enter_fiber(host_block.scheduler_fiber);
   swapcontext(&host_block.threads[thread].context, &host_block.scheduler);
   threadIdx.x = thread;
 }
 
 // Every thread of the block must arrive: a thread that returned early is a fault in the kernel.
 inline void synchronize_block() {
+  const Unwatched unwatched;
   const int target = ++host_block.threads[host_block.running].barriers;
+  char& meeting = host_block.meetings->of_block[target % 2];
+  arrive(meeting);
   for (bool all = false; !all;) {
     all = true;
     for (const HostThread& thread : host_block.threads) {
@@ -66,10 +123,13 @@ inline void synchronize_block() {
     }
     if (!all) host_yield();
   }
+  meet(meeting);
 }
 
+// Orders nothing in memory, as on the GPU.
 template <typename Number>
 Number exchange(Number x, int lanes) {
+  const Unwatched unwatched;
   const int thread = host_block.running, warp = thread / kHostWarp * kHostWarp;
   const int count = ++host_block.exchanges[thread], parity = count % 2;
   host_block.slots[2 * thread + parity] = x;
@@ -87,13 +147,21 @@ inline bool any_of_warp(bool x) {
   return x;
 }
 
-inline void synchronize_warp() { exchange(0.0f, 0); }
+inline void synchronize_warp() {
+  const Unwatched unwatched;
+  const int thread = host_block.running;
+  char& meeting = host_block.meetings->of_warp[thread / kHostWarp][++host_block.threads[thread].warp_barriers % 2];
+  arrive(meeting);
+  exchange(0.0f, 0);
+  meet(meeting);
+}
 
 float leading_part(float x);
 constexpr bool kHasMatrixUnit = true;
 
 // As on the matrix unit, element by element; see the GPU's intrinsics.h for who holds what.
 inline void multiply_matrices(float (&sums)[4], const float (&a)[4], float b0, float b1, bool fresh) {
+  const Unwatched unwatched;
   float left[16][8], right[8][8];
   const int lane = host_block.running % kHostWarp, base = host_block.running - lane;
   const float mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
@@ -164,42 +232,57 @@ Number endless() {
   return std::numeric_limits<Number>::infinity();
 }
 
+// Atomic to the sanitizer; nothing interrupts it, so that it need not be one operation.
 template <typename Number>
 void add_to_memory(Number* to, Number x) {
-  *to += x;
+  Number sum;
+  __atomic_load(to, &sum, __ATOMIC_RELAXED);
+  sum += x;
+  __atomic_store(to, &sum, __ATOMIC_RELAXED);
 }
 
 template <typename Number>
 void add_to_memory(Number* to, Number a, Number b, Number c, Number d) {
-  to[0] += a, to[1] += b, to[2] += c, to[3] += d;
+  add_to_memory(to, a), add_to_memory(to + 1, b), add_to_memory(to + 2, c), add_to_memory(to + 3, d);
 }
 
 // Runs `kernel(arguments)` for every block, with the shared memory of each filled with NaN at the start.
+// Nothing orders the threads of different blocks; the launch ends after all of them.
 template <typename Arguments>
 void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_bytes, const Arguments& arguments) {
+  const Unwatched unwatched;
   static void (*entry)(Arguments);
   static const Arguments* given;
   entry = kernel, given = &arguments;
-  std::vector<double> shared(shared_bytes / sizeof(double) + 17);
-  host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 127) / 128 * 128);
+  host_block.scheduler_fiber = current_fiber();
   host_block.threads.resize(threads);
   host_block.slots.assign(2 * threads, 0.0);
-  for (HostThread& thread : host_block.threads) thread.stack.resize(1 << 18);
   for (int block = 0; block < blocks; ++block) {
     blockIdx.x = block;
+    std::vector<double> shared(shared_bytes / sizeof(double) + 17);
+    host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 127) / 128 * 128);
     std::memset(shared.data(), 0xff, shared.size() * sizeof(double));
+    host_block.meetings = std::make_unique<HostMeetings>();
     host_block.exchanges.assign(threads, 0);
-    for (int i = 0; i < threads; ++i) {
-      HostThread& thread = host_block.threads[i];
+    for (HostThread& thread : host_block.threads) {
+      thread.stack.reset();
+      thread.stack.reset(new char[kHostStack]);
+      thread.fiber = new_fiber();
       thread.finished = false;
-      thread.barriers = 0;
+      thread.barriers = thread.warp_barriers = 0;
       getcontext(&thread.context);
-      thread.context.uc_stack.ss_sp = thread.stack.data();
-      thread.context.uc_stack.ss_size = thread.stack.size();
-      thread.context.uc_link = &host_block.scheduler;
+      thread.context.uc_stack.ss_sp = thread.stack.get();
+      thread.context.uc_stack.ss_size = kHostStack;
+      thread.context.uc_link = nullptr;
       void (*run)() = [] {
         entry(*given);
-        host_block.threads[host_block.running].finished = true;
+        {
+          const Unwatched unwatched_end;
+          arrive(host_block.end_of_launch);
+          host_block.threads[host_block.running].finished = true;
+        }
+        enter_fiber(host_block.scheduler_fiber);
+        setcontext(&host_block.scheduler);
       };
       makecontext(&thread.context, run, 0);
     }
@@ -208,9 +291,12 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
         HostThread& thread = host_block.threads[i];
         if (thread.finished) continue;
         host_block.running = threadIdx.x = i;
+        enter_fiber(thread.fiber);
         swapcontext(&host_block.scheduler, &thread.context);
         left -= thread.finished;
       }
     }
+    for (HostThread& thread : host_block.threads) end_fiber(thread.fiber);
   }
+  meet(host_block.end_of_launch);
 }
