@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 from bounds_reference import SMALL
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keelback.bounds import (
@@ -30,6 +30,7 @@ def bernoulli_kl(q: mpmath.mpf, p: mpmath.mpf) -> mpmath.mpf:
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(1e-8, 20))
+@example(0.0, 19.826416156409103)  # One unit in the last place below would be too little.
 def test_kl_inverse_meets_the_budget_in_high_precision(mean: float, budget: float) -> None:
     p = kl_inverse(mean, budget)
     assert mean <= p <= 1

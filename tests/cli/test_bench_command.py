@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from keelback.benchmarks import Shape, scan_cost, scan_peers
+from keelback.benchmarks.scan_inputs import Inputs
 from keelback.cli import main
 from keelback.errors import InputError
 
@@ -99,12 +101,40 @@ def test_memory_is_that_of_the_tensors_and_little_more(capsys) -> None:
         (["--device", "tpu"], "device is 'tpu'; it should be one of cpu"),
         (["--dtype", "int8"], "dtype is 'int8'; it should be one of float32"),
         (["--repeats", "0"], "repeats is 0; it should be at least 1"),
+        (["--scaling", "--memory"], "--scaling and --memory are both given"),
     ],
 )
 def test_wrong_options_exit_with_2(capsys, arguments, message) -> None:
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decode", "--peer", "nobody"], "peer is 'nobody'; it should be mamba_ssm"),
+        (["decode", "--dtype", "float64"], "dtype is 'float64'; it should be one of float32"),
+    ],
+)
+def test_a_decoding_step_is_refused_what_it_cannot_time(capsys, arguments, message) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_peer_that_does_not_take_the_dtype_is_named(capsys, monkeypatch) -> None:
+    def narrow(inputs: Inputs) -> scan_peers.Call:
+        call = scan_peers.keelback(inputs)
+        return scan_peers.Call(call.leaves, call.dy, lambda u, *rest: u @ torch.ones(4, 4))
+
+    monkeypatch.setitem(scan_peers.PEERS, "cpu", {"narrow": narrow})
+    sizes = ("--shape", "1,8,4,2", "--repeats", "1", "--dtype", "bfloat16")
+    code, out, err = run(capsys, *sizes, "--json")
+    assert code == 0
+    assert "absent: narrow (in bfloat16" in err
+    assert all(row["peers"] == {} for row in json.loads(out)["rows"])
 
 
 def test_shapes_are_read() -> None:

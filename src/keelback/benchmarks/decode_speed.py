@@ -1,5 +1,6 @@
 """One decoding step of a selective scan beside mamba-ssm's, for batches of sequences."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from keelback.benchmarks.scan_cuda import medians
 from keelback.benchmarks.scan_inputs import dtype_named
 from keelback.benchmarks.timing import interleaved_medians
-from keelback.errors import JobError
+from keelback.errors import InputError, JobError
 from keelback.scan import selective_state_update
 
 #: Steps of one timed run of the calls, whose cost is then mostly the host's.
@@ -21,11 +22,15 @@ Update = Callable[..., Tensor]
 
 
 def _peers(required: Sequence[str]) -> dict[str, Update]:
+    for name in required:
+        if name != "mamba_ssm":
+            raise InputError(f"peer is {name!r}; it should be mamba_ssm")
     try:
         from mamba_ssm.ops.triton.selective_state_update import selective_state_update as theirs
     except ImportError as error:
         if "mamba_ssm" in required:
             raise JobError(f"mamba_ssm cannot be imported: {error}") from error
+        print(f"absent: mamba_ssm ({error})", file=sys.stderr)
         return {}
     return {"mamba_ssm": theirs}
 
@@ -78,12 +83,16 @@ def compare_steps(
         on a GPU before it one of the pass "kernel", the time on the GPU alone with cold caches.
 
     Raises:
+        InputError: The dtype or a required peer is unknown.
         JobError: The peer's output is not ours, or a required peer is not installed.
     """
+    stored = dtype_named(dtype)
+    if stored == torch.float64:
+        raise InputError("dtype is 'float64'; it should be one of float32, bfloat16, float16")
     peers = _peers(required)
     rows = []
     for batch in batches:
-        operands = _operands(batch, channels, state, dtype_named(dtype), device)
+        operands = _operands(batch, channels, state, stored, device)
         updates: dict[str, Update] = {"ours": selective_state_update, **peers}
         states = {name: torch.zeros(batch, channels, state, device=device) for name in updates}
         outputs = [update(states[name], *operands) for name, update in updates.items()]

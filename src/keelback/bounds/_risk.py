@@ -189,7 +189,8 @@ def _kl_inverses(
 
     kl(q || p) >= (1 - q) log_odds(p) - log 2, which says where the search can end.
     """
-    closed = np.where(means > 0, 1.0, -np.expm1(-budgets))
+    of_zero = np.where(budgets > 0, np.nextafter(-np.expm1(-budgets), 1), 0.0)
+    closed = np.where(means > 0, 1.0, of_zero)
     searched = (means > 0) & (means < 1) & (budgets < math.inf)
     mean, budget = means[searched], budgets[searched]
     low = np.log(mean) - np.log1p(-mean)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keelback.cli.app import Commands, app, print_json, provenance_of_command
+from keelback.errors import InputError
 
 if TYPE_CHECKING:
     from keelback.benchmarks import Shape
@@ -39,6 +40,9 @@ def scan(
     from keelback.benchmarks import scaling as scaling_of
     from keelback.benchmarks.scan_speed import summary
 
+    if scaling and (memory or shape):
+        other = "--memory" if memory else "--shape"
+        raise InputError(f"--scaling and {other} are both given; one of them should be")
     shapes = [Shape.parse(text) for text in shape or []]
     result: dict[str, Any]
     if memory:
@@ -70,7 +74,9 @@ def _print_rows(result: dict[str, Any]) -> None:
 
     rows = [_flat(row) for row in result["rows"]]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*names)
+    table = Table()
+    for name in names:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in names))
     console = Console()
@@ -80,9 +86,12 @@ def _print_rows(result: dict[str, Any]) -> None:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    sizes = [name for name in ("batch", "length", "channels", "state") if name in row]
+    shape = {"shape": ",".join(str(row[name]) for name in sizes)} if sizes else {}
     peers = {f"{name} (ms)": time for name, time in row.get("peers", {}).items()}
-    kept = {name: value for name, value in row.items() if name not in ("peers", "ratio")}
-    return {**kept, **peers, **({"ratio": row["ratio"]} if "ratio" in row else {})}
+    apart = ("peers", "ratio", *sizes)
+    kept = {name: value for name, value in row.items() if name not in apart}
+    return {**shape, **kept, **peers, **({"ratio": row["ratio"]} if "ratio" in row else {})}
 
 
 def _text(value: Any) -> str:

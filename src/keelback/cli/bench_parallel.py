@@ -15,7 +15,7 @@ RATES = (1.0, 0.01)
 
 @bench.command()
 def parallel(
-    processes: Annotated[int, typer.Option(help="Processes, one GPU each.")] = 2,
+    processes: Annotated[int, typer.Option(help="Processes, one GPU each.", min=1)] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     only: Annotated[
         str | None, typer.Option(help="training (data-parallel) or scan (one long sequence).")
