@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cud
 
 from conv_cases import ConvCase
 from conv_cases import errors_of as convolution_errors
-from cuda_cases import TOLERANCE, Case, relative_error, tolerance
+from cuda_cases import TOLERANCE, Case, tolerance
 from cuda_cases import errors_of as scan_errors
 from step_cases import CASES as STEPS
+from step_cases import errors_of as step_errors
 from step_cases import make_step
 from test_cuda_conv_on_host import CASES as CONVOLUTIONS
 from test_cuda_kernels_on_host import CASES as SCANS
@@ -37,8 +38,7 @@ from test_cuda_scan_across_on_host import CASES as PARTS
 from test_cuda_scan_across_on_host import Distributed, errors_of_parts
 
 from keelback.experiments import provenance
-from keelback.scan import _across, selective_scan_step
-from keelback.scan._cuda.step import run_step
+from keelback.scan import _across
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
@@ -47,15 +47,8 @@ SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 def step_error(options: dict[str, Any]) -> float:
     """The larger error of a step's output and state, as a share of what it may be."""
     given = make_step(**options)
-    precise = {name: None if x is None else x.double() for name, x in given.items()}
-    expected = selective_scan_step(**precise, delta_softplus=True)
-    on_gpu = {name: None if x is None else x.cuda() for name, x in given.items()}
-    found = run_step(**on_gpu, delta_softplus=True, in_place=True)
-    assert found is not None
-    return max(
-        relative_error(x.cpu(), y) / TOLERANCE[dtype]
-        for x, y, dtype in zip(found, expected, (given["u"].dtype, found[1].dtype), strict=True)
-    )
+    of_y, of_state = step_errors(given, device="cuda")
+    return max(of_y / TOLERANCE[given["u"].dtype], of_state / TOLERANCE[given["state"].dtype])
 
 
 def calls() -> dict[str, Callable[[], float]]:

@@ -3,7 +3,11 @@
 from typing import Any
 
 import torch
+from cuda_cases import relative_error
 from torch import Tensor
+
+from keelback.scan import selective_scan_step
+from keelback.scan._cuda.step import run_step
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
@@ -41,6 +45,23 @@ def make_step(
         "z": normal(batch, channels) if z else None,
         "delta_bias": parameter(bias),
     }
+
+
+def errors_of(
+    given: dict[str, Any], softplus: bool = True, in_place: bool = True, device: str = "cpu"
+) -> list[float]:
+    """Relative errors of the output and of the new state."""
+    precise = {name: None if x is None else x.double() for name, x in given.items()}
+    expected = selective_scan_step(**precise, delta_softplus=softplus)
+    there = {name: None if x is None else x.to(device) for name, x in given.items()}
+    before = there["state"].clone()
+    found = run_step(**there, delta_softplus=softplus, in_place=in_place)
+    assert found is not None
+    y, state = found
+    assert y.dtype == given["u"].dtype
+    assert (state is there["state"]) == in_place
+    assert in_place or torch.equal(there["state"], before)
+    return [relative_error(x.cpu(), exact) for x, exact in zip(found, expected, strict=True)]
 
 
 CASES = {

@@ -1,18 +1,17 @@
 """The kernel of a decoding step, compiled for the host, against float64 on PyTorch's path."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
-from cuda_cases import TOLERANCE, relative_error
+from cuda_cases import TOLERANCE
 from host_kernels import COMPILER, host_kernel
-from step_cases import BF16, CASES, F32, make_step
+from step_cases import BF16, CASES, F32, errors_of, make_step
 
 from keelback.errors import InputError
-from keelback.scan import selective_scan_step
 from keelback.scan._cuda import step
-from keelback.scan._cuda.step import advance_state, run_step, watched
+from keelback.scan._cuda.step import advance_state, run_step
+from keelback.scan._watchers import is_transformed, needs_gradient
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -22,20 +21,6 @@ def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "kernel", host_kernel)
     monkeypatch.setattr(step, "processors_of", lambda device: 0)
     step._planned.cache_clear()
-
-
-def errors_of(given: dict[str, Any], softplus: bool = True, in_place: bool = True) -> list[float]:
-    """Relative errors of the output and of the new state."""
-    precise = {name: None if x is None else x.double() for name, x in given.items()}
-    expected = selective_scan_step(**precise, delta_softplus=softplus)
-    before = given["state"].clone()
-    found = run_step(**given, delta_softplus=softplus, in_place=in_place)
-    assert found is not None
-    y, state = found
-    assert y.dtype == given["u"].dtype
-    assert (state is given["state"]) == in_place
-    assert in_place or torch.equal(given["state"], before)
-    return [relative_error(y, expected[0]), relative_error(state, expected[1])]
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -104,12 +89,13 @@ def test_a_state_whose_rows_are_one_is_left_to_pytorch() -> None:
 
 def test_what_is_watched_is_left_to_pytorch() -> None:
     tensors = tuple(make_step().values())
-    assert not watched(*tensors)
+    assert not needs_gradient(*tensors)
     with_gradient = (*tensors[:-1], tensors[-1].clone().requires_grad_())
-    assert watched(*with_gradient)
+    assert needs_gradient(*with_gradient)
     with torch.no_grad():
-        assert not watched(*with_gradient)
-    assert torch.vmap(lambda x: x if watched(x) else x.new_zeros(()))(torch.ones(2)).all()
+        assert not needs_gradient(*with_gradient)
+    assert not is_transformed()
+    assert torch.vmap(lambda x: x if is_transformed() else x.new_zeros(()))(torch.ones(2)).all()
 
 
 def test_other_devices_and_dtypes_are_left_to_pytorch() -> None:

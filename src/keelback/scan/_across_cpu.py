@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.scan._decay import decay_over
+from keelback.scan._layout import one_replica
 from keelback.scan._op import run_scan, run_scan_backward
 
 #: Steps whose sizes are summed up together.
@@ -80,18 +81,14 @@ def _first_steps(steps: int, *parameters: Tensor | None) -> list[Any]:
     ]
 
 
-def _replicated(*operands: Any) -> list[Any]:
-    return [x.unsqueeze(0) if isinstance(x, Tensor) else x for x in operands]
-
-
 def _scan(*operands: Any) -> tuple[Tensor, Tensor]:
-    y, last, _ = run_scan(*_replicated(*operands), False)
+    y, last, _ = run_scan(*one_replica(*operands), False)
     return y.squeeze(0), last.squeeze(0)
 
 
 def _gradients(dy: Tensor, dlast: Tensor | None, *operands: Any) -> list[Tensor | None]:
     """Of u, ..., delta_bias and the initial state."""
-    replicated = _replicated(dy, dlast, *operands)
+    replicated = one_replica(dy, dlast, *operands)
     checkpoints = run_scan(*replicated[2:], True)[2]
     found = run_scan_backward(*replicated[:2], checkpoints, *replicated[2:])
     return [

@@ -38,21 +38,9 @@ def require_scan_shapes(
     initial_state: torch.Size | None,
 ) -> None:
     """Raise unless operands of these shapes fit together in a scan."""
-    require_shape("u", u, ("batch", "length", "channels"))
-    batch, length, channels = u
-    require_shape("A", A, (channels, "state"))
-    state = A[1]
-    require_shape("delta", delta, (batch, length, channels), (batch, length, 1))
-    require_shape("B", B, (batch, length, "groups", state))
-    require_groups("B", B[2], channels)
-    require_shape("C", C, (batch, length, B[2], state))
-    for name, x in (("D", D), ("delta_bias", delta_bias)):
-        if x is not None:
-            require_shape(name, x, (channels,))
-    if z is not None:
-        require_shape("z", z, (batch, length, channels))
+    _require_shapes(("batch", "length"), u, delta, A, B, C, D, z, delta_bias)
     if initial_state is not None:
-        require_shape("initial_state", initial_state, (batch, channels, state))
+        require_shape("initial_state", initial_state, (u[0], u[-1], A[1]))
 
 
 def require_step_shapes(
@@ -67,20 +55,35 @@ def require_step_shapes(
     delta_bias: torch.Size | None,
 ) -> None:
     """Raise unless operands of these shapes fit together in a step of the recurrence."""
-    require_shape("u", u, ("batch", "channels"))
-    batch, channels = u
+    _require_shapes(("batch",), u, delta, A, B, C, D, z, delta_bias)
+    require_shape("state", state, (u[0], u[-1], A[1]))
+
+
+def _require_shapes(
+    axes: tuple[str, ...],
+    u: torch.Size,
+    delta: torch.Size,
+    A: torch.Size,
+    B: torch.Size,
+    C: torch.Size,
+    D: torch.Size | None,
+    z: torch.Size | None,
+    delta_bias: torch.Size | None,
+) -> None:
+    """Of all operands but the state, where `axes` come before the channels of u."""
+    require_shape("u", u, (*axes, "channels"))
+    *rows, channels = u
     require_shape("A", A, (channels, "state"))
-    size = A[1]
-    require_shape("state", state, (batch, channels, size))
-    require_shape("delta", delta, (batch, channels), (batch, 1))
-    require_shape("B", B, (batch, "groups", size))
-    require_groups("B", B[1], channels)
-    require_shape("C", C, (batch, B[1], size))
+    state = A[1]
+    require_shape("delta", delta, (*rows, channels), (*rows, 1))
+    require_shape("B", B, (*rows, "groups", state))
+    require_groups("B", B[-2], channels)
+    require_shape("C", C, (*rows, B[-2], state))
     for name, x in (("D", D), ("delta_bias", delta_bias)):
         if x is not None:
             require_shape(name, x, (channels,))
     if z is not None:
-        require_shape("z", z, (batch, channels))
+        require_shape("z", z, (*rows, channels))
 
 
 #: For shapes that come again and again; sizes that are symbols cannot be remembered.

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from keelback.scan import _cpu, _op
+from keelback.scan._layout import one_replica
+from keelback.scan._watchers import is_transformed, needs_gradient
 
 _PLAIN = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
 
@@ -20,8 +21,7 @@ _PLAIN = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
 def runs_eagerly(*tensors: Tensor | None) -> bool:
     """Whether all tensors are plain ones on the CPU, and nothing intercepts operators."""
     if (
-        is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        is_transformed()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._get_tracing_state() is not None
@@ -54,10 +54,8 @@ class EagerScan(torch.autograd.Function):
         if not torch.is_grad_enabled() and runs_eagerly(dy, dlast_state, checkpoints):
             given: list[Any] = [dy, dlast_state, checkpoints, *operands, ctx.delta_softplus]
             return (None, *_cpu.scan_gradients(*given), None)
-        one_replica = [None if x is None else x.unsqueeze(0) for x in (dy, dlast_state)]
-        one_replica.append(checkpoints)
-        one_replica += [None if x is None else x.unsqueeze(0) for x in operands]
-        computed = _op.run_scan_backward(*one_replica, ctx.delta_softplus)
+        replicated = [*one_replica(dy, dlast_state), checkpoints, *one_replica(*operands)]
+        computed = _op.run_scan_backward(*replicated, ctx.delta_softplus)
         kept = (
             None if x is None else gradient.squeeze(0)
             for x, gradient in zip(operands[: len(computed)], computed, strict=True)
@@ -67,7 +65,7 @@ class EagerScan(torch.autograd.Function):
 
 def eager_scan(delta_softplus: bool, *operands: Any) -> tuple[Tensor, Tensor]:
     """Output and last state of `keelback::selective_scan`, of operands as `selective_scan`'s."""
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
+    if needs_gradient(*operands):
         y, last_state = EagerScan.apply(delta_softplus, *operands)  # type: ignore[no-untyped-call]
         return y, last_state
     arguments: list[Any] = [*operands, delta_softplus, False]

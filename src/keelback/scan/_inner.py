@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from keelback.scan import _cpu
 from keelback.scan._api import selective_scan
 from keelback.scan._checks import require_shape
 from keelback.scan._conv import WIDEST, causal_conv1d
 from keelback.scan._conv_op import conv_gradients, run_conv
+from keelback.scan._watchers import is_transformed, needs_gradient
 
 
 def mamba_inner(
@@ -91,9 +91,7 @@ def _split(projected: Tensor, W_delta: Tensor, A: Tensor) -> tuple[Tensor, Tenso
 
 def _recomputes(*operands: Tensor) -> bool:
     """Whether there is a gradient to recompute for, and kernels take the operands as they are."""
-    if is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    if not torch.is_grad_enabled() or not any(x.requires_grad for x in operands):
+    if is_transformed() or not needs_gradient(*operands):
         return False
     x, _, conv_weight, *_ = operands
     if not 0 < conv_weight.shape[1] <= WIDEST or x.device.type not in ("cpu", "cuda"):

@@ -7,6 +7,7 @@ shared between replicas, rows or channels is never expanded in memory.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -190,3 +191,8 @@ def plan_of_sizes(
 ) -> Plan:
     """The plan of these sizes, remembered with what it has worked out."""
     return Plan(replicas, rows, length, channels, states, groups)
+
+
+def one_replica(*arguments: Any) -> list[Any]:
+    """Arguments whose tensors have the axis of replicas before their own, as a single one."""
+    return [x.unsqueeze(0) if isinstance(x, Tensor) else x for x in arguments]

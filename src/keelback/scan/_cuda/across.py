@@ -14,8 +14,9 @@ from torch import Tensor
 
 from keelback.scan._cuda.backward import reverse, sweep
 from keelback.scan._cuda.forward import correct_spans, forward_plan, scan_spans
-from keelback.scan._cuda.operands import Operands, adjacent, operands
+from keelback.scan._cuda.operands import adjacent, operands
 from keelback.scan._decay import decay_over, decayed
+from keelback.scan._layout import one_replica
 
 
 class ForwardPart:
@@ -24,7 +25,7 @@ class ForwardPart:
     felt = 0  # Its backward pass has no use for it.
 
     def __init__(self, parameters: Any, reset: Tensor | None, softplus: bool) -> None:
-        self._given = _one_replica(*parameters, None, reset, softplus)
+        self._given = operands(*one_replica(*parameters, None, reset, softplus))
         u, A = self._given.u[0], self._given.A[0]
         if self._given.shape.empty:
             self.end = A.new_zeros(u.shape[0], *A.shape)
@@ -54,7 +55,7 @@ class BackwardPart:
         felt: int,
     ) -> None:
         self._parameters = parameters
-        self._given = _one_replica(*parameters, start, reset, softplus)
+        self._given = operands(*one_replica(*parameters, start, reset, softplus))
         if self._given.shape.empty:
             self.of_start = torch.zeros_like(start)
             return
@@ -88,8 +89,3 @@ def passed_on(
         values = decayed(decay_over(totals[:, 1::2], A), values[:, ::2]) + values[:, 1::2]
         totals = totals[:, ::2] + totals[:, 1::2]
     return values[:, 0], totals[:, 0]
-
-
-def _one_replica(*given: Any) -> Operands:
-    replicas: Any = [x.unsqueeze(0) if isinstance(x, Tensor) else x for x in given]
-    return operands(*replicas)

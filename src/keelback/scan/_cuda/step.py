@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from keelback.scan._checks import require_step_shapes
 from keelback.scan._cuda import driver
@@ -15,6 +14,7 @@ from keelback.scan._cuda.configuration import STORED_TYPES, WARP, header_text
 from keelback.scan._cuda.driver import processors_of
 from keelback.scan._cuda.operands import address
 from keelback.scan._cuda.plan import MAX_STATES
+from keelback.scan._watchers import is_transformed, needs_gradient
 
 THREADS = 128
 #: Bytes that a thread moves at once, of states as they are computed with.
@@ -87,7 +87,7 @@ class StepConfiguration:
 class _Launch:
     """A launch of the kernel less the addresses, which come before all else in its arguments."""
 
-    configuration: StepConfiguration
+    step: Any
     blocks: int
     sizes: bytes
 
@@ -113,16 +113,9 @@ def advance_state(
         InputError: An operand has the wrong shape.
     """
     operands = (state, u, delta, A, B, C, D, z, delta_bias)
-    if not state.is_cuda or watched(*operands):
+    if not state.is_cuda or is_transformed() or needs_gradient(*operands):
         return None
     return run_step(*operands, delta_softplus, in_place)
-
-
-def watched(*operands: Tensor | None) -> bool:
-    """Whether a gradient, a transform or the compiler wants to see each operation on these."""
-    if is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
 
 
 def run_step(
@@ -153,8 +146,7 @@ def run_step(
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     if launch.blocks:
         arguments = _ADDRESSES.pack(*addresses, y.data_ptr()) + launch.sizes
-        step = kernel("step", launch.configuration, u.device.index)
-        step.launch(launch.blocks, THREADS, arguments)
+        launch.step.launch(launch.blocks, THREADS, arguments)
         if in_place:
             torch.autograd.graph.increment_version(state)
     return y, new_state
@@ -234,9 +226,8 @@ def _planned(
     )
     if max(sizes) > _LARGEST:
         return None
-    return _Launch(
-        configuration, blocks, struct.pack(f"={len(sizes)}i{len(sizes) % 2 * 4}x", *sizes)
-    )
+    step = kernel("step", configuration, u.device.index) if blocks else None
+    return _Launch(step, blocks, struct.pack(f"={len(sizes)}i{len(sizes) % 2 * 4}x", *sizes))
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
