@@ -1,6 +1,5 @@
 """One decoding step of a selective scan beside mamba-ssm's, for batches of sequences."""
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from keelback.benchmarks.scan_cuda import medians
 from keelback.benchmarks.scan_inputs import dtype_named
+from keelback.benchmarks.scan_peers import load_peers
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.errors import InputError, JobError
 from keelback.scan import selective_state_update
@@ -21,18 +21,18 @@ BURST = 0.03
 Update = Callable[..., Tensor]
 
 
+def _mamba_ssm() -> Update:
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    theirs: Update = selective_state_update
+    return theirs
+
+
 def _peers(required: Sequence[str]) -> dict[str, Update]:
     for name in required:
         if name != "mamba_ssm":
             raise InputError(f"peer is {name!r}; it should be mamba_ssm")
-    try:
-        from mamba_ssm.ops.triton.selective_state_update import selective_state_update as theirs
-    except ImportError as error:
-        if "mamba_ssm" in required:
-            raise JobError(f"mamba_ssm cannot be imported: {error}") from error
-        print(f"absent: mamba_ssm ({error})", file=sys.stderr)
-        return {}
-    return {"mamba_ssm": theirs}
+    return load_peers({"mamba_ssm": _mamba_ssm}, required)
 
 
 def _operands(batch: int, channels: int, state: int, dtype: torch.dtype, device: str) -> list[Any]:

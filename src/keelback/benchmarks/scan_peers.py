@@ -5,16 +5,19 @@ differentiate and a function that runs the scan on them. Converting the layout i
 A and delta into decays is, since that is part of the scan.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_inputs import Inputs
-from keelback.errors import InputError
+from keelback.errors import InputError, JobError
 from keelback.scan import selective_scan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,23 @@ PEERS: dict[str, dict[str, Peer]] = {
     },
     "cuda": {"mamba_ssm": mamba_ssm},
 }
+
+
+def load_peers(loaders: Mapping[str, Callable[[], T]], required: Sequence[str]) -> dict[str, T]:
+    """What the loaders give, less the peers that are not installed, which are named on stderr.
+
+    Raises:
+        JobError: One of the required peers is not installed.
+    """
+    found = {}
+    for name, load in loaders.items():
+        try:
+            found[name] = load()
+        except ImportError as error:
+            if name in required:
+                raise JobError(f"{name} cannot be imported: {error}") from error
+            print(f"absent: {name} ({error})", file=sys.stderr)
+    return found
 
 
 def require_device(device: str) -> None:

@@ -3,13 +3,14 @@
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
-from keelback.benchmarks.scan_inputs import Inputs, Shape, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import PEERS, Call, keelback, require_device
+from keelback.benchmarks.scan_inputs import Shape, dtype_named, make_inputs
+from keelback.benchmarks.scan_peers import PEERS, Call, keelback, load_peers, require_device
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.errors import InputError, JobError
 
@@ -25,18 +26,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _available(inputs: Inputs, device: str, required: Sequence[str]) -> dict[str, Call]:
-    calls = {}
-    for name, prepare in PEERS[device].items():
-        try:
-            calls[name] = prepare(inputs)
-        except ImportError as error:
-            if name in required:
-                raise JobError(f"{name} cannot be imported: {error}") from error
-            print(f"absent: {name} ({error})", file=sys.stderr)
-    return calls
 
 
 def _same_output(ours: Call, peer: Call) -> bool:
@@ -66,7 +55,8 @@ def compare(
             known = ", ".join(PEERS[device])
             raise InputError(f"peer is {name!r}; on {device} it should be one of {known}")
     inputs = make_inputs(shape, device, dtype_named(dtype))
-    ours, peers = keelback(inputs), _available(inputs, device, required)
+    loaders = {name: partial(prepare, inputs) for name, prepare in PEERS[device].items()}
+    ours, peers = keelback(inputs), load_peers(loaders, required)
     for name, peer in list(peers.items()):
         try:
             same = _same_output(ours, peer)
