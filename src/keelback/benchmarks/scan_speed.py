@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
 from keelback.benchmarks.scan_inputs import Shape, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import PEERS, Call, keelback, load_peers, require_device
+from keelback.benchmarks.scan_peers import PEERS, keelback, load_peers, require_device
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.errors import InputError, JobError
 
@@ -28,9 +29,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _same_output(ours: Call, peer: Call) -> bool:
-    expected, found = ours.forward().double(), peer.forward().double()
-    return bool((found - expected).norm() <= 1e-2 * expected.norm())
+def _near(found: Tensor, expected: Tensor) -> bool:
+    expected = expected.double()
+    return bool((found.double() - expected).norm() <= 1e-2 * expected.norm())
 
 
 def compare(
@@ -57,16 +58,17 @@ def compare(
     inputs = make_inputs(shape, device, dtype_named(dtype))
     loaders = {name: partial(prepare, inputs) for name, prepare in PEERS[device].items()}
     ours, peers = keelback(inputs), load_peers(loaders, required)
+    expected = ours.forward()
     for name, peer in list(peers.items()):
         try:
-            same = _same_output(ours, peer)
+            found = peer.forward()
         except RuntimeError as error:
             if name in required:
                 raise JobError(f"{name} does not run in {dtype}: {error}") from error
             print(f"absent: {name} (in {dtype}: {error})", file=sys.stderr)
             del peers[name]
             continue
-        if not same:
+        if not _near(found, expected):
             raise JobError(f"the output of {name} differs from ours on {shape}")
     if device == "cuda":
         return compare_on_gpu(shape, inputs, {"ours": ours, **peers}, limits(), repeats)
