@@ -46,7 +46,13 @@ def stop_when_under_way(
 ) -> tuple[int, str]:
     """Start a training, wait for a checkpoint of its own and a little, send the signal."""
     started = time.time()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A shell's & ignores it.
+    )
     deadline = time.monotonic() + 600
     while not any(x.stat().st_mtime > started for x in folder.glob("checkpoints/*.safetensors")):
         assert process.poll() is None

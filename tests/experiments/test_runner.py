@@ -67,8 +67,10 @@ def test_a_killed_worker_ends_the_sweep_with_what_was_finished(tmp_path: Path) -
 
 
 SWEEP = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's & ignores it.
 sys.path.insert(0, {tests!r})
 from trivial_run import TrivialRun
 from keelback.experiments import Store, sweep
