@@ -20,7 +20,7 @@ check: $(VENV)/dev-installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python benchmarks/fill_tables.py --check
+	$(BIN)/python tools/fill_tables.py --check
 
 docs: $(VENV)/docs-installed
 	$(BIN)/mkdocs build --strict

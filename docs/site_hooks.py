@@ -1,4 +1,4 @@
-"""Hooks of the site: the figures under `results` and `benchmarks` are pages' neighbours there.
+"""Hooks of the site: the figures under `results` are pages' neighbours there.
 
 In the repository a page names them as `../results/...`; on the site they lie beside the pages.
 """
@@ -9,18 +9,15 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("results", "benchmarks/results")
+FOLDER = "results"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.png")):
-            name = path.relative_to(ROOT).as_posix()
-            files.append(File.generated(config, name, abs_src_path=str(path)))
+    for path in sorted((ROOT / FOLDER).rglob("*.png")):
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    for folder in FOLDERS:
-        markdown = markdown.replace(f"(../{folder}/", f"({folder}/")
-    return markdown
+    return markdown.replace(f"(../{FOLDER}/", f"({FOLDER}/")

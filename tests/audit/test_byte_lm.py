@@ -12,7 +12,7 @@ import torch
 from keelback.audit import audit, load_model
 from keelback.cli import main
 from keelback.errors import InputError
-from keelback.experiments.byte_lm import build, chosen_config, read_bytes, train
+from keelback.experiments.length.byte_lm import build, chosen_config, read_bytes, train
 
 SMALL = ("d_model=32", "n_layers=1", "d_state=4", "seq_len=16", "batch=4", "steps=5")
 

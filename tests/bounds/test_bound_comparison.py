@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from keelback.bounds import measure_constants, published_log_rademacher
+from keelback.bounds import published_log_rademacher
+from keelback.certify import measure_constants
 from keelback.errors import InputError
-from keelback.experiments.bound_comparison import BoundComparison, BoundComparisonSettings
-from keelback.experiments.bound_run import BoundRun
-from keelback.experiments.store import StoredRun
+from keelback.experiments._shared.bound_run import BoundRun
+from keelback.experiments.first_paper.bound_comparison import (
+    BoundComparison,
+    BoundComparisonSettings,
+)
 from keelback.models import SelectiveSSMConfig, load_model, save_model
+from keelback.sweeps.store import StoredRun
 
 
 @pytest.fixture(scope="module")

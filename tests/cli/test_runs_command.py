@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from keelback.cli import main
-from keelback.experiments import RunResult, Store, TrainingRun, sweep
-from keelback.experiments.executor import ThisProcess
-from keelback.experiments.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
+from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
+from keelback.sweeps import RunResult, Store, TrainingRun, sweep
+from keelback.sweeps.executor import ThisProcess
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from keelback.cli import main
-from keelback.experiments import Store, StoredRun
+from keelback.sweeps import Store, StoredRun
 
 MAJORITY = ("--task", "majority", "--seq-len", "10", "--set", "task_settings.n_train=500")
 KEELBACK = (sys.executable, "-m", "keelback")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from keelback.data import GaussianNoise, Locality, MajorityVoting, sample_patterns
-from keelback.data.patterns import stream
-from keelback.models._beyond_hinge import BeyondHinge
-from keelback.models.gated import class_readout
-from keelback.models.gated_gradient import TorchHinge, hinge_objective
-from keelback.training.gradient_descent import GatedTraining, train_gated
+from keelback.dynamics import GaussianNoise, Locality, MajorityVoting, sample_patterns
+from keelback.dynamics.descent import GatedTraining, train_gated
+from keelback.dynamics.gated import class_readout
+from keelback.dynamics.gradient import TorchHinge, hinge_objective
+from keelback.dynamics.gradient.beyond_hinge import BeyondHinge
+from keelback.dynamics.patterns import stream
 
 
 def drawn(seed, noise=0.02, mixing=False, length=8, dim=5, samples=12):

@@ -8,22 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keelback.data import GaussianNoise, Locality, MajorityVoting, StudentNoise
-from keelback.dynamics import Interval, PowerLaw
+from keelback.dynamics import (
+    GaussianNoise,
+    Interval,
+    Locality,
+    MajorityVoting,
+    PowerLaw,
+    StudentNoise,
+)
 from keelback.errors import InputError
-from keelback.experiments import Store, get_experiment, sweep
-from keelback.experiments.gate_alignment_trials import HarnessTrials
-from keelback.experiments.gated_reading import exponent_claim, trial_row
-from keelback.experiments.gated_trials import GatedTrials, outcomes_of
-from keelback.experiments.locality import _rate_claims
-from keelback.experiments.run import RunResult, run_from_fields
-from keelback.experiments.sample_complexity import _at_gap, _ranked
-from keelback.experiments.sample_threshold import (
+from keelback.experiments import get_experiment
+from keelback.experiments.second_paper.gate_alignment_trials import HarnessTrials
+from keelback.experiments.second_paper.gated_reading import exponent_claim, trial_row
+from keelback.experiments.second_paper.gated_trials import GatedTrials, outcomes_of
+from keelback.experiments.second_paper.locality import _rate_claims
+from keelback.experiments.second_paper.sample_complexity import _at_gap, _ranked
+from keelback.experiments.second_paper.sample_threshold import (
     SampleThreshold,
     _crossing,
     _isotonic,
     threshold_row,
 )
+from keelback.sweeps import Store, sweep
+from keelback.sweeps.run import RunResult, run_from_fields
 
 TINY = GatedTrials(
     pattern=MajorityVoting(0.5, 0.1, 10, 5),
@@ -93,7 +100,7 @@ def test_rows_say_how_each_trial_ended(tmp_path):
 def test_numba_leaves_pytorch_its_number_of_threads():
     """Else a worker that is pinned to one core would wait for threads that share it."""
     program = (
-        "import torch; from keelback.experiments.gated_trials import use_device\n"
+        "import torch; from keelback.experiments.second_paper.gated_trials import use_device\n"
         "torch.set_num_threads(1); use_device(); print(torch.get_num_threads())"
     )
     environment = os.environ | {"NUMBA_NUM_THREADS": "2"}

@@ -5,11 +5,11 @@ import sys
 import pytest
 import torch
 
-from keelback.data import GaussianNoise, MajorityVoting, sample_patterns
-from keelback.data.patterns import stream
+from keelback.dynamics import GaussianNoise, MajorityVoting, sample_patterns
+from keelback.dynamics.gated import GatedSSM, class_readout, hinge_loss
+from keelback.dynamics.gradient import hinge_objective
+from keelback.dynamics.patterns import stream
 from keelback.errors import InputError
-from keelback.models.gated import GatedSSM, class_readout, hinge_loss
-from keelback.models.gated_gradient import hinge_objective
 
 
 def replicas(count, samples, length, dim, width, scale=1.0):
@@ -132,7 +132,7 @@ def test_backends_that_cannot_run_are_refused():
 _INTERPRETED = """
 import torch
 from test_gated_gradient import by_autograd, relative, replicas
-from keelback.models.gated_gradient_triton import agrees, triton_hinge
+from keelback.dynamics.gradient.triton import agrees, triton_hinge
 assert agrees(6, 5, 4, "cpu")
 for shape in ((1, 18, 17, 20, 18), (2, 3, 7, 3, 2)):
     tokens, signs, v, w, W_O = replicas(*shape)

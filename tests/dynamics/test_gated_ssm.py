@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from keelback.dynamics.gated import GatedSSM, class_readout, hinge_loss, log_decay
 from keelback.errors import InputError
-from keelback.models.gated import GatedSSM, class_readout, hinge_loss, log_decay
 
 
 def model_and_tokens(length=9, dim=5, mixing="gaussian", scale=2.0, seed=0):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from keelback.data import CorrelatedNoise, GaussianNoise, Locality, MajorityVoting, StudentNoise
-from keelback.data.patterns import sample_patterns, stream
+from keelback.dynamics import CorrelatedNoise, GaussianNoise, Locality, MajorityVoting, StudentNoise
+from keelback.dynamics import descent as gradient_descent
+from keelback.dynamics.descent import GatedTraining, measured_epochs, train_gated
+from keelback.dynamics.gated import GatedSSM, hinge_loss
+from keelback.dynamics.patterns import sample_patterns, stream
 from keelback.errors import InputError
-from keelback.models.gated import GatedSSM, hinge_loss
-from keelback.training import gradient_descent
-from keelback.training.gradient_descent import GatedTraining, measured_epochs, train_gated
 
 SMALL = MajorityVoting(0.4, 0.1, 10, 8)
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from keelback.data import GaussianNoise, Locality, MajorityVoting, sample_patterns
-from keelback.data.patterns import stream
 from keelback.dynamics import (
+    GaussianNoise,
+    Locality,
+    MajorityVoting,
     bayes_error,
     conditions,
     cosines,
@@ -19,8 +20,10 @@ from keelback.dynamics import (
     median_with_interval,
     predicted,
     projections,
+    sample_patterns,
     share_with_interval,
 )
+from keelback.dynamics.patterns import stream
 from keelback.errors import InputError
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keelback.data import (
+from keelback.dynamics import (
     CorrelatedNoise,
     GaussianNoise,
     Locality,
@@ -13,7 +13,7 @@ from keelback.data import (
     rotate,
     sample_patterns,
 )
-from keelback.data.patterns import stream
+from keelback.dynamics.patterns import stream
 from keelback.errors import InputError
 
 SILENT = GaussianNoise(0.0)

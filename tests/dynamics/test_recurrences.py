@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from keelback.data import GaussianNoise, MajorityVoting, sample_patterns
-from keelback.data.patterns import stream
-from keelback.errors import InputError
-from keelback.models.gated import GatedSSM
-from keelback.models.gated_mamba import PatternMamba
-from keelback.models.gated_recurrences import (
+from keelback.dynamics import GaussianNoise, MajorityVoting, sample_patterns
+from keelback.dynamics.descent_of_models import train_models
+from keelback.dynamics.gated import GatedSSM
+from keelback.dynamics.gated_mamba import PatternMamba
+from keelback.dynamics.patterns import stream
+from keelback.dynamics.recurrences import (
     FixedDecay,
     GatedDeltaRule,
     GatedLinearAttention,
@@ -14,7 +14,7 @@ from keelback.models.gated_recurrences import (
     PatternClassifier,
     SoftmaxAttention,
 )
-from keelback.training.gradient_descent_models import train_models
+from keelback.errors import InputError
 
 DIM, LENGTH = 5, 7
 MIXERS = {
@@ -145,7 +145,7 @@ def test_models_train_side_by_side_as_they_do_alone(name):
 
 def test_gradient_descent_is_the_closed_form():
     """The harness and the batched trainer of the gated SSM are two ways to one result."""
-    from keelback.training.gradient_descent import GatedTraining, train_gated
+    from keelback.dynamics.descent import GatedTraining, train_gated
 
     training = GatedTraining(
         MajorityVoting(0.5, 0.1, 10, DIM),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keelback.models._tiles import LANES, TILE_ROWS, add_product, prefetch, product
+from keelback.compiled.tiles import LANES, TILE_ROWS, add_product, prefetch, product
 
 
 def matrices(rows, inner, columns, seed=0):

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from keelback.data import get_task
-from keelback.experiments.data_histograms import ones_in_majority, review_lengths
+from keelback.experiments.first_paper.data_histograms import ones_in_majority, review_lengths
 
 
 def totals(figure):

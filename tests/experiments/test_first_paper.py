@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from keelback.data import get_task
-from keelback.experiments import Outcome, Store, get_experiment
-from keelback.experiments.length_independence import _claims
-from keelback.experiments.length_transfer_run import LengthTransferRun
-from keelback.experiments.scores import VERDICTS
-from keelback.experiments.training_run import TrainingRun
+from keelback.experiments import get_experiment
+from keelback.experiments._shared.scores import VERDICTS
+from keelback.experiments.first_paper.length_independence import _claims
+from keelback.experiments.length.length_transfer_run import LengthTransferRun
 from keelback.models import model_config
+from keelback.outcome import Outcome
+from keelback.sweeps import Store
+from keelback.sweeps.training_run import TrainingRun
 from keelback.training import accuracy
 
 Reproduce = Callable[..., Outcome]

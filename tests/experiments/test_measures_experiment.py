@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from keelback.bounds import logits, wrong
+from keelback.certify import logits, wrong
 from keelback.data import Split, get_task
 from keelback.experiments import get_experiment
-from keelback.experiments.measures import Measures, MeasuresSettings
-from keelback.experiments.measures_of_model import (
+from keelback.experiments.measures.measures import Measures, MeasuresSettings
+from keelback.experiments.measures.of_model import (
     CANDIDATES,
     _gradients,
     measure,
@@ -23,10 +23,10 @@ from keelback.experiments.measures_of_model import (
     tail_index,
     tolerated_deviation,
 )
-from keelback.experiments.measures_ranking import bootstrap_counts, kendall
-from keelback.experiments.measures_run import MeasuredRun
-from keelback.experiments.store import StoredRun
+from keelback.experiments.measures.ranking import bootstrap_counts, kendall
+from keelback.experiments.measures.run import MeasuredRun
 from keelback.models import SelectiveClassifier, SelectiveSSMConfig
+from keelback.sweeps.store import StoredRun
 from keelback.training import Recipe, train
 
 SMALL = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=12)

@@ -12,7 +12,9 @@ import pytest
 
 
 def published() -> dict[str, Any]:
-    return dict(json.loads(files("keelback.experiments").joinpath("published.json").read_text()))
+    return dict(
+        json.loads(files("keelback.experiments._shared").joinpath("published.json").read_text())
+    )
 
 
 @pytest.mark.shared

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from keelback.experiments.scores import (
+from keelback.experiments._shared.scores import (
     by_seed,
     divergence_tables,
     paired_difference,
     seed_table,
     shared_by_seed,
 )
-from keelback.experiments.store import StoredRun
+from keelback.sweeps.store import StoredRun
 
 
 def stored(seq_len: int, seed: int, test: float | None) -> StoredRun:

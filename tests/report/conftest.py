@@ -1,7 +1,7 @@
 import pytest
 from report_samples import HOSTILE, make_outcome
 
-from keelback.experiments.outcome import Outcome
+from keelback.outcome import Outcome
 
 
 @pytest.fixture

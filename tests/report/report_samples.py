@@ -2,7 +2,7 @@
 
 import math
 
-from keelback.experiments.outcome import (
+from keelback.outcome import (
     Bars,
     Claim,
     Column,

@@ -4,7 +4,7 @@ import warnings
 import pytest
 
 from keelback.errors import InputError, JobError
-from keelback.experiments.outcome import Figure, Heatmap, Line, Panel
+from keelback.outcome import Figure, Heatmap, Line, Panel
 from keelback.report import save_figure
 from keelback.report._geometry import band_segments, category_labels, color_range
 from keelback.report._matplotlib import _draw, _edges, _text

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keelback.experiments.outcome import Figure, Line, Panel
+from keelback.outcome import Figure, Line, Panel
 from keelback.report._geometry import legends
 from keelback.report._palette import DARK, LIGHT, family_colors
 

@@ -6,7 +6,7 @@ from report_samples import PROVENANCE, make_outcome
 from rich.console import Console
 
 from keelback.errors import InputError
-from keelback.experiments.outcome import Column, Outcome, Table
+from keelback.outcome import Column, Outcome, Table
 from keelback.report import save_tables, terminal_tables, write_report
 from keelback.report._files import distinct_stems
 from keelback.report._tables import data_frame, format_cell

@@ -98,7 +98,7 @@ sys.path.insert(0, {tests!r})
 import torch, torch.distributed as dist
 from datetime import timedelta
 from test_scan_across_processes import CASES, scan_part
-from keelback.scan import _across_cpu
+from keelback.scan.cpu import across as _across_cpu
 
 _across_cpu._CHUNK = 4
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from keelback.scan._exp_kernels import exp2, logistic, softplus, softplus_slope
-from keelback.scan._simd_kernels import LANES, load, store
+from keelback.compiled.exponentials import exp2, logistic, softplus, softplus_slope
+from keelback.compiled.simd import LANES, load, store
 
 
 def vectorised(function):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scan_cases import Case, outputs_and_gradients
 
-from keelback.scan import _threads
+from keelback.compiled import threads as _threads
 
 LARGE = Case(batch=8, length=300, channels_per_group=32, optional=False)
 
@@ -84,7 +84,8 @@ def test_a_forked_child_scans_too() -> None:
     run(
         """
         import os, torch
-        from keelback.scan import _threads, selective_scan
+        from keelback.compiled import threads as _threads
+        from keelback.scan import selective_scan
         _threads.thread_count = lambda: 2
         x = torch.randn(64, 200, 16)
         operands = x, x.abs(), -torch.rand(16, 4), x[..., None, :4], x[..., None, :4]
@@ -101,7 +102,7 @@ def test_a_forked_child_scans_too() -> None:
 def test_importing_compiles_nothing_and_the_cache_serves_another_process(tmp_path: Path) -> None:
     program = """
         import torch
-        import keelback.scan, keelback.scan._cpu
+        import keelback.scan, keelback.scan.cpu.launch
         from numba.core import event
         with event.install_recorder("numba:compile") as compiled:
             from keelback.scan import selective_scan
@@ -125,7 +126,7 @@ def test_without_a_place_for_the_cache_the_kernels_compile_all_the_same() -> Non
             def from_function(cls, *_):
                 return None
         caching.CacheImpl._locator_classes = [Nowhere]
-        from keelback.scan._jit import entry_kernel
+        from keelback.compiled.jit import entry_kernel
         @entry_kernel
         def double(x):
             return 2 * x

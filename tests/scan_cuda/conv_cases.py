@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keelback.scan._cuda import causal_conv
+from keelback.conv.cuda import launch as causal_conv
 
 
 @dataclass(frozen=True)

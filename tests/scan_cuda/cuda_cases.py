@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keelback.scan._cuda.backward import run_backward
-from keelback.scan._cuda.forward import run_forward
-from keelback.scan._cuda.operands import Operands, operands
-from keelback.scan._cuda.plan import BACKWARD, FORWARD, Cutting, Plan, configuration_of, cut
-from keelback.scan._reference import selective_scan_reference
+from keelback.scan.cuda.backward import run_backward
+from keelback.scan.cuda.forward import run_forward
+from keelback.scan.cuda.operands import Operands, operands
+from keelback.scan.cuda.plan import BACKWARD, FORWARD, Cutting, Plan, configuration_of, cut
+from keelback.scan.reference import selective_scan_reference
 
 TOLERANCE = {
     torch.float32: 3e-6,

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from keelback.scan._cuda.compiler import kernel_sources
-from keelback.scan._cuda.configuration import Configuration
+from keelback.compiled.nvrtc import kernel_sources
+from keelback.scan.cuda.configuration import Configuration
 
 COMPILER = shutil.which("g++")
 # Where this is set, ThreadSanitizer watches every launch: its library must be loaded first.
@@ -17,7 +17,7 @@ WATCH_RACES = "KEELBACK_HOST_RACES"
 _RUNNER = """
 extern "C" const int argument_bytes = sizeof({arguments});
 extern "C" void run(int blocks, int threads, int shared, const {arguments}* arguments) {{
-  host_launch(scan_{name}, blocks, threads, shared, *arguments);
+  host_launch({name}_kernel, blocks, threads, shared, *arguments);
 }}
 """
 
@@ -28,12 +28,12 @@ def _folder() -> Path:
 
 
 class HostKernel:
-    """Has the interface of `keelback.scan._cuda.driver.Kernel`."""
+    """Has the interface of `keelback.compiled.cuda_driver.Kernel`."""
 
     def __init__(self, name: str, configuration: Configuration) -> None:
         folder = _folder() / f"{name}-{hash(configuration) & 0xFFFFFFFFFFFF:x}"
         folder.mkdir()
-        for file, text in kernel_sources().items():
+        for file, text in kernel_sources(configuration.sources).items():
             (folder / file).write_text(text)
         shutil.copy(Path(__file__).parent / "intrinsics.h", folder)
         (folder / "configuration.h").write_text(configuration.header)
@@ -59,5 +59,5 @@ class HostKernel:
 
 @cache
 def host_kernel(name: str, configuration: Configuration, device: int | None) -> HostKernel:
-    """Stands in for `keelback.scan._cuda.driver.kernel`."""
+    """Stands in for `keelback.compiled.cuda_driver.kernel`."""
     return HostKernel(name, configuration)

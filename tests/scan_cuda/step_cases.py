@@ -7,7 +7,7 @@ from cuda_cases import relative_error
 from torch import Tensor
 
 from keelback.scan import selective_scan_step
-from keelback.scan._cuda.step import run_step
+from keelback.scan.cuda.step import run_step
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 

@@ -7,7 +7,7 @@ import torch
 from conv_cases import ConvCase, defined, errors_of
 from cuda_cases import TOLERANCE
 
-from keelback.scan import causal_conv1d
+from keelback.conv import causal_conv1d
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,7 +6,7 @@ from conv_cases import ConvCase, errors_of
 from cuda_cases import TOLERANCE
 from host_kernels import COMPILER, host_kernel
 
-from keelback.scan._cuda import causal_conv
+from keelback.conv.cuda import launch as causal_conv
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 

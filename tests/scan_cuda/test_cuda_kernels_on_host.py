@@ -16,11 +16,11 @@ from cuda_cases import (
 )
 from host_kernels import COMPILER, host_kernel
 
-from keelback.scan._cuda import backward, forward
-from keelback.scan._cuda.backward import run_backward
-from keelback.scan._cuda.forward import run_forward
-from keelback.scan._cuda.operands import operands
-from keelback.scan._cuda.plan import BACKWARD, FORWARD
+from keelback.scan.cuda import backward, forward
+from keelback.scan.cuda.backward import run_backward
+from keelback.scan.cuda.forward import run_forward
+from keelback.scan.cuda.operands import operands
+from keelback.scan.cuda.plan import BACKWARD, FORWARD
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from keelback.errors import InputError
-from keelback.scan._cuda.backward import letters_fit
-from keelback.scan._cuda.plan import (
+from keelback.scan.cuda.backward import letters_fit
+from keelback.scan.cuda.plan import (
     BACKWARD,
     FORWARD,
     Cutting,

@@ -18,9 +18,9 @@ from host_kernels import COMPILER, host_kernel
 from torch import Tensor
 
 from keelback.scan import _across, selective_scan
-from keelback.scan._cuda import across, backward, forward
-from keelback.scan._cuda.plan import BACKWARD, FORWARD
-from keelback.scan._reference import selective_scan_reference
+from keelback.scan.cuda import across, backward, forward
+from keelback.scan.cuda.plan import BACKWARD, FORWARD
+from keelback.scan.reference import selective_scan_reference
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 

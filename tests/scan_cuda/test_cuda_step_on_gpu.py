@@ -8,7 +8,7 @@ from cuda_cases import TOLERANCE, relative_error
 from step_cases import BF16, CASES, F32, make_step
 
 from keelback.scan import selective_scan_step
-from keelback.scan._cuda.step import advance_state
+from keelback.scan.cuda.step import advance_state
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,10 +8,10 @@ from cuda_cases import TOLERANCE
 from host_kernels import COMPILER, host_kernel
 from step_cases import BF16, CASES, F32, errors_of, make_step
 
+from keelback.compiled.watchers import is_transformed, needs_gradient
 from keelback.errors import InputError
-from keelback.scan._cuda import step
-from keelback.scan._cuda.step import advance_state, run_step
-from keelback.scan._watchers import is_transformed, needs_gradient
+from keelback.scan.cuda import step
+from keelback.scan.cuda.step import advance_state, run_step
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 

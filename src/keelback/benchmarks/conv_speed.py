@@ -10,8 +10,8 @@ from torch import Tensor
 from keelback.benchmarks.scan_cuda import medians
 from keelback.benchmarks.scan_inputs import dtype_named
 from keelback.benchmarks.timing import interleaved_medians
+from keelback.conv import causal_conv1d
 from keelback.errors import InputError, JobError
-from keelback.scan import causal_conv1d
 
 Conv = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keelback.data import MajorityVoting, sample_patterns
-from keelback.data.patterns import PatternBatch, stream
+from keelback.dynamics import MajorityVoting, sample_patterns
+from keelback.dynamics.descent import GatedTraining, measured_epochs, train_gated
+from keelback.dynamics.gated import Form, GatedSSM, hinge_loss
+from keelback.dynamics.patterns import PatternBatch, stream
 from keelback.errors import InputError
-from keelback.models.gated import Form, GatedSSM, hinge_loss
-from keelback.training.gradient_descent import GatedTraining, measured_epochs, train_gated
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from keelback.experiments import Run, RunResult, Store, sweep
-from keelback.experiments.run import Progress
+from keelback.sweeps import Run, RunResult, Store, sweep
+from keelback.sweeps.run import Progress
 
 _KIBIBYTE = 1024
 

@@ -12,15 +12,9 @@ import torch
 
 from keelback.benchmarks.loop_baseline import train_by_loop
 from keelback.errors import JobError
-from keelback.experiments import (
-    RunResult,
-    Store,
-    TrainingRun,
-    available_cores,
-    get_experiment,
-    sweep,
-)
+from keelback.experiments import get_experiment
 from keelback.models import model_config
+from keelback.sweeps import RunResult, Store, TrainingRun, available_cores, sweep
 from keelback.training import epoch_order
 
 

@@ -1,10 +1,10 @@
-"""Generalisation bounds of selective SSMs, from class constants to certificates.
+"""Generalisation bounds of selective SSMs, from class constants alone.
 
 Everything is computed in log space: functions named `log_*` or `*_log_*` return natural
 logarithms, because the numbers themselves overflow a double for long or unstable classes.
 """
 
-from keelback.bounds._certificate import ClassCertificate, ClassCertificates, certify_class
+from keelback._moved import moved
 from keelback.bounds._chaining import (
     chaining_radii,
     dudley_integral,
@@ -37,17 +37,7 @@ from keelback.bounds._mamba_block import (
     mamba_blocks,
     mamba_log_rademacher,
 )
-from keelback.bounds._measure import logits, margins, measure_constants, ramp_risk, wrong
-from keelback.bounds._pac_bayes import (
-    PRIOR_SIGMAS,
-    GaussianWeights,
-    PacBayesCertificate,
-    bounded_cross_entropy,
-    certify_pac_bayes,
-    gibbs_errors,
-    monte_carlo_bound,
-    pac_bayes_bound,
-)
+from keelback.bounds._pac_bayes import monte_carlo_bound, pac_bayes_bound
 from keelback.bounds._published import (
     PublishedTerms,
     log_step_factor,
@@ -73,23 +63,15 @@ from keelback.bounds._steps import StepSums
 from keelback.bounds._summary import BoundSummary, summarise
 
 __all__ = [
-    "PRIOR_SIGMAS",
     "Ball",
     "BoundSummary",
-    "ClassCertificate",
-    "ClassCertificates",
     "ClassConstants",
     "ClassGrid",
     "Enclosure",
-    "GaussianWeights",
     "Intervals",
     "MambaBlockConstants",
-    "PacBayesCertificate",
     "PublishedTerms",
     "StepSums",
-    "bounded_cross_entropy",
-    "certify_class",
-    "certify_pac_bayes",
     "chaining_radii",
     "cheapest_log_count",
     "class_log_count",
@@ -97,7 +79,6 @@ __all__ = [
     "confidence_term",
     "covering_risk",
     "dudley_integral",
-    "gibbs_errors",
     "interval_log_count",
     "kl_inverse",
     "level_weight",
@@ -111,22 +92,18 @@ __all__ = [
     "log_output_bound",
     "log_risk_gap",
     "log_step_factor",
-    "logits",
     "loss_complexity_factor",
     "lower_log_rademacher",
     "lti_log_rademacher",
     "mamba_blocks",
     "mamba_log_rademacher",
-    "margins",
     "maurey_log_count",
     "mean_index",
-    "measure_constants",
     "monte_carlo_bound",
     "nested_chaining",
     "pac_bayes_bound",
     "published_log_rademacher",
     "published_terms",
-    "ramp_risk",
     "rnn_log_rademacher",
     "selective_blocks",
     "sharpened_log_rademacher",
@@ -135,5 +112,27 @@ __all__ = [
     "stacked_log_rademacher",
     "summarise",
     "volume_log_count",
-    "wrong",
 ]
+
+__getattr__ = moved(
+    __name__,
+    dict.fromkeys(
+        (
+            "ClassCertificate",
+            "ClassCertificates",
+            "certify_class",
+            "logits",
+            "margins",
+            "measure_constants",
+            "ramp_risk",
+            "wrong",
+            "PRIOR_SIGMAS",
+            "GaussianWeights",
+            "PacBayesCertificate",
+            "bounded_cross_entropy",
+            "certify_pac_bayes",
+            "gibbs_errors",
+        ),
+        "keelback.certify",
+    ),
+)

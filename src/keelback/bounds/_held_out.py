@@ -1,7 +1,5 @@
 """The bound that needs no theory of the model: errors counted on examples it has not seen."""
 
-from scipy.special import betaincinv
-
 from keelback.bounds._risk import check_confidence
 from keelback.errors import InputError
 
@@ -27,4 +25,6 @@ def clopper_pearson(errors: int, examples: int, delta: float) -> float:
         raise InputError(f"{errors} errors among {examples} examples is not possible")
     if errors == examples:
         return 1.0
+    from scipy.special import betaincinv  # Here: it takes as long to import as all the rest.
+
     return float(betaincinv(errors + 1, examples - errors, 1 - delta))

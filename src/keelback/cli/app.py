@@ -42,10 +42,12 @@ class Commands(typer.Typer):
     """Commands that each find PyTorch and Numba imported, put off until one really runs."""
 
     def command(  # type: ignore[override]
-        self, *arguments: Any, **options: Any
+        self, *arguments: Any, light: bool = False, **options: Any
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register a command, as `typer.Typer.command` does."""
+        """Register a command, as `typer.Typer.command` does; a `light` one needs no PyTorch."""
         register = super().command(*arguments, **options)
+        if light:
+            return register
 
         def registered(function: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(function)
@@ -89,7 +91,7 @@ def command_line() -> str:
 
 def provenance_of_command() -> dict[str, Any]:
     """What made this command's result: the command itself, code, libraries, device and date."""
-    from keelback.experiments.provenance import provenance
+    from keelback.sweeps.provenance import provenance
 
     return dict(provenance(command=command_line()))
 

@@ -23,7 +23,7 @@ _RADEMACHER = {
 _RISK = {"published": "published", "sharpened": "sharpened", "covering": "one cover, sharpened"}
 
 
-@app.command()
+@app.command(light=True)
 def bound(
     constants: Annotated[
         Path,

@@ -31,7 +31,12 @@ def byte_lm(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Train byte-level language models on reviews, run them far beyond that length, repair them."""
-    from keelback.experiments.byte_lm import chosen_config, free_folders, study, study_outcome
+    from keelback.experiments.length.byte_lm import (
+        chosen_config,
+        free_folders,
+        study,
+        study_outcome,
+    )
     from keelback.files import write_atomically
     from keelback.report import write_report
 

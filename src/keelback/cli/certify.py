@@ -10,7 +10,7 @@ from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.evaluate import require_fit
 
 if TYPE_CHECKING:
-    from keelback.experiments.certification import Certification
+    from keelback.certify import Certification
 
 
 @app.command()
@@ -43,9 +43,10 @@ def certify(
 
     Says for each number which classifier and which distribution it is about.
     """
+    from keelback.certify import certify_model
     from keelback.data import get_task
     from keelback.errors import InputError
-    from keelback.experiments.certification import certify_model
+    from keelback.experiments._shared.presets import paper_recipe
     from keelback.models import load_model
 
     options: dict[str, Any] = {
@@ -68,7 +69,7 @@ def certify(
         delta=delta,
         pac_bayes=pac_bayes,
         prior_share=prior_share,
-        prior_epochs=prior_epochs,
+        prior_recipe=paper_recipe(task, prior_epochs),
         steps=steps,
         draws=draws,
         seed=seed,

@@ -8,9 +8,9 @@ import typer
 from keelback.cli.app import app, print_json
 
 if TYPE_CHECKING:
-    from keelback.data import Locality, MajorityVoting
-    from keelback.data.patterns_noise import Noise
-    from keelback.training.gradient_descent import GatedHistory, GatedTraining
+    from keelback.dynamics import Locality, MajorityVoting
+    from keelback.dynamics.descent import GatedHistory, GatedTraining
+    from keelback.dynamics.noise import Noise
 
 
 @app.command()
@@ -61,8 +61,8 @@ def dynamics(
     features o_+ and o_- and on every irrelevant one, what the theorem predicts (constants taken
     as 1), which of its conditions hold, and the Bayes error under the noise.
     """
+    from keelback.dynamics.descent import GatedTraining, train_gated
     from keelback.errors import InputError
-    from keelback.training.gradient_descent import GatedTraining, train_gated
 
     if paired and fresh:
         raise InputError("--paired and --fresh exclude each other: fresh data are never repeated")
@@ -105,7 +105,7 @@ def _pattern(
     length: int,
     dim: int,
 ) -> "MajorityVoting | Locality":
-    from keelback.data import Locality, MajorityVoting
+    from keelback.dynamics import Locality, MajorityVoting
     from keelback.errors import InputError
 
     _choice("--data", data, ("majority", "locality"))
@@ -121,7 +121,7 @@ def _pattern(
 
 
 def _noise(family: str, scale: float) -> "Noise":
-    from keelback.data.patterns_noise import CorrelatedNoise, GaussianNoise, StudentNoise
+    from keelback.dynamics.noise import CorrelatedNoise, GaussianNoise, StudentNoise
 
     families = {"gaussian": GaussianNoise, "student": StudentNoise, "correlated": CorrelatedNoise}
     return families[_choice("--noise-family", family, tuple(families))](scale)

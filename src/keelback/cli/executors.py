@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from keelback.experiments.executor import Executor
+    from keelback.sweeps.executor import Executor
 
 ExecutorName = Annotated[
     Literal["local", "ray"], typer.Option(help="Where to execute: this machine, or a Ray cluster.")
@@ -39,8 +39,8 @@ def make_executor(
         InputError: the options contradict each other, or what they ask for is not there.
     """
     from keelback.errors import InputError
-    from keelback.experiments.local import LocalExecutor
-    from keelback.experiments.ray_cluster import RayExecutor
+    from keelback.sweeps.local import LocalExecutor
+    from keelback.sweeps.ray_cluster import RayExecutor
 
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; it must be 1 or more")

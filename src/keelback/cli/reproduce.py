@@ -56,8 +56,9 @@ def reproduce(
     """
     from keelback.cli.progress import sweep_progress
     from keelback.errors import JobError
-    from keelback.experiments import Store, everything, get_experiment, sweep
+    from keelback.experiments import everything, get_experiment
     from keelback.experiments.requests import save_request
+    from keelback.sweeps import Store, sweep
 
     given: dict[str, Any] = {
         "task": task,
@@ -113,8 +114,8 @@ def report(
 ) -> None:
     """Write the report of a sweep from what it has stored; nothing is trained."""
     from keelback.errors import InputError
-    from keelback.experiments import Store
     from keelback.experiments.requests import outcomes
+    from keelback.sweeps import Store
 
     store = Store.open(directory)
     found = outcomes(store)
@@ -174,9 +175,9 @@ def _write(
 
     from rich.console import Console
 
-    from keelback.experiments import provenance_of_runs
     from keelback.files import write_atomically
     from keelback.report import terminal_tables, write_report
+    from keelback.sweeps import provenance_of_runs
 
     record = provenance_of_command()
     page = write_report(outcomes, folder, record)

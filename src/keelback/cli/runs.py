@@ -9,8 +9,8 @@ import typer
 from keelback.cli.app import app, print_json
 
 if TYPE_CHECKING:
-    from keelback.experiments import Run, Store, StoredRun
-    from keelback.experiments.selection import Row
+    from keelback.sweeps import Run, Store, StoredRun
+    from keelback.sweeps.selection import Row
 
 _WIDTH_OF_FILES = 10_000
 
@@ -54,8 +54,8 @@ def runs(
     """
     import sys
 
-    from keelback.experiments import Store
-    from keelback.experiments.selection import (
+    from keelback.sweeps import Store
+    from keelback.sweeps.selection import (
         export,
         find_name,
         histories,
@@ -89,7 +89,7 @@ def runs(
 
 
 def _change(store: "Store", delete: Sequence[str], rerun: Sequence[str], json: bool) -> None:
-    from keelback.experiments.selection import find_name
+    from keelback.sweeps.selection import find_name
 
     doomed = [find_name(store, name) for name in delete]
     again = [store.get(find_name(store, name)) for name in rerun]
@@ -98,7 +98,7 @@ def _change(store: "Store", delete: Sequence[str], rerun: Sequence[str], json: b
         store.delete(name)
     if fresh:
         from keelback.cli.progress import sweep_progress
-        from keelback.experiments import sweep
+        from keelback.sweeps import sweep
 
         with sweep_progress(f"running {len(fresh)} again") as on_progress:
             sweep(fresh, store, on_progress=on_progress)
@@ -114,7 +114,7 @@ def _change(store: "Store", delete: Sequence[str], rerun: Sequence[str], json: b
 def _as_run(stored: "StoredRun") -> "Run":
     """The run that was stored; raises where this version reads its configuration otherwise."""
     from keelback.errors import InputError
-    from keelback.experiments.run import run_from_fields
+    from keelback.sweeps.run import run_from_fields
 
     run = run_from_fields({**stored.fields, **stored.circumstances})
     if run.name != stored.name:
@@ -127,7 +127,7 @@ def _as_run(stored: "StoredRun") -> "Run":
 
 def _compare(store: "Store", names: Sequence[str], json: bool) -> None:
     from keelback.errors import InputError
-    from keelback.experiments.selection import differences, row_of
+    from keelback.sweeps.selection import differences, row_of
 
     if len(set(names)) < 2:
         raise InputError("--compare needs two runs or more: --compare NAME --compare NAME")
@@ -140,7 +140,7 @@ def _compare(store: "Store", names: Sequence[str], json: bool) -> None:
 
 
 def _chosen_columns(rows: Sequence["Row"], columns: str | None) -> list[str]:
-    from keelback.experiments.selection import columns_of, resolve, telling_columns
+    from keelback.sweeps.selection import columns_of, resolve, telling_columns
 
     if columns is None:
         return telling_columns(rows)

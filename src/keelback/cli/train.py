@@ -10,7 +10,7 @@ import typer
 from keelback.cli.app import app, print_json
 
 if TYPE_CHECKING:
-    from keelback.experiments import StoredRun, TrainingRun
+    from keelback.sweeps import StoredRun, TrainingRun
     from keelback.training import Place
 
 
@@ -67,8 +67,8 @@ def train(
     """
     from keelback.cli.progress import sweep_progress
     from keelback.errors import InputError
-    from keelback.experiments import Store, train_single
-    from keelback.experiments.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
+    from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
+    from keelback.sweeps import Store, train_single
 
     chosen = preset(LENGTH_INDEPENDENCE, task)
     length = seq_len if seq_len is not None else chosen.lengths[-1]
@@ -112,8 +112,8 @@ def _with_settings(run: "TrainingRun", model: str, settings: Sequence[str]) -> "
     from typing import cast
 
     from keelback.errors import InputError
-    from keelback.experiments import TrainingRun
-    from keelback.experiments.run import run_from_fields
+    from keelback.sweeps import TrainingRun
+    from keelback.sweeps.run import run_from_fields
 
     fields: dict[str, Any] = {**run.fields(), **run.circumstances()}
     if model != fields["model"]["kind"]:
@@ -149,8 +149,8 @@ def _require_layers(run: "TrainingRun") -> None:
 
 def _place(run: "TrainingRun", cpu: bool, trackers: Sequence[str], out: Path) -> "Place":
     """Where to train: accelerate's processes and trackers, or one device."""
-    from keelback.experiments.selection import flatten
-    from keelback.experiments.training_run import default_device
+    from keelback.sweeps.selection import flatten
+    from keelback.sweeps.training_run import default_device
     from keelback.training import AcceleratePlace, Place
 
     if trackers or int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from keelback.scan._jit import entry_kernel, kernel
+from keelback.compiled.jit import entry_kernel, kernel
 
 MAX_DEPTH = 10
 MAX_ARGUMENTS = 10

@@ -132,6 +132,14 @@ class Task(ABC):
             )
         return self.split("train"), self.split("test")
 
+    def fresh(self) -> "Task":
+        """The same task on other data of the same distribution, which no training has seen.
+
+        Only for a task that generates its data from `data_seed`.
+        """
+        seed = fresh_seed(self.settings.data_seed)
+        return type(self)(self.settings.model_copy(update={"data_seed": seed}))
+
     def collate(
         self,
         sequences: Iterable[Sequence[int]],
@@ -148,6 +156,11 @@ class Task(ABC):
         if self.pad_id is None and len(set(ragged.lengths.tolist())) > 1:
             raise InputError(f"{self.name} has no padding id: all sequences need the same length")
         return torch.from_numpy(ragged.padded(self.pad_id or 0, length, side))
+
+
+def fresh_seed(data_seed: int) -> int:
+    """The seed of data that belong to no run with this data seed: far from all that people use."""
+    return (data_seed + 1_000_000) % 2**32
 
 
 TaskT = TypeVar("TaskT", bound=Task)

@@ -1,4 +1,4 @@
-"""How a gated SSM learns: what its gate aligns with, what the theorems predict, fitted rates."""
+"""How a gated SSM learns (arXiv 2602.12499): its data, models and training, theory and rates."""
 
 from keelback.dynamics.alignment import (
     Alignment,
@@ -8,6 +8,7 @@ from keelback.dynamics.alignment import (
     projections,
 )
 from keelback.dynamics.bayes import BayesError, bayes_error
+from keelback.dynamics.descent import GatedHistory, GatedTraining, train_gated
 from keelback.dynamics.exponents import (
     Interval,
     PowerLaw,
@@ -16,16 +17,37 @@ from keelback.dynamics.exponents import (
     power_law_through,
     share_with_interval,
 )
+from keelback.dynamics.gated import GatedSSM
+from keelback.dynamics.noise import CorrelatedNoise, GaussianNoise, Noise, StudentNoise
+from keelback.dynamics.patterns import (
+    Locality,
+    MajorityVoting,
+    Pattern,
+    PatternBatch,
+    rotate,
+    sample_patterns,
+)
 from keelback.dynamics.theory import Condition, Prediction, conditions, predicted
 
 __all__ = [
     "Alignment",
     "BayesError",
     "Condition",
+    "CorrelatedNoise",
     "GateOpenness",
+    "GatedHistory",
+    "GatedSSM",
+    "GatedTraining",
+    "GaussianNoise",
     "Interval",
+    "Locality",
+    "MajorityVoting",
+    "Noise",
+    "Pattern",
+    "PatternBatch",
     "PowerLaw",
     "Prediction",
+    "StudentNoise",
     "bayes_error",
     "conditions",
     "cosines",
@@ -35,5 +57,8 @@ __all__ = [
     "power_law_through",
     "predicted",
     "projections",
+    "rotate",
+    "sample_patterns",
     "share_with_interval",
+    "train_gated",
 ]

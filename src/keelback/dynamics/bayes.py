@@ -11,7 +11,7 @@ from math import comb, exp, inf, log
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
 
-from keelback.data.patterns import Locality, MajorityVoting
+from keelback.dynamics.patterns import Locality, MajorityVoting
 from keelback.errors import InputError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
-from keelback.data.patterns import Locality, MajorityVoting
+from keelback.dynamics.patterns import Locality, MajorityVoting
 from keelback.errors import InputError
 
 

@@ -3,20 +3,20 @@
 from typing import Any
 
 from keelback.errors import InputError, nearest
-from keelback.experiments.baselines import Baselines
-from keelback.experiments.bound_comparison import BoundComparison
-from keelback.experiments.data_histograms import DataHistograms
 from keelback.experiments.experiment import Experiment
-from keelback.experiments.gate_alignment import GateAlignment
-from keelback.experiments.length_independence import LengthIndependence
-from keelback.experiments.locality import LocalityExperiment
-from keelback.experiments.majority_voting import MajorityVotingExperiment
-from keelback.experiments.mamba_stack import MambaStack
-from keelback.experiments.measures import Measures
-from keelback.experiments.sample_complexity import SampleComplexity
-from keelback.experiments.stability_margin import StabilityMargin
-from keelback.experiments.stable_by_construction import StableByConstruction
-from keelback.experiments.train_short_test_long import TrainShortTestLong
+from keelback.experiments.first_paper.baselines import Baselines
+from keelback.experiments.first_paper.bound_comparison import BoundComparison
+from keelback.experiments.first_paper.data_histograms import DataHistograms
+from keelback.experiments.first_paper.length_independence import LengthIndependence
+from keelback.experiments.first_paper.stability_margin import StabilityMargin
+from keelback.experiments.first_paper.stable_by_construction import StableByConstruction
+from keelback.experiments.length.mamba_stack import MambaStack
+from keelback.experiments.length.train_short_test_long import TrainShortTestLong
+from keelback.experiments.measures.measures import Measures
+from keelback.experiments.second_paper.gate_alignment import GateAlignment
+from keelback.experiments.second_paper.locality import LocalityExperiment
+from keelback.experiments.second_paper.majority_voting import MajorityVotingExperiment
+from keelback.experiments.second_paper.sample_complexity import SampleComplexity
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     experiment.name: experiment

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keelback.errors import InputError, describe, nearest
-from keelback.experiments.outcome import Outcome
-from keelback.experiments.run import Run
-from keelback.experiments.store import StoredRun
+from keelback.outcome import Outcome
+from keelback.sweeps.run import Run
+from keelback.sweeps.store import StoredRun
 
 
 class Settings(BaseModel):

@@ -5,9 +5,9 @@ import json
 from keelback.errors import InputError
 from keelback.experiments._catalogue import get_experiment
 from keelback.experiments.experiment import Settings
-from keelback.experiments.outcome import Outcome
-from keelback.experiments.store import Store
 from keelback.files import write_atomically
+from keelback.outcome import Outcome
+from keelback.sweeps.store import Store
 
 _REQUESTS = "requests"
 

@@ -5,8 +5,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.conv import causal_conv1d, causal_conv1d_update
 from keelback.integrations._packed import refuse_packed
-from keelback.scan import causal_conv1d, causal_conv1d_update
 
 _OURS = (None, "silu", "swish")
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.conv import causal_conv1d
 from keelback.integrations._replacement import Replacement
-from keelback.scan import causal_conv1d, mamba_inner, selective_state_update
+from keelback.scan import mamba_inner, selective_state_update
 from keelback.scan import selective_scan_fn as real_selective_scan_fn
 
 _INTERFACE = "mamba_ssm.ops.selective_scan_interface"

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from keelback.conv import causal_conv1d
 from keelback.models.selective_ssm import LastPositionHead
 from keelback.models.sequence_classifier import uniform_by_fan_in
-from keelback.scan import causal_conv1d, mamba_inner
+from keelback.scan import mamba_inner
 
 STEP_RANGE = (1e-3, 1e-1)
 """Step sizes start log-uniform on this range."""

@@ -1,6 +1,6 @@
 """Reports on experiments and audits: figures (PNG, PDF), tables, and one self-contained HTML page.
 
-Everything is drawn from `keelback.experiments.outcome.Outcome`. Drawing needs the `report` extra,
+Everything is drawn from `keelback.outcome.Outcome`. Drawing needs the `report` extra,
 which is imported when something is drawn and not before.
 """
 

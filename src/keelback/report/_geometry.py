@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from keelback.experiments.outcome import Figure, Heatmap, Line, Mark, Panel
+from keelback.outcome import Figure, Heatmap, Line, Mark, Panel
 from keelback.report._palette import Theme, family, family_colors, items
 
 MARKER_LIMIT = 32

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keelback.experiments.outcome import Figure, Heatmap, Histogram, Line, Panel
+from keelback.outcome import Figure, Heatmap, Histogram, Line, Panel
 from keelback.report._files import (
     file_stem,
     require_report_extra,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from keelback.experiments.outcome import Figure, Heatmap, Outcome, Table
+from keelback.outcome import Figure, Heatmap, Outcome, Table
 from keelback.report._files import distinct_stems, require_report_extra
 from keelback.report._geometry import LegendEntry, legends, printable
 from keelback.report._palette import DARK, LIGHT, Theme

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from keelback.experiments.outcome import Bars, Figure, Histogram, Line, Panel
+from keelback.outcome import Bars, Figure, Histogram, Line, Panel
 
 RAMP_STEPS = 16
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keelback.experiments.outcome import Bars, Figure, Heatmap, Histogram, Line, Panel
+from keelback.outcome import Bars, Figure, Heatmap, Histogram, Line, Panel
 from keelback.report._geometry import (
     band_segments,
     bar_places,

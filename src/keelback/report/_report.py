@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keelback.errors import InputError
-from keelback.experiments.outcome import Outcome
+from keelback.outcome import Outcome
 from keelback.report._files import (
     distinct_stems,
     require_report_extra,

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from keelback.experiments.outcome import Column, Outcome, Scalar, Table
+from keelback.outcome import Column, Outcome, Scalar, Table
 from keelback.report._files import distinct_stems, writable_directory, write_file
 from keelback.report._geometry import printable, visible
 

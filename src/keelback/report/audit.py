@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keelback.audit import AuditResult, LayerMeasures
-from keelback.experiments.outcome import (
+from keelback.outcome import (
     Bars,
     Claim,
     Column,

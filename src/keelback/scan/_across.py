@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from keelback.errors import InputError
-from keelback.scan import _across_cpu
 from keelback.scan._api import prepare
 from keelback.scan._checks import require_scan_shapes, reset_mask
-from keelback.scan._cuda import across as _across_cuda
 from keelback.scan._decay import decayed
+from keelback.scan.cpu import across as _across_cpu
+from keelback.scan.cuda import across as _across_cuda
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # Not in every build of PyTorch.

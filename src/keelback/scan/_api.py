@@ -7,19 +7,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.errors import InputError
+from keelback.compiled.checks import choose_backend, computing_dtype
+from keelback.compiled.watchers import runs_eagerly
 from keelback.scan._checks import (
-    computing_dtype,
     require_scan_shapes,
     require_scan_shapes_once,
     reset_mask,
     storing_dtype,
 )
-from keelback.scan._eager import eager_scan, runs_eagerly
+from keelback.scan._eager import eager_scan
 from keelback.scan._op import run_scan
-from keelback.scan._reference import selective_scan_reference
+from keelback.scan.reference import selective_scan_reference
 
-BACKENDS = ("reference", "cpu", "cuda")
 _DTYPES = ({torch.float32}, {torch.float64})
 
 
@@ -115,17 +114,6 @@ def _needs_no_care(operands: tuple[Tensor | None, ...], reset: Tensor | None) ->
     """Whether the CPU kernels can take the operands as they are, past PyTorch's dispatcher."""
     dtypes = {x.dtype for x in operands if x is not None}
     return dtypes in _DTYPES and runs_eagerly(*operands, reset)
-
-
-def choose_backend(backend: str | None, device: torch.device) -> str:
-    """The backend for a device, or the one that was asked for if it can run there."""
-    if backend is None:
-        return device.type if device.type in BACKENDS else "reference"
-    if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}; it should be one of {', '.join(BACKENDS)}")
-    if backend not in ("reference", device.type):
-        raise InputError(f"backend is {backend!r} and u is on {device}; they should agree")
-    return backend
 
 
 @overload

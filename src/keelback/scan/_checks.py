@@ -6,24 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from keelback.compiled.checks import HALF, require_shape
 from keelback.errors import InputError
-
-_HALF = (torch.float16, torch.bfloat16)
-_CPU = torch.device("cpu")
-
-
-def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | str]) -> None:
-    """Raise unless x, or its shape, is one of the allowed shapes; a string stands for any size."""
-    found = x.shape if isinstance(x, Tensor) else x
-    for shape in allowed:
-        if found == shape:
-            return
-        if len(found) == len(shape) and all(
-            isinstance(want, str) or want == got for want, got in zip(shape, found, strict=True)
-        ):
-            return
-    wanted = " or ".join("(" + ", ".join(str(size) for size in shape) + ")" for shape in allowed)
-    raise InputError(f"{name} has shape {tuple(found)}; it should be {wanted}")
 
 
 def require_scan_shapes(
@@ -98,35 +82,6 @@ def require_groups(name: str, groups: int, channels: int) -> None:
         )
 
 
-def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
-    """The dtype to compute in, once all operands are known to be floating and on one device.
-
-    float32 for float32, bfloat16, float16 and any mixture of them; float64 if all are float64.
-    """
-    present = {name: x for name, x in operands.items() if x is not None}
-    if {(x.dtype, x.device) for x in present.values()} == {(torch.float32, _CPU)}:
-        return torch.float32
-    first = next(iter(present))
-    device = present[first].device
-    for name, x in present.items():
-        if x.dtype not in (torch.float32, torch.float64, *_HALF):
-            raise InputError(
-                f"{name} has dtype {x.dtype}; it should be float32, float64, bfloat16 or float16"
-            )
-        if x.device != device:
-            raise InputError(
-                f"{name} is on {x.device} and {first} on {device}; they should be on one device"
-            )
-    double = [name for name, x in present.items() if x.dtype == torch.float64]
-    if double and len(double) < len(present):
-        other = next(name for name in present if name not in double)
-        raise InputError(
-            f"{double[0]} has dtype torch.float64 and {other} {present[other].dtype}; "
-            "either all or none should be float64"
-        )
-    return torch.float64 if double else torch.float32
-
-
 def storing_dtype(sequences: Sequence[Tensor | None]) -> torch.dtype | None:
     """The half-precision dtype that all sequences share, for kernels that widen what they read.
 
@@ -137,7 +92,7 @@ def storing_dtype(sequences: Sequence[Tensor | None]) -> torch.dtype | None:
     if u is None or delta is None or (delta.shape[-1] == 1 and u.shape[-1] > 1):
         return None
     dtypes = {x.dtype for x in sequences if x is not None}
-    return dtypes.pop() if len(dtypes) == 1 and u.dtype in _HALF else None
+    return dtypes.pop() if len(dtypes) == 1 and u.dtype in HALF else None
 
 
 def reset_mask(

@@ -9,29 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from keelback.scan import _cpu, _op
-from keelback.scan._layout import one_replica
-from keelback.scan._watchers import is_transformed, needs_gradient
-
-_PLAIN = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
-
-
-def runs_eagerly(*tensors: Tensor | None) -> bool:
-    """Whether all tensors are plain ones on the CPU, and nothing intercepts operators."""
-    if (
-        is_transformed()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._get_tracing_state() is not None
-    ):
-        return False
-    keys = torch._C._dispatch_keys
-    for x in tensors:
-        if x is not None and (type(x) not in (Tensor, Parameter) or keys(x) != _PLAIN):
-            return False
-    return True
+from keelback.compiled.replicas import one_replica
+from keelback.compiled.watchers import needs_gradient, runs_eagerly
+from keelback.scan import _op
+from keelback.scan.cpu import launch as _cpu
 
 
 class EagerScan(torch.autograd.Function):

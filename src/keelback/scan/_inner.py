@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.scan import _cpu
+from keelback.compiled.checks import require_shape
+from keelback.compiled.watchers import is_transformed, needs_gradient
+from keelback.conv._api import WIDEST, causal_conv1d
+from keelback.conv._op import conv_gradients, run_conv
 from keelback.scan._api import selective_scan
-from keelback.scan._checks import require_shape
-from keelback.scan._conv import WIDEST, causal_conv1d
-from keelback.scan._conv_op import conv_gradients, run_conv
-from keelback.scan._watchers import is_transformed, needs_gradient
+from keelback.scan.cpu import launch as _cpu
 
 
 def mamba_inner(

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.compiled.checks import require_shape
 from keelback.errors import InputError
 from keelback.scan._api import selective_scan
-from keelback.scan._checks import require_shape
 from keelback.scan._step import advanced
 
 

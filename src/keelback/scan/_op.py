@@ -9,14 +9,16 @@ A device takes part by implementing `selective_scan` and `selective_scan_backwar
 dispatch key.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from keelback.scan import _cpu, _cuda
-from keelback.scan._layout import Plan
+from keelback.compiled.replicas import VmapInfo, fold, unfold
+from keelback.compiled.watchers import inside_transform
+from keelback.scan import cuda as _cuda
+from keelback.scan.cpu import launch as _cpu
+from keelback.scan.cpu.plan import Plan
 
 _library = torch.library.Library("keelback", "FRAGMENT")
 _library.define(
@@ -65,23 +67,6 @@ def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(u.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in operands)
 
 
-@runtime_checkable
-class _VmapInfo(Protocol):
-    batch_size: int
-
-
-def fold(x: Any, dim: int | None, size: int) -> Any:
-    """Join the mapped axis, or `size` repeats, with the axis of replicas."""
-    if not isinstance(x, Tensor):
-        return x
-    x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.flatten(0, 1)
-
-
-def _unfold(x: Tensor, size: int) -> Tensor:
-    return x.unflatten(0, (size, x.shape[0] // size))
-
-
 class SelectiveScan(torch.autograd.Function):
     """The operator, for callers that may be inside a `torch.func` transform.
 
@@ -118,11 +103,11 @@ class SelectiveScan(torch.autograd.Function):
         return (*kept, None, None, None)
 
     @staticmethod
-    def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    def vmap(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
         folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
         outputs = run_scan(*folded)
-        return tuple(_unfold(x, size) for x in outputs), (0, 0, 0)
+        return tuple(unfold(x, size) for x in outputs), (0, 0, 0)
 
 
 class SelectiveScanBackward(torch.autograd.Function):
@@ -144,22 +129,17 @@ class SelectiveScanBackward(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: _VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    def vmap(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
         folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
         gradients = run_scan_backward(*folded)
         present = [x is not None for x in arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]]
         return (
             tuple(
-                _unfold(x, size) if here else x for x, here in zip(gradients, present, strict=True)
+                unfold(x, size) if here else x for x, here in zip(gradients, present, strict=True)
             ),
             tuple(0 if here else None for here in present),
         )
-
-
-def inside_transform() -> bool:
-    """Whether a transform of `torch.func` is active, outside the compiler."""
-    return not is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def run_scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.scan import _cuda
-from keelback.scan._checks import computing_dtype, require_step_shapes
+from keelback.compiled.checks import computing_dtype
+from keelback.scan import cuda as _cuda
+from keelback.scan._checks import require_step_shapes
 
 
 def selective_scan_step(

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from keelback.compiled import LANES
+from keelback.compiled.checks import require_shape
+from keelback.compiled.threads import run_ranges
+from keelback.compiled.watchers import inside_transform
 from keelback.errors import InputError
-from keelback.scan._checks import require_shape
-from keelback.scan._cpu import aligned_scratch
-from keelback.scan._layout import LANES
-from keelback.scan._op import inside_transform
-from keelback.scan._threads import run_ranges
+from keelback.scan.cpu.launch import aligned_scratch
 
 _DTYPES = (torch.float32, torch.float64)
 _NANOSECONDS_FORWARD, _NANOSECONDS_BACKWARD = 1.5, 6.0
@@ -81,7 +81,7 @@ def _arrays(*tensors: Tensor) -> list[Any]:
 
 def _units(rows: int, replicas: int, states: int) -> tuple[int, int]:
     """Into how many pieces the rows of a replica are cut, and how many units there are in all."""
-    from keelback.scan._switched_kernels import ROWS
+    from keelback.scan.cpu.switched import ROWS
 
     pieces = -(-rows // ROWS)
     return pieces, replicas * pieces * -(-states // LANES)
@@ -92,7 +92,7 @@ def _as_index(tokens: Tensor) -> Tensor:
 
 
 def _forward(tokens: Tensor, decay: Tensor, drive: Tensor) -> Tensor:
-    from keelback.scan import _switched_kernels as kernels
+    from keelback.scan.cpu import switched as kernels
 
     replicas, rows, _ = tokens.shape
     vocab, states = decay.shape[1:]
@@ -112,7 +112,7 @@ def _forward(tokens: Tensor, decay: Tensor, drive: Tensor) -> Tensor:
 
 
 def _backward(dlast: Tensor, tokens: Tensor, decay: Tensor, drive: Tensor) -> tuple[Tensor, Tensor]:
-    from keelback.scan import _switched_kernels as kernels
+    from keelback.scan.cpu import switched as kernels
 
     replicas, rows, length = tokens.shape
     vocab, states = decay.shape[1:]

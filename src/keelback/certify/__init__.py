@@ -1,0 +1,34 @@
+"""Certificates: what holds for one trained model, from its weights and its data."""
+
+from keelback.certify._certification import Certification, HeldOut, PacBayes, certify_model
+from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
+from keelback.certify._measure import logits, margins, measure_constants, ramp_risk, wrong
+from keelback.certify._pac_bayes import (
+    PRIOR_SIGMAS,
+    GaussianWeights,
+    PacBayesCertificate,
+    bounded_cross_entropy,
+    certify_pac_bayes,
+    gibbs_errors,
+)
+
+__all__ = [
+    "PRIOR_SIGMAS",
+    "Certification",
+    "ClassCertificate",
+    "ClassCertificates",
+    "GaussianWeights",
+    "HeldOut",
+    "PacBayes",
+    "PacBayesCertificate",
+    "bounded_cross_entropy",
+    "certify_class",
+    "certify_model",
+    "certify_pac_bayes",
+    "gibbs_errors",
+    "logits",
+    "margins",
+    "measure_constants",
+    "ramp_risk",
+    "wrong",
+]

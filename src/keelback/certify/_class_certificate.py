@@ -1,0 +1,121 @@
+"""What the class bounds say about one trained model, as announced in advance and as read off."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._grid import ClassGrid
+from keelback.bounds._risk import covering_risk
+from keelback.bounds._series import safe_log
+from keelback.bounds._summary import BoundSummary, summarise
+from keelback.certify._measure import (
+    logits,
+    margins,
+    measure_constants,
+    ramp_risk,
+    require_selective,
+)
+from keelback.data import Split
+
+_MARGIN_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+_NO_MARGIN = 1.0
+
+
+@dataclass(frozen=True)
+class ClassCertificate:
+    """Bounds on the true error of a trained model that hold for its whole class.
+
+    Attributes:
+        constants: the class.
+        margin: ramp width.
+        delta: failure probability available to this class.
+        sample_risk: empirical ramp risk at the margin, on the training split.
+        summary: every bound of the class.
+        log_risk: logarithms of upper bounds on the true error, by route: published, sharpened,
+            covering (never above 0).
+    """
+
+    constants: ClassConstants
+    margin: float
+    delta: float
+    sample_risk: float
+    summary: BoundSummary
+    log_risk: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClassCertificates:
+    """The same bounds twice.
+
+    Attributes:
+        a_priori: for the measured class and margin, valid if both had been announced before the
+            data were seen.
+        a_posteriori: for the enclosing class of a grid that was fixed before the data; valid
+            however the model was trained.
+    """
+
+    a_priori: ClassCertificate
+    a_posteriori: ClassCertificate
+
+
+def certify_class(
+    model: nn.Module, train: Split, *, delta: float = 0.05, grid: ClassGrid | None = None
+) -> ClassCertificates:
+    """Bound the true error of a trained selective SSM through its class constants.
+
+    The embedding counts as trained. The margin is the one with the smallest a-posteriori covering
+    bound among quantiles of the margins on the training split; the grid pays for choosing it.
+
+    Args:
+        model: a `SelectiveClassifier`.
+        train: the examples it was trained on.
+        delta: failure probability of each certificate.
+        grid: the grid of classes; ratio 1.25 and spacing 0.25 by default.
+
+    Raises:
+        InputError: another architecture, weights that are not finite, or delta outside (0, 1).
+
+    Source: docs/bounds.md, Theorems 4, 6 and 7.
+    """
+    grid = grid or ClassGrid()
+    model = require_selective(model)
+    constants = measure_constants(model, train.seq_len, len(train))
+    on_sample = margins(logits(model, train), train.labels)
+    sizes = {"classes": model.config.n_classes, "vocab_size": model.config.vocab_size}
+
+    def covering(constants: ClassConstants, margin: float, delta: float) -> float:
+        sample_risk = ramp_risk(on_sample, margin)
+        return covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
+
+    def certificate(constants: ClassConstants, margin: float, delta: float) -> ClassCertificate:
+        sample_risk = ramp_risk(on_sample, margin)
+        summary = summarise(constants, margin=margin, delta=delta, **sizes)
+        log_risk = {
+            route: float(np.logaddexp(safe_log(sample_risk), summary.log_risk[route]))
+            for route in ("published", "sharpened")
+        }
+        log_risk["covering"] = math.log(covering(constants, margin, delta))
+        return ClassCertificate(constants, margin, delta, sample_risk, summary, log_risk)
+
+    def outer_class(margin: float) -> tuple[ClassConstants, float, float]:
+        enclosure = grid.enclose(constants, margin)
+        assert enclosure.margin is not None
+        return enclosure.constants, enclosure.margin, enclosure.share(delta)
+
+    margin = min(_candidate_margins(on_sample), key=lambda margin: covering(*outer_class(margin)))
+    return ClassCertificates(
+        a_priori=certificate(constants, margin, delta),
+        a_posteriori=certificate(*outer_class(margin)),
+    )
+
+
+def _candidate_margins(on_sample: torch.Tensor) -> list[float]:
+    positive = on_sample[on_sample > 0].double()
+    if len(positive) == 0:
+        return [_NO_MARGIN]
+    at = torch.tensor(_MARGIN_QUANTILES, dtype=torch.float64)
+    return sorted(set(torch.quantile(positive, at).tolist()))

@@ -1,0 +1,127 @@
+"""Loading and launching kernels through the CUDA driver, in PyTorch's context and stream."""
+
+import ctypes
+from functools import cache
+from typing import Protocol
+
+import torch
+
+from keelback.compiled.nvrtc import compiled
+from keelback.errors import JobError
+
+_MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _check(status: int, what: str) -> None:
+    if status == 0:
+        return
+    name = ctypes.c_char_p()
+    _driver().cuGetErrorName(status, ctypes.byref(name))
+    reason = name.value.decode() if name.value else f"error {status}"
+    raise JobError(f"the CUDA driver could not {what}: {reason}")
+
+
+@cache
+def _primary_context(device: int) -> ctypes.c_void_p:
+    torch.cuda.synchronize(device)  # PyTorch's context exists from here on.
+    context = ctypes.c_void_p()
+    _check(
+        _driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "find PyTorch's context"
+    )
+    return context
+
+
+class _Entered:
+    """Makes PyTorch's context of a device current, for as long: another may be the thread's."""
+
+    def __init__(self, device: int) -> None:
+        self._context = _primary_context(device)
+
+    def __enter__(self) -> None:
+        current = ctypes.c_void_p()
+        _driver().cuCtxGetCurrent(ctypes.byref(current))
+        self._pushed = current.value != self._context.value
+        if self._pushed:
+            _check(_driver().cuCtxPushCurrent_v2(self._context), "enter PyTorch's context")
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pushed:
+            _driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+class Compilable(Protocol):
+    """What a kernel is compiled with."""
+
+    @property
+    def sources(self) -> str:
+        """The package whose folder `kernels` holds the kernel."""
+
+    @property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+
+
+class Kernel:
+    """One kernel of one configuration on one device."""
+
+    def __init__(self, name: str, configuration: Compilable, device: int) -> None:
+        self._device = device
+        with _Entered(device):
+            self._load(name, configuration)
+
+    def _load(self, name: str, configuration: Compilable) -> None:
+        driver = _driver()
+        major, minor = torch.cuda.get_device_capability(self._device)
+        architecture = f"sm_{major}{minor}"
+        code = compiled(configuration.sources, name, configuration.header, architecture)
+        self._module = ctypes.c_void_p()
+        self._function = ctypes.c_void_p()
+        _check(driver.cuModuleLoadData(ctypes.byref(self._module), code), f"load {name}")
+        _check(
+            driver.cuModuleGetFunction(
+                ctypes.byref(self._function), self._module, f"{name}_kernel".encode()
+            ),
+            f"find {name}",
+        )
+        self._shared = self._shared_size(name)
+        status = driver.cuFuncSetAttribute(self._function, _MAX_DYNAMIC_SHARED_SIZE, self._shared)
+        _check(status, f"give {name} {self._shared} bytes of shared memory")
+
+    def _shared_size(self, name: str) -> int:
+        address, size, value = ctypes.c_uint64(), ctypes.c_size_t(), ctypes.c_int(0)
+        found = _driver().cuModuleGetGlobal_v2(
+            ctypes.byref(address), ctypes.byref(size), self._module, f"{name}_shared_bytes".encode()
+        )
+        if found == 0:
+            _check(
+                _driver().cuMemcpyDtoH_v2(ctypes.byref(value), address, ctypes.sizeof(value)),
+                f"read the shared memory of {name}",
+            )
+        return value.value
+
+    def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
+        """Run on the current stream of the device."""
+        stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
+        pointers = (ctypes.c_char_p * 1)(arguments)
+        with _Entered(self._device):
+            status = _driver().cuLaunchKernel(
+                self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
+            )
+        _check(status, "launch a kernel")
+
+
+@cache
+def processors_of(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def kernel(name: str, configuration: Compilable, device: int) -> Kernel:
+    """The kernel, compiled and loaded at the first call."""
+    return Kernel(name, configuration, device)

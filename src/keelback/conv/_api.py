@@ -1,0 +1,134 @@
+"""The short causal convolution before the scan of a Mamba block."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from keelback.compiled.checks import choose_backend, computing_dtype, require_shape
+from keelback.conv._op import run_conv
+from keelback.errors import InputError
+
+WIDEST = 32
+"""Taps for which there are kernels; with more the convolution is PyTorch's."""
+
+Activation = Literal["silu", "swish"]
+
+
+def causal_conv1d(
+    x: Float[Tensor, "batch length channels"],
+    weight: Float[Tensor, "channels width"],
+    bias: Float[Tensor, " channels"] | None = None,
+    activation: Activation | None = None,
+    initial_state: Float[Tensor, "batch past channels"] | None = None,
+    return_last_state: bool = False,
+    *,
+    backend: Literal["reference", "cpu", "cuda"] | None = None,
+) -> (
+    Float[Tensor, "batch length channels"]
+    | tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch past channels"]]
+):
+    """A causal convolution of each channel with its own few taps, bias and SiLU in one kernel.
+
+        y_t = act(bias + sum_k weight_k x_{t - width + 1 + k})
+
+    The last tap meets the present step; before the first one there are zeros, or the initial state.
+    This is the convolution of Mamba's block (Gu and Dao 2023, arXiv 2312.00752, Figure 3). The
+    backward pass keeps x alone and computes the sums again. A tensor (batch, channels, length)
+    goes in and out as `.mT`, which costs nothing where its channels are adjacent in memory. dtypes
+    are as in `selective_scan`: half precision is computed in float32, and y has the dtype of x.
+
+    Args:
+        x: The input.
+        weight: The taps.
+        bias: Added to the sums.
+        activation: "silu", also called "swish", or none.
+        initial_state: The width - 1 steps before the first one.
+        return_last_state: Whether to return the last width - 1 steps too, the initial state of
+            what follows.
+        backend: "reference" (plain PyTorch), "cpu" or "cuda" (compiled); if absent, the one for
+            the device of x.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+    """
+    require_shape("x", x, ("batch", "length", "channels"))
+    batch, _, channels = x.shape
+    require_shape("weight", weight, (channels, "width"))
+    width = weight.shape[1]
+    if width == 0:
+        raise InputError("weight has no taps; its width should be at least 1")
+    if bias is not None:
+        require_shape("bias", bias, (channels,))
+    if activation not in (None, "silu", "swish"):
+        raise InputError(f"activation is {activation!r}; it should be 'silu', 'swish' or None")
+    if initial_state is not None:
+        require_shape("initial_state", initial_state, (batch, width - 1, channels))
+    dtype = computing_dtype(
+        {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}
+    )
+    chosen = choose_backend(backend, x.device)
+    stored = x.dtype if chosen == "cuda" else dtype
+    past = 0 if initial_state is None else width - 1
+    entire = x if initial_state is None else torch.cat([initial_state.to(x.dtype), x], dim=1)
+    weight = weight.to(dtype)
+    bias = weight.new_zeros(channels) if bias is None else bias.to(dtype)
+    if chosen == "reference" or width > WIDEST:
+        y = _reference(entire.to(dtype), weight, bias, activation is not None)
+    else:
+        operands = (entire.to(stored), weight, bias)
+        y = run_conv(*(one.unsqueeze(0) for one in operands), activation is not None).squeeze(0)
+    y = y[:, past:].to(x.dtype)
+    if not return_last_state:
+        return y
+    missing = max(0, width - 1 - entire.shape[1])
+    last_state = F.pad(entire, (0, 0, missing, 0))[:, missing + entire.shape[1] - width + 1 :]
+    return y, last_state
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    width = weight.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        padded = F.pad(x.mT, (width - 1, 0))
+        y = F.conv1d(padded, weight.unsqueeze(1), bias, groups=x.shape[-1]).mT
+        return F.silu(y) if silu else y
+
+
+def causal_conv1d_update(
+    x: Float[Tensor, "batch channels *length"],
+    state: Float[Tensor, "batch channels past"],
+    weight: Float[Tensor, "channels width"],
+    bias: Float[Tensor, " channels"] | None = None,
+    activation: Activation | None = None,
+) -> Float[Tensor, "batch channels *length"]:
+    """One step of `causal_conv1d`, for decoding, or a few: overwrites `state` with newer inputs.
+
+    Args:
+        x: The input of the step, or of several.
+        state: At least width - 1 past inputs; the newest is the last.
+        weight, bias, activation: As in `causal_conv1d`.
+
+    Raises:
+        InputError: An operand has the wrong shape or dtype.
+    """
+    require_shape("x", x, ("batch", "channels"), ("batch", "channels", "length"))
+    batch, channels = x.shape[:2]
+    require_shape("weight", weight, (channels, "width"))
+    require_shape("state", state, (batch, channels, "past"))
+    steps, past, width = x.shape[2:].numel(), state.shape[2], weight.shape[1]
+    if past < width - 1:
+        raise InputError(f"state holds {past} steps; it should hold {width - 1} or more")
+    recent = torch.cat([state, x.reshape(batch, channels, steps).to(state.dtype)], dim=-1)
+    with torch.no_grad():
+        state.copy_(recent[..., steps:])
+    if steps == 1:
+        y = (recent[..., past + 1 - width :].to(weight.dtype) * weight).sum(-1)
+        y = y if bias is None else y + bias
+        y = F.silu(y) if activation is not None else y
+    else:
+        computed = causal_conv1d(recent.mT, weight, bias, activation)
+        assert isinstance(computed, Tensor)
+        y = computed.mT[..., past:]
+    return y.reshape(x.shape).to(x.dtype)

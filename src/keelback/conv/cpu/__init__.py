@@ -1,0 +1,1 @@
+"""The causal convolution on the CPU."""

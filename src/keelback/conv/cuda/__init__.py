@@ -1,0 +1,1 @@
+"""The causal convolution on NVIDIA GPUs."""

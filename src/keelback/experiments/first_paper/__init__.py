@@ -1,0 +1,1 @@
+"""Experiments of arXiv 2502.01473."""

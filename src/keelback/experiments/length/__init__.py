@@ -1,0 +1,1 @@
+"""Experiments on lengths beyond the training length."""

@@ -1,0 +1,1 @@
+"""Which measures of a trained model predict its generalisation gap?"""

@@ -1,6 +1,0 @@
-"""The NVIDIA GPU backend: CUDA C++ compiled at run time by the NVRTC that PyTorch brings along."""
-
-from keelback.scan._cuda.operator import scan_backward, scan_forward
-from keelback.scan._cuda.step import advance_state
-
-__all__ = ["advance_state", "scan_backward", "scan_forward"]

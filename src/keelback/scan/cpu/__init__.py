@@ -1,0 +1,1 @@
+"""The CPU backend: Numba kernels, compiled at their first call."""

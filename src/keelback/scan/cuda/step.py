@@ -1,0 +1,251 @@
+"""One step of the recurrence on an NVIDIA GPU, as in decoding."""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from keelback.compiled import cuda_driver
+from keelback.compiled.cuda_driver import processors_of
+from keelback.compiled.cuda_header import STORED_TYPES, header_text
+from keelback.compiled.cuda_operands import address
+from keelback.compiled.watchers import is_transformed, needs_gradient
+from keelback.scan._checks import require_step_shapes
+from keelback.scan.cuda.configuration import WARP
+from keelback.scan.cuda.plan import MAX_STATES
+
+THREADS = 128
+#: Bytes that a thread moves at once, of states as they are computed with.
+_PACK_BYTES = 16
+#: Rows of a thread at most, and the threads of a multiprocessor that are too few for more rows.
+MOST_ROWS, _ENOUGH_THREADS = 4, 512
+#: Strides, and the threads of a launch, are counted in 32 bits.
+_LARGEST = 2**31 - 1
+
+#: Of the state, u, delta, A, B, C, D, z, delta_bias, the new state and y.
+_ADDRESSES = struct.Struct("=11q")
+
+# Replaced where the kernels run on the host.
+kernel: Any = cuda_driver.kernel
+
+
+class _Operand(NamedTuple):
+    """All of a tensor that a launch is planned by."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class StepConfiguration:
+    """The constants that the kernel is compiled with.
+
+    A channel's states lie with `lanes` threads, which move `vector` of them at once; a thread takes
+    `rows` rows. States are kept, and D and delta_bias given, in dtypes of their own.
+    """
+
+    sources: ClassVar[str] = "keelback.scan.cuda"
+
+    dtype: torch.dtype
+    kept: torch.dtype
+    skip: torch.dtype
+    bias: torch.dtype
+    states: int
+    vector: int
+    lanes: int
+    rows: int
+    softplus: bool
+    has_d: bool
+    has_z: bool
+    has_bias: bool
+    grouped: bool
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        types = {"Kept": self.kept, "Skip": self.skip, "Bias": self.bias}
+        integers = {
+            "kStates": self.states,
+            "kVector": self.vector,
+            "kLanes": self.lanes,
+            "kRows": self.rows,
+            "kThreads": THREADS,
+        }
+        flags = {
+            "kSoftplus": self.softplus,
+            "kHasD": self.has_d,
+            "kHasZ": self.has_z,
+            "kHasBias": self.has_bias,
+            "kGrouped": self.grouped,
+        }
+        return header_text(self.dtype, types, integers, flags)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A launch of the kernel less the addresses, which come before all else in its arguments."""
+
+    step: Any
+    blocks: int
+    sizes: bytes
+
+
+def advance_state(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    in_place: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """Output and new state of `selective_scan_step`; in place, the new state is `state`.
+
+    None where that is PyTorch's to do: not on a GPU, a gradient or a transform, other dtypes.
+
+    Raises:
+        InputError: An operand has the wrong shape.
+    """
+    operands = (state, u, delta, A, B, C, D, z, delta_bias)
+    if not state.is_cuda or is_transformed() or needs_gradient(*operands):
+        return None
+    return run_step(*operands, delta_softplus, in_place)
+
+
+def run_step(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    in_place: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """`advance_state` where no gradient or transform is in the way."""
+    new_state = state
+    if not in_place:
+        real = _real(u.dtype)
+        state = state.to(real) if state.dtype == u.dtype else state
+        new_state = torch.empty(state.shape, dtype=real, device=state.device)
+    given = (state, u, delta, A, B, C, D, z, delta_bias, new_state)
+    addresses = tuple(map(address, given))
+    aligned = not (addresses[0] | addresses[3] | addresses[4] | addresses[5]) % _PACK_BYTES
+    launch = _planned(*map(_described, given), delta_softplus, aligned)
+    if launch is None:
+        return None
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    if launch.blocks:
+        arguments = _ADDRESSES.pack(*addresses, y.data_ptr()) + launch.sizes
+        launch.step.launch(launch.blocks, THREADS, arguments)
+        if in_place:
+            torch.autograd.graph.increment_version(state)
+    return y, new_state
+
+
+def _described(x: Tensor | None) -> _Operand | None:
+    return None if x is None else _Operand(x.shape, x.stride(), x.dtype, x.device)
+
+
+@lru_cache(maxsize=1024)
+def _planned(
+    state: _Operand,
+    u: _Operand,
+    delta: _Operand,
+    A: _Operand,
+    B: _Operand,
+    C: _Operand,
+    D: _Operand | None,
+    z: _Operand | None,
+    delta_bias: _Operand | None,
+    new_state: _Operand,
+    softplus: bool,
+    aligned: bool,
+) -> _Launch | None:
+    """How the kernel takes operands like these, if it does."""
+    given = [state, u, delta, A, B, C, D, z, delta_bias]
+    real = _real(u.dtype)
+    if any(x.device != state.device for x in given if x) or u.dtype not in STORED_TYPES:
+        return None
+    if any(x.dtype != u.dtype for x in (delta, B, C, z) if x) or A.dtype != real:
+        return None
+    if any(x.dtype not in (u.dtype, real) for x in (state, D, delta_bias) if x):
+        return None
+    if any(size > 1 and step == 0 for size, step in zip(*new_state[:2], strict=True)):
+        return None  # Several of its elements are one; PyTorch says so.
+    require_step_shapes(*(x.shape if x else None for x in given))  # type: ignore[arg-type]
+    rows, channels, states = state.shape
+    groups = B.shape[1]
+    vector = _PACK_BYTES // real.itemsize if aligned else 1
+    if states % vector or not all(_in_packs(x, vector) for x in (state, A, B, C)):
+        vector = 1
+    lanes = min(WARP, _power_of_two(-(-states // vector)))
+    seats = channels * lanes
+    taken = MOST_ROWS if states <= lanes * vector else 1
+    while taken > 1 and rows * seats < taken * _ENOUGH_THREADS * processors_of(u.device):
+        taken //= 2
+    blocks = -(-seats * -(-rows // taken) // THREADS)
+    if not 1 <= states <= MAX_STATES or blocks * THREADS > _LARGEST:
+        return None
+    configuration = StepConfiguration(
+        dtype=u.dtype,
+        kept=state.dtype,
+        skip=D.dtype if D else real,
+        bias=delta_bias.dtype if delta_bias else real,
+        states=states,
+        vector=vector,
+        lanes=lanes,
+        rows=taken,
+        softplus=softplus,
+        has_d=D is not None,
+        has_z=z is not None,
+        has_bias=delta_bias is not None,
+        grouped=groups > 1,
+    )
+    sizes = (
+        *(rows, channels, channels // groups),
+        *state.stride,
+        *u.stride,
+        *_along_channels(delta),
+        *A.stride,
+        *B.stride,
+        *C.stride,
+        *(D.stride if D else (0,)),
+        *(z.stride if z else (0, 0)),
+        *(delta_bias.stride if delta_bias else (0,)),
+        *new_state.stride,
+    )
+    if max(sizes) > _LARGEST:
+        return None
+    step = kernel("step", configuration, u.device.index) if blocks else None
+    return _Launch(step, blocks, struct.pack(f"={len(sizes)}i{len(sizes) % 2 * 4}x", *sizes))
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, 0).bit_length()
+
+
+def _in_packs(x: _Operand, vector: int) -> bool:
+    return x.stride[-1] == 1 and all(stride % vector == 0 for stride in x.stride[:-1])
+
+
+def _along_channels(delta: _Operand) -> tuple[int, int]:
+    """Strides of the step sizes, where one for all channels is read again for each."""
+    row, channel = delta.stride
+    return row, channel if delta.shape[1] > 1 else 0

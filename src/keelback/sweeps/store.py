@@ -1,0 +1,321 @@
+"""The store of a sweep: a directory with one folder a finished run.
+
+    DIR/manifest.json            the store's version, and what made it
+    DIR/lock                     byte ranges that sweeps lock for the batches they execute
+    DIR/runs/NAME/run.json       configuration, result, provenance, sizes of the other files
+    DIR/runs/NAME/history.parquet
+    DIR/runs/NAME/model.safetensors
+
+A folder under `runs` is complete: it is written under another name and renamed, so a process that
+is killed leaves nothing that looks finished.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from safetensors import SafetensorError
+
+from keelback.errors import InputError, JobError
+from keelback.files import write_atomically
+from keelback.sweeps.provenance import provenance as provenance_now
+from keelback.sweeps.run import NAME_LENGTH, Run, RunResult, Scalar, name_of
+
+STORE_VERSION = 1
+
+_FORMAT = "keelback-store"
+_MANIFEST, _LOCK, _RUNS = "manifest.json", "lock", "runs"
+_RUN, _HISTORY = "run.json", "history.parquet"
+_NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run as the store holds it."""
+
+    name: str
+    folder: Path
+    fields: Mapping[str, Any]
+    summary: Mapping[str, Scalar]
+    provenance: Mapping[str, Any]
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the run that are no part of its name, such as where its data lie."""
+
+    def history(self) -> list[dict[str, Scalar]]:
+        """The row of each epoch."""
+        import polars as pl
+
+        path = self.folder / _HISTORY
+        return pl.read_parquet(path).to_dicts() if path.exists() else []
+
+
+class Store:
+    """Finished runs in a directory; safe to write from several processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self._runs = self.directory / _RUNS
+
+    @classmethod
+    def create(cls, directory: Path) -> "Store":
+        """Open the store in `directory`, making it where there is none.
+
+        Raises:
+            InputError: the directory is a file, cannot be written, holds something else, or holds
+                a store of another version.
+        """
+        store = cls(directory)
+        if store._manifest_path.exists():
+            store._check_version()
+            _require_writable(store.directory)
+            return store
+        _require_empty_or_absent(store.directory)
+        try:
+            store._runs.mkdir(parents=True, exist_ok=True)
+            manifest = {
+                "format": _FORMAT,
+                "version": STORE_VERSION,
+                "made_by": provenance_now(),
+            }
+            write_atomically(store._manifest_path, json.dumps(manifest, indent=1))
+        except OSError as error:
+            raise InputError(f"cannot write to {directory}: {error.strerror}") from None
+        return store
+
+    @classmethod
+    def open(cls, directory: Path) -> "Store":
+        """Open an existing store.
+
+        Raises:
+            InputError: there is none in `directory`, or it is of another version.
+        """
+        store = cls(directory)
+        if not store._manifest_path.is_file():
+            raise InputError(f"{directory} holds no keelback sweep (no {_MANIFEST} in it)")
+        store._check_version()
+        return store
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self.directory / _MANIFEST
+
+    def _check_version(self) -> None:
+        try:
+            manifest = json.loads(self._manifest_path.read_text())
+            version, ours = manifest["version"], manifest["format"] == _FORMAT
+        except (OSError, ValueError, KeyError, TypeError):
+            version, ours = None, False
+        if not ours:
+            raise InputError(
+                f"{self._manifest_path} is not a keelback manifest; it was damaged or edited"
+            )
+        if version != STORE_VERSION:
+            raise InputError(
+                f"{self.directory} was written by store version {version}; this keelback reads "
+                f"version {STORE_VERSION} and cannot convert it: name another directory, or use "
+                "the keelback that wrote it"
+            )
+
+    def __contains__(self, run: Run) -> bool:
+        return (self._runs / run.name).is_dir()
+
+    def get(self, name: str) -> StoredRun:
+        """One finished run by name.
+
+        Raises:
+            InputError: there is no such run, or its record was damaged, edited or half copied.
+        """
+        folder = self._runs / name
+        path = folder / _RUN
+        if not folder.is_dir():
+            raise InputError(f"{self.directory} has no run {name}")
+        cure = f"delete {folder} to run it again"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: a half-copied store? {cure}")
+        try:
+            record = json.loads(path.read_text())
+            stored = StoredRun(
+                name,
+                folder,
+                record["run"],
+                record["summary"],
+                record["provenance"],
+                record.get("circumstances", {}),
+            )
+            sizes = dict(record.get("files", {}))
+            named = name_of(stored.fields)
+            edited = record.get("digest") not in (None, _digest(stored.fields, stored.summary))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{path} is damaged; {cure}") from None
+        if named != name:
+            raise InputError(f"{path} was edited: its configuration is that of run {named}; {cure}")
+        if edited:
+            raise InputError(f"{path} was edited: its summary is not what the run left; {cure}")
+        for file, size in sizes.items():
+            found = _size(folder / file)
+            if found != size:
+                state = "missing" if found is None else f"{found} bytes long, not {size}"
+                raise InputError(f"{folder / file} is {state}: a half-copied store? {cure}")
+        return stored
+
+    def names(self) -> list[str]:
+        """The names of all finished runs, sorted."""
+        if not self._runs.is_dir():
+            return []
+        entries = (entry.name for entry in os.scandir(self._runs))
+        return sorted(name for name in entries if _NAME.fullmatch(name))
+
+    def __iter__(self) -> Iterator[StoredRun]:
+        return (self.get(name) for name in self.names())
+
+    def add(self, run: Run, result: RunResult, provenance: Mapping[str, Any]) -> None:
+        """Write a finished run, whole or not at all; a run that is there already stays.
+
+        Raises:
+            JobError: the store cannot be written: the disk is full, the directory has vanished.
+        """
+        with self._telling_failures():
+            self._require_presence()
+            self._runs.mkdir(exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=self._runs))
+            try:
+                _write_run(partial, run, result, provenance)
+                os.rename(partial, self._runs / run.name)
+            except OSError:
+                if run not in self:
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def delete(self, name: str) -> None:
+        """Delete a run, whole or not at all; damaged ones too.
+
+        Raises:
+            InputError: there is no such run.
+            JobError: it cannot be deleted.
+        """
+        folder = self._runs / name
+        if not _NAME.fullmatch(name) or not folder.is_dir():
+            raise InputError(f"{self.directory} has no run {name}")
+        with self._telling_failures():
+            grave = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self._runs))
+            os.rename(folder, grave)
+            shutil.rmtree(grave)
+
+    def sweep_up(self, runs: Iterable[Run]) -> None:
+        """Remove what was half written of `runs` by processes that were killed."""
+        partials = list(self._runs.glob(".*")) if self._runs.is_dir() else []
+        if not partials:
+            return
+        by_name = {run.name: run for run in runs}
+        for partial in partials:
+            run = by_name.get(partial.name[1 : NAME_LENGTH + 1])
+            if run is None:
+                continue
+            with self.claim(run.batch_key()) as claimed:
+                if claimed:
+                    shutil.rmtree(partial, ignore_errors=True)
+
+    def _require_presence(self) -> None:
+        if not self._manifest_path.exists():
+            raise FileNotFoundError(errno.ENOENT, "its manifest has vanished")
+
+    @contextlib.contextmanager
+    def _telling_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise JobError(
+                f"cannot write to {self.directory}: {reason}; what was finished is kept, the same "
+                "command goes on from there"
+            ) from None
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Hold the right to execute the batch `key`; gives False where another process holds it.
+
+        The right ends with the process, however that ends: it is a lock on one byte of one file.
+
+        Raises:
+            JobError: the file cannot be locked: the directory is read-only or has vanished.
+        """
+        byte = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+        with self._telling_failures():
+            self._require_presence()
+            file = (self.directory / _LOCK).open("w")
+        with file:
+            with self._telling_failures():
+                claimed = _lock(file, byte)
+            yield claimed
+
+
+def _lock(file: TextIO, byte: int) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _digest(fields: Mapping[str, Any], summary: Mapping[str, Scalar]) -> str:
+    """What shows that a configuration or a result was edited by hand."""
+    return hashlib.sha256(json.dumps([fields, summary], sort_keys=True).encode()).hexdigest()
+
+
+def _write_run(folder: Path, run: Run, result: RunResult, provenance: Mapping[str, Any]) -> None:
+    if result.history:
+        import polars as pl
+
+        rows = pl.DataFrame([dict(row) for row in result.history], infer_schema_length=None)
+        parquet = io.BytesIO()
+        rows.write_parquet(parquet)
+        (folder / _HISTORY).write_bytes(parquet.getvalue())
+    if result.weights:
+        from keelback.models import WEIGHTS_FILE, save_weights
+
+        save_weights(result.weights, result.model, folder / WEIGHTS_FILE)
+    record = {
+        "run": run.fields(),
+        "summary": result.summary,
+        "digest": _digest(run.fields(), result.summary),
+        "provenance": dict(provenance),
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    if circumstances := run.circumstances():
+        record["circumstances"] = circumstances
+    (folder / _RUN).write_text(json.dumps(record, indent=1, allow_nan=False))
+
+
+def _require_empty_or_absent(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; --out needs a directory")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(
+            f"{directory} is not empty and holds no keelback sweep; name a new or empty directory"
+        )
+
+
+def _require_writable(directory: Path) -> None:
+    if not os.access(directory, os.W_OK):
+        raise InputError(f"{directory} is not writable")

@@ -1,0 +1,123 @@
+"""Run the GPU kernels under compute-sanitizer, which comes with CUDA; print JSON.
+
+    python tools/check_gpu_races.py > results/benchmarks/gpu_races_h100.json
+
+Its tools look for accesses out of bounds (memcheck), for threads that read or write shared memory
+without a barrier between them (racecheck) and for barriers that not all threads reach (synccheck).
+The scans, with what is before them and without, the steps and convolutions are those of the tests
+on the host, and their results are compared with float64 on the way. PyTorch's own kernels are left
+out, and its allocator keeps no memory, so that the bounds of a tensor are those of its memory.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cuda"))
+
+from conv_cases import ConvCase
+from conv_cases import errors_of as convolution_errors
+from cuda_cases import TOLERANCE, Case, tolerance
+from cuda_cases import errors_of as scan_errors
+from step_cases import CASES as STEPS
+from step_cases import errors_of as step_errors
+from step_cases import make_step
+from test_cuda_conv_on_host import CASES as CONVOLUTIONS
+from test_cuda_kernels_on_host import CASES as SCANS
+from test_cuda_scan_across_on_host import CASES as PARTS
+from test_cuda_scan_across_on_host import Distributed, errors_of_parts
+
+from keelback.scan import _across
+from keelback.sweeps import provenance
+
+TOOLS = ("memcheck", "racecheck", "synccheck")
+SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
+
+
+def step_error(options: dict[str, Any]) -> float:
+    """The larger error of a step's output and state, as a share of what it may be."""
+    given = make_step(**options)
+    of_y, of_state = step_errors(given, device="cuda")
+    return max(of_y / TOLERANCE[given["u"].dtype], of_state / TOLERANCE[given["state"].dtype])
+
+
+def calls() -> dict[str, Callable[[], float]]:
+    """The largest error of each case, as a share of what it may be."""
+
+    def scan(case: Case) -> float:
+        return max(scan_errors(case, "cuda").values()) / tolerance(case)
+
+    def convolution(case: ConvCase) -> float:
+        return max(convolution_errors(case, "cuda").values()) / TOLERANCE[case.dtype]
+
+    def scan_of_part(case: Case, parts: tuple[int, ...]) -> float:
+        # In one part: autograd has one thread for a GPU, which cannot wait for itself.
+        return max(errors_of_parts(case, (sum(parts),), "cuda").values()) / tolerance(case)
+
+    _across.dist = Distributed  # type: ignore[assignment]
+    return {
+        **{f"part {case}": partial(scan_of_part, case, parts) for case, parts in PARTS},
+        **{f"scan {case}": partial(scan, case) for case in SCANS},
+        **{f"step {name}": partial(step_error, options) for name, options in STEPS.items()},
+        **{f"convolution {case}": partial(convolution, case) for case in CONVOLUTIONS},
+    }
+
+
+def run_all() -> None:
+    shares = {name: call() for name, call in calls().items()}
+    wrong = {name: share for name, share in shares.items() if not share < 1}
+    print(json.dumps({"cases": len(shares), "wrong results": len(wrong)}))
+    if wrong:
+        print(wrong, file=sys.stderr)
+
+
+def check(tool: str) -> dict[str, Any]:
+    """One tool's findings over all cases."""
+    command = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=scan_"]
+    command += ["--report-api-errors", "no"]
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = subprocess.run(
+        [*command, sys.executable, __file__, "--cases"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    text = done.stdout + done.stderr
+    summary = SUMMARY.findall(text)
+    results = [line for line in text.splitlines() if line.startswith('{"cases"')]
+    if not summary or not results:
+        raise SystemExit(f"{' '.join(command)} did not end well:\n{text[-3000:]}")
+    found = {"tool": tool, **json.loads(results[0]), "findings": int(summary[-1])}
+    well = not found["findings"] and not found["wrong results"]
+    print(json.dumps(found), "" if well else text[-3000:], file=sys.stderr)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", action="store_true", help="run the cases, without a tool")
+    if parser.parse_args().cases:
+        run_all()
+        return
+    if shutil.which("compute-sanitizer") is None:
+        raise SystemExit("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
+    record = provenance(command="python " + shlex.join(sys.argv))
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(check, TOOLS))
+    print(json.dumps({"provenance": record, "rows": rows}, indent=2))
+    if any(row["findings"] or row["wrong results"] for row in rows):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

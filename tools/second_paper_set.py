@@ -1,0 +1,115 @@
+"""Run all experiments on the gated SSM at full size, several at once on one GPU, and time them.
+
+    python tools/second_paper_set.py STORES RESULT.json [--at-once 4] [--cpu-workers 11]
+
+Each is a `keelback reproduce` command with its own store in STORES, which goes on from what is
+there. `gate-alignment` trains small models by autograd and is faster on the CPU's cores, so it gets
+those and the GPU is hidden from it. Several commands at once fill a GPU that one would leave idle
+between kernels. The longest start first; RESULT.json is written anew after each. `--no-report`
+draws nothing: `keelback report` does it later, here or elsewhere.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ON_GPU = {
+    "locality-paper": "locality",
+    "locality-theorem": "locality --set setting=theorem",
+    "sample-complexity-majority-theorem": "sample-complexity --data majority --set setting=theorem",
+    "sample-complexity-locality-paper": "sample-complexity --data locality",
+    "sample-complexity-majority-paper": "sample-complexity --data majority",
+    "sample-complexity-locality-theorem": "sample-complexity --data locality --set setting=theorem",
+    "majority-voting-theorem": "majority-voting --set setting=theorem",
+    "majority-voting-paper": "majority-voting",
+}
+ON_CPU = {"gate-alignment": "gate-alignment"}
+
+
+@dataclass
+class Job:
+    """A running command and where it writes."""
+
+    name: str
+    command: str
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+def start(name: str, arguments: str, stores: Path, on_cpu: bool) -> Job:
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
+    command = [sys.executable, "-m", "keelback", "reproduce", *shlex.split(arguments)]
+    with (stores / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--out", str(stores / name)], stdout=log, stderr=log, env=environment
+        )
+    shown = f"{'CUDA_VISIBLE_DEVICES= ' if on_cpu else ''}keelback reproduce {arguments}"
+    return Job(name, shown, process, time.monotonic())
+
+
+def row(job: Job, stores: Path, began: float) -> dict[str, object]:
+    ended = time.monotonic()
+    return {
+        "command": job.command,
+        "started": round(job.started - began, 1),
+        "ended": round(ended - began, 1),
+        "seconds": round(ended - job.started, 1),
+        "runs": len(list((stores / job.name / "runs").glob("[0-9a-f]*"))),
+        "exit": job.process.returncode,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stores", type=Path)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--cpu-workers", type=int, default=11)
+    parser.add_argument("--no-report", action="store_true", help="draw nothing")
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    given.stores.mkdir(parents=True, exist_ok=True)
+    from keelback.files import write_atomically
+    from keelback.sweeps import available_cores, provenance
+
+    record = provenance(shlex.join(["python", *sys.argv]))
+    options = " --quick" * given.quick + " --no-report" * given.no_report
+    waiting = list(ON_GPU.items())
+    began = time.monotonic()
+    on_cpu = [
+        start(name, f"{arguments} --workers {given.cpu_workers}{options}", given.stores, True)
+        for name, arguments in ON_CPU.items()
+    ]
+    on_gpu: list[Job] = []
+    rows: list[dict[str, object]] = []
+    while waiting or on_gpu or on_cpu:
+        while waiting and len(on_gpu) < given.at_once:
+            name, arguments = waiting.pop(0)
+            on_gpu.append(start(name, arguments + options, given.stores, False))
+        time.sleep(0.2)
+        for jobs in (on_gpu, on_cpu):
+            for job in [job for job in jobs if job.process.poll() is not None]:
+                jobs.remove(job)
+                rows.append(row(job, given.stores, began))
+                print(rows[-1], file=sys.stderr, flush=True)
+                found = {
+                    "provenance": record,
+                    "cores": available_cores(),
+                    "at_once": given.at_once,
+                    "seconds": rows[-1]["ended"],
+                    "unfinished": [job.name for job in on_gpu + on_cpu]
+                    + [name for name, _ in waiting],
+                    "rows": rows,
+                }
+                write_atomically(given.result, json.dumps(found, indent=1))
+    return int(any(found["exit"] for found in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

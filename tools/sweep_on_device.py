@@ -1,0 +1,62 @@
+"""Time the whole Majority length-independence sweep on this machine's GPU, or on its CPU.
+
+    python tools/sweep_on_device.py FILE.json WORKERS
+
+The seconds are those of the sweep as a user runs it: the start of the workers, data, training,
+scoring and storing. The rows are mean accuracies, to compare with the committed results.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from keelback.experiments import get_experiment
+from keelback.sweeps import Store, provenance, sweep
+
+
+def timed_sweep(workers: int) -> dict[str, Any]:
+    """Run the sweep in a fresh store; its seconds, survivors and mean accuracies."""
+    experiment = get_experiment("length-independence")
+    runs = experiment.runs(experiment.settings({"task": "majority", "seeds": 5}))
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.create(Path(folder) / "sweep")
+        started = time.perf_counter()
+        done = sweep(runs, store, workers=workers)
+        seconds = time.perf_counter() - started
+        survivors = [run for run in done if not run.summary["diverged"]]
+        by_length: dict[int, list[dict[str, Any]]] = {}
+        for run in survivors:
+            by_length.setdefault(run.fields["task_settings"]["seq_len"], []).append(run.summary)
+    return {
+        "summary": [
+            {
+                "workers": workers,
+                "seconds": seconds,
+                "runs": len(done),
+                "survivors": len(survivors),
+            }
+        ],
+        "rows": [
+            {
+                "seq_len": length,
+                "survivors": len(found),
+                "train": statistics.mean(one["train_accuracy"] for one in found),
+                "test": statistics.mean(one["test_accuracy"] for one in found),
+            }
+            for length, found in sorted(by_length.items())
+        ],
+    }
+
+
+def main() -> None:
+    out, workers = Path(sys.argv[1]), int(sys.argv[2])
+    record = provenance(command=" ".join(["python", *sys.argv]))
+    out.write_text(json.dumps({"provenance": record, **timed_sweep(workers)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
