@@ -1,5 +1,8 @@
 """Shapes are checked in every test: jaxtyping annotations are enforced by beartype."""
 
+import json
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ _hook = install_import_hook(
     "beartype.beartype",
 )
 
+_ROOT = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -27,3 +31,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The reference data folder; for tests that carry the `shared` marker."""
     return _SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record",
+        metavar="LABEL",
+        help="write the versions that were tested, and how the tests ended, to "
+        "results/versions/LABEL-PYTHON.json",
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    label = session.config.getoption("--record")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if label is None or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    from keelback.sweeps import provenance
+
+    ended = {name: len(reporter.stats.get(name, ())) for name in ("passed", "failed", "error")}
+    record = {**provenance(), "label": label, "tests": ended, "versions": dict(_versions())}
+    folder = _ROOT / "results" / "versions"
+    folder.mkdir(parents=True, exist_ok=True)
+    python = ".".join(record["python"].split(".")[:2])
+    (folder / f"{label}-{python}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """The installed versions of what pyproject.toml names, by package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    listed = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {text.split(">=")[0] for texts in listed for text in texts if ">=" in text}
+    for name in sorted(names):
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
