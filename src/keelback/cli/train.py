@@ -68,6 +68,7 @@ def train(
     from keelback.cli.progress import sweep_progress
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
+    from keelback.models import model_config, require_room
     from keelback.sweeps import Store, train_single
 
     chosen = preset(LENGTH_INDEPENDENCE, task)
@@ -89,6 +90,7 @@ def train(
     )
     if recompute_layers:
         _require_layers(run)
+    require_room(model_config(run.model), copies=5)
     place = _place(run, cpu, tracker or [], out)
     store = Store.create(out) if place.is_main else Store(out)
     place.wait_for_all()

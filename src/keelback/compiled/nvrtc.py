@@ -58,7 +58,8 @@ def _library_folders() -> list[Path]:
     ]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where kernels are kept: `keelback/cuda` in `$XDG_CACHE_HOME`, or else in `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "keelback" / "cuda"
 
@@ -81,7 +82,7 @@ def compiled(package: str, kernel: str, header: str, architecture: str) -> bytes
         *sources.values(),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    path = _cache_folder() / f"{kernel}-{digest[:32]}.cubin"
+    path = cache_folder() / f"{kernel}-{digest[:32]}.cubin"
     if path.is_file():
         return path.read_bytes()
     code = _compile(nvrtc, kernel, sources, architecture)

@@ -1,5 +1,6 @@
 """The runner: executes what a sweep still lacks, several batches side by side, into its store."""
 
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ __all__ = ["SweepProgress", "available_cores", "sweep"]
 
 SweepProgress = Callable[[float, float], None]
 """Called with the work done and the whole work, in units of the runs' cost."""
+
+_log = logging.getLogger("keelback")
 
 _POLL_SECONDS = 0.2
 _BUSY_SECONDS = 1.0
@@ -44,6 +47,8 @@ def sweep(
     """
     finished = {run.name: store.get(run.name) for run in runs if run in store}
     batches = _batches([run for run in runs if run.name not in finished])
+    if finished:
+        _log.info("%d of %d runs are there already", len(finished), len(runs))
     if batches:
         store.sweep_up(run for batch in batches for run in batch)
         _Sweep(batches, store, executor or LocalExecutor(workers), on_progress).run()

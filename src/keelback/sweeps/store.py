@@ -118,7 +118,8 @@ class Store:
             version, ours = None, False
         if not ours:
             raise InputError(
-                f"{self._manifest_path} is not a keelback manifest; it was damaged or edited"
+                f"{self._manifest_path} is not a keelback manifest: another program's, damaged or "
+                "edited; name another directory"
             )
         if version != STORE_VERSION:
             raise InputError(
@@ -191,6 +192,7 @@ class Store:
             partial = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=self._runs))
             try:
                 _write_run(partial, run, result, provenance)
+                partial.chmod(self._runs.stat().st_mode)  # Made for its owner alone.
                 os.rename(partial, self._runs / run.name)
             except OSError:
                 if run not in self:

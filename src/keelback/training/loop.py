@@ -1,5 +1,6 @@
 """Training: the models of several seeds or settings as one batch, each as if it were alone."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,6 +23,8 @@ from keelback.training.recipe import Recipe, correct, replica_losses
 
 EpochReport = Callable[[int, int], None]
 """Called after each epoch with the epoch's number and how many replicas are still alive."""
+
+_log = logging.getLogger("keelback")
 
 
 def train(
@@ -94,6 +97,7 @@ class _Training:
             kept = checkpoint.read(identity)
             if not self._place.any(kept is None) and kept is not None:
                 state.restore(*kept)
+                _log.info("going on from %s: epoch %d", checkpoint.path, state.epoch)
         while state.living and state.epoch <= self._recipe.epochs:
             self._epoch(stop)
             if checkpoint is not None and stop is not None and stop:
