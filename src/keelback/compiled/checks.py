@@ -1,15 +1,27 @@
-"""What the operands of any operator must look like, and which backend takes them."""
+"""What the operands of any operator must look like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from keelback.errors import InputError
 
-BACKENDS = ("reference", "cpu", "cuda")
 HALF = (torch.float16, torch.bfloat16)
 _CPU = torch.device("cpu")
+
+
+class Typed(Protocol):
+    """A tensor, or what is known of one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its entries."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
 
 
 def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | str]) -> None:
@@ -26,7 +38,7 @@ def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | st
     raise InputError(f"{name} has shape {tuple(found)}; it should be {wanted}")
 
 
-def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
+def computing_dtype(operands: Mapping[str, Typed | None]) -> torch.dtype:
     """The dtype to compute in, once all operands are known to be floating and on one device.
 
     float32 for float32, bfloat16, float16 and any mixture of them; float64 if all are float64.
@@ -53,14 +65,3 @@ def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
             "either all or none should be float64"
         )
     return torch.float64 if double else torch.float32
-
-
-def choose_backend(backend: str | None, device: torch.device) -> str:
-    """The backend for a device, or the one that was asked for if it can run there."""
-    if backend is None:
-        return device.type if device.type in BACKENDS else "reference"
-    if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}; it should be one of {', '.join(BACKENDS)}")
-    if backend not in ("reference", device.type):
-        raise InputError(f"backend is {backend!r} and u is on {device}; they should agree")
-    return backend

@@ -1,11 +1,24 @@
 """Who else sees what a call does: the compiler, transforms of `torch.func`, autograd, modes."""
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-_PLAIN = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
+_PLAIN_TYPES = (Tensor, Parameter)
+_DEVICES = ("cpu", "cuda")
+
+
+@cache
+def _plain_keys(device: str) -> tuple[Any, ...]:
+    """The dispatch keys of plain tensors on a kind of device: outside inference mode, and in it."""
+    with torch.inference_mode(False):
+        usual = torch._C._dispatch_keys(torch.empty(0, device=device))
+    with torch.inference_mode():
+        return usual, torch._C._dispatch_keys(torch.empty(0, device=device))
 
 
 def is_transformed() -> bool:
@@ -20,11 +33,19 @@ def inside_transform() -> bool:
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd wants to see what is made of these."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                return True
+    return False
 
 
 def runs_eagerly(*tensors: Tensor | None) -> bool:
-    """Whether all tensors are plain ones on the CPU, and nothing intercepts operators."""
+    """Whether all tensors are plain ones on one kind of device, and nothing intercepts operators.
+
+    Nobody but autograd could then tell whether an operator's kernels are called by way of
+    PyTorch's dispatcher or without it.
+    """
     if (
         is_transformed()
         or torch._C._len_torch_dispatch_stack()
@@ -32,8 +53,17 @@ def runs_eagerly(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    keys = torch._C._dispatch_keys
+    keys, plain = torch._C._dispatch_keys, None
     for x in tensors:
-        if x is not None and (type(x) not in (Tensor, Parameter) or keys(x) != _PLAIN):
+        if x is None:
+            continue
+        if type(x) not in _PLAIN_TYPES:
+            return False
+        if plain is None:
+            device = x.device.type
+            if device not in _DEVICES:
+                return False
+            plain = _plain_keys(device)
+        if keys(x) not in plain:
             return False
     return True

@@ -1,4 +1,4 @@
-// Checkpoints: the state at the start of a tile, kept from the sweep to the reverse pass.
+// Tile states: the state at the start of a tile, kept from the sweep to the reverse pass.
 //
 // They live where the gradient of u will be written: a block of the reverse pass reads the state of a tile
 // before it overwrites those steps, which no other block touches. Where the states of a channel do not
@@ -7,7 +7,7 @@
 
 #include "tiles.cuh"
 
-struct Checkpoints {
+struct TileStates {
   Stored* data;       // (sequence, row, channel)
   Index rows;         // rows of a sequence
   Index rows_of_tile; // rows from one tile to the next, or 0: a tile's rows are its own steps
@@ -47,8 +47,8 @@ struct TileCut {
   INLINE int steps_of(int tile) const { return start_of(tile + 1) - start_of(tile); }
 };
 
-// The element of a tile's first checkpoint row, at channel `channel` of the block.
-INLINE Stored* checkpoint_at(const Checkpoints& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
+// The element of a tile's first row of states, at channel `channel` of the block.
+INLINE Stored* tile_state_at(const TileStates& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
                              int tile, int channel) {
   const int tiles_per_span = (sizes.span_length + kTile - 1) / kTile;
   const Index row = kept.rows_of_tile == 0 ? cut.start_of(tile)
@@ -59,7 +59,7 @@ INLINE Stored* checkpoint_at(const Checkpoints& kept, const Place& place, const 
 // Where channels are even in number, two neighbours share two rows: each has both elements of one.
 constexpr bool kPaired = kRowsPerReal == 2 && kVector % 2 == 0;
 
-// Calls use(j, at) for each state of this thread: `at` is its first element in a checkpoint.
+// Calls use(j, at) for each state of this thread: `at` is its first element in the rows of a tile.
 template <typename Use>
 INLINE void for_states_at(Stored* first, const Sizes& sizes, const Seat& seat, Use use) {
   const int odd = kPaired ? seat.channel % 2 : 0;
@@ -71,28 +71,28 @@ INLINE void for_states_at(Stored* first, const Sizes& sizes, const Seat& seat, U
   }
 }
 
-INLINE void write_checkpoint(const Checkpoints& kept, const Place& place, const Sizes& sizes,
+INLINE void write_tile_state(const TileStates& kept, const Place& place, const Sizes& sizes,
                              const TileCut& cut, int tile, const Seat& seat, const Real (&h)[kStatesPerThread]) {
-  for_states_at(checkpoint_at(kept, place, sizes, cut, tile, seat.channel), sizes, seat, [&](int j, Stored* at) {
+  for_states_at(tile_state_at(kept, place, sizes, cut, tile, seat.channel), sizes, seat, [&](int j, Stored* at) {
     if constexpr (kPaired) *reinterpret_cast<Real*>(at) = h[j];
     else write_rows(at, sizes.channels, h[j]);
   });
 }
 
-INLINE void read_checkpoint(const Checkpoints& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
+INLINE void read_tile_state(const TileStates& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
                             int tile, const Seat& seat, Real (&h)[kStatesPerThread]) {
 #pragma unroll
   for (int j = 0; j < kStatesPerThread; ++j) h[j] = Real(0);
-  for_states_at(checkpoint_at(kept, place, sizes, cut, tile, seat.channel), sizes, seat, [&](int j, Stored* at) {
+  for_states_at(tile_state_at(kept, place, sizes, cut, tile, seat.channel), sizes, seat, [&](int j, Stored* at) {
     if constexpr (kPaired) h[j] = *reinterpret_cast<const Real*>(at);
     else h[j] = read_rows(at, sizes.channels);
   });
 }
 
-// Brings a checkpoint closer, for a later read.
-INLINE void prefetch_checkpoint(const Checkpoints& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
+// Brings a tile's state closer, for a later read.
+INLINE void prefetch_tile_state(const TileStates& kept, const Place& place, const Sizes& sizes, const TileCut& cut,
                                 int tile, const Seat& seat) {
-  const Stored* from = checkpoint_at(kept, place, sizes, cut, tile, seat.channel);
+  const Stored* from = tile_state_at(kept, place, sizes, cut, tile, seat.channel);
 #pragma unroll
   for (int i = 0; i < kStatesPerThread * kRowsPerReal; ++i) {
     const Index row = seat.state_lane * kStatesPerThread * kRowsPerReal + i;
