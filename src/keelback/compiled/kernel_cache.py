@@ -104,7 +104,7 @@ class KernelCache(caching.FunctionCache):
         stamp = _sources_of(source.parent) + _sources_of(Path(__file__).parent)
         sources = _HASH(stamp.encode()).hexdigest()
         name = f"{source.stem}.{function.__qualname__}".replace("<", "").replace(">", "")
-        self._cache_file = _Files(Path(self.cache_path), name, sources)
+        self._cache_file: Any = _Files(Path(self.cache_path), name, sources)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function, or None where it is to be compiled."""

@@ -47,7 +47,8 @@ def runs_eagerly(*tensors: Tensor | None) -> bool:
     PyTorch's dispatcher or without it.
     """
     if (
-        is_transformed()
+        is_compiling()
+        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._get_tracing_state() is not None

@@ -1,9 +1,9 @@
 """The CPU backend: hands tensors to the compiled kernels, block by block, on several threads."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class _Record:
     """The record that describes a scan to the kernels, all but the addresses."""
 
     words: Any
-    places: list[int]
+    places: Any
 
     @classmethod
     def of(
@@ -54,8 +54,8 @@ class _Record:
             width = 1 if name == "reset" else itemsize
             present = [width * stride for stride in strides.get(name) or ()]
             values += [0] * (len(axes) - len(present)) + present
-        given = [name for name, of_axes in strides.items() if of_axes is not None]
-        return cls(np.array(values, np.int64), [_PLACES[name] for name in given])
+        given = [_PLACES[name] for name, of_axes in strides.items() if of_axes is not None]
+        return cls(np.array(values, np.int64), np.array(given, np.intp))
 
     def filled(self, tensors: Sequence[Tensor | None]) -> Any:
         """The record with the addresses of the tensors that are there."""
@@ -79,7 +79,9 @@ class CpuScan:
         self._chunk_states = self._blank(plan.chunk_states_shape)
         self._forward_records: dict[bool, _Record] = {}
         self._backward_records: dict[Any, _Record] = {}
-        self._gradients = self._blank_gradients()
+        found = self._gradients_by_name()
+        self._names, self._gradients = list(found), list(found.values())
+        self._returned = [self._names.index(name) if name in found else None for name in _RETURNED]
 
     def _blank(self, shape: Sequence[int]) -> Blank:
         return Blank(shape, self._dtype, torch.device("cpu"))
@@ -99,8 +101,6 @@ class CpuScan:
         self, operands: Sequence[Tensor | None], keep: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Output, last state, and the states at the starts of chunks."""
-        from keelback.scan.cpu.forward import forward_blocks, forward_scratch
-
         plan = self._plan
         y, last, chunk_states = self._y(), self._last(), self._chunk_states() if keep else None
         if plan.sizes.empty:
@@ -110,14 +110,35 @@ class CpuScan:
         record = self._forward_records.get(keep) or self._forward_record(keep)
         outputs = (y, last, chunk_states) if keep else (y, last)
         parameters = record.filled((*operands, *outputs))
-        size = forward_scratch(plan.sizes.states, plan.chunk)
+        self._run_forward(parameters, plan.blocks, plan.cost)
+        return y, last, chunk_states
+
+    @cached_property
+    def _run_forward(self) -> Callable[[Any, int, float], None]:
+        from keelback.scan.cpu.forward import forward_blocks, forward_scratch
+
+        sizes = self._plan.sizes
+        return self._runner(forward_blocks, forward_scratch(sizes.states, self._plan.chunk))
+
+    @cached_property
+    def _run_backward(self) -> Callable[[Any, int, float], None]:
+        from keelback.scan.cpu.backward import backward_scratch, backward_units
+
+        sizes = self._plan.sizes
+        return self._runner(backward_units, backward_scratch(sizes.states, self._plan.chunk))
+
+    def _runner(self, kernel: Any, scratch: int) -> Callable[[Any, int, float], None]:
+        """Runs a kernel over units of work that cost so many microseconds, by several threads."""
         dtype = self._dtype
 
-        def work(start: int, stop: int) -> None:
-            forward_blocks(parameters, kept_scratch(size, dtype), start, stop)
+        def run(parameters: Any, units: int, cost: float) -> None:
+            run_ranges(
+                lambda start, stop: kernel(parameters, kept_scratch(scratch, dtype), start, stop),
+                units,
+                cost,
+            )
 
-        run_ranges(work, plan.blocks, plan.cost)
-        return y, last, chunk_states
+        return run
 
     def _forward_record(self, keep: bool) -> _Record:
         strides = {**self._strides(), "y": row_major(self._y.shape)}
@@ -128,7 +149,7 @@ class CpuScan:
         self._forward_records[keep] = record
         return record
 
-    def _blank_gradients(self) -> "dict[str, _Gradient]":
+    def _gradients_by_name(self) -> "dict[str, _Gradient]":
         """Of each gradient that there is: what makes it, or the parts that are added up to it."""
         given, plan = self._given, self._plan
         of_delta = plan.sizes.groups * plan.splits if given.shares_delta else 1
@@ -172,38 +193,32 @@ class CpuScan:
         operands: Sequence[Tensor | None],
     ) -> tuple[Tensor | None, ...]:
         """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state."""
-        from keelback.scan.cpu.backward import backward_scratch, backward_units
-
         plan = self._plan
-        found = {name: gradient.blank() for name, gradient in self._gradients.items()}
-        dlast = gradients[1]
+        found = [gradient.blank() for gradient in self._gradients]
         if plan.sizes.empty:
-            for gradient in found.values():
+            for gradient in found:
                 gradient.zero_()
-            if "dinitial" in found and dlast is not None:
-                found["dinitial"].copy_(dlast)
+            if self._given.initial_state is not None and gradients[1] is not None:
+                found[-1].copy_(gradients[1])
         else:
             (chunk_states,) = kept
             if chunk_states is None:
                 chunk_states = self.forward(operands, True)[2]
-            given = (*operands, chunk_states, *gradients)
+            assert chunk_states is not None
+            given = (*operands, chunk_states.contiguous(), *gradients)
             key = tuple([None if x is None else x.stride() for x in gradients])
             record = self._backward_records.get(key) or self._backward_record(key)
-            parameters = record.filled((*given, *found.values()))
-            size = backward_scratch(plan.sizes.states, plan.chunk)
-            dtype = self._dtype
-
-            def work(start: int, stop: int) -> None:
-                backward_units(parameters, kept_scratch(size, dtype), start, stop)
-
-            run_ranges(work, plan.units, 3.0 * plan.cost)
-        whole = {name: gradient.of(found[name]) for name, gradient in self._gradients.items()}
-        return tuple([whole.get(name) for name in _RETURNED])
+            parameters = record.filled((*given, *found))
+            self._run_backward(parameters, plan.units, 3.0 * plan.cost)
+        for place, of_parts in enumerate(self._gradients):
+            if of_parts.axis is not None:
+                found[place] = of_parts.of(found[place])
+        return tuple([None if place is None else found[place] for place in self._returned])
 
     def _backward_record(self, key: tuple[Any, ...]) -> _Record:
         strides = {**self._strides(), "chunk_states": row_major(self._chunk_states.shape)}
         strides["dy"], strides["dlast"] = key
-        for name, gradient in self._gradients.items():
+        for name, gradient in zip(self._names, self._gradients, strict=True):
             strides[name] = row_major(gradient.blank.shape)
         flags = (self._softplus, self._given.shares_delta)
         record = _Record.of(self._plan, flags, self._dtype.itemsize, strides)
@@ -221,8 +236,7 @@ class _Gradient(NamedTuple):
 
     def of(self, parts: Tensor) -> Tensor:
         """The gradient, from what the kernels wrote."""
-        if self.axis is None:
-            return parts
+        assert self.axis is not None
         total = parts.sum(self.axis)
         return total if total.shape == self.shape else total.view(self.shape)
 
