@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from keelback.compiled.backends import Backend, Prepared
 from keelback.compiled.layouts import signature_of
 from keelback.compiled.replicas import VmapInfo, fold, one_replica, unfold
 from keelback.compiled.watchers import inside_transform, needs_gradient, runs_eagerly
+from keelback.errors import InputError
 
 _library = torch.library.Library("keelback", "FRAGMENT")
 #: Of the options of a call, whose last is whether to keep what the backward pass wants.
@@ -128,7 +130,16 @@ class Operator:
         """The outputs for operands in dtypes that kernels take, without the axis of replicas."""
         if runs_eagerly(*operands):
             return self.run(self.prepared(operands, *options), operands, *options)
-        keep = (torch.is_grad_enabled(),) if self._kept else ()
+        if torch.onnx.is_in_onnx_export():
+            raise InputError(
+                f"ONNX has no {self.name}: with backend='reference' it exports as plain "
+                "operations, for the length of the example alone"
+            )
+        # A traced graph is for any use, with gradients and without.
+        kept = torch.is_grad_enabled() or (
+            not is_compiling() and torch._C._get_tracing_state() is not None
+        )
+        keep = (kept,) if self._kept else ()
         results = self.dispatch(*one_replica(*operands), *options, *keep)
         return tuple(x.squeeze(0) for x in results[: self._outputs])
 

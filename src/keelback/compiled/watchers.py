@@ -1,5 +1,6 @@
 """Who else sees what a call does: the compiler, transforms of `torch.func`, autograd, modes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,13 @@ def is_transformed() -> bool:
 def inside_transform() -> bool:
     """Whether a transform of `torch.func` is active, outside the compiler."""
     return not is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A block in which operations compute in the dtypes of their operands."""
+    if device.type == "meta":  # It has no autocast, and raises where one is asked for.
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:

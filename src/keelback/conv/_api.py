@@ -1,6 +1,6 @@
 """The short causal convolution before the scan of a Mamba block."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.compiled.checks import computing_dtype, require_shape
+from keelback.compiled.scripting import for_script
+from keelback.compiled.watchers import without_autocast
 from keelback.conv._op import convolve
 from keelback.conv._operands import require_activation, require_weight
 from keelback.errors import InputError
@@ -104,10 +106,23 @@ def causal_conv1d_update(
         state.copy_(recent[..., steps:])
     silu = activation is not None
     if steps == 1:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             y = (recent[..., past + 1 - width :].to(dtype) * weight.to(dtype)).sum(-1)
             y = y if bias is None else y + bias.to(dtype)
             y = F.silu(y) if silu else y
     else:
         y = convolve(recent.mT, weight, bias, silu).mT[..., past:]
     return y.reshape(x.shape).to(x.dtype)
+
+
+def _refuse_state(*arguments: Any, **named: Any) -> None:
+    if named.get("return_last_state") or (len(arguments) > 5 and arguments[5]):
+        raise InputError("in TorchScript causal_conv1d returns y alone: no return_last_state")
+
+
+for_script(
+    "(Tensor x, Tensor weight, Tensor? bias=None, str? activation=None, "
+    "Tensor? initial_state=None, bool return_last_state=False, *, str? backend=None) -> Tensor",
+    causal_conv1d,
+    _refuse_state,
+)

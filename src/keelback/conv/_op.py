@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from keelback.compiled.backends import choose_backend
 from keelback.compiled.checks import computing_dtype
 from keelback.compiled.operator import Operator
+from keelback.compiled.watchers import without_autocast
 from keelback.conv import cpu, cuda
 from keelback.conv._operands import ConvOperands
 from keelback.conv.reference import causal_conv1d_reference
@@ -46,7 +46,7 @@ def convolve(
     weight = weight.to(dtype)
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.to(dtype)
     if chosen is None or weight.shape[1] > WIDEST:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             y = causal_conv1d_reference(x.to(dtype), weight, bias, silu)
     else:
         stored = x if chosen.WIDENS else x.to(dtype)

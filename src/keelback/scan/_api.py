@@ -1,10 +1,12 @@
 """The public selective scan."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from keelback.compiled.scripting import for_script
+from keelback.errors import InputError
 from keelback.scan._op import scan
 from keelback.scan._operands import Operands, reset_of
 
@@ -68,3 +70,18 @@ def selective_scan(
     operands = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     y, last_state = scan(operands, delta_softplus, backend)
     return (y, last_state) if return_last_state else y
+
+
+def _refuse_state(*arguments: Any, **named: Any) -> None:
+    if named.get("return_last_state") or (len(arguments) > 10 and arguments[10]):
+        raise InputError("in TorchScript selective_scan returns y alone: no return_last_state")
+
+
+for_script(
+    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D=None, Tensor? z=None, "
+    "Tensor? delta_bias=None, bool delta_softplus=False, Tensor? initial_state=None, "
+    "bool return_last_state=False, *, Tensor? reset=None, Tensor? cu_seqlens=None, "
+    "str? backend=None) -> Tensor",
+    selective_scan,
+    _refuse_state,
+)

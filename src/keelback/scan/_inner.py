@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.compiled.checks import require_shape
+from keelback.compiled.scripting import for_script
 from keelback.compiled.watchers import needs_gradient, runs_eagerly
 from keelback.conv._api import causal_conv1d
 from keelback.conv._op import WIDEST
@@ -84,3 +85,10 @@ def _recomputes(*operands: Tensor) -> bool:
     return x.dtype in (torch.float32, torch.float64) and all(
         (one.dtype, one.device) == (x.dtype, x.device) for one in operands
     )
+
+
+for_script(
+    "(Tensor x, Tensor z, Tensor conv_weight, Tensor conv_bias, Tensor W_x, Tensor W_delta, "
+    "Tensor A, Tensor D, Tensor delta_bias) -> Tensor",
+    mamba_inner,
+)

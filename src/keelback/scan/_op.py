@@ -3,13 +3,12 @@
 from functools import lru_cache
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from keelback.compiled.backends import Backend, Prepared, choose_backend
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import needs_gradient, runs_eagerly
+from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
 from keelback.scan import cpu, cuda
 from keelback.scan._operands import (
     DIFFERENTIABLE,
@@ -115,7 +114,7 @@ def scan(
     chosen, wanted = _chosen(operands, backend)
     converted = in_dtypes(operands, wanted)
     if chosen is None:
-        with torch.autocast(operands.u.device.type, enabled=False):
+        with without_autocast(operands.u.device):
             y, last = selective_scan_reference(*converted[:8], softplus, *converted[8:])
     else:
         y, last = SCAN(converted, softplus)

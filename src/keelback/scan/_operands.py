@@ -6,8 +6,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from keelback.compiled.checks import HALF, computing_dtype, require_shape
+from keelback.compiled.watchers import runs_eagerly
 from keelback.errors import InputError
 
 T = TypeVar("T")
@@ -174,17 +176,36 @@ def reset_of(cu_seqlens: Tensor, reset: Tensor | None, u: Tensor) -> Tensor:
         raise InputError(
             f"cu_seqlens is given for a batch of {batch}; packed sequences should form a batch of 1"
         )
+    if is_compiling() or not runs_eagerly(cu_seqlens):
+        return _reset_unseen(cu_seqlens, length)
     bounds = cu_seqlens.tolist()
-    _require_bounds(bounds, length)
+    if not _rises(bounds, length):
+        raise InputError(
+            f"{_BOUNDS} {length}; it is {bounds[:6]}" + ("..." if len(bounds) > 6 else "")
+        )
     starts = [bound for bound in bounds[1:-1] if 0 < bound < length]
     mask = torch.zeros(1, length, dtype=torch.bool, device=u.device)
     mask[0, starts] = True
     return mask
 
 
-def _require_bounds(bounds: Sequence[int], length: int) -> None:
-    if not bounds or bounds[0] != 0 or bounds[-1] != length or sorted(bounds) != bounds:
-        raise InputError(
-            f"cu_seqlens should rise from 0 to the length {length}; it is {list(bounds[:6])}"
-            + ("..." if len(bounds) > 6 else "")
-        )
+_BOUNDS = "cu_seqlens should rise from 0 to the length"
+
+
+def _rises(bounds: Sequence[int], length: int) -> bool:
+    ends = bool(bounds) and bounds[0] == 0 and bounds[-1] == length
+    return ends and sorted(bounds) == bounds
+
+
+def _reset_unseen(cu_seqlens: Tensor, length: int) -> Tensor:
+    """The mask where the bounds are not to be looked at now, as under `torch.compile`.
+
+    Wrong ones raise RuntimeError when the compiled function runs.
+    """
+    if cu_seqlens.shape[0] == 0:
+        raise InputError(f"{_BOUNDS} {length}; it is []")
+    ends = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == length)
+    rises = ends & (cu_seqlens[1:] >= cu_seqlens[:-1]).all()
+    torch._assert_async(rises, f"{_BOUNDS} of u")
+    steps = torch.arange(length, device=cu_seqlens.device)
+    return ((steps[:, None] == cu_seqlens).any(-1) & (steps > 0)).unsqueeze(0)

@@ -144,7 +144,7 @@ class CpuScan:
         strides = {**self._strides(), "y": row_major(self._y.shape)}
         strides["last"] = row_major(self._last.shape)
         if keep:
-            strides["chunk_states"] = row_major(self._chunk_states.shape)
+            strides["chunk_states"] = row_major(self._plan.chunk_states_axes)
         record = _Record.of(self._plan, (self._softplus, False), self._dtype.itemsize, strides)
         self._forward_records[keep] = record
         return record
@@ -216,7 +216,7 @@ class CpuScan:
         return tuple([None if place is None else found[place] for place in self._returned])
 
     def _backward_record(self, key: tuple[Any, ...]) -> _Record:
-        strides = {**self._strides(), "chunk_states": row_major(self._chunk_states.shape)}
+        strides = {**self._strides(), "chunk_states": row_major(self._plan.chunk_states_axes)}
         strides["dy"], strides["dlast"] = key
         for name, gradient in zip(self._names, self._gradients, strict=True):
             strides[name] = row_major(gradient.blank.shape)

@@ -103,10 +103,19 @@ class CpuPlan:
         return self.blocks * self.sizes.length * (self.sizes.states + 2) * 0.005
 
     @cached_property
-    def chunk_states_shape(self) -> tuple[int, ...]:
-        """Shape of the states at the starts of chunks: (replicas, rows, chunk, state, channel)."""
+    def chunk_states_axes(self) -> tuple[int, ...]:
+        """Of the states at the starts of chunks: replicas, rows, chunks, states, channels."""
         sizes = self.sizes
         return (sizes.replicas, sizes.rows, self.chunks, sizes.states, sizes.channels)
+
+    @cached_property
+    def chunk_states_shape(self) -> tuple[int, ...]:
+        """Their shape, with the last three axes as one.
+
+        An axis of chunks alone would bind exported programs to lengths of one chunk, or of more.
+        """
+        replicas, rows, chunks, states, channels = self.chunk_states_axes
+        return (replicas, rows, chunks * states * channels)
 
     @cached_property
     def chunk(self) -> int:
