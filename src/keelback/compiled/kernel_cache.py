@@ -10,7 +10,6 @@ everything that the machine code depends on, and its content begins with its own
 
 import hashlib
 import inspect
-import os
 import pickle
 from functools import cache
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any
 import numba
 from numba.core import caching
 
+from keelback.compiled.kept_files import keep_whole, read_whole, remove
+
 #: Published without type information.
 _numba: Any = caching
 _HASH = hashlib.sha256
-_HASH_BYTES = _HASH().digest_size
 
 
 @cache
@@ -50,45 +50,27 @@ class _Files:
 
     def load(self, key: tuple[Any, ...]) -> Any:
         """What was saved, or None where there is nothing, or nothing whole."""
-        path = self.path(key)
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return None
-        digest, data = content[:_HASH_BYTES], content[_HASH_BYTES:]
-        if len(digest) < _HASH_BYTES or _HASH(data).digest() != digest:
-            self.drop(key)
-            return None
-        return pickle.loads(data)  # Ours, and whole: Numba's format, in a folder of the user's.
+        data = read_whole(self.path(key))
+        return None if data is None else pickle.loads(data)  # Numba's format, in a user's folder.
 
     def save(self, key: tuple[Any, ...], data: Any) -> None:
-        """Write by renaming; where that is impossible, do without."""
-        path, content = self.path(key), _numba.dumps(data)
-        written = path.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}.tmp")
-        try:
-            written.write_bytes(_HASH(content).digest() + content)
-            written.replace(path)
-            self._remove_older()
-        except OSError:
-            written.unlink(missing_ok=True)
+        """Keep machine code, and remove what was compiled from other sources."""
+        keep_whole(self.path(key), _numba.dumps(data))
+        for path in self._all():
+            if not path.name.startswith(f"{self._function}.{self._sources}."):
+                remove(path)
 
     def drop(self, key: tuple[Any, ...]) -> None:
         """Remove what is of no use."""
-        try:
-            self.path(key).unlink(missing_ok=True)
-        except OSError:  # It is not ours to remove: it is compiled in each process.
-            return
-
-    def _remove_older(self) -> None:
-        """Remove what was compiled from other sources."""
-        for path in self._folder.glob(f"{self._function}.*.nbc"):
-            if not path.name.startswith(f"{self._function}.{self._sources}."):
-                path.unlink(missing_ok=True)
+        remove(self.path(key))
 
     def flush(self) -> None:
         """Remove everything."""
-        for path in self._folder.glob(f"{self._function}.*.nbc"):
-            path.unlink(missing_ok=True)
+        for path in self._all():
+            remove(path)
+
+    def _all(self) -> list[Path]:
+        return list(self._folder.glob(f"{self._function}.*.nbc"))
 
 
 class KernelCache(caching.FunctionCache):
