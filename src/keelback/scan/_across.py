@@ -67,7 +67,7 @@ def selective_scan_across(
         )
     given = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     backend, operands = across_backend(given)
-    if backend is None:
+    if backend is None or u.is_meta:
         raise InputError(f"u is on {u.device}; processes scan together on CPUs and NVIDIA GPUs")
     y, last = _ScanAcross.apply(backend, group, delta_softplus, *operands)  # type: ignore[no-untyped-call]
     return (y.to(u.dtype), last) if return_last_state else y.to(u.dtype)
