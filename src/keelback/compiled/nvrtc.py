@@ -58,13 +58,14 @@ def _library_folders() -> list[Path]:
     ]
 
 
-def _cache_folder() -> Path | None:
-    """Where compiled kernels are kept; None where there is no home for them."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(root) if root else Path.home() / ".cache") / "keelback" / "cuda"
-    except RuntimeError:  # There is no home.
-        return None
+def cache_folder() -> Path:
+    """Where kernels are kept: `keelback/cuda` in `$XDG_CACHE_HOME`, or else in `~/.cache`.
+
+    Raises:
+        RuntimeError: There is no home.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "keelback" / "cuda"
 
 
 def compiled(package: str, kernel: str, header: str, architecture: str) -> bytes:
@@ -88,10 +89,10 @@ def compiled(package: str, kernel: str, header: str, architecture: str) -> bytes
         *sources.values(),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    folder = _cache_folder()
-    if folder is None:
+    try:
+        path = cache_folder() / f"{kernel}-{digest[:32]}.cubin"
+    except RuntimeError:  # There is no home: it is compiled in each process.
         return _compile(nvrtc, kernel, sources, architecture)
-    path = folder / f"{kernel}-{digest[:32]}.cubin"
     code = read_whole(path)
     if code is None:
         code = _compile(nvrtc, kernel, sources, architecture)
