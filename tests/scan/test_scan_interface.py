@@ -181,7 +181,7 @@ def test_steps_and_the_layout_of_mamba_ssm_are_checked_too() -> None:
     ("change", "message"),
     [
         ({"delta": torch.zeros(2, 5, 3)}, r"delta has shape \(2, 5, 3\); it should be \(batch, "),
-        ({"A": torch.zeros(4)}, r"A has shape \(4\)"),
+        ({"A": torch.zeros(4)}, r"A has shape \(4,\)"),
         (
             {"B": torch.zeros(2, 1, 2, 3)},
             r"B has shape \(2, 1, 2, 3\); it should be \(2, 5, g",
