@@ -11,8 +11,6 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ROOM = "keelback/sweeps"
-
 
 class CommitHook(BuildHookInterface):
     """Adds `commit.txt` to what is built."""
@@ -22,9 +20,9 @@ class CommitHook(BuildHookInterface):
         root = Path(self.root)
         if version == "editable" or not (root / ".git").exists():
             return
-        room = root / "src" / ROOM
-        spec = importlib.util.spec_from_file_location("commit", room / "commit.py")
-        assert spec is not None and spec.loader is not None
+        spec = importlib.util.spec_from_file_location("commit", root / "src/keelback/commit.py")
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         found = module.commit_of(root)
@@ -33,8 +31,8 @@ class CommitHook(BuildHookInterface):
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / module.BUILT
         file.write_text(found + "\n")
-        place = f"src/{ROOM}" if self.target_name == "sdist" else ROOM
-        build_data["force_include"][str(file)] = f"{place}/{module.BUILT}"
+        room = "src/keelback" if self.target_name == "sdist" else "keelback"
+        build_data["force_include"][str(file)] = f"{room}/{module.BUILT}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Let go of the file once it is in the artifact."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keelback
-from keelback.sweeps.commit import commit
+from keelback.commit import commit
 
 _LIBRARIES = ("torch", "numba", "numpy", "scipy", "triton", "transformers")
 

@@ -1,7 +1,7 @@
 """Which commit the code is: git says where the code is a checkout, else the built package does.
 
 A wheel and an sdist hold the commit that they were built from, in `commit.txt` beside this file;
-`hatch_build.py` puts it there. It loads this file alone, so nothing of keelback is imported here.
+`hatch_build.py` puts it there. It loads this file alone, where keelback is not installed.
 """
 
 import functools
@@ -25,7 +25,7 @@ def commit() -> str | None:
     None where nothing knows it: code that was copied without git and without being built.
     """
     here = Path(__file__).resolve()
-    root = here.parents[3]
+    root = here.parents[2]
     if (root / ".git").exists():
         return commit_of(root)
     built = here.with_name(BUILT)
@@ -48,6 +48,31 @@ def commit_of(root: Path) -> str | None:
 def is_clean(found: str | None) -> bool:
     """Whether a commit says exactly which code it was."""
     return found is not None and not found.endswith(DIRTY)
+
+
+def require_clean(path: Path, *, allow_dirty: bool = False) -> None:
+    """Refuse to write a committed result that no commit could make again.
+
+    A committed result is whatever lies below a folder `results` with an `index.json` in it.
+
+    Args:
+        path: where to write; nothing need be there yet.
+        allow_dirty: write nevertheless; the provenance says so, and no table of the docs may show
+            the file.
+
+    Raises:
+        InputError: the code differs from its commit, or nothing says which commit it is.
+    """
+    from keelback.errors import InputError
+
+    folders = path.absolute().resolve().parents
+    committed = any(f.name == "results" and (f / "index.json").is_file() for f in folders)
+    if committed and not allow_dirty and not is_clean(commit()):
+        state = f"differs from its commit ({commit()})" if commit() else "is of no known commit"
+        raise InputError(
+            f"{path} is a committed result, and this code {state}; commit the code first, or "
+            "give --allow-dirty, and no table of the docs will show the file"
+        )
 
 
 def _git(root: Path, *arguments: str) -> str | None:
