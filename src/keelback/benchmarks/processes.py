@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from keelback.benchmarks.scan_peers import require_device
+from keelback.device import chosen_device
 from keelback.errors import InputError, JobError
 from keelback.training import AcceleratePlace, Place
 
@@ -26,7 +26,7 @@ def require_processes(processes: int, device: str) -> None:
     Raises:
         InputError: There are fewer GPUs, or accelerate is not installed.
     """
-    require_device(device)
+    chosen_device(device)
     if processes < 2:
         raise InputError(f"processes is {processes}; it should be at least 2")
     if device == "cuda" and torch.cuda.device_count() < processes:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from keelback.benchmarks.scan_inputs import Shape, make_inputs
-from keelback.benchmarks.scan_peers import keelback, require_device
+from keelback.benchmarks.scan_peers import keelback
 from keelback.benchmarks.timing import interleaved_medians
+from keelback.device import chosen_device
 from keelback.errors import JobError
 
 LENGTHS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
@@ -29,7 +30,7 @@ def scaling(device: str, repeats: int, channels: int = 16, state: int = 16) -> d
         `rows` (length, forward_ms, forward_backward_ms) and `exponents`, the slopes of the
         logarithm of time against that of length.
     """
-    require_device(device)
+    chosen_device(device)
     rows = []
     for length in LENGTHS:
         call = keelback(make_inputs(Shape(1, length, channels, state), device, torch.float32))

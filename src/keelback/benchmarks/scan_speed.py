@@ -11,8 +11,9 @@ from torch import Tensor
 
 from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
 from keelback.benchmarks.scan_inputs import Shape, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import PEERS, keelback, load_peers, require_device
+from keelback.benchmarks.scan_peers import PEERS, keelback, load_peers
 from keelback.benchmarks.timing import interleaved_medians
+from keelback.device import chosen_device
 from keelback.errors import InputError, JobError
 
 PASSES = ("forward", "forward+backward")
@@ -50,7 +51,7 @@ def compare(
             none.
         JobError: A peer's output is not ours, or a required peer is not installed.
     """
-    require_device(device)
+    chosen_device(device)
     for name in required:
         if name not in PEERS[device]:
             known = ", ".join(PEERS[device])

@@ -10,6 +10,7 @@ import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.progress import sweep_progress
+from keelback.device import chosen_device
 
 if TYPE_CHECKING:
     from keelback.audit import AuditResult
@@ -47,7 +48,7 @@ def audit(
 
     if out is not None:
         _require_drawable(out)
-    place = chosen_device(device)
+    device = chosen_device(device)
     directions = None if features is None else read_features(features)
     loaded = load_model(model)
     hush_transformers()
@@ -56,7 +57,7 @@ def audit(
         length = default_length(len(ids), train_length or train_length_of(loaded.model))
     with _folder_for(out), sweep_progress("audit") as progress:
         result = run_audit(
-            loaded.model.to(place),
+            loaded.model.to(device),
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
             train_length=train_length,
             length=length,
@@ -77,25 +78,6 @@ def hush_transformers() -> None:
     """Keep its advice on kernels off the terminal: Mamba's scan is ours here, others it has."""
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.set_verbosity_error()
-
-
-def chosen_device(name: str | None) -> str:
-    """The device to run on.
-
-    Raises:
-        InputError: an unknown device, or one that is not there.
-    """
-    import torch
-
-    from keelback.errors import InputError
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"--device is {name!r}; it must be cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device is cuda, and PyTorch finds no NVIDIA GPU here")
-    return name
 
 
 def _require_drawable(out: Path) -> None:

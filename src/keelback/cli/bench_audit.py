@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from keelback.cli.app import print_json, provenance_of_command
-from keelback.cli.audit import chosen_device
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()

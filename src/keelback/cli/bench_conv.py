@@ -6,6 +6,7 @@ import typer
 
 from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 from keelback.errors import InputError
 
 
@@ -22,9 +23,8 @@ def conv(
 ) -> None:
     """Compare the causal convolution, bias and SiLU with PyTorch's."""
     from keelback.benchmarks.conv_speed import SHAPES, compare_convolutions
-    from keelback.benchmarks.scan_peers import require_device
 
-    require_device(device)
+    chosen_device(device)
     try:
         shapes = [tuple(map(int, text.split(","))) for text in shape or []]
     except ValueError:

@@ -6,6 +6,7 @@ import typer
 
 from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -26,9 +27,8 @@ def decode(
 ) -> None:
     """Time a decoding step beside mamba-ssm's selective_state_update, if that is installed."""
     from keelback.benchmarks.decode_speed import compare_steps
-    from keelback.benchmarks.scan_peers import require_device
 
-    require_device(device)
+    chosen_device(device)
     batches = batch or [1, 4, 16, 64, 256]
     rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
     if json:

@@ -6,6 +6,7 @@ import typer
 
 from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -20,15 +21,9 @@ def dynamics(
 
     The setting is the paper's majority voting: d = 32, m = 50, L = 30, N = 400, full-batch descent.
     """
-    import torch
-
     from keelback.benchmarks.dynamics import time_dynamics
-    from keelback.errors import InputError
 
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"--device is {device!r}; it is cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no NVIDIA GPU here; use --device cpu")
+    chosen_device(device)
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
     result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:

@@ -6,6 +6,7 @@ import typer
 
 from keelback.cli.app import print_json, provenance_of_command
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -21,10 +22,9 @@ def transformers(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
-    from keelback.benchmarks.scan_peers import require_device
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
 
-    require_device(device)
+    chosen_device(device)
     size = ModelSize(layers=layers, d_model=d_model, length=length)
     result = compare_in_transformers(size, device, repeats, loop=loop)
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
-from keelback.cli.audit import chosen_device
+from keelback.device import chosen_device
 
 
 @app.command(name="byte-lm")
@@ -43,9 +43,9 @@ def byte_lm(
     configs = {preset: chosen_config(preset, fields or []) for preset in presets or ["tiny"]}
     for preset in configs:
         free_folders(out / preset)
-    where = chosen_device(device)
+    device = chosen_device(device)
     found = [
-        study(config, data, out / preset, multiple=multiple, device=where, report=_say)
+        study(config, data, out / preset, multiple=multiple, device=device, report=_say)
         for preset, config in configs.items()
     ]
     outcome = study_outcome(found)

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from keelback.cli.app import app, print_json
-from keelback.cli.audit import chosen_device, hush_transformers
+from keelback.cli.audit import hush_transformers
 from keelback.cli.progress import sweep_progress
+from keelback.device import chosen_device
 
 
 @app.command()
@@ -43,7 +44,7 @@ def repair(
     from keelback.errors import InputError, JobError
 
     require_free(out)
-    place = chosen_device(device)
+    device = chosen_device(device)
     if undo:
         names = undo_repair(load_model(model), out)
         if json:
@@ -56,7 +57,7 @@ def repair(
     loaded = load_model(model)
     hush_transformers()
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
-    loaded.model.to(place)
+    loaded.model.to(device)
     with sweep_progress("repair") as progress:
         result = run_repair(
             loaded.model,

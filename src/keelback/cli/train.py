@@ -151,8 +151,8 @@ def _require_layers(run: "TrainingRun") -> None:
 
 def _place(run: "TrainingRun", cpu: bool, trackers: Sequence[str], out: Path) -> "Place":
     """Where to train: accelerate's processes and trackers, or one device."""
+    from keelback.device import default_device
     from keelback.sweeps.selection import flatten
-    from keelback.sweeps.training_run import default_device
     from keelback.training import AcceleratePlace, Place
 
     if trackers or int(os.environ.get("WORLD_SIZE", "1")) > 1:
