@@ -14,7 +14,7 @@ from typing import Any
 
 from keelback.commit import require_clean
 from keelback.errors import InputError
-from keelback.files import write_atomically
+from keelback.files import write_json
 from keelback.sweeps import provenance
 
 
@@ -41,8 +41,8 @@ def started(given: argparse.Namespace) -> dict[str, Any]:
 
 def write(given: argparse.Namespace, record: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Write what was found, with what made it."""
-    text = json.dumps({"provenance": record, **found}, indent=1, allow_nan=False) + "\n"
+    document = {"provenance": record, **found}
     if given.out is None:
-        print(text, end="")
+        print(json.dumps(document, indent=1, allow_nan=False))
     else:
-        write_atomically(given.out, text)
+        write_json(given.out, document)

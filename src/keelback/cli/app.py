@@ -184,6 +184,11 @@ def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
     print(json.dumps(result, indent=2, allow_nan=False))
 
 
+def print_measured(result: Mapping[str, Any]) -> None:
+    """Print what a benchmark measured as JSON, with what made it."""
+    print_json({"provenance": provenance_of_command(), **result})
+
+
 def command_line() -> str:
     """The command that is running, as a shell would take it."""
     return shlex.join(["keelback", *sys.argv[1:]])

@@ -40,7 +40,7 @@ def audit(
     from keelback.audit import audit as run_audit
     from keelback.audit import (
         default_length,
-        load_model,
+        load_any_model,
         read_features,
         read_input,
         train_length_of,
@@ -50,7 +50,7 @@ def audit(
         _require_drawable(out)
     device = chosen_device(device)
     directions = None if features is None else read_features(features)
-    loaded = load_model(model)
+    loaded = load_any_model(model)
     hush_transformers()
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     if length is None:

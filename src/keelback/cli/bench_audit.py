@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -35,8 +35,7 @@ def audit(
         report=_say,
     )
     if json:
-        record = provenance_of_command()
-        print_json({"provenance": record, **result})
+        print_measured(result)
         return
     ratio = result["audit_over_forward"]
     print(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 from keelback.errors import InputError
@@ -31,7 +31,7 @@ def conv(
         raise InputError(f"--shape should be batch,length,channels; it is {shape}") from None
     rows = compare_convolutions(shapes or SHAPES[device], device, dtype, repeats)
     if json:
-        print_json({"rows": rows, "provenance": provenance_of_command()})
+        print_measured({"rows": rows})
         return
     for row in rows:
         peers = "".join(f", {name} {time:.3f} ms" for name, time in row["peers"].items())

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -32,8 +32,7 @@ def decode(
     batches = batch or [1, 4, 16, 64, 256]
     rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
     if json:
-        record = provenance_of_command()
-        print_json({"provenance": record, "rows": rows})
+        print_measured({"rows": rows})
         return
     for row in rows:
         peers = "".join(f", {name} {time:.4f} ms" for name, time in row["peers"].items())

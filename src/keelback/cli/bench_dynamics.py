@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -27,8 +27,7 @@ def dynamics(
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
     result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:
-        record = provenance_of_command()
-        print_json({"provenance": record, **result})
+        print_measured(result)
         return
     print(f"{count} trainings of {epochs} epochs on {device}")
     for row in result["rows"]:

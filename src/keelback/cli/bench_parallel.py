@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.errors import InputError
 
@@ -56,7 +56,7 @@ def parallel(
     )
     result: dict[str, Any] = compare_parallel(processes, device, sizes)
     if json:
-        print_json({**result, "provenance": provenance_of_command()})
+        print_measured(result)
         return
     for part in ("loss_curves", "scaling", "scans"):
         for row in result.get(part, []):

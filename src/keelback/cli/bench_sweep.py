@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 
 
@@ -35,8 +35,7 @@ def sweep(
     overhead = runner_overhead(empty_runs, workers)
     result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
     if json:
-        record = provenance_of_command()
-        print_json({**result, "provenance": record})
+        print_measured(result)
         return
     print(
         f"the sweep: {result['sweep_s']:.1f} s with {result['workers']} workers\n"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -28,8 +28,7 @@ def transformers(
     size = ModelSize(layers=layers, d_model=d_model, length=length)
     result = compare_in_transformers(size, device, repeats, loop=loop)
     if json:
-        record = provenance_of_command()
-        print_json({**result, "provenance": record})
+        print_measured(result)
     else:
         for name, value in result.items():
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")

@@ -1,6 +1,5 @@
 """`keelback byte-lm`: train byte-level language models, audit them at length, repair them."""
 
-import json as json_format
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +36,7 @@ def byte_lm(
         study,
         study_outcome,
     )
-    from keelback.files import write_atomically
+    from keelback.files import write_json
     from keelback.report import write_report
 
     configs = {preset: chosen_config(preset, fields or []) for preset in presets or ["tiny"]}
@@ -52,7 +51,7 @@ def byte_lm(
     record = provenance_of_command()
     write_report([outcome], out, record)
     document = {"provenance": record, **outcome.numbers}
-    write_atomically(out / "results.json", json_format.dumps(document, indent=1, allow_nan=False))
+    write_json(out / "results.json", document)
     if json:
         print_json(dict(outcome.numbers))
     else:

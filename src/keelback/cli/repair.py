@@ -39,14 +39,14 @@ def repair(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Edit how a model's layers forget, measure it on held-out text, and write the result."""
-    from keelback.audit import load_model, read_input, require_free, save_repaired, undo_repair
+    from keelback.audit import load_any_model, read_input, require_free, save_repaired, undo_repair
     from keelback.audit import repair as run_repair
     from keelback.errors import InputError, JobError
 
     require_free(out)
     device = chosen_device(device)
     if undo:
-        names = undo_repair(load_model(model), out)
+        names = undo_repair(load_any_model(model), out)
         if json:
             print_json({"undone": names, "out": str(out)})
         else:
@@ -54,7 +54,7 @@ def repair(
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")
-    loaded = load_model(model)
+    loaded = load_any_model(model)
     hush_transformers()
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     loaded.model.to(device)

@@ -171,11 +171,9 @@ def _write(
     folder: Path, outcomes: list[Any], made_by: list[Any], skipped: Sequence[str] = ()
 ) -> None:
     """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
-    import json
-
     from rich.console import Console
 
-    from keelback.files import write_atomically
+    from keelback.files import write_json
     from keelback.report import terminal_tables, write_report
     from keelback.sweeps import provenance_of_runs
 
@@ -191,7 +189,7 @@ def _write(
         "notes": {outcome.experiment: list(outcome.notes) for outcome in outcomes},
         "skipped": list(skipped),
     }
-    write_atomically(folder / "results.json", json.dumps(document, indent=1, allow_nan=False))
+    write_json(folder / "results.json", document)
     console = Console(stderr=True)
     for outcome in outcomes:
         for table in terminal_tables(outcome):

@@ -3,7 +3,6 @@
 import ctypes
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from keelback.errors import JobError
+from keelback.files import write_atomically
 
 
 @cache
@@ -93,9 +93,7 @@ def compiled(package: str, kernel: str, header: str, architecture: str) -> bytes
 def _keep(path: Path, code: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code)
-        os.replace(file.name, path)
+        write_atomically(path, code)
     except OSError:  # Nowhere to write: the kernel is compiled again in the next process.
         return
 
