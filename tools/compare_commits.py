@@ -178,17 +178,12 @@ def scan(
     if slow:
         delta *= torch.logspace(-2, 0, channels)
         A = -torch.linspace(0.1, 4, state).repeat(channels, 1)
-    operands = [
-        normal(batch, length, channels),
-        delta.to(device, dtype),
-        A.to(device),
-        normal(batch, length, 1, state),
-        normal(batch, length, 1, state),
-    ]
+    u, delta, A = normal(batch, length, channels), delta.to(device, dtype), A.to(device)
+    B, C = normal(batch, length, 1, state), normal(batch, length, 1, state)
     if pass_ == "forward":
-        return lambda: selective_scan(*operands)
-    leaves = [x.requires_grad_() for x in operands]
-    y = selective_scan(*leaves)
+        return lambda: selective_scan(u, delta, A, B, C)
+    leaves = [x.requires_grad_() for x in (u, delta, A, B, C)]
+    y: Any = selective_scan(u, delta, A, B, C)
     dy = normal(batch, length, channels)
     return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
@@ -203,18 +198,14 @@ def step(sizes: Sequence[int], dtype: torch.dtype, device: str) -> Callable[[], 
         return torch.randn(size, generator=generator).to(device, dtype)
 
     held = torch.zeros(batch, channels, state, device=device)
-    operands = [
-        normal(batch, channels, dtype=dtype),
-        normal(batch, channels, dtype=dtype),
-        -normal(channels, state).abs() - 0.1,
-        normal(batch, state, dtype=dtype),
-        normal(batch, state, dtype=dtype),
-    ]
+    x, dt = normal(batch, channels, dtype=dtype), normal(batch, channels, dtype=dtype)
+    A = -normal(channels, state).abs() - 0.1
+    B, C = normal(batch, state, dtype=dtype), normal(batch, state, dtype=dtype)
 
     def run() -> None:
         with torch.no_grad():
             for _ in range(IN_A_ROW):
-                selective_state_update(held, *operands, dt_softplus=True)
+                selective_state_update(held, x, dt, A, B, C, dt_softplus=True)
 
     return run
 

@@ -15,6 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,23 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
         ", ".join(shape): lambda row: ", ".join(str(row[name]) for name in shape),
         "pass": lambda row: row["pass"],
         "keelback": lambda row: row["ours_ms"],
-        **{peer: lambda row, peer=peer: row["peers"].get(peer, "") for peer in peers},
+        **{peer: partial(_of_peer, peer) for peer in peers},
         "fastest peer / keelback": lambda row: row.get("ratio", ""),
     }
     if "floor_ms" in rows[0]:
         columns["keelback / floor"] = lambda row: row["ours_ms"] / row["floor_ms"]
     for name in rows[0].get("peak_bytes", {}):
         title = f"MB, {'keelback' if name == 'ours' else name}"
-        columns[title] = lambda row, name=name: row["peak_bytes"][name] / 1e6
+        columns[title] = partial(_megabytes, name)
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
+
+
+def _of_peer(peer: str, row: dict[str, Any]) -> Any:
+    return row["peers"].get(peer, "")
+
+
+def _megabytes(name: str, row: dict[str, Any]) -> float:
+    return float(row["peak_bytes"][name]) / 1e6
 
 
 def _cell(text: str) -> str:

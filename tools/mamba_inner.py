@@ -67,15 +67,19 @@ def measured(shape: tuple[int, ...], device: str, repeats: int) -> list[dict[str
     def forward() -> Tensor:
         return mamba_inner(*branches.chunk(2, -1), *parameters)
 
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     def seconds() -> float:
-        synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-        synchronize()
+        wait()
         start = time.perf_counter()
         torch.autograd.grad(forward(), [branches, *parameters], dy)
-        synchronize()
+        wait()
         return time.perf_counter() - start
 
-    kept, times = {}, {way: [] for way in WAYS}
+    kept: dict[str, float] = {}
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(1 + repeats):
         for way, recomputes in WAYS.items():
             with mock.patch.object(_inner, "_recomputes", recomputes):

@@ -10,6 +10,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def timed_sweep(workers: int) -> dict[str, Any]:
         done = sweep(runs, store, workers=workers)
         seconds = time.perf_counter() - started
         survivors = [run for run in done if not run.summary["diverged"]]
-        by_length: dict[int, list[dict[str, Any]]] = {}
+        by_length: dict[int, list[Mapping[str, Any]]] = {}
         for run in survivors:
             by_length.setdefault(run.fields["task_settings"]["seq_len"], []).append(run.summary)
     return {
