@@ -79,10 +79,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from keelback.sweeps import provenance
 
     ended = {name: len(reporter.stats.get(name, ())) for name in ("passed", "failed", "error")}
-    record = {**provenance(), "label": label, "tests": ended, "versions": dict(_versions())}
+    target = {"locked": "test"}.get(label, f"test-{label}")
+    made_by = provenance(command=f"make {target} RECORD=1")
+    record = {
+        "provenance": made_by,
+        "label": label,
+        "tests": ended,
+        "versions": dict(_versions()),
+    }
     folder = _ROOT / "results" / "versions"
     folder.mkdir(parents=True, exist_ok=True)
-    python = ".".join(record["python"].split(".")[:2])
+    python = ".".join(str(made_by["python"]).split(".")[:2])
     (folder / f"{label}-{python}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -137,7 +137,8 @@ def _commands(document: Mapping[str, Any], name: str) -> list[str]:
     if made_by.startswith("keelback report "):
         runs = dict.fromkeys(as_of_today(run["command"]) for run in document["runs"])
         return [f"{command} --report-to {name}" for command in runs]
-    return [made_by if name in made_by else f"{made_by} > {name}"]
+    writes_it = name in made_by or made_by.startswith("make ")
+    return [made_by if writes_it else f"{made_by} > {name}"]
 
 
 def as_of_today(command: str) -> str:

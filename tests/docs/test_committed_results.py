@@ -59,8 +59,8 @@ def test_every_result_has_a_command_that_exists_and_writes_it(result: Any) -> No
     assert result.commands
     for command in result.commands:
         check(command)
-    if result.path not in NAMELESS:
-        assert all(result.path in command for command in result.commands)
+        if result.path not in NAMELESS and not command.startswith("make "):
+            assert result.path in command
 
 
 NAMELESS = {"results/experiments/certificates/certificates.csv"}
@@ -72,6 +72,9 @@ def check(command: str) -> None:
     words = shlex.split(command.partition(" > ")[0])
     while "=" in words[0]:
         del words[0]
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+        return
     if words[0] == "python":
         script = ROOT / words[1]
         assert script.parent == TOOLS
