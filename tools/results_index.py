@@ -80,7 +80,7 @@ def results() -> dict[str, Result]:
     files = sorted(path for path in RESULTS.rglob("*") if path.is_file())
     files = [path for path in files if path not in (INDEX, BY_HAND, DIRTY)]
     for path in files:
-        if path.suffix == ".json" and "provenance" in (document := json.loads(path.read_text())):
+        if path.suffix == ".json" and "provenance" in (document := _read(path)):
             whole = path.parent if path.name == "results.json" else path
             name = _name(whole)
             commands = by_hand.get(name, {}).get("commands") or _commands(document, name)
@@ -90,7 +90,7 @@ def results() -> dict[str, Result]:
         if name not in found:
             found[name] = Result(name, written["commands"])
             for source in written["from"]:
-                _note(json.loads((ROOT / source).read_text()), found[name])
+                _note(_read(ROOT / source), found[name])
     orphans = []
     for path in files:
         name = _name(path)
@@ -100,11 +100,21 @@ def results() -> dict[str, Result]:
         else:
             owner.files.append(name)
     if orphans:
-        sys.exit(f"nothing says which command made {', '.join(orphans)}: see {__file__}")
+        sys.exit(
+            f"nothing says which command made {', '.join(orphans)}: a result holds a provenance, or "
+            f"{_name(BY_HAND)} says it"
+        )
     missing = [name for name, result in found.items() if not result.files]
     if missing:
         sys.exit(f"{_name(BY_HAND)} speaks of files that are not there: {', '.join(missing)}")
     return dict(sorted(found.items()))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        sys.exit(f"{_name(path)} is not JSON ({error}); git checkout {_name(path)} brings it back")
 
 
 def _name(path: Path) -> str:

@@ -180,6 +180,11 @@ class TestATreeOfItsOwn:
         with pytest.raises(SystemExit, match=r"two\.csv"):
             index.results()
 
+    def test_a_file_that_a_refused_command_left_empty_is_named(self, tree: Path) -> None:
+        (tree / "benchmarks/one.json").write_text("")
+        with pytest.raises(SystemExit, match=r"one\.json is not JSON"):
+            index.results()
+
     def test_a_file_made_from_results_is_as_dirty_as_they(self, tree: Path) -> None:
         self.write(tree, "abc123-dirty")
         (tree / "benchmarks/two.csv").write_text("a,b\n1,2\n")

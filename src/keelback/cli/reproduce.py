@@ -80,14 +80,14 @@ def reproduce(
         planned = [(chosen, settings)]
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
     needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
-    place = make_executor(executor, workers, address, cpus_per_task, gpus_per_task)
+    where = make_executor(executor, workers, address, cpus_per_task, gpus_per_task)
     store = Store.create(directory)
     outcomes, failures = [], []
     for chosen, settings, runs in needed:
         save_request(store, chosen.name, settings, command_line())
         with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
             try:
-                results = sweep(runs, store, executor=place, on_progress=on_progress)
+                results = sweep(runs, store, executor=where, on_progress=on_progress)
             except JobError as error:
                 failures.append(f"{chosen.name} {settings.label}: {error}")
                 continue
