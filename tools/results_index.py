@@ -101,8 +101,8 @@ def results() -> dict[str, Result]:
             owner.files.append(name)
     if orphans:
         sys.exit(
-            f"nothing says which command made {', '.join(orphans)}: a result holds a provenance, or "
-            f"{_name(BY_HAND)} says it"
+            f"nothing says which command made {', '.join(orphans)}: a result holds a provenance, "
+            f"or {_name(BY_HAND)} says it"
         )
     missing = [name for name, result in found.items() if not result.files]
     if missing:
