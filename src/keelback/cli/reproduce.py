@@ -9,9 +9,9 @@ import typer
 from keelback.cli.app import app, command_line, print_json, provenance_of_command
 from keelback.cli.executors import (
     Address,
-    CpusPerTask,
+    CpusPerJob,
     ExecutorName,
-    GpusPerTask,
+    GpusPerJob,
     Workers,
     make_executor,
 )
@@ -38,8 +38,8 @@ def reproduce(
     executor: ExecutorName = "local",
     workers: Workers = None,
     address: Address = None,
-    cpus_per_task: CpusPerTask = None,
-    gpus_per_task: GpusPerTask = None,
+    cpus_per_job: CpusPerJob = None,
+    gpus_per_job: GpusPerJob = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the sweep.")] = None,
     report_to: Annotated[
         Path | None, typer.Option(help="Directory of the report; OUT/report by default.")
@@ -80,7 +80,7 @@ def reproduce(
         planned = [(chosen, settings)]
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
     needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
-    where = make_executor(executor, workers, address, cpus_per_task, gpus_per_task)
+    where = make_executor(executor, workers, address, cpus_per_job, gpus_per_job)
     store = Store.create(directory)
     outcomes, failures = [], []
     for chosen, settings, runs in needed:
