@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -177,6 +177,10 @@ def _require_clean_results(options: Mapping[str, Any]) -> None:
         targets.append(stdout.resolve())
     for target in targets:
         require_clean(target, allow_dirty=_allow_dirty)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+"""The option of every command that can print its result for programs."""
 
 
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.app import Json, app, print_json, provenance_of_command
 from keelback.cli.progress import sweep_progress
 from keelback.device import chosen_device
 
@@ -34,7 +34,7 @@ def audit(
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report and data.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure a model's state-space layers on a text, and say what was found."""
     from keelback.audit import audit as run_audit

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Commands, app, print_measured
+from keelback.cli.app import Commands, Json, app, print_measured
 from keelback.errors import InputError
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def scan(
     memory: Annotated[
         bool, typer.Option("--memory", help="Instead: peak memory of a training step.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare the selective scan with the fastest of its peers on this machine."""
     from keelback.benchmarks import ScanSize, default_shapes, memory_ratio

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -20,7 +20,7 @@ def audit(
     with_transformers: Annotated[
         bool, typer.Option("--with-transformers", help="Also time transformers without keelback.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare an audit with the model's forward pass, in seconds and memory."""
     from keelback.benchmarks.audit_speed import audit_speed

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_measured
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 from keelback.errors import InputError
@@ -19,7 +19,7 @@ def conv(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare the causal convolution, bias and SiLU with PyTorch's."""
     from keelback.benchmarks.conv_speed import SHAPES, compare_convolutions

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_measured
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -23,7 +23,7 @@ def decode(
         list[str] | None,
         typer.Option(help="A peer (mamba_ssm) that must be there."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time a decoding step beside mamba-ssm's selective_state_update, if that is installed."""
     from keelback.benchmarks.decode_speed import compare_steps

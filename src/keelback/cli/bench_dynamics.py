@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_measured
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -15,7 +15,7 @@ def dynamics(
     replicas: Annotated[int | None, typer.Option(help="Models trained as one batch.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of a training.")] = 400,
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 3,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train gated SSMs as one batch and, as one would in PyTorch, one after the other.
 

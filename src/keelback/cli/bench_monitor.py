@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured, provenance_of_command
+from keelback.cli.app import Json, print_measured, provenance_of_command
 from keelback.cli.bench import bench
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def monitor(
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     cost: Annotated[bool, typer.Option("--cost", help="Instead: what it adds to a step.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train models that diverge and models that do not, and count what was foreseen."""
     from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv

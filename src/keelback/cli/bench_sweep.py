@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_measured
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 
 
@@ -21,7 +21,7 @@ def sweep(
     empty_runs: Annotated[
         int, typer.Option(min=1, help="Runs that do nothing, for the runner's own cost.")
     ] = 10_000,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time the Majority sweep beside the same trainings one after the other.
 

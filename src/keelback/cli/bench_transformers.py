@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_measured
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 from keelback.device import chosen_device
 
@@ -19,7 +19,7 @@ def transformers(
     loop: Annotated[
         bool, typer.Option(help="Also time transformers' own loop, which takes minutes on a CPU.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers

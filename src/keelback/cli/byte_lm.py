@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.app import Json, app, print_json, provenance_of_command
 from keelback.device import chosen_device
 
 
@@ -27,7 +27,7 @@ def byte_lm(
     data: Annotated[Path | None, typer.Option(help="Where the IMDb reviews lie.")] = None,
     multiple: Annotated[int, typer.Option(min=2, help="Length run over length trained.")] = 32,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train byte-level language models on reviews, run them far beyond that length, repair them."""
     from keelback.experiments.length.byte_lm import (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 from keelback.device import chosen_device
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def dynamics(
         bool, typer.Option("--fresh", help="Draw new sequences at every step.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train the gated SSM of arXiv 2602.12499 once and report what its gate learned.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 from keelback.cli.audit import hush_transformers
 from keelback.cli.progress import sweep_progress
 from keelback.device import chosen_device
@@ -36,7 +36,7 @@ def repair(
     ] = 4,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take a repair back instead.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Edit how a model's layers forget, measure it on held-out text, and write the result."""
     from keelback.audit import load_any_model, read_input, require_free, save_repaired, undo_repair

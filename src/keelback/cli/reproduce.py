@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, command_line, print_json, provenance_of_command
+from keelback.cli.app import Json, app, command_line, print_json, provenance_of_command
 from keelback.cli.executors import (
     Address,
     CpusPerJob,
@@ -47,7 +47,7 @@ def reproduce(
     draw: Annotated[
         bool, typer.Option("--report/--no-report", help="Write a report, or store runs only.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Run an experiment, or what of it the directory still lacks, and write its report.
 
@@ -110,7 +110,7 @@ def report(
     report_to: Annotated[
         Path | None, typer.Option(help="Directory of the report; DIRECTORY/report by default.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Write the report of a sweep from what it has stored; nothing is trained."""
     from keelback.errors import InputError
@@ -129,7 +129,7 @@ def report(
 
 @app.command(name="list")
 def list_names(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """List experiments, tasks and models."""
     from keelback.data import TASKS

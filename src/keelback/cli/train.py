@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 
 if TYPE_CHECKING:
     from keelback.sweeps import StoredRun, TrainingRun
@@ -56,7 +56,7 @@ def train(
         list[str] | None,
         typer.Option(help="Also log to tensorboard, wandb, mlflow, trackio, ...; repeat it."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train one model with the paper's recipe and log its stability each epoch.
 
