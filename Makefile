@@ -42,6 +42,7 @@ check: $(VENV)/test-installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/fill_tables.py --check
+	$(BIN)/python tools/results_index.py --check
 
 docs: $(VENV)/docs-installed
 	$(BIN)/mkdocs build --strict

@@ -6,13 +6,42 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beartype.claw import beartype_packages
 from jaxtyping import install_import_hook
 
-# Modules of compiled kernels are left alone: their functions are read by a compiler, not by Python.
+from runtime_types import CONFIGURATION
+
+# Rooms with compiled kernels (compiled, scan, conv, and of dynamics what computes gradients) are
+# left alone: functions there are read by a compiler, not by Python. So is `dynamics.alignment`,
+# which itself says to people which shape it wants.
 _hook = install_import_hook(
-    ["keelback.models", "keelback.data", "keelback.training", "keelback.bounds"],
-    "beartype.beartype",
+    [
+        "keelback.models",
+        "keelback.data",
+        "keelback.training",
+        "keelback.bounds",
+        "keelback.certify",
+        *(
+            f"keelback.dynamics.{module}"
+            for module in (
+                "bayes",
+                "descent",
+                "descent_of_models",
+                "exponents",
+                "gated",
+                "gated_mamba",
+                "noise",
+                "patterns",
+                "recurrences",
+                "theory",
+            )
+        ),
+    ],
+    "runtime_types.checked",
 )
+
+# These have no shapes, and `Self` in their annotations, which only beartype's own hook takes.
+beartype_packages(("keelback.sweeps", "keelback.experiments"), conf=CONFIGURATION)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -50,10 +79,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from keelback.sweeps import provenance
 
     ended = {name: len(reporter.stats.get(name, ())) for name in ("passed", "failed", "error")}
-    record = {**provenance(), "label": label, "tests": ended, "versions": dict(_versions())}
+    target = {"locked": "test"}.get(label, f"test-{label}")
+    made_by = provenance(command=f"make {target} RECORD=1")
+    record = {
+        "provenance": made_by,
+        "label": label,
+        "tests": ended,
+        "versions": dict(_versions()),
+    }
     folder = _ROOT / "results" / "versions"
     folder.mkdir(parents=True, exist_ok=True)
-    python = ".".join(record["python"].split(".")[:2])
+    python = ".".join(str(made_by["python"]).split(".")[:2])
     (folder / f"{label}-{python}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

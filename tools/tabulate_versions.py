@@ -28,14 +28,14 @@ SHOWN = (
 
 def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
-    columns = [f"{record['label']}, Python {record['python']}" for record in records]
+    columns = [f"{record['label']}, Python {record['provenance']['python']}" for record in records]
     rows: list[list[str]] = [["", *columns]]
     for name in SHOWN:
         rows.append([name, *(record["versions"].get(name, "-") for record in records)])
     for name in ("passed", "failed", "error"):
         rows.append([f"tests {name}", *(str(record["tests"][name]) for record in records)])
-    rows.append(["commit", *(record["commit"] for record in records)])
-    rows.append(["date", *(record["date"][:10] for record in records)])
+    rows.append(["commit", *(record["provenance"]["commit"] for record in records)])
+    rows.append(["date", *(record["provenance"]["date"][:10] for record in records)])
     with (FOLDER / "versions.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 

@@ -36,7 +36,12 @@ def main() -> None:
         folder = Path(name)
         venv.create(folder / "venv", with_pip=True)
         programs = folder / "venv" / "bin"
-        pip = [programs / "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [
+            programs / "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         lock = ROOT / "requirements" / "torch-cpu.txt"
         for command in ([*pip, "--no-deps", "--requirement", lock], [*pip, package]):
             subprocess.run(command, cwd=folder, env=environment, check=True)

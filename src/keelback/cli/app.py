@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 import typer.core
 
 import keelback
+from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, printable
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -36,7 +38,7 @@ SECTIONS = {
 }
 """The commands by what one wants of them, in the order in which `--help` shows them."""
 
-ANYWHERE = ("--debug", "--quiet")
+ANYWHERE = ("--debug", "--quiet", "--allow-dirty")
 """Flags of the program that may stand before or after the command."""
 
 _WIDEST_HELP = 160
@@ -88,13 +90,12 @@ class Commands(typer.Typer):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a command, as `typer.Typer.command` does; a `light` one needs no PyTorch."""
         register = super().command(*arguments, **options)
-        if light:
-            return register
 
         def registered(function: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(function)
             def run(*given: Any, **named: Any) -> Any:
-                if _HEAVY not in sys.modules:
+                _require_clean_results(named)
+                if not light and _HEAVY not in sys.modules:
                     with heavy_imports():
                         importlib.import_module(_HEAVY)
                 return function(*given, **named)
@@ -132,11 +133,17 @@ def _options(
     ),
     quiet: bool = typer.Option(False, "--quiet", help="Show no progress."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    allow_dirty: bool = typer.Option(
+        False,
+        "--allow-dirty",
+        help="Write committed results (under results/) from code that differs from its commit.",
+    ),
 ) -> None:
-    """Options of the program; the last two may also stand after the command."""
+    """Options of the program; the last three may also stand after the command."""
     from keelback.cli import progress
 
-    progress.shown = not quiet
+    global _allow_dirty
+    progress.shown, _allow_dirty = not quiet, allow_dirty
     _tell_notes(quiet)
 
 
@@ -157,9 +164,33 @@ class _Notes(logging.Handler):
         print(f"note: {printable(record.getMessage())}", file=sys.stderr, flush=True)
 
 
+_allow_dirty = False
+_WRITES = ("out", "report_to", "export_to")
+"""The parameters of commands that say where to write."""
+
+
+def _require_clean_results(options: Mapping[str, Any]) -> None:
+    """Refuse, before the work, to write committed results from code that is in no commit."""
+    targets = [options[name] for name in _WRITES if isinstance(options.get(name), Path)]
+    stdout = Path("/proc/self/fd/1")
+    if stdout.exists():
+        targets.append(stdout.resolve())
+    for target in targets:
+        require_clean(target, allow_dirty=_allow_dirty)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+"""The option of every command that can print its result for programs."""
+
+
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a result on stdout as JSON; nothing else is written there."""
     print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def print_measured(result: Mapping[str, Any]) -> None:
+    """Print what a benchmark measured as JSON, with what made it."""
+    print_json({"provenance": provenance_of_command(), **result})
 
 
 def command_line() -> str:

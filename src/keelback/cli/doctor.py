@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import typer
-
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 from keelback.errors import JobError
 
 EXTRAS = {
@@ -45,7 +43,7 @@ class Check:
 
 @app.command()
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Look at this installation: versions, devices, kernels, caches, extras, what is missing.
 

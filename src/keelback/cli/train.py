@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 
 if TYPE_CHECKING:
     from keelback.sweeps import StoredRun, TrainingRun
@@ -56,7 +56,7 @@ def train(
         list[str] | None,
         typer.Option(help="Also log to tensorboard, wandb, mlflow, trackio, ...; repeat it."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train one model with the paper's recipe and log its stability each epoch.
 
@@ -151,8 +151,8 @@ def _require_layers(run: "TrainingRun") -> None:
 
 def _place(run: "TrainingRun", cpu: bool, trackers: Sequence[str], out: Path) -> "Place":
     """Where to train: accelerate's processes and trackers, or one device."""
+    from keelback.device import default_device
     from keelback.sweeps.selection import flatten
-    from keelback.sweeps.training_run import default_device
     from keelback.training import AcceleratePlace, Place
 
     if trackers or int(os.environ.get("WORLD_SIZE", "1")) > 1:

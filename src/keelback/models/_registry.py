@@ -65,6 +65,8 @@ def require_room(config: ModelConfig, copies: int = 1) -> None:
         with torch.device("meta"):
             weights = sum(x.numel() for x in config.build().parameters())
     except (RuntimeError, TypeError, OverflowError) as error:
+        if "meta tensors" in str(error):
+            return  # Its initial values are read while it is built, which a shape alone lacks.
         reason = str(error).splitlines()[0]
         raise InputError(f"model {config.kind} cannot be built: {reason}") from None
     what = f"the {weights:.3g} weights of the model"

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, JsonValue, field_validator
 
 from keelback.data import Split, Task, fresh_seed, get_task
+from keelback.device import default_device
 from keelback.models import model_config, require_room
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 from keelback.training import (
@@ -109,11 +110,6 @@ class TrainingRun(Run):
         place = place or Place(default_device())
         [(_, result)] = _trained([self], _Splits(), progress, place, checkpoint, recompute)
         return result
-
-
-def default_device() -> str:
-    """The GPU if there is one, otherwise the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _trained(
