@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks import scan_peers
-from keelback.benchmarks.scan_inputs import Shape, dtype_named, make_inputs
+from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
 from keelback.benchmarks.scan_peers import Call
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.conv import causal_conv1d, causal_conv1d_update
@@ -22,7 +22,7 @@ from keelback.scan import selective_state_update
 
 PASSES = ("forward without graph", "forward with graph", "forward+backward")
 #: Kernels are short on these.
-SHAPES = {"cpu": Shape(1, 16, 16, 4), "cuda": Shape(16, 256, 96, 8)}
+SHAPES = {"cpu": ScanSize(1, 16, 16, 4), "cuda": ScanSize(16, 256, 96, 8)}
 PEERS = ("mamba_ssm", "causal_conv1d")
 #: Seconds of calls in a row.
 BURST = 0.05
@@ -40,7 +40,7 @@ class Case:
     differentiable: bool = True
 
 
-def _scan(shape: Shape, device: str, dtype: torch.dtype) -> Case:
+def _scan(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
     inputs = make_inputs(shape, device, dtype)
     peers = {"mamba_ssm": partial(scan_peers.mamba_ssm, inputs)} if device == "cuda" else {}
     return Case(scan_peers.keelback(inputs), peers)
@@ -51,7 +51,7 @@ def _normal(device: str, seed: int, *size: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(size, generator=generator).to(device, dtype)
 
 
-def _convolution(shape: Shape, device: str, dtype: torch.dtype) -> Case:
+def _convolution(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
     normal = partial(_normal, device, dtype=dtype)
     x = normal(0, shape.batch, shape.length, shape.channels)
     weight, bias = normal(1, shape.channels, _WIDTH), normal(2, shape.channels)
@@ -71,7 +71,7 @@ def _convolution(shape: Shape, device: str, dtype: torch.dtype) -> Case:
     return Case(Call((x, weight, bias), dy, run), {"causal_conv1d": package})
 
 
-def _step(shape: Shape, device: str, dtype: torch.dtype) -> Case:
+def _step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
     normal, real = partial(_normal, device, dtype=dtype), torch.promote_types(dtype, torch.float32)
     batch, channels, states = shape.batch, shape.channels, shape.state
     u, delta, B, C = (
@@ -91,7 +91,7 @@ def _step(shape: Shape, device: str, dtype: torch.dtype) -> Case:
     return Case(called(selective_state_update), {"mamba_ssm": mamba_ssm}, False)
 
 
-def _convolution_step(shape: Shape, device: str, dtype: torch.dtype) -> Case:
+def _convolution_step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
     normal = partial(_normal, device, dtype=dtype)
     x, weight = normal(0, shape.batch, shape.channels), normal(1, shape.channels, _WIDTH)
     state = normal(2, shape.batch, shape.channels, _WIDTH)
@@ -111,7 +111,7 @@ def _convolution_step(shape: Shape, device: str, dtype: torch.dtype) -> Case:
 
 
 #: What is timed, by name. Another operator adds a line.
-OPERATORS: dict[str, Callable[[Shape, str, torch.dtype], Case]] = {
+OPERATORS: dict[str, Callable[[ScanSize, str, torch.dtype], Case]] = {
     "selective_scan": _scan,
     "causal_conv1d": _convolution,
     "selective_state_update": _step,
@@ -121,7 +121,7 @@ OPERATORS: dict[str, Callable[[Shape, str, torch.dtype], Case]] = {
 
 def compare_calls(
     operators: Sequence[str],
-    shape: Shape,
+    shape: ScanSize,
     device: str,
     dtype: str,
     repeats: int,

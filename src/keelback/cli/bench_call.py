@@ -35,12 +35,12 @@ def call(
 ) -> None:
     """Time calls on small inputs, in microseconds: without graph, with graph, with backward."""
     from keelback.benchmarks.call_speed import OPERATORS, SHAPES, compare_calls
-    from keelback.benchmarks.scan_inputs import Shape
-    from keelback.benchmarks.scan_peers import require_device
+    from keelback.benchmarks.scan_inputs import ScanSize
+    from keelback.device import chosen_device
 
-    require_device(device)
+    chosen_device(device)
     names = operator or list(OPERATORS)
-    sizes = Shape.parse(shape) if shape else SHAPES[device]
+    sizes = ScanSize.parse(shape) if shape else SHAPES[device]
     rows = compare_calls(names, sizes, device, dtype, repeats, peer or [])
     if json:
         print_json({"rows": rows, "provenance": provenance_of_command()})
