@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,7 @@ from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.forward import OF_B, OF_U, reset_strides
 from keelback.scan.cuda.plan import CudaPlan
-
-if TYPE_CHECKING:
-    from keelback.scan.cuda.launch import CudaScan
+from keelback.scan.cuda.signature import CudaSignature
 
 #: Elements at whose multiples the tensors of one allocation begin.
 _ALIGNED = 64
@@ -53,7 +51,7 @@ class BackwardPass:
     """
 
     def __init__(
-        self, scan: "CudaScan", plan: CudaPlan, dy: Layout, *, in_spans: bool = False
+        self, scan: CudaSignature, plan: CudaPlan, dy: Layout, *, in_spans: bool = False
     ) -> None:
         self.plan, self._scan, self._dy = plan, scan, dy
         sizes, A, u = scan.sizes, scan.given.A, scan.given.u
@@ -179,7 +177,7 @@ class _Reversing:
 
     launch: Launch | None = None
 
-    def __init__(self, scan: "CudaScan", plan: CudaPlan, deterministic: bool) -> None:
+    def __init__(self, scan: CudaSignature, plan: CudaPlan, deterministic: bool) -> None:
         sizes, given = scan.sizes, scan.given
         self.deterministic = deterministic
         parts = plan.blocks_per_group if deterministic else 1

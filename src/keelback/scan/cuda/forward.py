@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,9 +10,7 @@ from keelback.compiled.cuda_operands import address, outer_strides
 from keelback.compiled.layouts import Blank
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.plan import CudaPlan
-
-if TYPE_CHECKING:
-    from keelback.scan.cuda.launch import CudaScan
+from keelback.scan.cuda.signature import CudaSignature
 
 #: Axes before the last one of u and of reset, of B, with that of replicas.
 OF_U, OF_B, OF_RESET = 3, 4, 3
@@ -35,7 +32,7 @@ class Spans:
 class ForwardPass:
     """The forward pass over operands of one signature, cut by one plan."""
 
-    def __init__(self, scan: "CudaScan", plan: CudaPlan) -> None:
+    def __init__(self, scan: CudaSignature, plan: CudaPlan) -> None:
         self.plan, self._scan = plan, scan
         sizes, A = scan.sizes, scan.given.A
         spans = (sizes.sequences, plan.spans, sizes.channels)

@@ -8,68 +8,21 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_driver import processors_of
-from keelback.compiled.cuda_operands import PACK, aligned, in_packs
-from keelback.compiled.layouts import Blank, Layout, Signature, layouts_of
-from keelback.scan._operands import Operands, ScanSizes
+from keelback.compiled.layouts import Layout, Signature, layouts_of
+from keelback.scan._operands import Operands
 from keelback.scan.cuda.backward import BackwardPass
 from keelback.scan.cuda.forward import ForwardPass
-from keelback.scan.cuda.plan import BACKWARD, FORWARD, Traits, plan_of
-
-#: Operands whose entries along the last axis must be neighbours; parameters may have no gaps.
-_SEQUENCES = ("u", "delta", "B", "C", "z")
+from keelback.scan.cuda.plan import BACKWARD, FORWARD, plan_of
+from keelback.scan.cuda.signature import CudaSignature
 
 
-class CudaScan:
+class CudaScan(CudaSignature):
     """The scans of one signature; see `keelback.compiled.backends.Prepared`."""
 
     def __init__(self, given: Operands[Layout], softplus: bool) -> None:
-        self.softplus, self.device, self.sizes = softplus, given.u.device, ScanSizes.of(given)
-        self._copied = [place for place, fits in enumerate(_fit(given)) if not fits]
-        self.given: Operands[Layout] = Operands(
-            *(
-                x.in_row_major_order() if x is not None and place in self._copied else x
-                for place, x in enumerate(given)  # type: ignore[arg-type]
-            )
-        )
-        u, A = self.given.u, self.given.A
-        self.like_u = Blank(u.shape, u.dtype, u.device)
-        self.like_state = Blank((*u.shape[:-2], *A.shape[-2:]), A.dtype, u.device)
+        super().__init__(given, softplus)
         self._forward: dict[Any, ForwardPass] = {}
         self._backward: dict[Any, BackwardPass] = {}
-
-    def taken(self, operands: Sequence[Tensor | None]) -> Operands[Tensor]:
-        """The operands as the kernels take them: with adjacent channels, states and entries."""
-        given = list(operands)
-        for place in self._copied:
-            given[place] = given[place].contiguous()  # type: ignore[union-attr]
-        return Operands(*given)  # type: ignore[arg-type]
-
-    def traits(self, aligned: bool, states_aligned: bool, *others: Layout) -> Traits:
-        """What kernels specialise for; `others` are further tensors with the axes of u."""
-        given, sizes = self.given, self.sizes
-        sequences = [given.u, *others] if given.shares_delta else [given.u, given.delta, *others]
-        if given.z is not None:
-            sequences.append(given.z)
-        packed = aligned and sizes.channels_per_group % PACK == 0 and all(map(in_packs, sequences))
-        state_packed = states_aligned and sizes.states % PACK == 0
-        state_packed = state_packed and in_packs(given.B) and in_packs(given.C)
-        return Traits(
-            sizes=sizes,
-            dtype=given.u.dtype,
-            vector=PACK if packed else 1,
-            state_vector=PACK if state_packed else 1,
-            softplus=self.softplus,
-            has_d=given.D is not None,
-            has_z=given.z is not None,
-            has_reset=given.reset is not None,
-            shared_delta=given.shares_delta,
-            dense=all(x.contiguous for x in sequences),
-        )
-
-    def alignment(self, given: Operands[Tensor], *others: Tensor) -> tuple[bool, bool]:
-        """Whether sequences, and whether B and C, begin where packs may."""
-        delta = None if self.given.shares_delta else given.delta
-        return aligned((given.u, delta, given.z, *others)), aligned((given.B, given.C))
 
     def forward_pass(self, given: Operands[Tensor]) -> ForwardPass:
         """The forward pass over operands as they are taken."""
@@ -125,15 +78,6 @@ class CudaScan:
     def adjacent(self, dy: Tensor) -> Tensor:
         """A gradient of the output with adjacent channels."""
         return dy if dy.stride(-1) == 1 or dy.shape[-1] == 1 else dy.contiguous()
-
-
-def _fit(given: Operands[Layout]) -> list[bool]:
-    """Of each operand whether the kernels take it as it lies."""
-    return [
-        x is None
-        or (x.adjacent if name in _SEQUENCES else True if name == "reset" else x.contiguous)
-        for name, x in given._asdict().items()
-    ]
 
 
 @lru_cache(maxsize=1024)
