@@ -40,8 +40,29 @@ _hook = install_import_hook(
     "runtime_types.checked",
 )
 
-# These have no shapes, and `Self` in their annotations, which only beartype's own hook takes.
-beartype_packages(("keelback.sweeps", "keelback.experiments"), conf=CONFIGURATION)
+# These have no shapes, and `Self` in their annotations, which only beartype's own hook takes. What
+# Ray sends to its workers is left alone: the wrapper cannot be loaded there.
+beartype_packages(
+    (
+        "keelback.experiments",
+        *(
+            f"keelback.sweeps.{module}"
+            for module in (
+                "executor",
+                "local",
+                "provenance",
+                "run",
+                "runner",
+                "selection",
+                "single_training",
+                "store",
+                "training_run",
+                "worker",
+            )
+        ),
+    ),
+    conf=CONFIGURATION,
+)
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"

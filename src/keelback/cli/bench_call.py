@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -31,19 +32,18 @@ def call(
         list[str] | None,
         typer.Option(help="A peer (mamba_ssm, causal_conv1d) that must be there."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time calls on small inputs, in microseconds: without graph, with graph, with backward."""
     from keelback.benchmarks.call_speed import OPERATORS, SHAPES, compare_calls
     from keelback.benchmarks.scan_inputs import ScanSize
-    from keelback.device import chosen_device
 
     chosen_device(device)
     names = operator or list(OPERATORS)
     sizes = ScanSize.parse(shape) if shape else SHAPES[device]
     rows = compare_calls(names, sizes, device, dtype, repeats, peer or [])
     if json:
-        print_json({"rows": rows, "provenance": provenance_of_command()})
+        print_measured({"rows": rows})
         return
     for row in rows:
         peers = "".join(f", {name} {time:.1f} us" for name, time in row["peers"].items())
