@@ -12,7 +12,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CommitHook(BuildHookInterface):
+class CommitHook(BuildHookInterface[Any]):
     """Adds `commit.txt` to what is built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
