@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from keelback.data import Split
-from keelback.errors import JobError
+from keelback.errors import InputError, JobError
 from keelback.files import replacing
 from keelback.training._state import TrainingState
 from keelback.training.place import Place
@@ -62,16 +63,29 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def read(self, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and facts of the training of this identity, where they are kept."""
+        """The tensors and facts of the training of this identity, where they are kept.
+
+        Raises:
+            InputError: the parameters are not finite real numbers.
+        """
         try:
             with safe_open(self.path, "pt") as file:
                 metadata: Mapping[str, str] = file.metadata() or {}
                 if (metadata.get("format"), metadata.get("identity")) != (_FORMAT, identity):
                     return None
                 facts: dict[str, Any] = json.loads(metadata["facts"])
-                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError):
             return None
+        parameters = tensors.get("flat")
+        if parameters is None or not (
+            parameters.is_floating_point() and bool(torch.isfinite(parameters).all())
+        ):
+            raise InputError(
+                f"the checkpoint {self.path} holds parameters that are not finite real numbers: it "
+                "was damaged or edited; delete it to begin the training again"
+            )
+        return tensors, facts
 
     def remove(self) -> None:
         """The training has ended; a folder that held nothing else goes too."""
