@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
 from keelback.errors import InputError, JobError
 
 INTERRUPTED = 130
@@ -38,6 +39,12 @@ def heavy_imports() -> Iterator[None]:
         gc.enable()
 
 
+def _import_heavy() -> None:
+    if _HEAVY not in sys.modules:
+        with heavy_imports():
+            importlib.import_module(_HEAVY)
+
+
 class Commands(typer.Typer):
     """Commands that each find PyTorch and Numba imported, put off until one really runs."""
 
@@ -46,16 +53,15 @@ class Commands(typer.Typer):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a command, as `typer.Typer.command` does; a `light` one needs no PyTorch."""
         register = super().command(*arguments, **options)
-        if light:
-            return register
 
         def registered(function: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(function)
+            command = taking_plugins(function)
+
+            @functools.wraps(command)
             def run(*given: Any, **named: Any) -> Any:
-                if _HEAVY not in sys.modules:
-                    with heavy_imports():
-                        importlib.import_module(_HEAVY)
-                return function(*given, **named)
+                if not light:
+                    _import_heavy()
+                return command(*given, **named)
 
             register(run)
             return function
@@ -75,8 +81,13 @@ app = Commands(
 @app.callback()
 def _options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    plugin: Plugins = None,
 ) -> None:
     """Options that stand before the command."""
+    if plugin:
+        _import_heavy()
+        with telling_plugins():
+            load_plugins(plugin)
 
 
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
