@@ -21,6 +21,7 @@ import typer
 import typer.core
 
 import keelback
+from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, printable
 
@@ -82,6 +83,12 @@ class Grouped(typer.core.TyperGroup):
                     formatter.write_dl(rows)
 
 
+def _import_heavy() -> None:
+    if _HEAVY not in sys.modules:
+        with heavy_imports():
+            importlib.import_module(_HEAVY)
+
+
 class Commands(typer.Typer):
     """Commands that each find PyTorch and Numba imported, put off until one really runs."""
 
@@ -92,13 +99,14 @@ class Commands(typer.Typer):
         register = super().command(*arguments, **options)
 
         def registered(function: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(function)
+            command = taking_plugins(function)
+
+            @functools.wraps(command)
             def run(*given: Any, **named: Any) -> Any:
                 _require_clean_results(named)
-                if not light and _HEAVY not in sys.modules:
-                    with heavy_imports():
-                        importlib.import_module(_HEAVY)
-                return function(*given, **named)
+                if not light:
+                    _import_heavy()
+                return command(*given, **named)
 
             register(run)
             return function
@@ -138,13 +146,18 @@ def _options(
         "--allow-dirty",
         help="Write committed results (under results/) from code that differs from its commit.",
     ),
+    plugin: Plugins = None,
 ) -> None:
-    """Options of the program; the last three may also stand after the command."""
+    """Options of the program; the last four may also stand after the command."""
     from keelback.cli import progress
 
     global _allow_dirty
     progress.shown, _allow_dirty = not quiet, allow_dirty
     _tell_notes(quiet)
+    if plugin:
+        _import_heavy()
+        with telling_plugins():
+            load_plugins(plugin)
 
 
 def _tell_notes(quiet: bool) -> None:

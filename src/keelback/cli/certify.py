@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @app.command()
 def certify(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors or reference .pth file.")],
-    task: Annotated[str, typer.Option(help="The task it was trained on.")],
+    task: Annotated[
+        str, typer.Option(help="The task it was trained on: its name, or a file that registers it.")
+    ],
     seq_len: Annotated[int | None, typer.Option(help="Sequence length T.")] = None,
     data_seed: Annotated[int | None, typer.Option(help="Seed of a generated task.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
@@ -76,7 +78,7 @@ def certify(
     )
     if json:
         made_by = provenance_of_command()
-        named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": task}
+        named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": chosen.name}
         print_json({**named, **found.as_dict()})
     else:
         _print(found)

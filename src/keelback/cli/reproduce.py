@@ -1,5 +1,6 @@
 """`keelback reproduce`, `report` and `list`: experiments by name and what they left behind."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,9 @@ def reproduce(
     experiment: Annotated[
         str, typer.Argument(help="An experiment (`keelback list` names them), or `all`.")
     ],
-    task: Annotated[str | None, typer.Option(help="The task.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The task: its name, or a file that registers it.")
+    ] = None,
     seq_len: Annotated[
         list[str] | None,
         typer.Option(help="Sequence lengths, separated by commas or given again and again."),
@@ -55,11 +58,14 @@ def reproduce(
     nothing can be drawn, `--no-report` trains; `keelback report` then draws it elsewhere.
     """
     from keelback.cli.progress import sweep_progress
-    from keelback.errors import JobError
+    from keelback.data import task_name
+    from keelback.errors import InputError, JobError
     from keelback.experiments import everything, get_experiment
     from keelback.experiments.requests import save_request
     from keelback.sweeps import Store, sweep
 
+    if report_to is not None and not draw:
+        raise InputError("--report-to says where the report goes, and --no-report writes none")
     given: dict[str, Any] = {
         "task": task,
         "seeds": seeds,
@@ -69,7 +75,9 @@ def reproduce(
     }
     given["seq_len"] = _lengths(seq_len)
     given = {name: value for name, value in given.items() if value is not None}
-    given |= _named(setting or [])
+    given |= named_settings(setting or [])
+    if "task" in given:
+        given["task"] = task_name(given["task"])
     skipped: list[str] = []
     if experiment == "all":
         planned, skipped = everything(given)
@@ -84,7 +92,7 @@ def reproduce(
     store = Store.create(directory)
     outcomes, failures = [], []
     for chosen, settings, runs in needed:
-        save_request(store, chosen.name, settings, command_line())
+        save_request(store, chosen.name, settings, runs, command_line())
         with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
             try:
                 results = sweep(runs, store, executor=where, on_progress=on_progress)
@@ -131,25 +139,33 @@ def report(
 def list_names(
     json: Json = False,
 ) -> None:
-    """List experiments, tasks and models."""
+    """List experiments, tasks, models, and the kinds of layers that audits read."""
+    from keelback.audit.adapters import ADAPTERS, REGISTERED
     from keelback.data import TASKS
     from keelback.experiments import EXPERIMENTS
     from keelback.models import MODELS
 
+    problems = [
+        problem
+        for registry in (EXPERIMENTS, TASKS, MODELS, REGISTERED)
+        for problem in registry.load_all()
+    ]
+    experiments = {name: part.summary for name, part in EXPERIMENTS.registered().items()}
+    names = {
+        "tasks": sorted(TASKS.registered()),
+        "models": sorted(MODELS.registered()),
+        "adapters": sorted({a.kind for a in (*ADAPTERS, *REGISTERED.registered().values())}),
+    }
     if json:
-        print_json(
-            {
-                "experiments": {name: found.summary for name, found in EXPERIMENTS.items()},
-                "tasks": sorted(TASKS),
-                "models": sorted(MODELS),
-            }
-        )
-        return
-    print("experiments")
-    for name, found in EXPERIMENTS.items():
-        print(f"  {name:22} {found.summary}")
-    print("tasks\n  " + ", ".join(sorted(TASKS)))
-    print("models\n  " + ", ".join(sorted(MODELS)))
+        print_json({"experiments": experiments, **names})
+    else:
+        print("experiments")
+        for name, summary in experiments.items():
+            print(f"  {name:22} {summary}")
+        for heading, found in names.items():
+            print(f"{heading}\n  {', '.join(found)}")
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 def _lengths(given: list[str] | None) -> list[str] | None:
@@ -158,7 +174,12 @@ def _lengths(given: list[str] | None) -> list[str] | None:
     return [part.strip() for value in given for part in value.split(",")]
 
 
-def _named(pairs: list[str]) -> dict[str, str]:
+def named_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Settings that are given as NAME=VALUE.
+
+    Raises:
+        InputError: one is not.
+    """
     from keelback.errors import InputError
 
     for pair in pairs:

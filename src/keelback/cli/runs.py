@@ -1,6 +1,6 @@
 """`keelback runs`: what a sweep left behind, listed, filtered, compared, exported, run again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +65,19 @@ def runs(
         sort,
     )
 
+    _refuse_ignored(
+        {
+            "--delete": delete,
+            "--rerun": rerun,
+            "--compare": compare,
+            "--where": where,
+            "--sort": sort_by,
+            "--export": export_to,
+            "--history": history,
+            "--columns": columns,
+            "--json": json,
+        }
+    )
     store = Store.open(directory)
     if delete or rerun:
         _change(store, delete or [], rerun or [], json)
@@ -76,7 +89,7 @@ def runs(
         _compare(store, [find_name(store, name) for name in compare], json)
         return
     rows = select([row_of(run) for run in found], where or [])
-    rows = sort(rows, sort_by) if sort_by else rows
+    rows = rows if sort_by is None else sort(rows, sort_by)
     if export_to is not None:
         by_name = {run.name: run for run in found}
         kept = [by_name[str(row["name"])] for row in rows]
@@ -88,12 +101,39 @@ def runs(
         _print_table(rows, _chosen_columns(rows, columns))
 
 
+_WITHOUT = {
+    "--delete": ("--compare", "--where", "--sort", "--export", "--history", "--columns"),
+    "--rerun": ("--compare", "--where", "--sort", "--export", "--history", "--columns"),
+    "--compare": ("--where", "--sort", "--export", "--history", "--columns"),
+    "--export": ("--columns",),
+    "--json": ("--columns",),
+}
+"""What the options of the second column would not change beside that of the first."""
+
+
+def _refuse_ignored(given: Mapping[str, object]) -> None:
+    """Check that no option is given that would have no effect.
+
+    Raises:
+        InputError: one is.
+    """
+    from keelback.errors import InputError
+
+    there = [option for option, value in given.items() if value not in (None, False, [])]
+    for option in there:
+        for idle in _WITHOUT.get(option, ()):
+            if idle in there:
+                raise InputError(f"{idle} has no effect beside {option}; leave one of them out")
+    if "--history" in there and "--export" not in there:
+        raise InputError("--history is about what --export writes; add --export FILE")
+
+
 def _change(store: "Store", delete: Sequence[str], rerun: Sequence[str], json: bool) -> None:
     from keelback.sweeps.selection import find_name
 
     doomed = [find_name(store, name) for name in delete]
     again = [store.get(find_name(store, name)) for name in rerun]
-    fresh = [_as_run(stored) for stored in again]
+    fresh = [_as_run(store, stored) for stored in again]
     for name in doomed + [stored.name for stored in again]:
         store.delete(name)
     if fresh:
@@ -111,11 +151,14 @@ def _change(store: "Store", delete: Sequence[str], rerun: Sequence[str], json: b
             print(f"{what} {name}")
 
 
-def _as_run(stored: "StoredRun") -> "Run":
+def _as_run(store: "Store", stored: "StoredRun") -> "Run":
     """The run that was stored; raises where this version reads its configuration otherwise."""
     from keelback.errors import InputError
+    from keelback.experiments import EXPERIMENTS
     from keelback.sweeps.run import run_from_fields
 
+    store.require_plugins(stored.fields.get("plugins", {}))
+    EXPERIMENTS.load_all()  # They bring kinds of runs of their own.
     run = run_from_fields({**stored.fields, **stored.circumstances})
     if run.name != stored.name:
         raise InputError(

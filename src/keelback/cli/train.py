@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Option(help="The task to train on.")],
+    task: Annotated[
+        str, typer.Option(help="The task to train on: its name, or a file that registers it.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory for the run; made if absent.")],
     model: Annotated[str, typer.Option(help="`keelback list` names them.")] = "selective-ssm",
     seq_len: Annotated[int | None, typer.Option(help="Sequence length T.")] = None,
@@ -66,15 +69,19 @@ def train(
     training. Exits with 1 where the training diverged.
     """
     from keelback.cli.progress import sweep_progress
+    from keelback.data import task_name
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
     from keelback.models import model_config, require_room
     from keelback.sweeps import Store, train_single
 
+    task = task_name(task)
     chosen = preset(LENGTH_INDEPENDENCE, task)
-    length = seq_len if seq_len is not None else chosen.lengths[-1]
-    if length < 1 or seed < 0 or (epochs is not None and epochs < 1):
+    length = chosen.lengths[-1] if seq_len is None and chosen.lengths else seq_len
+    if (length is not None and length < 1) or seed < 0 or (epochs is not None and epochs < 1):
         raise InputError("--seq-len and --epochs must be 1 or more, --seed 0 or more")
+    of_task = _settings_of_task(setting or [])
+    chosen = replace(chosen, task_settings={**chosen.task_settings, **of_task})
     given = {"data": data, "tokenizer": tokenizer}
     paths = {name: path.resolve() for name, path in given.items() if path is not None}
     run = selective_ssm_run(task, chosen, seq_len=length, seed=seed, epochs=epochs, paths=paths)
@@ -94,7 +101,8 @@ def train(
     place = _place(run, cpu, tracker or [], out)
     store = Store.create(out) if place.is_main else Store(out)
     place.wait_for_all()
-    title = f"training on {task}, T = {run.task_settings['seq_len']}"
+    given_length = run.task_settings.get("seq_len")
+    title = f"training on {run.task}" + (f", T = {given_length}" if given_length else "")
     with place, sweep_progress(title, shown=place.is_main) as on_progress:
         stored = train_single(
             run,
@@ -110,7 +118,6 @@ def train(
 
 def _with_settings(run: "TrainingRun", model: str, settings: Sequence[str]) -> "TrainingRun":
     """The run with another model and other fields; raises where there are none such."""
-    import json
     from typing import cast
 
     from keelback.errors import InputError
@@ -122,24 +129,38 @@ def _with_settings(run: "TrainingRun", model: str, settings: Sequence[str]) -> "
         shared = {name: fields["model"][name] for name in ("vocab_size", "n_classes")}
         fields["model"] = {"kind": model, **shared}
     for setting in settings:
-        path, equals, text = setting.partition("=")
-        *parents, last = path.split(".")
-        if not equals or not parents:
-            raise InputError(
-                f"--set {setting!r} is not PART.NAME=VALUE, as in recipe.batch_size=32"
-            )
+        *parents, last, value = _parsed(setting)
         inner = fields
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise InputError(f"--set {setting!r}: {parent} has no fields")
-        try:
-            inner[last] = json.loads(text)
-        except ValueError:
-            inner[last] = text
+        inner[last] = value
     changed = cast(TrainingRun, run_from_fields(fields))
     changed.get_task()
     return changed
+
+
+def _settings_of_task(settings: Sequence[str]) -> dict[str, Any]:
+    """Those that belong to the task itself, which decide what a model must read."""
+    parsed = [_parsed(setting) for setting in settings]
+    return {p[1]: p[2] for p in parsed if p[0] == "task_settings" and len(p) == 3}
+
+
+def _parsed(setting: str) -> list[Any]:
+    """The parts of a field's path, then its value, JSON where it is that and else text."""
+    import json
+
+    from keelback.errors import InputError
+
+    path, equals, text = setting.partition("=")
+    parts: list[Any] = path.split(".")
+    if not equals or len(parts) < 2:
+        raise InputError(f"--set {setting!r} is not PART.NAME=VALUE, as in recipe.batch_size=32")
+    try:
+        return [*parts, json.loads(text)]
+    except ValueError:
+        return [*parts, text]
 
 
 def _require_layers(run: "TrainingRun") -> None:
