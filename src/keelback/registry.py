@@ -61,15 +61,15 @@ class Registry(Mapping[str, T]):
         others = [known for known in (self._parts.get(name),) if known is not None]
         if any(_identity(known) != _identity(part) for known in others):
             raise InputError(
-                f"there is already {self._article} {self.word} named {name!r}, {whence(others[0])}; "
-                "give this one another name"
+                f"there is already {self._article} {self.word} named {name!r}, "
+                f"{whence(others[0])}; give this one another name"
             )
         if is_from_outside(part):
             for point in self._offers().get(name, []):
                 if package_of(point.module) != package_of(definition(part).__module__):
                     raise InputError(
-                        f"there is already {self._article} {self.word} named {name!r}, of the installed package "
-                        f"{_package(point)}; give this one another name"
+                        f"there is already {self._article} {self.word} named {name!r}, of the "
+                        f"installed package {_package(point)}; give this one another name"
                     )
         self._parts[name] = part
 
