@@ -9,7 +9,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-import keelback.audit.adapters  # noqa: F401
+import keelback.audit.adapters
 import keelback.experiments  # noqa: F401 - All registries are there before a test copies them.
 from keelback import plugins
 from keelback.cli import main
