@@ -106,12 +106,16 @@ def test_progress_in_a_log_is_a_line_now_and_then(
     lines = _Lines("work")
     for second in range(30):
         clock[0] = float(second)
-        lines(second, 30)
+        lines("", second, 30)
     assert capfd.readouterr().err.splitlines() == [
         "work: 7% after 2 s, about 28 s left",
         "work: 40% after 12 s, about 18 s left",
         "work: 73% after 22 s, about 8 s left",
     ]
+    lines("counting", 0, 0)
+    clock[0] = 60.0
+    lines.write()
+    assert capfd.readouterr().err == "work, counting: under way for 31 s\n"
     assert [_duration(x) for x in (3, 65, 7265)] == ["3 s", "1 min 5 s", "2 h 1 min"]
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import Json
 
 if TYPE_CHECKING:
     from keelback.bounds import BoundSummary, ClassConstants
@@ -28,15 +29,22 @@ def bound(
     constants: Annotated[
         Path,
         typer.Option(
-            help="JSON object with the keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo p_hi "
-            "T m d N."
+            help="File with a JSON object, keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo "
+            "p_hi T m d N; e.g. constants.json."
         ),
     ],
-    margin: Annotated[float, typer.Option(help="Ramp width, in units of the logit.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Failure probability, in (0, 1).")] = 0.05,
-    classes: Annotated[int, typer.Option(help="Number of classes; 2 means one logit.")] = 2,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Width of the ramp loss, in units of the logit.")
+    ] = 1.0,
+    delta: Annotated[
+        float, typer.Option(min=0, max=1, help="Failure probability, between 0 and 1.")
+    ] = 0.05,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes; 2 means one logit.")] = 2,
     vocab: Annotated[
-        int, typer.Option(help="Trained embedding rows; 0 when the tokens are fixed vectors.")
+        int,
+        typer.Option(
+            min=0, help="Number of trained embedding rows; 0 where the tokens are fixed vectors."
+        ),
     ] = 0,
     json: Json = False,
 ) -> None:
