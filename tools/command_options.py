@@ -61,7 +61,9 @@ def _parameter(parameter: inspect.Parameter) -> Parameter:
     kind, info = typing.get_args(parameter.annotation)
     assert isinstance(info, OptionInfo | ArgumentInfo)
     default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-    declared = [name for name in info.param_decls or () if name.startswith("-")]
+    # Typer takes the first name of an option for a default, where that stands elsewhere.
+    given = (info.default, *(info.param_decls or ()))
+    declared = [name for name in given if isinstance(name, str) and name.startswith("-")]
     own = parameter.name.replace("_", "-")
     names = declared or [own if isinstance(info, ArgumentInfo) else f"--{own}"]
     bare = _bare(kind)

@@ -260,18 +260,22 @@ def make_materials(folder: Path) -> None:
         importlib.import_module(name)
 
 
-def fuzz(count: int, start: int, materials: Path) -> Found:
-    """Try `count` inputs."""
+def fuzz(count: int, start: int, materials: Path, verbose: bool = False) -> Found:
+    """Try `count` different inputs."""
     known, found = commands(), Found()
+    seen: set[str] = set()
 
     @seed(start)
     @settings(
-        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=3 * count, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(inputs(known))
     def attempt(drawn: tuple[str, list[str], int | None]) -> None:
         command, arguments, damage = drawn
+        if repr(drawn) in seen or len(seen) == count:
+            return
+        seen.add(repr(drawn))
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="fuzz-") as top:
             folder = Path(top, "here")
@@ -280,13 +284,13 @@ def fuzz(count: int, start: int, materials: Path) -> Found:
             before = contents(folder)
             code, out, err = run(words, folder)
             wrong = list(faults(code, out, err, before, contents(folder)))
-        if os.environ.get("FUZZ_TIMES"):
-            print(f"{time.monotonic() - began:6.1f} s  {code}  {words}", file=sys.stderr, flush=True)
+        if verbose:
+            print(f"{time.monotonic() - began:6.1f} s", code, words, file=sys.stderr, flush=True)
         found.commands[command] += 1
         found.codes[str(code)] += 1
         found.damaged += damage is not None
         if wrong:
-            last = err.strip().splitlines()[-1:]
+            last = err.strip().splitlines()[-3:]
             found.faults.append({"words": words, "damage": damage, "wrong": wrong, "said": last})
             print(found.faults[-1], file=sys.stderr, flush=True)
 
@@ -310,6 +314,7 @@ def program() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--inputs", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true", help="name each input on stderr")
     result_file.add_options(parser)
     given_ = parser.parse_args()
     record = result_file.started(given_)
@@ -317,7 +322,7 @@ def program() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="fuzz-materials-") as folder:
         make_materials(Path(folder))
-        found = fuzz(given_.inputs, given_.seed, Path(folder))
+        found = fuzz(given_.inputs, given_.seed, Path(folder), given_.verbose)
     result_file.write(given_, record, as_numbers(found))
     print(f"{found.commands.total()} inputs, {len(found.faults)} faults", file=sys.stderr)
     sys.exit(1 if found.faults else 0)

@@ -23,6 +23,7 @@ import typer.core
 import keelback
 from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
+from keelback.cli.terminal import clean_streams
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, in_one_line, printable
 
@@ -283,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load_commands()
     _end_on_sigterm()
     try:
-        code = app(args=arguments, prog_name="keelback", standalone_mode=False)
+        with clean_streams():
+            code = app(args=arguments, prog_name="keelback", standalone_mode=False)
         sys.stdout.flush()
     except _Terminated:
         print("terminated; what was finished is kept", file=sys.stderr)

@@ -19,7 +19,9 @@ from keelback.cli.options import (
     TrainLength,
 )
 from keelback.cli.progress import sweep_progress
+from keelback.cli.terminal import console
 from keelback.device import chosen_device
+from keelback.errors import printable
 
 if TYPE_CHECKING:
     from keelback.audit import AuditResult
@@ -134,15 +136,14 @@ def _write(result: "AuditResult", out: Path) -> None:
 
 
 def _show(result: "AuditResult") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    terminal = console(highlight=False)
     for finding in result.findings:
-        console.print(
-            f"[bold]{finding.severity:>8}[/bold]  {escape(finding.statement)} "
-            f"{escape(finding.evidence)}"
+        terminal.print(
+            f"[bold]{finding.severity:>8}[/bold]  {escape(printable(finding.statement))} "
+            f"{escape(printable(finding.evidence))}"
         )
     table = Table()
     table.add_column("layer", overflow="fold")
@@ -150,8 +151,8 @@ def _show(result: "AuditResult") -> None:
         table.add_column(heading, no_wrap=True)
     for row in result.layers.to_dicts():
         table.add_row(
-            escape(row["name"]),
-            row["kind"],
+            escape(printable(row["name"])),
+            escape(printable(row["kind"])),
             *(
                 f"{row[key]:.3g}"
                 for key in (
@@ -163,7 +164,7 @@ def _show(result: "AuditResult") -> None:
                 )
             ),
         )
-    console.print(table)
+    terminal.print(table)
     advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))
     if advice:
-        console.print("try: " + escape("; ".join(advice)))
+        terminal.print("try: " + escape(printable("; ".join(advice))))

@@ -8,6 +8,7 @@ import typer
 from keelback.cli.app import Commands, app, print_measured
 from keelback.cli.options import Device, DType, Json, Repeats
 from keelback.cli.progress import work_progress
+from keelback.cli.terminal import console
 from keelback.errors import InputError
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
@@ -80,7 +81,6 @@ def scan(
 
 
 def _print_rows(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     rows = [_flat(row) for row in result["rows"]]
@@ -90,10 +90,10 @@ def _print_rows(result: dict[str, Any]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in names))
-    console = Console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     for name, exponent in result.get("exponents", {}).items():
-        console.print(f"{name}: time grows as length ** {exponent:.3f}")
+        terminal.print(f"{name}: time grows as length ** {exponent:.3f}")
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

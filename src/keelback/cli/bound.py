@@ -8,6 +8,7 @@ import typer
 
 from keelback.cli.app import app, print_json
 from keelback.cli.options import Json
+from keelback.cli.terminal import console
 
 if TYPE_CHECKING:
     from keelback.bounds import BoundSummary, ClassConstants
@@ -64,7 +65,6 @@ def bound(
 
 
 def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Bounds at T = {constants.T}, m = {constants.m}, s_A = {constants.s_A:g}")
@@ -79,9 +79,9 @@ def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
     for name, label in _RISK.items():
         vacuous = " (vacuous)" if summary.log_risk[name] >= 0 else ""
         table.add_row(f"risk gap, {label}{vacuous}", *_cells(summary.log_risk[name]))
-    console = Console()
-    console.print(table)
-    console.print(
+    terminal = console()
+    terminal.print(table)
+    terminal.print(
         f"Risk gap: true risk minus empirical ramp risk at margin {summary.margin:g}, for every "
         f"model of the class at once, with probability {1 - summary.delta:g} or more."
     )

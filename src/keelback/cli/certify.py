@@ -19,6 +19,7 @@ from keelback.cli.options import (
     TokenizerFile,
 )
 from keelback.cli.progress import work_progress
+from keelback.cli.terminal import console
 
 if TYPE_CHECKING:
     from keelback.certify import Certification
@@ -130,10 +131,9 @@ def _refuse_idle(**given: float | None) -> None:
 
 
 def _print(found: "Certification") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    terminal = console()
     constants = Table(title="Class constants")
     constants.add_column("constant")
     constants.add_column("measured", justify="right")
@@ -142,7 +142,7 @@ def _print(found: "Certification") -> None:
     outer = bounds.a_posteriori.constants.as_dict()
     for name, value in bounds.a_priori.constants.as_dict().items():
         constants.add_row(name, f"{value:.6g}", f"{outer[name]:.6g}")
-    console.print(constants)
+    terminal.print(constants)
     for title, certificate in (
         ("Class announced in advance", bounds.a_priori),
         ("Class read off the trained model", bounds.a_posteriori),
@@ -152,5 +152,5 @@ def _print(found: "Certification") -> None:
         table.add_column("log10", justify="right")
         for route, log in certificate.log_risk.items():
             table.add_row(route + (" (vacuous)" if log >= 0 else ""), f"{log / math.log(10):.4f}")
-        console.print(table)
-    console.print(found.verdict())
+        terminal.print(table)
+    terminal.print(found.verdict())

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from keelback.cli.app import app, print_json
 from keelback.cli.options import Json
+from keelback.cli.terminal import console
 from keelback.errors import JobError
 from keelback.extras import EXTRAS, missing_of
 
@@ -162,7 +163,6 @@ def _extra(extra: str, packages: tuple[str, ...]) -> Check:
 
 
 def _show(checks: list[Check]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -171,4 +171,4 @@ def _show(checks: list[Check]) -> None:
     for check in checks:
         found = check.found + (f" - {check.advice}" if check.advice else "")
         table.add_row(Text(check.state, colours[check.state]), Text(check.name), Text(found))
-    Console(highlight=False).print(table)
+    console(highlight=False).print(table)

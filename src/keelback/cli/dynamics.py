@@ -8,6 +8,7 @@ import typer
 from keelback.cli.app import app, print_json
 from keelback.cli.options import LARGEST_SEED, Device, Json
 from keelback.cli.progress import work_progress
+from keelback.cli.terminal import console
 from keelback.device import chosen_device
 
 if TYPE_CHECKING:
@@ -244,12 +245,11 @@ def _finite(value: float) -> float | None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    terminal = console()
     reached = result["epochs_to_target"]
-    console.print(
+    terminal.print(
         f"{result['epochs']} epochs: train loss {_number(result['train_loss'])}, test loss "
         f"{_number(result['test_loss'])}, test accuracy {result['test_accuracy']:.4f}, "
         f"test ranking {result['test_ranking']:.4f}; "
@@ -265,9 +265,9 @@ def _print(result: dict[str, Any]) -> None:
             spread = (min(rest), sum(rest) / len(rest), max(rest))
             numbers = (row["o_plus"], row["o_minus"], *spread)
             table.add_row(name, *(f"{number:+.3f}" for number in numbers))
-    console.print(table)
+    terminal.print(table)
     forecast = result["predicted"]
-    console.print(
+    terminal.print(
         f"theorem, constants taken as 1: {forecast['epochs']:.4g} epochs, "
         f"{forecast['samples']:.4g} samples"
         + (
@@ -279,10 +279,10 @@ def _print(result: dict[str, Any]) -> None:
     for check in result["conditions"]:
         verdict = "holds" if check["holds"] else "does not hold"
         comparison = f"{check['actual']:g} against {check['required']:.4g}"
-        console.print(f"  {check['statement']}: {verdict} ({comparison})")
+        terminal.print(f"  {check['statement']}: {verdict} ({comparison})")
     error = result["bayes_error"]
     if error is not None and error["log10_upper"] is not None:
-        console.print(
+        terminal.print(
             f"Bayes error: from 10^{error['log10_lower']:.1f} to 10^{error['log10_upper']:.1f}"
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from keelback.cli.terminal import console
 from keelback.progress import Listener, listening
 
 Move = Callable[[float, float], None]
@@ -46,11 +47,11 @@ def work_progress(title: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shown(title: str, wanted: bool) -> Iterator[Listener]:
-    console = Console(stderr=True)
+    terminal = console(stderr=True)
     if not (wanted and shown):
         yield lambda doing, done, whole: None
-    elif console.is_terminal:
-        with _bar(title, console) as tell:
+    elif terminal.is_terminal:
+        with _bar(title, terminal) as tell:
             yield tell
     else:
         with _log(title) as tell:
@@ -58,7 +59,7 @@ def _shown(title: str, wanted: bool) -> Iterator[Listener]:
 
 
 @contextlib.contextmanager
-def _bar(title: str, console: Console) -> Iterator[Listener]:
+def _bar(title: str, terminal: Console) -> Iterator[Listener]:
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -66,7 +67,7 @@ def _bar(title: str, console: Console) -> Iterator[Listener]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
+        console=terminal,
         transient=True,
         refresh_per_second=_REFRESHES_PER_SECOND,
     )

@@ -18,6 +18,7 @@ from keelback.cli.executors import (
     make_executor,
 )
 from keelback.cli.options import DataPath, Json, TokenizerFile
+from keelback.cli.terminal import console
 from keelback.errors import printable
 
 
@@ -241,7 +242,6 @@ def _write(
     folder: Path, outcomes: list[Any], made_by: list[Any], skipped: Sequence[str] = ()
 ) -> None:
     """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
-    from rich.console import Console
 
     from keelback.files import adding_to, write_json
     from keelback.report import terminal_tables, write_report
@@ -263,12 +263,12 @@ def _write(
     with made_writable(folder), adding_to(folder) as partial:
         page = folder / write_report(outcomes, partial, record).name
         write_json(partial / "results.json", document)
-    console = Console(stderr=True)
+    terminal = console(stderr=True)
     for outcome in outcomes:
         for table in terminal_tables(outcome):
-            console.print(table)
+            terminal.print(table)
         for note in outcome.notes:
-            console.print(f"note: {note}", markup=False)
+            terminal.print(f"note: {printable(note)}", markup=False)
     for sentence in skipped:
-        console.print(sentence, soft_wrap=True, markup=False)
-    console.print(f"report: {page}", soft_wrap=True, markup=False)
+        terminal.print(printable(sentence), soft_wrap=True, markup=False)
+    terminal.print(f"report: {printable(str(page))}", soft_wrap=True, markup=False)

@@ -8,6 +8,8 @@ import typer
 
 from keelback.cli.app import app, print_json
 from keelback.cli.options import Json
+from keelback.cli.terminal import console
+from keelback.errors import printable
 
 if TYPE_CHECKING:
     from keelback.sweeps import Run, Store, StoredRun
@@ -225,21 +227,22 @@ def _print_table(rows: Sequence["Row"], columns: Sequence[str]) -> None:
     import sys
 
     from rich import box
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     last = [column.rsplit(".", 1)[-1] for column in columns]
     heads = [
         short if last.count(short) == 1 else column
         for column, short in zip(columns, last, strict=True)
     ]
-    table = Table(*heads, box=box.SIMPLE_HEAD)
+    table = Table(*(escape(printable(head)) for head in heads), box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(_text(row.get(column)) for column in columns))
-    Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES).print(table)
+        table.add_row(*(Text(_text(row.get(column))) for column in columns))
+    console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES).print(table)
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value))
