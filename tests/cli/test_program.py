@@ -135,6 +135,33 @@ def test_sigterm_ends_a_sweep_without_leaving_workers(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_an_interrupt_inside_a_callback_of_compiled_code_still_ends_the_command() -> None:
+    """Where Python would print a traceback and go on."""
+    script = """
+import ctypes, os, signal, sys, time
+from keelback.cli.app import main
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+
+def command(*given, **named):
+    callback()
+    time.sleep(60)
+
+import keelback.cli.app as program
+program.load_commands()
+program.app = command
+main(["list"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; what was finished is kept\n"
+
+
 def test_doctor_examines_this_installation(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["doctor", "--json"], capfd)
     checks = {check["name"]: check for check in json.loads(out)["checks"]}

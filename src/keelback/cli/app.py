@@ -31,6 +31,7 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells have them."""
 
 _SECONDS_TO_END = 10.0
+_SECONDS_TO_LAND = 0.02
 
 SECTIONS = {
     "Train and score": ("train", "evaluate", "dynamics", "byte-lm"),
@@ -284,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load_commands()
     _end_on_sigterm()
     try:
-        with clean_streams():
+        with clean_streams(), _interrupts_that_land():
             code = app(args=arguments, prog_name="keelback", standalone_mode=False)
         sys.stdout.flush()
     except _Terminated:
@@ -303,6 +304,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code and says nothing
         print("interrupted; what was finished is kept", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interrupts_that_land() -> Iterator[None]:
+    """Within the block, an interrupt that comes where it cannot be raised comes again.
+
+    Python prints what is raised inside a callback of compiled code (Numba's compiler has some), a
+    `__del__` or the garbage collector, and goes on as if nothing had been.
+    """
+    before = sys.unraisablehook
+
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+        number = numbers.get(unraisable.exc_type)
+        if number is None:
+            before(unraisable)
+        else:
+            timer = threading.Timer(_SECONDS_TO_LAND, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _explained(error: Exception) -> tuple[str, int]:

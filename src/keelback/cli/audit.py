@@ -103,22 +103,22 @@ def hush_transformers() -> None:
 
 def _require_drawable(out: Path) -> None:
     from keelback.errors import InputError
-    from keelback.report._files import require_report_extra
+    from keelback.report._files import require_own_page, require_report_extra
 
     if out.exists() and not out.is_dir():
         raise InputError(f"--out is {out}, which is a file; give a folder")
     require_report_extra()
+    require_own_page(out)
 
 
 @contextmanager
 def _folder_for(out: Path | None) -> Iterator[None]:
     """Refuse a folder that cannot be written to before the work; leave no new one if it fails."""
-    from keelback.report._files import made_writable, require_own_page
+    from keelback.report._files import made_writable
 
     if out is None:
         yield
         return
-    require_own_page(out)
     with made_writable(out):
         yield
 
