@@ -69,6 +69,98 @@ def glm5_next(**fields: Any) -> nn.Module:
     return from_transformers("Glm5NextForConditionalGeneration")(config)
 
 
+def qwen35_vision() -> nn.Module:
+    """A vision-language model whose language model has gated delta nets."""
+    text = {
+        **SIZE,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        **HEADS,
+        **DELTA_HEADS,
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "intermediate_size": 16,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 16,
+    }
+    marks = ("image", "video", "vision_start", "vision_end")
+    config = transformers.Qwen3_5Config(
+        text_config=text,
+        vision_config=vision,
+        **{f"{mark}_token_id": VOCAB - 1 - i for i, mark in enumerate(marks)},
+    )
+    return transformers.Qwen3_5ForConditionalGeneration(config)
+
+
+def minicpm_v46() -> nn.Module:
+    """A vision-language model around the language model of Qwen3.5."""
+    text = {**SIZE, "num_hidden_layers": 4, "head_dim": 8, **HEADS, **DELTA_HEADS}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        "insert_layer_id": 0,
+    }
+    config = transformers.MiniCPMV4_6Config(
+        text_config={"model_type": "qwen3_5_text", **text},
+        vision_config=vision,
+        insert_layer_id=0,
+        image_token_id=VOCAB - 1,
+        video_token_id=VOCAB - 2,
+    )
+    return transformers.MiniCPMV4_6ForConditionalGeneration(config)
+
+
+def nemotron_h_omni() -> nn.Module:
+    """A model for text, images and sound around NemotronH, here without ears."""
+    text = {
+        **SIZE,
+        "layers_block_type": ["mamba", "attention", "mamba"],
+        "head_dim": 8,
+        "ssm_state_size": 8,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "chunk_size": 16,
+        **HEADS,
+    }
+    vision = {
+        "hidden_size": 16,
+        "mlp_ratio": 1.0,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        "max_img_size": 56,
+        "video_temporal_patch_size": 2,
+    }
+    config = transformers.CONFIG_MAPPING["nemotron_h_omni"](
+        text_config=text,
+        vision_config=vision,
+        audio_config=None,
+        vision_hidden_size=16,
+        projector_hidden_size=16,
+        image_token_id=VOCAB - 1,
+        video_token_id=VOCAB - 2,
+        audio_token_id=VOCAB - 3,
+    )
+    return transformers.NemotronH_Omni_Reasoning_V3(config)
+
+
+COMPOSITES: dict[str, Callable[[], nn.Module]] = {
+    "qwen3.5-vision": qwen35_vision,
+    "minicpm-v4.6": minicpm_v46,
+    "nemotron-h-omni": nemotron_h_omni,
+}
+"""Models whose language model is a part."""
+
+
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "mamba": lambda: causal_lm("Mamba", num_hidden_layers=2, state_size=4),
     "falcon-mamba": lambda: causal_lm("FalconMamba", num_hidden_layers=2, state_size=4),
@@ -242,6 +334,25 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+VARIANTS: dict[str, Callable[[], nn.Module]] = {
+    "nemotron-h-experts": lambda: causal_lm(
+        "NemotronH",
+        layers_block_type=["mamba", "moe", "mamba"],
+        head_dim=8,
+        ssm_state_size=8,
+        mamba_num_heads=8,
+        mamba_head_dim=8,
+        n_groups=2,
+        chunk_size=16,
+        n_routed_experts=4,
+        moe_shared_expert_intermediate_size=16,
+        **HEADS,
+        **EXPERTS,
+    ),
+}
+"""Families with options that change what a checkpoint holds."""
+
+
 def perturbed(model: nn.Module) -> nn.Module:
     """The model with every parameter moved a little, so that no norm or bias is trivial."""
     generator = torch.Generator().manual_seed(7)
@@ -259,7 +370,7 @@ def tiny_model() -> Callable[[str], nn.Module]:
     def build(family: str) -> nn.Module:
         if family not in made:
             torch.manual_seed(0)
-            made[family] = perturbed(FAMILIES[family]())
+            made[family] = perturbed({**FAMILIES, **COMPOSITES, **VARIANTS}[family]())
         return made[family]
 
     return build

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from keelback.audit._edits import keep
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, watching
 from keelback.audit._losses import LanguageModel
+from keelback.audit._parameters import keep
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._spans import Span
 from keelback.errors import InputError

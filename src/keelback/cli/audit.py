@@ -13,7 +13,7 @@ from keelback.cli.progress import sweep_progress
 from keelback.device import chosen_device
 
 if TYPE_CHECKING:
-    from keelback.audit import AuditResult
+    from keelback.audit import AuditResult, LoadedModel
 
 
 @app.command()
@@ -33,6 +33,10 @@ def audit(
     ] = None,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Setting or tensor that the model may leave unused (repeatable)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report and data.")] = None,
     json: Json = False,
 ) -> None:
@@ -50,14 +54,15 @@ def audit(
         _require_drawable(out)
     device = chosen_device(device)
     directions = None if features is None else read_features(features)
-    loaded = load_any_model(model)
+    loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
+    say_of_loading(loaded)
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     if length is None:
         length = default_length(len(ids), train_length or train_length_of(loaded.model))
     with _folder_for(out), sweep_progress("audit") as progress:
         result = run_audit(
-            loaded.model.to(device),
+            loaded.model,
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
             train_length=train_length,
             length=length,
@@ -72,6 +77,16 @@ def audit(
         print_json(result.to_json())
     else:
         _show(result)
+
+
+def say_of_loading(loaded: "LoadedModel") -> None:
+    """On stderr: what was let pass, what transformers warned of, and where the weights are."""
+    if loaded.unused:
+        print(f"not used by the model: {', '.join(loaded.unused)}", file=sys.stderr)
+    for remark in loaded.remarks:
+        print(f"transformers: {remark}", file=sys.stderr)
+    if loaded.streamed:
+        print("larger than memory: weights are read block by block from disk", file=sys.stderr)
 
 
 def hush_transformers() -> None:
@@ -131,7 +146,7 @@ def _show(result: "AuditResult") -> None:
     table.add_column("layer", overflow="fold")
     for heading in ("kind", "abscissa", "delta", "horizon", "99 %", "growth"):
         table.add_column(heading, no_wrap=True)
-    for row in result.layers.to_dicts():
+    for row in result.layers.to_dicts() if result.measures else ():
         table.add_row(
             escape(row["name"]),
             row["kind"],
@@ -146,7 +161,10 @@ def _show(result: "AuditResult") -> None:
                 )
             ),
         )
-    console.print(table)
+    if result.measures:
+        console.print(table)
+    for missed in result.not_audited:
+        console.print(f"not audited: {escape(missed.what)}: {escape(missed.reason)}")
     advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))
     if advice:
         console.print("try: " + escape("; ".join(advice)))

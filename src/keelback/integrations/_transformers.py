@@ -12,6 +12,7 @@ from keelback.integrations._convolution import causal_convolution, convolution_u
 from keelback.integrations._mamba2 import scan_by_heads
 from keelback.integrations._packed import refuse_packed
 from keelback.integrations._replacement import Replacement
+from keelback.integrations._widths import in_one_width
 from keelback.scan import selective_scan_fn, selective_state_update
 
 #: The model families of transformers whose layers call a selective scan with a diagonal A.
@@ -87,8 +88,9 @@ def _selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`mamba_selective_scan` of transformers; its other options choose among its own slow paths."""
     refuse_packed(options)
+    u, dt, A, B, C, D, z, delta_bias = in_one_width(hidden_states, dt, A, B, C, D, z, delta_bias)
     scanned: Tensor | tuple[Tensor, Tensor] = selective_scan_fn(
-        hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
+        u, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
     )
     return scanned
 
@@ -108,4 +110,5 @@ def _state_update(
 ) -> Tensor:
     """`mamba_selective_state_update` of transformers: overwrites `state`."""
     refuse_packed(options)
-    return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    x, dt, A, B, C, D, z, dt_bias = in_one_width(hidden_states, dt, A, B, C, D, z, dt_bias)
+    return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
