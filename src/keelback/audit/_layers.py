@@ -1,6 +1,7 @@
 """Finding the state-space layers of a model, and watching them while it runs."""
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -134,10 +135,14 @@ _MIXING = (
 )
 
 
+_RATES = re.compile(r"^A(_\w+)?_?logs?$")
+
+
 def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
     known = any(word in name for word in _MIXING) and "norm" not in name and "cache" not in name
-    return (known or hasattr(module, "A_log")) and any(True for _ in module.parameters())
+    has_rates = any(_RATES.match(own) for own, _ in module.named_parameters(recurse=False))
+    return (known or has_rates) and any(True for _ in module.parameters())
 
 
 def _inside(module: nn.Module) -> Iterator[nn.Module]:
@@ -198,13 +203,6 @@ def _watching_one(
     again: list[LayerCall] = []
     is_again = False
 
-    def remember(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if args and isinstance(output, Tensor):
-                seen[name] = Seen(whole(args[0]), whole(output))
-
-        return hook
-
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.clear()
         if is_again:
@@ -244,7 +242,7 @@ def _watching_one(
 
     names = {*reader.watched, *([reader.projection] if reader.projection else [])}
     handles: list[Any] = [
-        getattr(watched, name).register_forward_hook(remember(name))
+        getattr(watched, name).register_forward_hook(_remembering(name, seen))
         for name in names
         if isinstance(getattr(watched, name, None), nn.Module)
     ]
@@ -272,21 +270,28 @@ def _pass_on(
         prove(directions, unread(f"{shown} belong to it, and nothing tells what they do"))
         return
     try:
-        recurrences = _read(directions, call)
+        call = _with_all_seen(reader, module, call)
+        recurrences = [layer.adapter.read(module, call) for layer in directions]
         for recurrence in recurrences:
             recurrence.state_norms([0])  # fails where what was read does not fit together
     except Exception as error:  # a look-alike may fail anywhere in a reading that is not its own
         if prove is None:
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        prove(
-            directions, unread(f"it has the parts of {first.kind} and cannot be read so: {reason}")
-        )
+        why = f"it has the parts of {first.kind} and cannot be read so: {_reason(error)}"
+        prove(directions, unread(why))
         return
     for layer, recurrence in zip(directions, recurrences, strict=True):
         receive(layer, call.hidden_states, recurrence)
     if prove is not None:
-        prove(directions, replayed(reader, module, call, recurrences))
+        try:
+            replay = replayed(reader, module, call, recurrences)
+        except Exception as error:
+            replay = unread(f"what it hands on cannot be made of it: {_reason(error)}")
+        prove(directions, replay)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _prove(directions: Sequence[Layer], call: LayerCall, prove: Prove) -> None:
@@ -304,27 +309,29 @@ def _for_failures(prove: Prove) -> Prove:
     return only_failures
 
 
-def _read(directions: Sequence[Layer], call: LayerCall) -> list[Recurrence]:
-    reader, module = directions[0].reader, directions[0].module
-    if any(name not in call.seen for name in reader.watched):
-        handles = []
-        seen = dict(call.seen)
+def _with_all_seen(reader: Adapter, module: nn.Module, call: LayerCall) -> LayerCall:
+    """The call with every submodule that the reader watches called, if a kernel went round any."""
+    if all(name in call.seen for name in reader.watched):
+        return call
+    seen = dict(call.seen)
+    handles = [
+        getattr(module, name).register_forward_hook(_remembering(name, seen))
+        for name in reader.watched
+    ]
+    try:
+        reader.replay(module, call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return replace(call, seen=seen)
 
-        def remember(name: str) -> Callable[..., None]:
-            def hook(part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                seen[name] = Seen(whole(args[0]), whole(output))
 
-            return hook
+def _remembering(name: str, seen: dict[str, Seen]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(output, Tensor):
+            seen[name] = Seen(whole(args[0]), whole(output))
 
-        for name in reader.watched:
-            handles.append(getattr(module, name).register_forward_hook(remember(name)))
-        try:
-            reader.replay(module, call)
-        finally:
-            for handle in handles:
-                handle.remove()
-        call = replace(call, seen=seen)
-    return [layer.adapter.read(module, call) for layer in directions]
+    return hook
 
 
 def given(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from keelback.audit._inputs import Inputs, are_tokens, call, floating_output
 from keelback.audit._losses import LanguageModel
-from keelback.audit._parameters import offload_hooks
+from keelback.audit._parameters import is_split, offload_hooks
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -159,7 +159,9 @@ def _on_outputs(model: nn.Module, apply: Callable[[str, Tensor], Tensor]) -> Ite
 def _rounded_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Weights rounded while their module runs, and put back after it, one block at a time."""
     with ExitStack() as stack:
-        for unit in _units(model):
+        units = list(_units(model))
+        gathering = [m for m in model.modules() if _gathers_weights(m) and m not in units]
+        for unit in [*units, *gathering]:
             stack.enter_context(_rounded_while_running(unit, dtype))
         for module in model.modules():
             for hook in offload_hooks(module):
@@ -185,6 +187,11 @@ class _Rounded(Mapping[str, Tensor]):
         return len(self._under)
 
 
+def _gathers_weights(module: nn.Module) -> bool:
+    """Whether FSDP2 brings the module's weights together when it runs; they are parts till then."""
+    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+
+
 def _units(model: nn.Module) -> Iterator[nn.Module]:
     """The blocks of every module list, and outside of them each module with weights of its own."""
     inside: set[int] = set()
@@ -205,7 +212,8 @@ def _rounded_while_running(unit: nn.Module, dtype: torch.dtype) -> Iterator[None
 
     def before(module: nn.Module, args: Any) -> None:
         for parameter in unit.parameters():
-            if parameter.is_floating_point() and not parameter.is_meta:
+            away = parameter.is_meta or is_split(parameter)
+            if parameter.is_floating_point() and not away:
                 kept.append((parameter, parameter.data))
                 parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 

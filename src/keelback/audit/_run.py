@@ -151,7 +151,8 @@ def _audit_tokens(
     full = torch.cat(losses).double().cpu() if losses else None
     restarted = None
     if span.reaches_beyond:
-        with watching(layers, collector.receive_restarted):
+        read = [own.layer for own in collector.measures()]
+        with watching(read, collector.receive_restarted):
             restarted = restarted_losses(
                 language_model,
                 sequences,

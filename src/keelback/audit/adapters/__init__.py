@@ -5,6 +5,8 @@ import warnings
 from keelback.audit._delta_rule import DeltaRuleRecurrence
 from keelback.audit._recurrence import SelectiveRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, Seen
+from keelback.audit.adapters.bidirectional import BidirectionalMambaAdapter
+from keelback.audit.adapters.cross_scan import CrossScanAdapter
 from keelback.audit.adapters.delta_net import (
     GatedDeltaNetAdapter,
     KimiDeltaAdapter,
@@ -21,6 +23,8 @@ from keelback.registry import PluginWarning
 ADAPTERS: list[Adapter] = [
     SelectiveSSMAdapter(),
     MambaBlockAdapter(),
+    BidirectionalMambaAdapter(),
+    CrossScanAdapter(),
     MambaAdapter(),
     MultiHeadMambaAdapter(),
     Mamba2Adapter(),
@@ -46,6 +50,8 @@ __all__ = [
     "ADAPTERS",
     "REGISTERED",
     "Adapter",
+    "BidirectionalMambaAdapter",
+    "CrossScanAdapter",
     "DeltaRuleRecurrence",
     "GatedDeltaNetAdapter",
     "KimiDeltaAdapter",

@@ -35,7 +35,9 @@ class MambaAdapter(Adapter):
 
     def matches(self, module: Any) -> bool:
         """Told by `x_proj`, `dt_proj` and a matrix `A_log`."""
-        return has_parts(module, "in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D")
+        return has_parts(
+            module, "in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D"
+        ) and not has_parts(module, "A_b_log")
 
     def always_decays(self, module: Any) -> bool:
         """A is minus an exponential."""

@@ -25,7 +25,7 @@ from keelback.audit.checkpoints._memory import fits_in_memory
 from keelback.audit.checkpoints._transformers import load_transformers
 from keelback.errors import InputError
 from keelback.models import WEIGHTS_FILE
-from keelback.models import load_model as load_keelback_model
+from keelback.models import load_model
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -140,7 +140,7 @@ def _is_keelback(folder: Path) -> bool:
 
 def _load_own(path: Path, device: str | torch.device) -> LoadedModel:
     file = path / WEIGHTS_FILE if path.is_dir() else path
-    model = load_keelback_model(path).to(device)
+    model = load_model(path).to(device)
     tensors = stored_tensors(file)
     weights = WeightFiles(file.parent, (file,), tensors, ())
     names = {name: name for name, _ in model.named_parameters() if name in tensors}
