@@ -24,8 +24,7 @@ from keelback.audit.checkpoints._mamba_ssm import from_mamba_ssm, is_mamba_ssm
 from keelback.audit.checkpoints._memory import fits_in_memory
 from keelback.audit.checkpoints._transformers import load_transformers
 from keelback.errors import InputError
-from keelback.models import WEIGHTS_FILE
-from keelback.models import load_model
+from keelback.models import WEIGHTS_FILE, load_model
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
