@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from lookalike_layers import (
+from torch import nn
+
+from keelback.audit import AuditResult, audit, find_layers, watching
+from keelback.audit._replay import TOLERANCE, Replay
+from keelback.audit.adapters import ADAPTERS, MambaAdapter
+from keelback.benchmarks.lookalike_layers import (
     INNER,
     LOOKALIKES,
     SS2D,
@@ -15,11 +20,6 @@ from lookalike_layers import (
     Mamba,
     Vim,
 )
-from torch import nn
-
-from keelback.audit import AuditResult, audit, find_layers, watching
-from keelback.audit._replay import TOLERANCE, Replay
-from keelback.audit.adapters import ADAPTERS, MambaAdapter
 from keelback.errors import InputError
 
 TOKENS = torch.randint(0, 13, (260,), generator=torch.Generator().manual_seed(1))
@@ -128,7 +128,7 @@ def replays(layer: nn.Module, x: torch.Tensor, *adapters: Any) -> list[Replay]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_lookalikes_in_other_precisions(dtype: torch.dtype) -> None:
     """In half precision, too, where rounding would hide a faint state."""
-    from lookalike_layers import FlooredStep, SteppedTwice
+    from keelback.benchmarks.lookalike_layers import FlooredStep, SteppedTwice
 
     x = torch.randn(1, 200, 16).to(dtype)
     (sound,) = replays(Mamba().to(dtype), x)
@@ -263,8 +263,7 @@ def test_what_cannot_be_run_on() -> None:
 
 
 def test_the_page_says_what_was_not_read() -> None:
-    from lookalike_layers import Euler
-
+    from keelback.benchmarks.lookalike_layers import Euler
     from keelback.report.audit import audit_outcome
 
     partly = audit_outcome(audited(language_model(Mamba(), Euler())))

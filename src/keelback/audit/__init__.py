@@ -11,6 +11,7 @@ from typing import Any
 from keelback._moved import moved
 from keelback.audit._callbacks import lightning_callback, transformers_callback
 from keelback.audit._degradation import Degradation
+from keelback.audit._findings import Finding
 from keelback.audit._input import default_length, read_features, read_input
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
@@ -22,7 +23,6 @@ from keelback.audit._recurrence import Recurrence
 from keelback.audit._result import AuditResult, PositionLoss
 from keelback.audit._run import audit
 from keelback.audit._tokens import bundled_text, load_tokenizer, read_text, read_tokens
-from keelback.audit._verdict import Finding
 from keelback.audit.checkpoints import (
     LoadedModel,
     load_any_model,

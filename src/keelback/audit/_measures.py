@@ -69,9 +69,10 @@ class LayerMeasures:
 
     @property
     def dead(self) -> Tensor:
-        """Which rates' states stay at next to nothing."""
-        peak = self.statistics.state_mean().amax(0)
-        return peak <= DEAD_SHARE_OF_MEDIAN * peak.median()
+        """Which rates' states stay at next to nothing beside the others' at the same positions."""
+        norms = self.statistics.state_mean()
+        beside = norms / norms.median(-1, keepdim=True).values
+        return torch.nan_to_num(beside).amax(0) <= DEAD_SHARE_OF_MEDIAN
 
     @property
     def settled_norm(self) -> Float[Tensor, " rates"]:

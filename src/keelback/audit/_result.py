@@ -13,13 +13,14 @@ from torch import Tensor
 
 from keelback.audit._collect import NotAudited, share_read
 from keelback.audit._degradation import Degradation
+from keelback.audit._findings import Finding
 from keelback.audit._gates import TokenName, gate_table, gate_types
 from keelback.audit._json import finite
 from keelback.audit._layers import Layer
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
-from keelback.audit._verdict import Finding, findings, in_words
+from keelback.audit._verdict import findings, in_words
 from keelback.files import replacing, write_atomically
 
 if TYPE_CHECKING:

@@ -1,54 +1,21 @@
 """The verdict in words: what was found, the evidence for it, and what to try."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from keelback.audit._channel_findings import gates, half_precision, idle_channels, memory
 from keelback.audit._collect import NotAudited, share_read
 from keelback.audit._degradation import TOLERANCE, Degradation
+from keelback.audit._findings import Finding, Severity
 from keelback.audit._layers import Layer
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
 
-Severity = Literal["problem", "warning", "good", "note"]
-
 STATE_GREW = 1.5
 """Growth of the median state norm with the length that is worth a warning."""
 STEP_SHIFTED = 0.5
 """Shift of the median step size with the length, in standard deviations, worth a warning."""
-WORTH_NAMING = 0.05
-"""Share of dead or saturated channels that is worth a warning."""
-CLOSE_TO_OVERFLOW = 8.0
-"""Headroom below which a half type is worth a warning."""
-DISAGREES = 0.95
-"""Agreement of the most likely token below which a half type is worth a warning."""
-BY_CONSTRUCTION = 0.9999
-"""Selectivity above which the step size is taken for a function of the token alone."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that an audit found: a sentence, the numbers behind it, and what to try.
-
-    Attributes:
-        measure: what was measured, in words; empty where there was nothing to measure.
-        value: of the measure; NaN where it cannot be told.
-        threshold: the value at which the severity changes; `None` where none does.
-    """
-
-    severity: Severity
-    statement: str
-    evidence: str
-    advice: str = ""
-    measure: str = ""
-    value: float = float("nan")
-    threshold: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def findings(
@@ -68,12 +35,12 @@ def findings(
         result += [
             _stability(layers, len(layers) < len(found), can_repair),
             *_states(layers, span, holds, can_repair),
-            _memory(layers, span),
-            *_idle_channels(layers),
-            *_gates(layers),
+            memory(layers, span),
+            *idle_channels(layers),
+            *gates(layers),
         ]
     result.append(_length(span, degradation, why_no_losses, can_repair))
-    result += [finding for effect in precision for finding in _precision(effect)]
+    result += [finding for effect in precision for finding in half_precision(effect)]
     besides = [m for m in missed if m.what == m.kind]
     if besides:
         listed = ", ".join(f"{m.count} {m.kind}" for m in besides)
@@ -246,22 +213,6 @@ def _repair_to(span: Span) -> str:
     return f"keelback repair MODEL --target-length {span.length}"
 
 
-def _memory(layers: Sequence[LayerMeasures], span: Span) -> Finding:
-    share = sum(layer.beyond_train_length for layer in layers) / len(layers)
-    medians = sorted(float(layer.longest_horizon.median()) for layer in layers)
-    typical = medians[len(medians) // 2]
-    return Finding(
-        "note",
-        "A typical channel never forgets."
-        if math.isinf(typical)
-        else f"A typical channel remembers {float(f'{typical:.3g}'):,.10g} tokens.",
-        f"{share:.0%} of the channels remember more than the {span.train_length} tokens of "
-        "training: how they behave at their full reach was never trained.",
-        measure="median horizon of the median layer, tokens",
-        value=typical,
-    )
-
-
 def _length(
     span: Span, degradation: Degradation | None, why_no_losses: str | None, can_repair: bool
 ) -> Finding:
@@ -308,95 +259,3 @@ def _length(
         _repair_to(span) if can_repair else "",
         **measured,
     )
-
-
-def _idle_channels(layers: Sequence[LayerMeasures]) -> list[Finding]:
-    found = []
-    for word, meaning, shares in (
-        ("dead", "their state stays at next to nothing", [_mean(x.dead) for x in layers]),
-        ("saturated", "they forget within a token", [_mean(x.saturated) for x in layers]),
-    ):
-        worst = max(range(len(layers)), key=lambda i: shares[i])
-        if shares[worst] > WORTH_NAMING:
-            found.append(
-                Finding(
-                    "warning",
-                    f"Some channels are {word}: {meaning}.",
-                    f"{sum(shares) / len(shares):.1%} overall, {shares[worst]:.1%} in "
-                    f"{layers[worst].layer.name}.",
-                    measure=f"largest share of {word} channels in a layer",
-                    value=shares[worst],
-                    threshold=WORTH_NAMING,
-                )
-            )
-    return found
-
-
-def _gates(layers: Sequence[LayerMeasures]) -> list[Finding]:
-    shares = {own.layer.name: own.statistics.gates.selectivity() for own in layers}
-    shares = {name: share for name, share in shares.items() if not math.isnan(share)}
-    told = {name: share for name, share in shares.items() if share < BY_CONSTRUCTION}
-    given = [name for name in shares if name not in told]
-    aside = (
-        f" Left out: {', '.join(given[:3])}, where the step is a function of the token alone by "
-        "construction."
-        if given
-        else ""
-    )
-    if not told:
-        return []
-    most = max(told, key=lambda name: told[name])
-    mean = sum(told.values()) / len(told)
-    return [
-        Finding(
-            "note",
-            f"The token alone explains {mean:.0%} of how far the gates open.",
-            f"Most in {most}, {told[most]:.0%}.{aside}",
-            measure="mean gate selectivity",
-            value=mean,
-        )
-    ]
-
-
-def _precision(effect: PrecisionEffect) -> list[Finding]:
-    if effect.overflow_module is not None:
-        where = "" if effect.overflow_position is None else f" at token {effect.overflow_position}"
-        return [
-            Finding(
-                "problem",
-                f"Overflows in {effect.precision}.",
-                f"The first output that is not finite is that of {effect.overflow_module}{where}.",
-                f"keep {effect.overflow_module} in float32 or run in bfloat16",
-                f"headroom in {effect.precision}",
-                effect.headroom,
-                1.0,
-            )
-        ]
-    if effect.headroom < CLOSE_TO_OVERFLOW:
-        return [
-            Finding(
-                "warning",
-                f"Close to overflow in {effect.precision}.",
-                f"The largest activation is a {effect.headroom:.1f}th of the type's largest value.",
-                "run in bfloat16",
-                f"headroom in {effect.precision}",
-                effect.headroom,
-                CLOSE_TO_OVERFLOW,
-            )
-        ]
-    if effect.agreement < DISAGREES:
-        return [
-            Finding(
-                "warning",
-                f"Predictions move in {effect.precision}.",
-                f"The most likely token changes at {1 - effect.agreement:.1%} of the positions.",
-                measure=f"agreement in {effect.precision}",
-                value=effect.agreement,
-                threshold=DISAGREES,
-            )
-        ]
-    return []
-
-
-def _mean(which: Any) -> float:
-    return float(which.double().mean())

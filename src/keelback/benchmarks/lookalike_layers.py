@@ -1,4 +1,7 @@
-"""Layers that look like Mamba: some are, some scan in more directions, some do something else."""
+"""Layers that look like Mamba: some are, some scan in more directions, some do something else.
+
+An audit must read the first two kinds and refuse the third.
+"""
 
 from typing import Any
 
@@ -6,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keelback.scan import selective_scan
+from keelback import scan
+
+
+def selective_scan(*operands: Any, **options: Any) -> Tensor:
+    """The scan's output alone."""
+    y = scan.selective_scan(*operands, **options)
+    assert isinstance(y, Tensor)
+    return y
+
 
 WIDTH, INNER, STATE, RANK = 16, 32, 4, 2
 
@@ -26,21 +37,26 @@ class Mamba(nn.Module):
         nn.init.uniform_(self.dt_proj.bias, -4.0, -1.0)
 
     def step(self, low: Tensor) -> Tensor:
+        """Step sizes."""
         return F.softplus(self.dt_proj(low))
 
     def scan(self, x: Tensor) -> Tensor:
+        """What is scanned of the convolved half of the projection."""
         u = F.silu(self.conv1d(x.mT)[..., : x.shape[1]].mT)
         low, B, C = self.x_proj(u).split([RANK, STATE, STATE], -1)
         A = -self.A_log.exp()
         return self.scanned(u, self.step(low), A, B.unsqueeze(-2), C.unsqueeze(-2))
 
     def scanned(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """The scan itself."""
         return selective_scan(u, delta, A, B, C, self.D)
 
     def gated(self, y: Tensor, z: Tensor) -> Tensor:
+        """The gate."""
         return y * F.silu(z)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """One pass."""
         x, z = self.in_proj(hidden_states).chunk(2, -1)
         return self.out_proj(self.gated(self.scan(x), z))
 
@@ -53,6 +69,7 @@ class FlooredStep(Mamba):
         nn.init.constant_(self.dt_proj.bias, -12.0)
 
     def step(self, low: Tensor) -> Tensor:
+        """Step sizes."""
         return super().step(low) + 1e-4
 
 
@@ -60,6 +77,7 @@ class SteppedTwice(Mamba):
     """One channel of many steps twice as far."""
 
     def step(self, low: Tensor) -> Tensor:
+        """Step sizes."""
         return super().step(low) * torch.ones(INNER).index_fill(0, torch.tensor([5]), 2.0)
 
 
@@ -67,6 +85,7 @@ class Euler(Mamba):
     """Decays by 1 + delta A in place of the exponential."""
 
     def scanned(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """The scan itself."""
         h, rows = torch.zeros(len(u), INNER, STATE), []
         for t in range(u.shape[1]):
             step = delta[:, t, :, None]
@@ -79,6 +98,7 @@ class Forgetful(Mamba):
     """Begins anew every 32 tokens."""
 
     def scanned(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """The scan itself."""
         reset = (torch.arange(u.shape[1]) % 32 == 0).expand(len(u), -1)
         return selective_scan(u, delta, A, B, C, self.D, reset=reset)
 
@@ -87,6 +107,7 @@ class OtherGate(Mamba):
     """Gates by a sigmoid."""
 
     def gated(self, y: Tensor, z: Tensor) -> Tensor:
+        """The gate."""
         return y * z.sigmoid()
 
 
@@ -98,6 +119,7 @@ class SecondScan(Mamba):
         self.A_slow = nn.Parameter(torch.full((INNER, STATE), -9.0))
 
     def scanned(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """The scan itself."""
         y = super().scanned(u, delta, A, B, C)
         return y + selective_scan(u, delta, -self.A_slow.exp(), B, C)
 
@@ -118,6 +140,7 @@ class OddShapes(Mamba):
         self.x_proj = nn.Linear(INNER, 1 + STATE, bias=False)
 
     def scan(self, x: Tensor) -> Tensor:
+        """What is scanned of the convolved half of the projection."""
         return self.x_proj(x)[..., :1] * x
 
 
@@ -127,7 +150,9 @@ LOOKALIKES = (FlooredStep, SteppedTwice, Euler, Forgetful, OtherGate, SecondScan
 class Vim(Mamba):
     """Vision Mamba with a second direction of its own (`v2`) or with shared parts (`v1`)."""
 
-    def __init__(self, own_parts: bool = True, backward_rate: float = 1.0, halves: bool = False):
+    def __init__(
+        self, own_parts: bool = True, backward_rate: float = 1.0, halves: bool = False
+    ) -> None:
         super().__init__()
         self.A_b_log = nn.Parameter(torch.full((INNER, STATE), backward_rate).log())
         self.if_divide_out = halves
@@ -139,6 +164,7 @@ class Vim(Mamba):
             self.D_b = nn.Parameter(torch.full((INNER,), 0.5))
 
     def backward_scan(self, x: Tensor) -> Tensor:
+        """The scan of the reversed sequence."""
         own = self.own_parts
         conv1d, x_proj, dt_proj, D = (
             (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b)
@@ -152,6 +178,7 @@ class Vim(Mamba):
         return selective_scan(u, step, A, B.unsqueeze(-2), C.unsqueeze(-2), D)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """One pass."""
         # As Vim's own code does, past the module: no hook sees the projection.
         x, z = F.linear(hidden_states, self.in_proj.weight).chunk(2, -1)
         out = self.scan(x) * F.silu(z)
@@ -179,6 +206,7 @@ class SS2D(nn.Module):
         self.out_proj = nn.Linear(INNER, WIDTH, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """One pass."""
         batch, height, width, _ = x.shape
         projected = self.in_proj(x)
         x, z = projected.chunk(2, -1) if self.gated else (projected, None)
@@ -194,6 +222,7 @@ class SS2D(nn.Module):
         return self.out_proj(normed if z is None else normed * F.silu(z))
 
     def one(self, u: Tensor, k: int) -> Tensor:
+        """One direction."""
         low, B, C = (u @ self.x_proj_weight[k].mT).split([RANK, STATE, STATE], -1)
         step = F.softplus(low @ self.dt_projs_weight[k].mT + self.dt_projs_bias[k])
         own = slice(k * INNER, (k + 1) * INNER)
@@ -211,6 +240,7 @@ class BothWays(nn.Module):
         self.mamba_rev.out_proj.weight = self.mamba_fwd.out_proj.weight
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """One pass."""
         return self.mamba_fwd(hidden_states) + self.mamba_rev(hidden_states.flip(1)).flip(1)
 
 
@@ -224,6 +254,7 @@ class LanguageModel(nn.Module):
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, vocab)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """One pass."""
         x = self.embedding(tokens)
         for layer in self.layers:
             x = x + layer(x)
@@ -240,6 +271,7 @@ class ImageModel(nn.Module):
         self.head = nn.Linear(WIDTH, 5)
 
     def forward(self, image: Tensor, bias: Any = None) -> dict[str, Tensor]:
+        """One pass."""
         x = self.patches(image).permute(0, 2, 3, 1)
         for layer in self.layers:
             x = x + layer(x)
