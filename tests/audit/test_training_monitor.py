@@ -17,7 +17,7 @@ from keelback.audit import (
     transformers_callback,
     watching,
 )
-from keelback.audit._monitor import ACTIONS, _median_slope
+from keelback.audit.monitoring._alarms import ACTIONS, median_slope
 from keelback.errors import InputError
 from keelback.models import MambaLanguageModelConfig, SelectiveSSMConfig
 
@@ -156,12 +156,12 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
         TrainingMonitor(nn.Linear(2, 2))
 
 
-def test_median_slope() -> None:
+def testmedian_slope() -> None:
     line = [(i, 2.0 * i) for i in range(5)]
-    assert _median_slope(line) == 2.0
-    assert _median_slope([*line[:4], (4, 50.0)]) == pytest.approx(2.0)
-    assert _median_slope(line[:4]) == 0.0
-    assert _median_slope([(-1, math.inf), *line]) == 2.0
+    assert median_slope(line) == 2.0
+    assert median_slope([*line[:4], (4, 50.0)]) == pytest.approx(2.0)
+    assert median_slope(line[:4]) == 0.0
+    assert median_slope([(-1, math.inf), *line]) == 2.0
 
 
 def tiny_mamba() -> Any:

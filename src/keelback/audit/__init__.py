@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 from keelback._moved import moved
-from keelback.audit._callbacks import lightning_callback, transformers_callback
 from keelback.audit._degradation import Degradation
 from keelback.audit._findings import Finding
 from keelback.audit._input import default_length, read_features, read_input
@@ -17,7 +16,6 @@ from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._model import train_length_of, unwrapped
-from keelback.audit._monitor import Action, Alarm, LayerReading, TrainingMonitor
 from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._result import AuditResult, PositionLoss
@@ -30,6 +28,16 @@ from keelback.audit.checkpoints import (
     save_repaired,
     undo_repair,
     whole_folder,
+)
+from keelback.audit.monitoring import (
+    Action,
+    Alarm,
+    LayerReading,
+    TrainingMonitor,
+    lightning_callback,
+    log_to_open_runs,
+    log_to_tensorboard,
+    transformers_callback,
 )
 from keelback.audit.repairs import METHODS, SEARCHES, Change, HeldOutLoss, Repair, repair
 
@@ -60,6 +68,8 @@ __all__ = [
     "lightning_callback",
     "load_any_model",
     "load_tokenizer",
+    "log_to_open_runs",
+    "log_to_tensorboard",
     "not_audited",
     "precision_effects",
     "read_features",

@@ -13,11 +13,13 @@ from keelback.errors import InputError
 ASSUMED_TRAIN_LENGTH = 2048
 """Training length of a model whose configuration is silent: that of the published Mambas."""
 
-_INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_forward_module")
+_INSIDE = ("_orig_mod", "_forward_module")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside what `torch.compile`, DDP, FSDP, PEFT or DeepSpeed wrapped around it.
+    """The model inside what `torch.compile`, DDP, PEFT or DeepSpeed wrapped around it.
+
+    FSDP2 wraps nothing.
 
     PEFT's adapters stay in place: they are in the layers, not around the model.
     """
