@@ -270,8 +270,10 @@ def _lower_rates(optimizers: Optimizers, schedulers: Any) -> None:
             for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= _LOWER_RATE
     for scheduler in _innermost(schedulers):
-        if hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [rate * _LOWER_RATE for rate in scheduler.base_lrs]
+        for name in ("base_lrs", "_last_lr"):  # the latter is what trainers log
+            if hasattr(scheduler, name):
+                rates = [rate * _LOWER_RATE for rate in getattr(scheduler, name)]
+                setattr(scheduler, name, rates)
 
 
 def _innermost(schedulers: Any) -> Iterator[Any]:
