@@ -149,7 +149,7 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
         TrainingMonitor(nn.Linear(2, 2))
 
 
-def testmedian_slope() -> None:
+def test_median_slope() -> None:
     line = [(i, 2.0 * i) for i in range(5)]
     assert median_slope(line) == 2.0
     assert median_slope([*line[:4], (4, 50.0)]) == pytest.approx(2.0)

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from keelback.audit._hub import why_not_there
 from keelback.audit._model import check_weights
 from keelback.audit._parameters import Parameters
 from keelback.audit.checkpoints._files import (
@@ -25,8 +25,6 @@ from keelback.audit.checkpoints._memory import fits_in_memory
 from keelback.audit.checkpoints._transformers import load_transformers
 from keelback.errors import InputError
 from keelback.models import WEIGHTS_FILE, load_model
-
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,9 @@ def load_any_model(
     That is a folder of transformers (any architecture that it knows by itself), a folder of
     mamba_ssm (`config.json` with `pytorch_model.bin` or safetensors, in shards or not), a
     checkpoint of keelback, a state dict of the reference implementation of arXiv 2502.01473, or a
-    name on the Hub. The class is that which `architectures` names. `trust_remote_code` stays off,
-    and pickles are read for their tensors alone.
+    name on the Hub, `owner/name` (what may be a mistyped path is not sent there). The class is that
+    which `architectures` names. `trust_remote_code` stays off, and pickles are read for their
+    tensors alone.
 
     Args:
         source: path or Hub name.
@@ -122,11 +121,12 @@ def load_any_model(
             loaded = _load_own(path, device)
         elif path.is_dir():
             loaded = _load_folder(path, dtype, ignore, torch.device(device), stream)
-        elif _HUB_NAME.fullmatch(str(source)):
+        else:
+            why_not = why_not_there(str(source), "config.json")
+            if why_not is not None:
+                raise InputError(f"no model at {source}: {why_not}")
             place = torch.device(device)
             loaded = _of_transformers(str(source), None, dtype, ignore, place, bool(stream))
-        else:
-            raise InputError(f"no model at {source}: no such file or folder")
     if dtype is not None and not loaded.streamed:
         loaded.model.to(dtype)
     check_weights(loaded.model)
