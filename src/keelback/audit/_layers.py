@@ -135,12 +135,16 @@ _MIXING = (
 )
 
 
+_POINTWISE = ("norm", "cache", "mlp")
+"""Of parts whose class bears the name of a model that mixes."""
+
+
 _RATES = re.compile(r"^A(_\w+)?_?logs?$")
 
 
 def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    known = any(word in name for word in _MIXING) and "norm" not in name and "cache" not in name
+    known = any(word in name for word in _MIXING) and not any(word in name for word in _POINTWISE)
     has_rates = any(_RATES.match(own) for own, _ in module.named_parameters(recurse=False))
     return (known or has_rates) and any(True for _ in module.parameters())
 

@@ -128,7 +128,8 @@ def _stability(layers: Sequence[LayerMeasures], partly: bool, can_repair: bool) 
         scope = " that was read" if partly else ""
         where = f"The spectral abscissa is at most {abscissa:.3g} ({worst.layer.name})."
         if given:
-            where = f"By construction: A is minus an exponential, whatever the weights. {where}"
+            why = " and ".join(dict.fromkeys(o.layer.adapter.decays_because for o in layers))
+            where = f"By construction: {why}, whatever the weights. {where}"
         return Finding("good", f"Stable: every state{scope} decays.", where, **measured)
     growing = [layer for layer in layers if layer.spectral_abscissa >= 0]
     factor = float(worst.decay.max())

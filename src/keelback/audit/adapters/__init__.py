@@ -14,6 +14,7 @@ from keelback.audit.adapters.delta_net import (
     Qwen3NextAdapter,
     Qwen35Adapter,
 )
+from keelback.audit.adapters.linear import GatedLinearUnitAdapter, LightningAttentionAdapter
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
 from keelback.audit.adapters.mamba2 import Mamba2Adapter
 from keelback.audit.adapters.own import MambaBlockAdapter, SelectiveSSMAdapter
@@ -32,6 +33,8 @@ ADAPTERS: list[Adapter] = [
     Qwen35Adapter(),
     OlmoHybridAdapter(),
     KimiDeltaAdapter(),
+    LightningAttentionAdapter(),
+    GatedLinearUnitAdapter(),
 ]
 """keelback's own, tried in this order, after those that `register_adapter` added."""
 
@@ -54,8 +57,10 @@ __all__ = [
     "CrossScanAdapter",
     "DeltaRuleRecurrence",
     "GatedDeltaNetAdapter",
+    "GatedLinearUnitAdapter",
     "KimiDeltaAdapter",
     "LayerCall",
+    "LightningAttentionAdapter",
     "Mamba2Adapter",
     "MambaAdapter",
     "MambaBlockAdapter",

@@ -70,6 +70,9 @@ class Adapter(ABC):
     where that is not known.
     """
 
+    decays_because: str = "A is minus an exponential"
+    """Why `always_decays` is true of a layer, in words for a verdict."""
+
     @abstractmethod
     def matches(self, module: Any) -> bool:
         """Whether `module` is a layer of this kind, told by its parts rather than its class."""

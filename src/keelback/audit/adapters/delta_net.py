@@ -144,6 +144,7 @@ class KimiDeltaAdapter(Adapter):
     kind = "kimi-delta-attention"
     watched = ("q_proj", "k_proj", "v_proj", "b_proj", "forget_gate")
     projection = "o_proj"
+    decays_because = "A is minus an exponential, or a bound below 0"
     parts = (*watched, "conv1d", "g_a_proj", "g_b_proj", "g_proj", "o_norm", "o_proj", "act")
 
     def always_decays(self, module: Any) -> bool:
