@@ -2,6 +2,7 @@
 
 import os
 import socket
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from keelback.audit import TrainingMonitor, unwrapped
 from keelback.audit._parameters import whole
+from keelback.audit.monitoring import _agreement
 from keelback.models import SelectiveSSM
 
 ACTIONS = ("warn", "clip", "rescale", "lower-rate", "stop")
@@ -120,6 +122,22 @@ def failing(rank: int) -> dict[str, Any]:
     }
 
 
+def alone(rank: int) -> dict[str, Any]:
+    """Only some processes ask the monitor, as one does that logs on the first."""
+    torch.manual_seed(0)
+    model = spread("ddp", LanguageModel())
+    tokens = torch.zeros(1, 30, dtype=torch.long)
+    _agreement._PATIENCE = timedelta(seconds=1)
+    found: dict[str, Any] = {"failures": [], "steps": []}
+    if rank == 0:
+        monitor = TrainingMonitor(model, every=1)
+        for step in range(3):
+            monitor.after_step(step, tokens)
+        found = {"failures": monitor.failures, "steps": [r.step for r in monitor.readings]}
+    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
+    return found
+
+
 def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: Any) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -129,6 +147,7 @@ def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: A
         (kind, action): training(kind, action) for kind in kinds for action in ACTIONS
     }
     found["failing"] = failing(rank)
+    found["alone"] = alone(rank)
     results[rank] = found
     dist.destroy_process_group()
 

@@ -18,7 +18,7 @@ from keelback.benchmarks.calibration_models import (
 )
 from keelback.cli import main
 
-SHORT = [*_free_rates(), *_lookalikes()]
+SHORT = [*_free_rates(0), *_lookalikes(0)]
 
 
 def test_what_is_known_without_training_is_said_right() -> None:
@@ -80,7 +80,7 @@ def test_truths_are_measured_without_the_audit(tiny_model: Any) -> None:
 def test_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def few(report: Any) -> list[Case]:
+    def few(report: Any, first_seed: int) -> list[Case]:
         return SHORT[:3]
 
     monkeypatch.setattr(bench, "cases", few)

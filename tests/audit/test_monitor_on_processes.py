@@ -53,3 +53,14 @@ def test_what_one_process_cannot_read_ends_nothing(processes: list[dict[Any, Any
         assert second.startswith("step 1: the layers could not be read on process 1: index out")
         assert own["failing"]["steps"] == [2]
         assert own["failing"]["logged"] == ([2] if rank == 0 else [])
+
+
+def test_a_process_that_does_not_ask_is_not_waited_for_in_vain(
+    processes: list[dict[Any, Any]],
+) -> None:
+    first, *others = (own["alone"] for own in processes)
+    absent = ", ".join(str(rank) for rank in range(1, len(processes)))
+    (failure,) = first["failures"]
+    assert failure.startswith(f"step 0: process {absent} did not come: the monitor must be asked")
+    assert first["steps"] == []
+    assert all(own == {"failures": [], "steps": []} for own in others)

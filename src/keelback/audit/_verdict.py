@@ -83,7 +83,10 @@ def _coverage(
             value=share,
             threshold=1.0,
         )
-    proof = f"Run again, they make what they hand on up to {max(proved):.1g}." if proved else ""
+    proof = ""
+    if proved:
+        how = f"up to {max(proved):.1g}" if max(proved) > 0 else "exactly"
+        proof = f"Run again, they make what they hand on {how}."
     if refuted:
         return Finding(
             "warning",

@@ -22,11 +22,13 @@ _STATEMENTS = {
 
 
 def calibration(
-    report: Callable[[str], None] = lambda name: None, of: Iterable[Case] | None = None
+    report: Callable[[str], None] = lambda name: None,
+    of: Iterable[Case] | None = None,
+    first_seed: int = 0,
 ) -> dict[str, Any]:
     """Audit every case; gives what was said of each, and counts for each claim."""
     audited = []
-    for case in cases(report) if of is None else of:
+    for case in cases(report, first_seed) if of is None else of:
         report(f"auditing {case.name}")
         result = audit(case.model, case.tokens, train_length=TRAINED)
         audited.append(

@@ -24,7 +24,7 @@ from keelback.models import SelectiveSSM
 
 TRAINED, LENGTH = 64, 1024
 _TRUTH_SEQUENCES = 16
-_SEEDS = range(3)
+_SEEDS = 3
 _LONG_MEMORY = 2.0**-6
 _STEPS = 300
 
@@ -55,30 +55,36 @@ class Case:
     truth: Mapping[str, bool]
 
 
-def cases(report: Callable[[str], None] = lambda name: None) -> Iterator[Case]:
-    """All of them, one after another; the trained ones take the time."""
+def cases(report: Callable[[str], None] = lambda name: None, first_seed: int = 0) -> Iterator[Case]:
+    """All of them, one after another; the trained ones take the time.
+
+    Args:
+        report: told what is begun.
+        first_seed: of three trainings of each kind, and of the random models.
+    """
     texts = _Texts()
+    seeds = range(first_seed, first_seed + _SEEDS)
     trained: dict[tuple[str, float, int], nn.Module] = {}
     for kind in ("mamba", "mamba2"):
         for scale in (1.0, _LONG_MEMORY):
-            for seed in _SEEDS:
+            for seed in seeds:
                 report(f"training {kind}, rates times {scale:g}, seed {seed}")
                 trained[kind, scale, seed] = _trained(kind, scale, seed, texts.training)
     for (kind, scale, seed), model in trained.items():
         memory = "usual" if scale == 1.0 else "long"
         yield _language_model(f"{kind}, {memory} memory, seed {seed}", "trained", model, texts)
     for kind in ("mamba", "mamba2"):
-        sound = [trained[kind, 1.0, seed] for seed in _SEEDS]
+        sound = [trained[kind, 1.0, seed] for seed in seeds]
         yield from _edited(kind, sound, texts)
-        yield from _in_few_bits(kind, [sound[0], trained[kind, _LONG_MEMORY, 0]], texts)
+        yield from _in_few_bits(kind, [sound[0], trained[kind, _LONG_MEMORY, first_seed]], texts)
         yield _language_model(
             f"{kind}, the subject changes", "change of subject", sound[1], texts, texts.turning
         )
         yield _language_model(
             f"{kind}, the script changes", "change of subject", sound[2], texts, texts.shouting
         )
-    yield from _free_rates()
-    yield from _lookalikes()
+    yield from _free_rates(first_seed)
+    yield from _lookalikes(first_seed)
 
 
 class _Texts:
@@ -253,16 +259,17 @@ class _FreeModel(nn.Module):
         return logits
 
 
-def _free_rates() -> Iterator[Case]:
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 256, LENGTH))
-    for seed, abscissa in enumerate((1e-4, 1e-3, 0.01, 0.05, 0.1, 0.3, -1e-4, -0.01, -0.05, -0.3)):
+def _free_rates(first_seed: int) -> Iterator[Case]:
+    tokens = torch.from_numpy(np.random.default_rng(first_seed).integers(0, 256, LENGTH))
+    abscissae = (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.3, -1e-4, -0.01, -0.05, -0.3)
+    for seed, abscissa in enumerate(abscissae, first_seed):
         model = _FreeModel(abscissa, seed).eval()
         truth = {"unstable": abscissa >= 0, "not read in full": False, "dead channels": False}
         yield Case(f"free rates, abscissa {abscissa:g}", "free rates", model, tokens, truth)
 
 
-def _lookalikes() -> Iterator[Case]:
-    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 13, 400))
+def _lookalikes(first_seed: int) -> Iterator[Case]:
+    tokens = torch.from_numpy(np.random.default_rng(first_seed + 1).integers(0, 13, 400))
     readable: list[Callable[[], nn.Module]] = [
         layers.Mamba,
         layers.Vim,
@@ -270,16 +277,16 @@ def _lookalikes() -> Iterator[Case]:
         layers.BothWays,
     ]
     for kind in layers.LOOKALIKES:
-        torch.manual_seed(0)
+        torch.manual_seed(first_seed)
         model = layers.LanguageModel(kind(), kind()).eval()
         yield Case(kind.__name__, "look-alike", model, tokens, {"not read in full": True})
     for kind in layers.LOOKALIKES[:4]:
-        torch.manual_seed(1)
+        torch.manual_seed(first_seed + 1)
         model = layers.LanguageModel(layers.Mamba(), kind(), layers.Mamba()).eval()
         name = f"Mamba, {kind.__name__}, Mamba"
         yield Case(name, "partly read", model, tokens, {"not read in full": True})
     for i, made in enumerate(readable):
-        torch.manual_seed(2)
+        torch.manual_seed(first_seed + 2)
         model = layers.LanguageModel(made(), made()).eval()
         name = ("Mamba", "Vim", "Vim with shared parts", "Mamba both ways")[i]
         truth = {"not read in full": False, "unstable": False}

@@ -12,6 +12,9 @@ from keelback.cli.bench import bench
 
 @bench.command()
 def calibration(
+    first_seed: Annotated[
+        int, typer.Option(min=0, max=10**6, help="The first of three seeds of the trainings.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
     json: Json = False,
 ) -> None:
@@ -19,7 +22,9 @@ def calibration(
     from keelback.benchmarks.calibration import calibration as run_calibration
     from keelback.benchmarks.calibration import summary_csv
 
-    found = run_calibration(lambda name: print(name, file=sys.stderr, flush=True))
+    found = run_calibration(
+        lambda name: print(name, file=sys.stderr, flush=True), first_seed=first_seed
+    )
     if out is not None:
         _write(out, found, summary_csv(found))
     if json:

@@ -55,8 +55,9 @@ class TrainingMonitor:
 
     Where several processes train the model (DDP, FSDP2, tensor parallelism, accelerate), each of
     them calls the monitor at every step. Their readings are put together, so that all see the same
-    alarms and act the same. Nothing that goes wrong in a reading ends the training: it is logged
-    once, and kept in `failures`.
+    alarms and act the same. Where one does not come within five minutes, there are no readings.
+    Nothing that goes wrong in a reading ends the training: it is logged once, and kept in
+    `failures`.
 
     Args:
         model: any module that `find_layers` finds state-space layers in; wrappers around it (DDP,
@@ -104,6 +105,7 @@ class TrainingMonitor:
         self._can_grow = {name: _can_grow(layer) for name, layer in self._layers.items()}
         self._log, self._agreement = log, Agreement(process_group)
         self._last_step: int | None = None
+        self._is_alone = False
 
     def after_step(
         self,
@@ -126,7 +128,7 @@ class TrainingMonitor:
                 or several.
             scheduler: of these learning rates, so that it does not raise them again; or several.
         """
-        if step % self.every or step == self._last_step:
+        if self._is_alone or step % self.every or step == self._last_step:
             return []
         self._last_step = step
         looks = self._looks_of_all(step, tokens)
@@ -147,9 +149,18 @@ class TrainingMonitor:
 
     def _looks_of_all(self, step: int, inputs: Inputs | Run | None) -> list[Look]:
         """What every process reads, put together; nothing if any of them could not."""
-        missing = "it was given no batch" if inputs is None else ""
+        absent = self._agreement.missing(step)
+        if absent:
+            self._is_alone = True
+            self._fail(
+                f"step {step}: process {', '.join(map(str, absent))} did not come: the monitor "
+                "must be asked at the same steps on every process, or be given a process_group of "
+                "one; it reads no more"
+            )
+            return []
+        no_batch = "it was given no batch" if inputs is None else ""
         # A model that is split runs on all processes or on none.
-        if self._all_could(step, self._agreement.gathered(missing)):
+        if self._all_could(step, self._agreement.gathered(no_batch)):
             every = self._agreement.gathered(self._look(step, inputs))
             looks = [one for one in every if not isinstance(one, str)]
             if self._all_could(step, [one if isinstance(one, str) else "" for one in every]):
@@ -175,7 +186,7 @@ class TrainingMonitor:
         return True
 
     def _fail(self, message: str) -> None:
-        if not self.failures and self._agreement.is_first:
+        if not self.failures and (self._is_alone or self._agreement.is_first):
             logger.warning("%s; the training goes on", message)
         self.failures.append(message)
 
