@@ -26,6 +26,7 @@ from keelback.audit._replay import (
 )
 from keelback.audit.adapters import Adapter, LayerCall, Seen, known_adapters
 from keelback.errors import InputError
+from keelback.registry import is_from_outside
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ def _pass_on(
         for recurrence in recurrences:
             recurrence.state_norms([0])  # fails where what was read does not fit together
     except Exception as error:  # a look-alike may fail anywhere in a reading that is not its own
-        if prove is None:
+        if prove is None or is_from_outside(type(reader)):
             raise
         why = f"it has the parts of {first.kind} and cannot be read so: {_reason(error)}"
         prove(directions, unread(why))
@@ -290,6 +291,8 @@ def _pass_on(
         try:
             replay = replayed(reader, module, call, recurrences)
         except Exception as error:
+            if is_from_outside(type(reader)):
+                raise
             replay = unread(f"what it hands on cannot be made of it: {_reason(error)}")
         prove(directions, replay)
 
