@@ -123,13 +123,18 @@ def row(name: str, result: AuditResult) -> dict[str, Any]:
     }
 
 
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("folder", type=Path, help="where the packages were unpacked")
+    made.add_argument("--size", type=int, default=32, help="height and width of the image")
+    result_file.add_options(made)
+    return made
+
+
 def main() -> None:
     """Audit the three models."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the packages were unpacked")
-    parser.add_argument("--size", type=int, default=32, help="height and width of the image")
-    result_file.add_options(parser)
-    given = parser.parse_args()
+    given = parser().parse_args()
     record = result_file.started(given)
     rows, layers = [], []
     for name, settings in MODELS.items():

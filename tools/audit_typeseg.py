@@ -195,13 +195,18 @@ def row(name: str, result: AuditResult) -> dict[str, Any]:
     }
 
 
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("folder", type=Path, help="where the package was unpacked")
+    made.add_argument("--length", type=int, default=1536, help="bytes of text")
+    result_file.add_options(made)
+    return made
+
+
 def main() -> None:
     """Audit it without and with the adapter."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the package was unpacked")
-    parser.add_argument("--length", type=int, default=1536, help="bytes of text")
-    result_file.add_options(parser)
-    given = parser.parse_args()
+    given = parser().parse_args()
     record = result_file.started(given)
     model = load(given.folder)
     tokens = torch.tensor(list(bundled_text().encode()[: given.length]))
