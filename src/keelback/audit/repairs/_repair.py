@@ -265,11 +265,13 @@ def _find(bench: Bench, method: str, search: str, evaluations: int | None) -> Fo
     usable = [kind for kind in kinds if able(kind, bench.layers)]
     if not usable:
         layers = f"the layers of {type(bench.model).__name__}"
-        if method == "auto":
+        others = [name for name, kind in EDIT_KINDS.items() if able(kind, bench.layers)]
+        if not others:
             reasons = sorted({layer.why_not_at_all() for layer in bench.layers})
             raise InputError(f"how {layers} forget cannot be edited: {'; '.join(reasons)}")
-        others = ", ".join(m for m in METHODS if m != method)
-        raise InputError(f"{layers} cannot be edited by {method}; other methods are {others}")
+        raise InputError(
+            f"{layers} cannot be edited by {method}; what can is {', '.join([*others, 'auto'])}"
+        )
     count = len(bench.layers)
     allowed = evaluations if evaluations is not None else _EVALUATIONS_A_LAYER * count
     bench.expect(usable, allowed if search != "shared" else 0)
