@@ -92,13 +92,6 @@ def test_the_scan_by_heads_is_that_of_mamba2(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_packed_sequences_are_refused_by_heads_too() -> None:
-    with use_in_transformers():
-        scan = transformers.models.mamba2.modeling_mamba2.mamba2_chunk_scan
-    with pytest.raises(InputError, match="seq_idx"):
-        scan(**mamba2_operands(1, 4, 1), seq_idx=torch.zeros(1, 4))
-
-
 FAMILIES = ["mamba", "falcon_mamba", "jamba", "zamba", "mamba2", "bamba"]
 
 
@@ -138,13 +131,6 @@ def test_a_prompt_and_its_continuation_generate_the_same_tokens() -> None:
     theirs = generated()
     with use_in_transformers():
         assert torch.equal(generated(), theirs)
-
-
-def test_packed_sequences_are_refused_by_the_convolution_too() -> None:
-    with use_in_transformers():
-        conv = transformers.models.mamba.modeling_mamba.causal_conv1d_fn
-    with pytest.raises(InputError, match="seq_idx"):
-        conv(torch.zeros(1, 4, 5), torch.zeros(4, 4), seq_idx=torch.zeros(1, 5))
 
 
 def test_a_version_without_the_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import typer
 from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.options import (
     DeviceOrBest,
+    Ignored,
     Json,
     ModelName,
     Text,
@@ -24,7 +25,7 @@ from keelback.device import chosen_device
 from keelback.errors import printable
 
 if TYPE_CHECKING:
-    from keelback.audit import AuditResult
+    from keelback.audit import AuditResult, LoadedModel
 
 
 @app.command()
@@ -55,6 +56,7 @@ def audit(
         Path | None,
         typer.Option(help="Folder for the report and the data; by default none; e.g. audit."),
     ] = None,
+    ignore: Ignored = None,
     json: Json = False,
 ) -> None:
     """Measure a model's state-space layers on a text, and say what was found."""
@@ -71,14 +73,15 @@ def audit(
         _require_drawable(out)
     device = chosen_device(device)
     directions = None if features is None else read_features(features)
-    loaded = load_any_model(model)
+    loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
+    say_of_loading(loaded)
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     if length is None:
         length = default_length(len(ids), train_length or train_length_of(loaded.model))
     with _folder_for(out), sweep_progress("audit") as progress:
         result = run_audit(
-            loaded.model.to(device),
+            loaded.model,
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
             train_length=train_length,
             length=length,
@@ -93,6 +96,16 @@ def audit(
         print_json(result.to_json())
     else:
         _show(result)
+
+
+def say_of_loading(loaded: "LoadedModel") -> None:
+    """On stderr: what was let pass, what transformers warned of, and where the weights are."""
+    if loaded.unused:
+        print(printable(f"not used by the model: {', '.join(loaded.unused)}"), file=sys.stderr)
+    for remark in loaded.remarks:
+        print(printable(f"transformers: {remark}"), file=sys.stderr)
+    if loaded.streamed:
+        print("larger than memory: weights are read block by block from disk", file=sys.stderr)
 
 
 def hush_transformers() -> None:
@@ -149,7 +162,7 @@ def _show(result: "AuditResult") -> None:
     table.add_column("layer", overflow="fold")
     for heading in ("kind", "abscissa", "delta", "horizon", "99 %", "growth"):
         table.add_column(heading, no_wrap=True)
-    for row in result.layers.to_dicts():
+    for row in result.layers.to_dicts() if result.measures else ():
         table.add_row(
             escape(printable(row["name"])),
             escape(printable(row["kind"])),
@@ -164,7 +177,10 @@ def _show(result: "AuditResult") -> None:
                 )
             ),
         )
-    terminal.print(table)
+    if result.measures:
+        terminal.print(table)
+    for missed in result.not_audited:
+        terminal.print(f"not audited: {escape(printable(f'{missed.what}: {missed.reason}'))}")
     advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))
     if advice:
         terminal.print("try: " + escape(printable("; ".join(advice))))

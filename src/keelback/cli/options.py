@@ -72,6 +72,14 @@ ModelName = Annotated[
     str,
     typer.Argument(help="Model: a folder, a checkpoint, or a name on the Hub; e.g. ./my-mamba."),
 ]
+Ignored = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore",
+        help="Name of a setting or tensor that the model may leave unused; none by default; may "
+        "be repeated; e.g. --ignore visual.proj.",
+    ),
+]
 Checkpoint = Annotated[
     Path,
     typer.Argument(

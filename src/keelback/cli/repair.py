@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from keelback.cli.app import app, print_json
-from keelback.cli.audit import hush_transformers
+from keelback.cli.audit import hush_transformers, say_of_loading
 from keelback.cli.options import (
     DeviceOrBest,
+    Ignored,
     Json,
     ModelName,
     Text,
@@ -58,6 +59,10 @@ def repair(
         typer.Option(min=2, help="Number of sequences at most, half of them to measure with."),
     ] = 4,
     device: DeviceOrBest = None,
+    ignore: Ignored = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write even where the repair is not worth it.")
+    ] = False,
     undo: Annotated[
         bool, typer.Option("--undo", help="Put back what an earlier repair changed.")
     ] = False,
@@ -71,18 +76,18 @@ def repair(
     require_free(out)
     device = chosen_device(device)
     if undo:
-        names = undo_repair(load_any_model(model), out)
+        names = undo_repair(model, out)
         if json:
             print_json({"undone": names, "out": str(out)})
         else:
-            print(f"put back {len(names)} parameters; written to {out}")
+            print(f"put back {len(names)} tensors; written to {out}")
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")
-    loaded = load_any_model(model)
+    loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
+    say_of_loading(loaded)
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
-    loaded.model.to(device)
     with sweep_progress("repair") as progress:
         result = run_repair(
             loaded.model,
@@ -92,13 +97,17 @@ def repair(
             method=method,
             search=search,
             evaluations=evaluations,
-            stored_as=loaded.stored_as,
+            stored_as=loaded.stored_types,
+            locked=loaded.locked,
+            force=force,
             progress=progress,
         )
     if result.method == "none":
         raise JobError(f"{result.summary} Nothing was written.")
-    save_repaired(loaded, result, out)
+    report = save_repaired(loaded, result, out)
     if json:
-        print_json({**result.to_json(), "out": str(out)})
-    else:
-        print(f"{result.summary}\nwritten to {out}")
+        print_json({**report, "out": str(out)})
+        return
+    print(f"{result.summary}\nwritten to {out}")
+    if report["left_as_they_are"]:
+        print(f"copied with their old values: {', '.join(report['left_as_they_are'])}")

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from keelback.audit import (
     AuditResult,
-    LoadedModel,
     PositionLoss,
     Repair,
     audit,
     fast_scans,
+    load_any_model,
     repair,
     require_free,
-    save_loaded,
     save_repaired,
+    whole_folder,
 )
 from keelback.data.reviews import find_reviews
 from keelback.errors import InputError, describe
@@ -274,8 +274,12 @@ def study(
     losses = train(model, config, training_text, report)
     seconds = time.monotonic() - began
     stored_as: torch.dtype = getattr(torch, config.stored_as)
-    save_loaded(LoadedModel(model, out.name, stored_as=stored_as), folders[0])
-    model.float()
+    with whole_folder(folders[0]) as folder:
+        model.to(stored_as).save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):
+            weights.chmod((folder / "config.json").stat().st_mode)
+    loaded = load_any_model(folders[0], device=device)
+    model = loaded.model
 
     arguments: dict[str, Any] = {"train_length": config.seq_len, "length": target, "name": out.name}
     before = audit(model, audited, **arguments)
@@ -284,11 +288,11 @@ def study(
         calibrating,
         target_length=target,
         train_length=config.seq_len,
-        stored_as=stored_as,
+        stored_as=loaded.stored_types,
     )
     after = audit(model, audited, **arguments)
     if mended.method != "none":
-        save_repaired(LoadedModel(model, out.name, stored_as=stored_as), mended, folders[1])
+        save_repaired(loaded, mended, folders[1])
     count = sum(p.numel() for p in model.parameters())
     return ByteLMStudy(config, count, seconds, losses, before, mended, after)
 

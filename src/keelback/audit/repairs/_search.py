@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._edits import EditableLayer, EditKind
+from keelback.audit.repairs._edits import EditableLayer, EditKind
 
 _ENOUGH_RISES = 2
 _FIRST_STEP, _LAST_STEP = 1.0, 0.25
@@ -94,5 +94,5 @@ def gradient_search(
 
 
 def able(kind: EditKind, layers: Sequence[EditableLayer]) -> bool:
-    """Whether every layer can take this kind of edit."""
-    return all(kind.edit(layer, torch.tensor(0.0)) for layer in layers)
+    """Whether any layer can take this kind of edit."""
+    return any(kind.edit(layer, torch.tensor(0.0)) for layer in layers)

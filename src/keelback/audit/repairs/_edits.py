@@ -1,14 +1,13 @@
-"""Repairs as edits of parameters: what each kind changes, and how to try one without keeping it."""
+"""Repairs as edits of parameters: what each kind changes."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from keelback.audit._layers import Layer
 
@@ -18,16 +17,43 @@ Edits = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class EditableLayer:
-    """A layer, its state matrix as it was, and the mean step size of each of its rates."""
+    """A layer, its state matrix as it was, and the mean step size of each of its rates.
+
+    `locked` names parameters of the model that must stay as they are, and why.
+    """
 
     layer: Layer
     A: Float[Tensor, "rates state"]
     step_mean: Float[Tensor, " rates"]
+    locked: Mapping[str, str] = field(default_factory=dict)
 
-    def named(self, edits: Mapping[str, Tensor] | None) -> Edits:
-        """The edits of this layer under the model's names; none if there is nothing to edit."""
-        prefix = f"{self.layer.name}." if self.layer.name else ""
-        return {prefix + name: value for name, value in (edits or {}).items()}
+    def with_rates(self, A: Float[Tensor, "rates state"]) -> Edits:
+        """The edits that make `A` the state matrix; none where the layer cannot have another."""
+        with self.layer.present():
+            return self._named(self.layer.adapter.edit_rates(self.layer.module, A))
+
+    def with_steps(self, factor: Tensor) -> Edits:
+        """The edits that make step sizes `factor` times larger; none where no weights do that."""
+        with self.layer.present():
+            return self._named(self.layer.adapter.edit_steps(self.layer.module, factor))
+
+    def _named(self, edits: Mapping[str, Tensor] | None) -> Edits:
+        """Edits under the model's names, if they are of weights that may be edited."""
+        named = {self.layer.full_name(name): value for name, value in (edits or {}).items()}
+        return {} if any(self.why_not(name) for name in named) else named
+
+    def why_not(self, name: str) -> str | None:
+        """Why the model's parameter `name` must stay as it is; `None` where it may be edited."""
+        if name in self.locked:
+            return self.locked[name]
+        return self.layer.why_not_editable(name)
+
+    def why_not_at_all(self) -> str:
+        """Why no edit of this layer's rates is possible."""
+        with self.layer.present():
+            edits = self.layer.adapter.edit_rates(self.layer.module, self.A)
+        reasons = [self.why_not(self.layer.full_name(name)) for name in edits or {}]
+        return next((r for r in reasons if r), "its rates are no weights of its own")
 
 
 class EditKind(ABC):
@@ -68,7 +94,7 @@ class DecayFloor(EditKind):
         """A is at most `-1 / (2^value mean delta)`."""
         floor = torch.exp2(-value) / layer.step_mean.unsqueeze(-1)
         A = torch.minimum(layer.A, -floor)
-        return layer.named(layer.layer.adapter.edit_rates(layer.layer.module, A))
+        return layer.with_rates(A)
 
     def shared_values(self, train_length: int, target_length: int) -> list[list[float]]:
         """Horizons from the target length down to an eighth of the training length, in octaves."""
@@ -84,7 +110,7 @@ class RateScale(EditKind):
     def edit(self, layer: EditableLayer, value: Tensor) -> Edits:
         """A times the factor."""
         A = layer.A * torch.exp2(value)
-        return layer.named(layer.layer.adapter.edit_rates(layer.layer.module, A))
+        return layer.with_rates(A)
 
     def shared_values(self, train_length: int, target_length: int) -> list[list[float]]:
         """Both ways, as far as the ratio of the lengths."""
@@ -99,7 +125,7 @@ class StepScale(EditKind):
     def edit(self, layer: EditableLayer, value: Tensor) -> Edits:
         """A and what is written times the factor."""
         factor = torch.exp2(value).to(layer.A.device)
-        return layer.named(layer.layer.adapter.edit_steps(layer.layer.module, factor))
+        return layer.with_steps(factor)
 
     def shared_values(self, train_length: int, target_length: int) -> list[list[float]]:
         """Both ways, as far as the ratio of the lengths."""
@@ -124,35 +150,5 @@ def clipped(layers: Sequence[EditableLayer], horizon: float) -> Edits:
         ceiling = -1 / (horizon * layer.step_mean.unsqueeze(-1))
         A = torch.where(layer.A >= 0, ceiling.expand_as(layer.A), layer.A)
         if not torch.equal(A, layer.A):
-            edits |= layer.named(layer.layer.adapter.edit_rates(layer.layer.module, A))
+            edits |= layer.with_rates(A)
     return edits
-
-
-@contextmanager
-def substituted(model: nn.Module, edits: Edits) -> Iterator[None]:
-    """Within the block the model has other values of some parameters, gradients included."""
-    own: list[tuple[nn.Module, str, nn.Parameter]] = []
-    try:
-        for path, value in edits.items():
-            prefix, _, name = path.rpartition(".")
-            module, parameter = model.get_submodule(prefix), model.get_parameter(path)
-            own.append((module, name, parameter))
-            module._parameters[name] = value.to(parameter.dtype)  # type: ignore[assignment]
-        yield
-    finally:
-        for module, name, parameter in own:
-            module._parameters[name] = parameter
-
-
-@torch.no_grad()
-def keep(model: nn.Module, edits: Edits, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Write edits into the model for good; gives the values that they replace.
-
-    `dtype` is the type in which the checkpoint will be stored: values are rounded to it.
-    """
-    replaced = {}
-    for path, value in edits.items():
-        parameter = model.get_parameter(path)
-        replaced[path] = parameter.detach().clone()
-        parameter.copy_(value if dtype is None else value.to(dtype))
-    return replaced
