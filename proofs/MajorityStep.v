@@ -644,3 +644,28 @@ Proof.
     apply total_ext. intros w I. destruct (population_words L d own other w I) as [Lw _].
     unfold as_sequence. rewrite !exchange_positions_nth by (rewrite Lw; easy). easy.
 Qed.
+
+(** There is such a sequence whenever the tokens fit and, where some are left over, an irrelevant
+    feature exists. *)
+Theorem majority_population_not_empty L d own other :
+  (2 <= d)%nat -> (own + other <= L)%nat -> (own + other < L -> 3 <= d)%nat ->
+  majority_population L d own other <> [].
+Proof.
+  intros d2 fit room E.
+  set (w := repeat 0%nat own ++ repeat 1%nat other ++ repeat 2%nat (L - own - other)).
+  assert (I : In w (filter (has_numbers own other) (words (seq 0 d) L))).
+  { apply filter_In. split.
+    - apply words_spec. unfold w. rewrite !app_length, !repeat_length. split; [lia|].
+      apply Forall_forall. intros a I. apply in_seq.
+      apply in_app_or in I. destruct I as [I|I]; [apply repeat_spec in I; lia|].
+      apply in_app_or in I. destruct I as [I|I]; [apply repeat_spec in I; lia|].
+      assert (0 < L - own - other)%nat.
+      { destruct (L - own - other)%nat; [easy | lia]. }
+      apply repeat_spec in I. lia.
+    - unfold has_numbers, w. rewrite !count_occ_app.
+      assert (hit : forall x n, count_occ Nat.eq_dec (repeat x n) x = n)
+        by (intros; now apply count_occ_repeat_eq).
+      rewrite !hit, !count_occ_repeat_neq by easy. rewrite !Nat.add_0_r, !Nat.add_0_l.
+      now rewrite !Nat.eqb_refl. }
+  apply (in_map as_sequence) in I. unfold majority_population in E. now rewrite E in I.
+Qed.
