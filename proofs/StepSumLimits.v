@@ -3,7 +3,7 @@
 
 From Coq Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.
-From Keelback Require Import FiniteSums StepSums.
+From Keelback Require Import FiniteSums StepSums DecayingSums.
 Open Scope R_scope.
 
 (** ** T to infinity *)
