@@ -248,6 +248,34 @@ def inside_excess(near: int, far: int, placement: tuple[int, int]) -> Fraction:
     return near_part - HALF**far * irrelevant_inside(far, j, i, i + near)
 
 
+def inside(i: int, n: int, r: int) -> bool:
+    r"""Definition inside (i n r : nat) : bool := ((i <? r) && (r <? i + n))%nat%bool."""
+    return i < r < i + n
+
+
+def far_in_near(near: int, far: int, i: int, j: int) -> int:
+    r"""Definition far_in_near (near far i j : nat) : R :=
+    indicator (inside i near j) + indicator (inside i near (j + far)).
+    """
+    return inside(i, near, j) + inside(i, near, j + far)
+
+
+def near_in_far(near: int, far: int, i: int, j: int) -> int:
+    r"""Definition near_in_far (near far i j : nat) : R :=
+    indicator (inside j far i) + indicator (inside j far (i + near)).
+    """
+    return inside(j, far, i) + inside(j, far, i + near)
+
+
+def crossing_excess(near: int, far: int, placement: tuple[int, int]) -> Fraction:
+    r"""Definition crossing_excess (near far : nat) (placement : nat * nat) : R :=
+    let (i, j) := placement in
+    (1 / 2) ^ far * near_in_far near far i j - (1 / 2) ^ near * far_in_near near far i j.
+    """
+    i, j = placement
+    return HALF**far * near_in_far(near, far, i, j) - HALF**near * far_in_near(near, far, i, j)
+
+
 def mean(values: Iterator[Real]) -> Real:
     r"""Definition mean (l : list A) (f : A -> R) : R := total f l / INR (length l)."""
     found = list(values)

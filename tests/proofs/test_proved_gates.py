@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from coq_gates import (
+    HALF,
     between,
+    crossing_excess,
     distance_weight,
     exchanged,
     gate_slope,
@@ -187,6 +189,14 @@ def test_the_locality_step_is_that_of_the_code(L: int, d: int, near: int, far: i
     step = -(a[0] - a[1]) / (8 * L * (d - 2)) * sum(inside) / len(inside)
     for k in range(2, d):
         assert moved[k].item() == pytest.approx(float(step), abs=1e-13)
+    A = Fraction(1, 5)
+    moved, _ = _step(_with_readout(A, d), population, d)
+    crossing = [crossing_excess(near, far, pair) for pair in placements(L, near, far)]
+    on_classes = A / (8 * L) * sum(crossing) / len(crossing)
+    assert near > 1 or on_classes >= 0
+    for k in (0, 1):
+        assert moved[k].item() == pytest.approx(float(on_classes), abs=1e-14)
+    assert readout_step(L, population, 0) == (HALF**near - HALF**far) / (4 * L)
 
 
 def _closing(L: int, near: int, far: int) -> int:
