@@ -45,9 +45,9 @@ check: $(VENV)/test-installed
 	$(BIN)/python tools/results_index.py --check
 
 # Has Coq check every proof in proofs/ anew. It needs no .venv; where Coq is missing it installs it by
-# apt-get if it may, and says how to get it if not. About two minutes on two cores.
+# apt-get if it may, and says how to get it if not. RECORD=1 writes what it found (needs keelback).
 prove:
-	$(PYTHON) tools/check_proofs.py --install --clean
+	$(PYTHON) tools/check_proofs.py --install --clean $(if $(RECORD),--out results/proofs/coq.json)
 
 docs: $(VENV)/docs-installed
 	$(BIN)/mkdocs build --strict

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -234,12 +235,16 @@ def main() -> None:
     if record is not None:
         from result_file import write
 
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         totals = {
             "coq": version,
             "theorems": len(checked),
             "files": len(files),
             "lines": sum(len(path.read_text().splitlines()) for path in files),
             "seconds": seconds,
+            "processor seconds": round(spent.ru_utime + spent.ru_stime),
             "jobs": given.jobs,
         }
         rests = [{"axiom": axiom, "theorems": _resting_on(axiom, checked)} for axiom in used]
