@@ -190,10 +190,41 @@ def test_where_coq_is_missing_the_script_says_how_to_get_it(
         check_proofs.require_coq(install=True)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_coq = pytest.mark.skipif(
     not shutil.which("coqc"), reason="Coq is not installed; `make prove` says how to get it"
 )
+
+
+@needs_coq
+def test_coq_itself_names_an_assumption_that_no_word_gives_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_one_file(
+        monkeypatch,
+        tmp_path,
+        "Variable cheat : 1 = 2.\n"
+        "Theorem one : 1 = 2. Proof. exact cheat. Qed.\n"
+        "Theorem two : 1 = 1. Proof. reflexivity. Qed.\n",
+    )
+    found = check_proofs.theorems()
+    check_proofs.compile_all(clean=False, jobs=1)
+    checked = check_proofs.axioms_of(found, jobs=2)
+    assert {one.theorem: one.axioms for one in checked} == {"one": ["One.cheat"], "two": []}
+    with pytest.raises(SystemExit, match=r"one in One\.v rests on One\.cheat"):
+        check_proofs.require_allowed(checked)
+
+
+@needs_coq
+def test_a_proof_that_does_not_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_one_file(monkeypatch, tmp_path, "Theorem one : 1 = 2. Proof. reflexivity. Qed.\n")
+    with pytest.raises(SystemExit, match="a proof does not hold"):
+        check_proofs.compile_all(clean=False, jobs=1)
+
+
+@pytest.mark.slow
+@needs_coq
 def test_coq_accepts_every_proof() -> None:
     script = [sys.executable, str(ROOT / "tools/check_proofs.py")]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
