@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from keelback.compiled.cuda_driver import Compilable
 from keelback.compiled.nvrtc import kernel_sources
-from keelback.scan.cuda.configuration import Configuration
 
 COMPILER = shutil.which("g++")
 # Where this is set, ThreadSanitizer watches every launch: its library must be loaded first.
@@ -30,12 +30,13 @@ def _folder() -> Path:
 class HostKernel:
     """Has the interface of `keelback.compiled.cuda_driver.Kernel`."""
 
-    def __init__(self, name: str, configuration: Configuration) -> None:
+    def __init__(self, name: str, configuration: Compilable) -> None:
         folder = _folder() / f"{name}-{hash(configuration) & 0xFFFFFFFFFFFF:x}"
         folder.mkdir()
         for file, text in kernel_sources(configuration.sources).items():
             (folder / file).write_text(text)
-        shutil.copy(Path(__file__).parent / "intrinsics.h", folder)
+        for header in Path(__file__).parent.glob("*.h"):
+            shutil.copy(header, folder)
         (folder / "configuration.h").write_text(configuration.header)
         runner = _RUNNER.format(arguments=f"{name.capitalize()}Arguments", name=name)
         (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
@@ -58,6 +59,6 @@ class HostKernel:
 
 
 @cache
-def host_kernel(name: str, configuration: Configuration, device: int | None) -> HostKernel:
+def host_kernel(name: str, configuration: Compilable, device: int | None) -> HostKernel:
     """Stands in for `keelback.compiled.cuda_driver.kernel`."""
     return HostKernel(name, configuration)

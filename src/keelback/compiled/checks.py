@@ -55,12 +55,64 @@ def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def choose_backend(backend: str | None, device: torch.device) -> str:
+def require_groups(name: str, groups: int, members: int, what: str = "channels") -> None:
+    """Raise unless the groups divide the channels, or whatever else they are of."""
+    if groups == 0 or members % groups:
+        raise InputError(
+            f"{name} has {groups} groups; their number should divide that of {what}, {members}"
+        )
+
+
+def reset_mask(
+    reset: Tensor | None,
+    cu_seqlens: Tensor | None,
+    u: Tensor,
+    batch: int,
+    length: int,
+    name: str = "u",
+) -> Tensor | None:
+    """The mask of the positions before which the state is zeroed, from either description of it.
+
+    It should be on the device of u, which errors call by `name`.
+    """
+    if reset is not None:
+        if cu_seqlens is not None:
+            raise InputError("both reset and cu_seqlens are given; one of them should be")
+        require_shape("reset", reset, (batch, length))
+        if reset.dtype != torch.bool:
+            raise InputError(f"reset has dtype {reset.dtype}; it should be torch.bool")
+        if reset.device != u.device:
+            raise InputError(
+                f"reset is on {reset.device}; it should be on {u.device}, as {name} is"
+            )
+        return reset
+    if cu_seqlens is None:
+        return None
+    require_shape("cu_seqlens", cu_seqlens, ("sequences + 1",))
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise InputError(f"cu_seqlens has dtype {cu_seqlens.dtype}; it should be int32 or int64")
+    if batch != 1:
+        raise InputError(
+            f"cu_seqlens is given for a batch of {batch}; packed sequences should form a batch of 1"
+        )
+    bounds = cu_seqlens.tolist()
+    if not bounds or bounds[0] != 0 or bounds[-1] != length or sorted(bounds) != bounds:
+        raise InputError(
+            f"cu_seqlens should rise from 0 to the length {length}; it is {bounds[:6]}"
+            + ("..." if len(bounds) > 6 else "")
+        )
+    starts = [bound for bound in bounds[1:-1] if 0 < bound < length]
+    mask = torch.zeros(1, length, dtype=torch.bool, device=u.device)
+    mask[0, starts] = True
+    return mask
+
+
+def choose_backend(backend: str | None, device: torch.device, name: str = "u") -> str:
     """The backend for a device, or the one that was asked for if it can run there."""
     if backend is None:
         return device.type if device.type in BACKENDS else "reference"
     if backend not in BACKENDS:
         raise InputError(f"backend is {backend!r}; it should be one of {', '.join(BACKENDS)}")
     if backend not in ("reference", device.type):
-        raise InputError(f"backend is {backend!r} and u is on {device}; they should agree")
+        raise InputError(f"backend is {backend!r} and {name} is on {device}; they should agree")
     return backend

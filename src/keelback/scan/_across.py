@@ -7,9 +7,10 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from keelback.compiled.checks import reset_mask
 from keelback.errors import InputError
 from keelback.scan._api import prepare
-from keelback.scan._checks import require_scan_shapes, reset_mask
+from keelback.scan._checks import require_scan_shapes
 from keelback.scan._decay import decayed
 from keelback.scan.cpu import across as _across_cpu
 from keelback.scan.cuda import across as _across_cuda

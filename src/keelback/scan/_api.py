@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.compiled.checks import choose_backend, computing_dtype
+from keelback.compiled.checks import choose_backend, computing_dtype, reset_mask
 from keelback.compiled.watchers import runs_eagerly
 from keelback.scan._checks import (
     require_scan_shapes,
     require_scan_shapes_once,
-    reset_mask,
     storing_dtype,
 )
 from keelback.scan._eager import eager_scan

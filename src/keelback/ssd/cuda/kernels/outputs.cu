@@ -1,0 +1,305 @@
+// The outputs of a chunk, all at once: a block has the heads of a subset, which share B and C, and a warp 16 steps.
+//     y_i = decay to i * h C_i + sum over j <= i of (C_i . B_j)(decay from j to i) size_j x_j,     then skip and gate,
+// h the state before the chunk. The scores C_i . B_j are the same for all heads and stay in registers.
+//
+// With kGateGradient, y is not written: z and the gradient of the gated output give the gradients of z and of y.
+#include "places.cuh"
+
+struct OutputsArguments {
+  Sizes sizes;
+  int has_start;
+  Sequences x, B, C, z;
+  Steps steps;
+  const Stored* states;  // before each chunk
+  const float* D;
+  Index D_head, D_number;
+  Sequences dy;
+  Stored *y, *dz;  // (row, time, head, head_dim)
+};
+
+constexpr int kWarps = kChunk / 16;
+constexpr int kThreads = kWarps * 32;
+constexpr int kTiles = kHeadTile / 8;
+constexpr bool kKeepC = kHalf && kPaddedStates <= 128;
+
+struct OutputsStage {
+  Tile<kChunk, kHeadTile> x;
+  Tile<kHeadTile, kPaddedStates> h;
+  float sizes[kChunk], logs[kChunk], lows[kChunk], entering[kChunk];
+};
+
+struct OutputsShared {
+  Tile<kChunk, kPaddedStates> C;
+  int firsts[kChunk];
+  OutputsStage stages[kStages - 1];
+  union {
+    OutputsStage stage;
+    Tile<kChunk, kPaddedStates> B;  // until the scores are there
+  } last;
+
+  INLINE OutputsStage& stage(int i) { return i % kStages == kStages - 1 ? last.stage : stages[i % kStages]; }
+};
+
+EXPORTED_SIZE(outputs_shared_bytes, OutputsShared)
+
+struct OutputsPlace {
+  int row, chunk, time, rows;  // steps of the chunk that are present
+  Heads heads;
+
+  INLINE OutputsPlace(const Sizes& sizes, int index)
+      : row(index / (sizes.groups * sizes.subsets) / sizes.chunks),
+        chunk(sizes.chunks - 1 - index / (sizes.groups * sizes.subsets) % sizes.chunks),
+        time(chunk * kChunk),
+        rows(least(kChunk, sizes.length - time)),
+        heads(sizes, index / sizes.subsets % sizes.groups, index % sizes.subsets) {}
+};
+
+INLINE void load_unit(OutputsStage& stage, const OutputsArguments& p, const OutputsPlace& place, int unit, bool states,
+                      int thread) {
+  const int head = unit / kHeadTiles, tile = unit % kHeadTiles;
+  const Stored* x = p.x.of(place.row, place.time, place.heads.first + head) + tile * kHeadTile;
+  copy_rows<kThreads>(stage.x, x, p.x.time, place.rows, p.sizes.head_dim - tile * kHeadTile, thread);
+  if (states) {
+    const Index slot = (Index(place.row) * p.sizes.chunks + place.chunk) * slots_of(p.sizes) + place.heads.slot(p.sizes, head);
+    copy_blocks<kThreads>(stage.h, p.states + slot * kStateNumbers + Index(tile) * kHeadTile * kPaddedStates, thread);
+  }
+  const Index steps = (Index(place.row) * p.sizes.heads + place.heads.first + head) * p.sizes.chunks * kChunk + place.time;
+  copy_floats<kThreads>(stage.sizes, p.steps.sizes + steps, thread);
+  copy_floats<kThreads>(stage.logs, p.steps.logs + steps, thread);
+  if (!kHalf) copy_floats<kThreads>(stage.lows, p.steps.lows + steps, thread);
+  copy_floats<kThreads>(stage.entering, p.steps.entering + steps, thread);
+}
+
+// Scores of 16 steps with all those before, a product (16, 16) per 16 of them.
+struct Scores {
+  float at[kWarps][2][4];
+};
+
+INLINE void find_scores(Scores& scores, const OutputsShared& shared, int rows, int lane) {
+#pragma unroll
+  for (int j = 0; j < kWarps; ++j)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) scores.at[j][i / 4][i % 4] = 0.0f;
+#pragma unroll 1
+  for (int k = 0; k < kPaddedStates / 8; k += 2) {
+    Fragment left;
+    load_left(left, shared.C, rows * 2, k, lane);
+#pragma unroll
+    for (int j = 0; j < kWarps; ++j) {
+      if (j > rows) break;
+      Fragment right;
+      load_right_transposed(right, shared.last.B, j * 2, k, lane);
+      multiply(scores.at[j], left, right);
+    }
+  }
+}
+
+// The warp's rows of C, kept in registers where there is room.
+struct KeptC {
+  Fragment at[kKeepC ? kPaddedStates / 16 : 1];
+
+  INLINE void keep(const OutputsShared& shared, int rows, int lane) {
+    if constexpr (kKeepC) {
+#pragma unroll
+      for (int k = 0; k < kPaddedStates / 16; ++k) load_left(at[k], shared.C, rows * 2, k * 2, lane);
+    }
+  }
+};
+
+INLINE void add_states(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsShared& shared, const KeptC& kept,
+                       int rows, int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int k = 0; k < kPaddedStates / 16; ++k) {
+    Fragment left;
+    if constexpr (kKeepC) left = kept.at[k];
+    else load_left(left, shared.C, rows * 2, k * 2, lane);
+#pragma unroll
+    for (int n = 0; n < kTiles / 2; ++n) {
+      Fragment right;
+      load_right_transposed(right, stage.h, n * 2, k * 2, lane);
+      multiply(y[n], left, right);
+    }
+  }
+  const float low = stage.entering[rows * 16 + seat.row], high = stage.entering[rows * 16 + seat.row + 8];
+#pragma unroll
+  for (int n = 0; n < kTiles / 2; ++n)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) y[n][i / 4][i % 4] *= i % 4 < 2 ? low : high;
+}
+
+INLINE void add_steps(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsShared& shared, const Scores& scores,
+                      int rows, int lane) {
+  const Seat seat(lane);
+  float logs[2], lows[2];
+  int firsts[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int i = rows * 16 + r * 8 + seat.row;
+    logs[r] = stage.logs[i];
+    lows[r] = kHalf ? 0.0f : stage.lows[i];
+    firsts[r] = kHasReset ? shared.firsts[i] : 0;
+  }
+#pragma unroll
+  for (int j = 0; j < kWarps; ++j) {
+    if (j > rows) break;
+    float weights[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = j * 16 + half * 8 + seat.column + e;
+        const float log = stage.logs[column], size = stage.sizes[column];
+        const float low = kHalf ? 0.0f : stage.lows[column];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float exponent = logs[r] - log;
+          if (!kHalf) exponent += lows[r] - low;
+          const float weight = scores.at[j][half][r * 2 + e] * power_of_two(exponent) * size;
+          const bool keeps = (j < rows || column <= rows * 16 + r * 8 + seat.row) && (!kHasReset || column >= firsts[r]);
+          weights[half][r * 2 + e] = keeps ? weight : 0.0f;
+        }
+      }
+    Fragment left;
+    set_left(left, weights);
+#pragma unroll
+    for (int n = 0; n < kTiles / 2; ++n) {
+      Fragment right;
+      load_right(right, stage.x, j * 2, n * 2, lane);
+      multiply(y[n], left, right);
+    }
+  }
+}
+
+INLINE void add_skip(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsArguments& p, int head, int first_column,
+                     int rows, int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int n = 0; n < kTiles / 2; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = n * 16 + half * 8 + seat.column;
+      if (first_column + column >= p.sizes.head_dim) continue;
+      const float* D = p.D + head * p.D_head + (first_column + column) * p.D_number;
+      const float low = D[0], high = D[p.D_number];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const Words x = stage.x.pair(rows * 16 + r * 8 + seat.row, column);
+        y[n][half][r * 2] += low * x.low();
+        y[n][half][r * 2 + 1] += high * x.high();
+      }
+    }
+}
+
+INLINE Pack<float, 2> read_pair(const Stored* from) {
+  Pack<float, 2> pair;
+  if constexpr (kHalf) {
+    const unsigned word = *reinterpret_cast<const unsigned*>(from);
+    pair.at[0] = widen_low(Element(), word), pair.at[1] = widen_high(Element(), word);
+  } else {
+    pair = *reinterpret_cast<const Pack<float, 2>*>(from);
+  }
+  return pair;
+}
+
+// y becomes y silu(z); or, with kGateGradient, the gradient of y, and dz that of z.
+INLINE void gate(float (&y)[kTiles / 2][2][4], float (&dz)[kTiles / 2][2][4], const OutputsArguments& p, const OutputsPlace& place,
+                 int head, int first_column, int rows, int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int step = rows * 16 + r * 8 + seat.row;
+    if (step >= place.rows) continue;
+    const Stored* z = p.z.of(place.row, place.time + step, head) + first_column;
+    const Stored* dy = kGateGradient ? p.dy.of(place.row, place.time + step, head) + first_column : nullptr;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const int column = n * 8 + seat.column;
+      if (first_column + column >= p.sizes.head_dim) continue;
+      const Pack<float, 2> gates = read_pair(z + column);
+      Pack<float, 2> gradients = {};
+      if (kGateGradient) gradients = read_pair(dy + column);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& value = y[n / 2][n % 2][r * 2 + e];
+        const float s = sigmoid(gates.at[e]), silu = gates.at[e] * s;
+        if constexpr (kGateGradient) {
+          dz[n / 2][n % 2][r * 2 + e] = gradients.at[e] * value * (s + silu * (1.0f - s));
+          value = gradients.at[e] * silu;
+        } else {
+          value *= silu;
+        }
+      }
+    }
+  }
+}
+
+INLINE void write_tile(Stored* to, const float (&y)[kTiles / 2][2][4], const OutputsArguments& p, const OutputsPlace& place,
+                       int head, int first_column, int rows, int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int step = rows * 16 + r * 8 + seat.row;
+    float low[kTiles], high[kTiles];
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) low[n] = y[n / 2][n % 2][r * 2], high[n] = y[n / 2][n % 2][r * 2 + 1];
+    const Index at = ((Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + head) * p.sizes.head_dim;
+    write_row<kTiles>(to + at + first_column, low, high, step < place.rows, p.sizes.head_dim - first_column, seat);
+  }
+}
+
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) outputs_kernel(const OutputsArguments p) {
+  SHARED_MEMORY(OutputsShared, shared);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const OutputsPlace place(p.sizes, blockIdx.x);
+  // Warps that share a scheduler have a lower and an upper part, which together are as much work for all.
+  const int rows = kWarps == 8 && warp >= 4 ? 11 - warp : warp;
+  const int units = place.heads.count * kHeadTiles;
+  const bool states = place.chunk > 0 || p.has_start;
+  const auto load = [&](int unit) {
+    if (unit < units) load_unit(shared.stage(unit), p, place, unit, states, thread);
+    close_copies();
+  };
+
+  copy_rows<kThreads>(shared.C, p.C.of(place.row, place.time, place.heads.group), p.C.time, place.rows, p.sizes.states, thread);
+  copy_rows<kThreads>(shared.last.B, p.B.of(place.row, place.time, place.heads.group), p.B.time, place.rows, p.sizes.states,
+                      thread);
+  close_copies();
+#pragma unroll
+  for (int unit = 0; unit < kStages - 1; ++unit) load(unit);
+  if constexpr (kHasReset) {
+    for (int i = thread; i < kChunk; i += kThreads) {
+      shared.firsts[i] = p.steps.firsts[Index(place.row) * p.sizes.chunks * kChunk + place.time + i];
+    }
+  }
+  wait_for_copies<kStages - 1>();
+  synchronize_block();
+  Scores scores;
+  KeptC kept;
+  find_scores(scores, shared, rows, lane);
+  kept.keep(shared, rows, lane);
+
+#pragma unroll 1
+  for (int unit = 0; unit < units; ++unit) {
+    wait_for_copies<kStages - 2>();
+    synchronize_block();
+    load(unit + kStages - 1);
+    const OutputsStage& stage = shared.stage(unit);
+    const int head = place.heads.first + unit / kHeadTiles, first_column = unit % kHeadTiles * kHeadTile;
+    float y[kTiles / 2][2][4];
+#pragma unroll
+    for (int n = 0; n < kTiles * 4; ++n) y[n / 8][n / 4 % 2][n % 4] = 0.0f;
+    if (states) add_states(y, stage, shared, kept, rows, lane);
+    add_steps(y, stage, shared, scores, rows, lane);
+    if (p.D) add_skip(y, stage, p, head, first_column, rows, lane);
+    if constexpr (kGateGradient) {
+      float dz[kTiles / 2][2][4];
+      gate(y, dz, p, place, head, first_column, rows, lane);
+      write_tile(p.dz, dz, p, place, head, first_column, rows, lane);
+    } else if constexpr (kHasZ) {
+      float none[kTiles / 2][2][4];
+      gate(y, none, p, place, head, first_column, rows, lane);
+    }
+    write_tile(p.y, y, p, place, head, first_column, rows, lane);
+  }
+}

@@ -1,0 +1,293 @@
+// The states between the chunks. A block walks through the chunks of a segment for a few heads of one row, with the
+// states in registers: it writes them down before each chunk, as the other kernels read them, and carries them on,
+//     h' = decay of the chunk * h + sum over its steps j of (decay from j to the end * size_j) x_j B_j^T.
+// The gradients of the states walk the other way by the same code: dy takes the place of x, C that of B, and the decay
+// from the chunk's start that of the one to its end; what is written is the gradient of the state after each chunk.
+//
+// Where the length is cut into segments, a first launch (`walk` zero) finds what each but the last adds, beginning with
+// zero; in the second, each begins with what those before it add up to.
+#include "places.cuh"
+
+struct Walk {
+  Sequences x;  // or dy
+  Sequences B;  // or C
+  const float* decays;  // per step, of its product: `leaving`, or `entering`
+  const float* factors;  // per step, another factor of it: `sizes`, or null
+  const float* start;    // (row, head, head_dim, state), or null for zero
+  Stored* states;        // before each chunk: (row, chunk, slot) of kStateNumbers
+  float* end;            // (row, head, head_dim, state), or null
+};
+
+struct StatesArguments {
+  Sizes sizes;
+  int segments, chunks_per_segment, first_direction, walk;  // 0 ahead, 1 back
+  Walk ahead, back;
+  const float* entering;
+  float* sums;    // (direction, segment, block of a segment, warp and what it adds)
+  float* decays;  // (direction, segment, block of a segment, head of the block)
+};
+
+constexpr int kThreads = kWarps * 32;
+constexpr int kWarpsPerHead = kWarps / kHeads;
+constexpr int kWarpsOfColumns = kWarpsPerHead / kWarpsOfRows;
+constexpr int kRowTiles = kHeadTile / kWarpsOfRows / 16;
+constexpr int kColumnTiles = kStateTile / kWarpsOfColumns / 16;
+constexpr int kStateTiles = kPaddedStates / kStateTile;
+constexpr int kStagesPerChunk = kChunk / kRows;
+static_assert(kRowTiles >= 1 && kColumnTiles >= 1 && kPaddedStates % kStateTile == 0, "a warp has whole tiles");
+
+struct StatesStage {
+  Tile<kRows, kHeadTile> x[kHeads];
+  Tile<kRows, kStateTile> B;
+  float decays[kHeads][kRows], factors[kHeads][kRows];
+  float entering[kHeads][4];  // of the chunk's last steps: the last is its decay
+};
+
+struct StatesShared {
+  StatesStage stages[kStages];
+};
+
+EXPORTED_SIZE(states_shared_bytes, StatesShared)
+
+// What a block works on, and where a warp's sums lie in it.
+struct StatesPlace {
+  bool back;
+  int direction, segment, row, block, state_tile, head_tile, group, first_head, heads, first_slot, blocks;
+  int head, head_row, state_column;
+
+  INLINE StatesPlace(const Sizes& sizes, int segments, int first_direction, int index, int warp) {
+    const int head_blocks = (sizes.heads_per_subset + kHeads - 1) / kHeads;
+    blocks = sizes.batch * sizes.groups * sizes.subsets * head_blocks * kHeadTiles * kStateTiles;
+    block = index % blocks;
+    segment = index / blocks % segments;
+    direction = index / blocks / segments;
+    back = first_direction + direction;
+    index = block;
+    state_tile = index % kStateTiles, index /= kStateTiles;
+    head_tile = index % kHeadTiles, index /= kHeadTiles;
+    const int head_block = index % head_blocks;
+    index /= head_blocks;
+    const int subset = index % sizes.subsets;
+    index /= sizes.subsets;
+    group = index % sizes.groups;
+    row = index / sizes.groups;
+    const Heads of_subset(sizes, group, subset);
+    first_head = of_subset.first + head_block * kHeads;
+    first_slot = of_subset.slot(sizes, head_block * kHeads);
+    heads = least(kHeads, of_subset.count - head_block * kHeads);
+    head = warp / kWarpsPerHead;
+    head_row = warp % kWarpsOfRows * (kHeadTile / kWarpsOfRows);
+    state_column = warp % kWarpsPerHead / kWarpsOfRows * (kStateTile / kWarpsOfColumns);
+  }
+};
+
+struct Sums {
+  float at[kRowTiles][kColumnTiles][2][4];
+
+  INLINE void scale(float factor) {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m)
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) at[m][n][i / 4][i % 4] *= factor;
+  }
+};
+
+INLINE void load_stage(StatesStage& stage, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int chunk,
+                       int part, int thread) {
+  const int time = chunk * kChunk + part * kRows, rows = p.sizes.length - time;
+  const Index padded = Index(p.sizes.chunks) * kChunk;
+#pragma unroll
+  for (int head = 0; head < kHeads; ++head) {
+    if (head >= place.heads) break;
+    const Stored* x = walk.x.of(place.row, time, place.first_head + head) + place.head_tile * kHeadTile;
+    copy_rows<kThreads>(stage.x[head], x, walk.x.time, rows, p.sizes.head_dim - place.head_tile * kHeadTile, thread);
+    const Index steps = (Index(place.row) * p.sizes.heads + place.first_head + head) * padded;
+    copy_floats<kThreads>(stage.decays[head], walk.decays + steps + time, thread);
+    if (walk.factors) copy_floats<kThreads>(stage.factors[head], walk.factors + steps + time, thread);
+    copy_floats<kThreads>(stage.entering[head], p.entering + steps + chunk * kChunk + kChunk - 4, thread);
+  }
+  const Stored* B = walk.B.of(place.row, time, place.group) + place.state_tile * kStateTile;
+  copy_rows<kThreads>(stage.B, B, walk.B.time, rows, p.sizes.states - place.state_tile * kStateTile, thread);
+}
+
+// The left factor times a number of each of its columns.
+INLINE void scale_columns(Fragment& left, const StatesStage& stage, int head, int k, bool factors, const Seat& seat) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int step = k + half * 8 + seat.column;
+    float low = stage.decays[head][step], high = stage.decays[head][step + 1];
+    if (factors) low *= stage.factors[head][step], high *= stage.factors[head][step + 1];
+#pragma unroll
+    for (int i = half * 2; i < half * 2 + 2; ++i) {
+      Words words;
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) words.plane[p] = left.at[p][i];
+      const Words scaled = split(words.low() * low, words.high() * high);
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) left.at[p][i] = scaled.plane[p];
+    }
+  }
+}
+
+INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& place, bool factors, int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int k = 0; k < kRows; k += 16) {
+    Fragment left[kRowTiles];
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      load_left_transposed(left[m], stage.x[place.head], k / 8, place.head_row / 8 + m * 2, lane);
+      scale_columns(left[m], stage, place.head, k, factors, seat);
+    }
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n) {
+      Fragment right;
+      load_right(right, stage.B, k / 8, place.state_column / 8 + n * 2, lane);
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) multiply(sums.at[m][n], left[m], right);
+    }
+  }
+}
+
+// For each pair of adjacent sums, `visit(row of the tile, column of the tile, low, high)`.
+template <typename Visit>
+INLINE void for_each_pair(Sums& sums, const StatesPlace& place, int lane, Visit visit) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m)
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          visit(place.head_row + m * 16 + i * 8 + seat.row, place.state_column + n * 16 + half * 8 + seat.column,
+                sums.at[m][n][half][i * 2], sums.at[m][n][half][i * 2 + 1]);
+        }
+}
+
+INLINE void write_states(const StatesArguments& p, const Walk& walk, const StatesPlace& place, int chunk, Sums& sums,
+                         int lane) {
+  const Index slot = (Index(place.row) * p.sizes.chunks + chunk) * slots_of(p.sizes) + place.first_slot + place.head;
+  Stored* to = walk.states + slot * kStateNumbers;
+  for_each_pair(sums, place, lane, [&](int row, int column, float low, float high) {
+    const int block_row = (place.head_tile * kHeadTile + row) / 8, block_column = (place.state_tile * kStateTile + column) / 8;
+    Stored* pair = to + (block_row * (kPaddedStates / 8) + block_column) * kBlockNumbers + row % 8 * 8 + column % 8;
+    if constexpr (kHalf) {
+      *reinterpret_cast<unsigned*>(pair) = narrow(Element(), low, high);
+    } else {
+      *reinterpret_cast<Pack<float, 2>*>(pair) = Pack<float, 2>{{low, high}};
+    }
+  });
+}
+
+// `visit(address, sum)` for the states in a plain array (row, head, head_dim, state) that are present.
+template <typename Number, typename Visit>
+INLINE void for_each_plain(Number* plain, const StatesArguments& p, const StatesPlace& place, Sums& sums, int lane,
+                           Visit visit) {
+  Number* from = plain + (Index(place.row) * p.sizes.heads + place.first_head + place.head) * p.sizes.head_dim * p.sizes.states;
+  for_each_pair(sums, place, lane, [&](int row, int column, float& low, float& high) {
+    row += place.head_tile * kHeadTile, column += place.state_tile * kStateTile;
+    if (row >= p.sizes.head_dim || column >= p.sizes.states) return;
+    visit(from + row * p.sizes.states + column, low);
+    if (column + 1 < p.sizes.states) visit(from + row * p.sizes.states + column + 1, high);
+  });
+}
+
+// What the segments before this one add up to at its start. A thread finds its own sums as it left them.
+INLINE void begin(Sums& sums, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int warp, int lane) {
+  sums.scale(0.0f);
+  if (walk.start && p.walk) {
+    for_each_plain(walk.start, p, place, sums, lane, [](const float* from, float& sum) { sum = *from; });
+  }
+}
+
+constexpr int kSumsOfThread = kRowTiles * kColumnTiles * 8;
+
+INLINE Index number_of(const StatesArguments& p, const StatesPlace& place, int segment) {
+  return (Index(place.direction) * p.segments + segment) * place.blocks + place.block;
+}
+
+INLINE Pack<float, 4>* sums_of(const StatesArguments& p, const StatesPlace& place, int segment, int warp, int lane) {
+  return reinterpret_cast<Pack<float, 4>*>(p.sums) +
+         (number_of(p, place, segment) * kWarps + warp) * (kSumsOfThread / 4) * 32 + lane;
+}
+
+INLINE void add_segments(Sums& sums, const StatesArguments& p, const StatesPlace& place, int warp, int lane) {
+  for (int segment = 0; segment < place.segment; ++segment) {
+    const float decay = p.decays[number_of(p, place, segment) * kHeads + place.head];
+    const Pack<float, 4>* from = sums_of(p, place, segment, warp, lane);
+#pragma unroll
+    for (int i = 0; i < kSumsOfThread / 4; ++i) {
+      const Pack<float, 4> four = from[i * 32];
+      float* to = &sums.at[0][0][0][0] + i * 4;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) to[j] = to[j] * decay + four.at[j];
+    }
+  }
+}
+
+INLINE void keep_segment(const Sums& sums, float decay, const StatesArguments& p, const StatesPlace& place, int warp,
+                         int lane) {
+  Pack<float, 4>* to = sums_of(p, place, place.segment, warp, lane);
+#pragma unroll
+  for (int i = 0; i < kSumsOfThread / 4; ++i) {
+    Pack<float, 4> four;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) four.at[j] = (&sums.at[0][0][0][0])[i * 4 + j];
+    to[i * 32] = four;
+  }
+  if (lane == 0 && warp % kWarpsPerHead == 0) p.decays[number_of(p, place, place.segment) * kHeads + place.head] = decay;
+}
+
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) states_kernel(const StatesArguments p) {
+  SHARED_MEMORY(StatesShared, shared);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const StatesPlace place(p.sizes, p.segments, p.first_direction, blockIdx.x, warp);
+  const Walk& walk = place.back ? p.back : p.ahead;
+  const int first = place.segment * p.chunks_per_segment;
+  const int count = least(p.chunks_per_segment, p.sizes.chunks - first);
+  if (count <= 0 || (!p.walk && place.segment + 1 == p.segments)) return;
+  const auto load = [&](int i) {
+    if (i < count * kStagesPerChunk) {
+      const int passed = first + i / kStagesPerChunk;
+      load_stage(shared.stages[i % kStages], p, walk, place, place.back ? p.sizes.chunks - 1 - passed : passed,
+                 i % kStagesPerChunk, thread);
+    }
+    close_copies();
+  };
+#pragma unroll
+  for (int i = 0; i < kStages - 1; ++i) load(i);
+
+  const bool active = place.head < place.heads;
+  Sums sums;
+  float decay = 1.0f;
+  begin(sums, p, walk, place, warp, lane);
+  if (p.walk && active) add_segments(sums, p, place, warp, lane);
+#pragma unroll 1
+  for (int i = 0; i < count * kStagesPerChunk; ++i) {
+    wait_for_copies<kStages - 2>();
+    synchronize_block();
+    load(i + kStages - 1);
+    if (!active) continue;
+    const StatesStage& stage = shared.stages[i % kStages];
+    if (i % kStagesPerChunk == 0) {
+      const int passed = first + i / kStagesPerChunk;
+      if (p.walk && (passed > 0 || walk.start)) {
+        write_states(p, walk, place, place.back ? p.sizes.chunks - 1 - passed : passed, sums, lane);
+      }
+      const float across = stage.entering[place.head][3];
+      sums.scale(across);
+      decay *= across;
+    }
+    add_steps(sums, stage, place, walk.factors, lane);
+  }
+  if (!active) return;
+  if (!p.walk) {
+    keep_segment(sums, decay, p, place, warp, lane);
+  } else if (walk.end && place.segment + 1 == p.segments) {
+    for_each_plain(walk.end, p, place, sums, lane, [](float* to, float sum) { *to = sum; });
+  }
+}

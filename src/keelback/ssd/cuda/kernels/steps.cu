@@ -1,0 +1,100 @@
+// What is known of each step before anything is multiplied: see Steps. A block has a chunk of one row; a warp takes one
+// head after another, and each lane some consecutive steps.
+#include "places.cuh"
+
+constexpr int kWarps = 8;
+constexpr int kSteps = kChunk / 32;
+// Decays below 2^-150 are zero; as logs of this size they do not spoil what is added to them.
+constexpr double kSmallestLog = -150.0;
+
+struct StepsArguments {
+  Sizes sizes;
+  const StoredStep* dt;
+  Index dt_row, dt_time, dt_head;
+  const float *A, *bias;
+  Limits limits;
+  const unsigned char* reset;
+  Index reset_row, reset_time;
+  float *step_sizes, *logs, *lows, *entering, *leaving;  // (row, head, time)
+  int* firsts;                                           // (row, time)
+};
+
+INLINE float step_size(float raw, Limits limits) {
+  const float size = kSoftplus ? softplus(raw) : raw;
+  return size < limits.low ? limits.low : size > limits.high ? limits.high : size;
+}
+
+INLINE float power(double log) { return power_of_two(static_cast<float>(log)); }
+
+KERNEL void __launch_bounds__(kWarps * 32) steps_kernel(const StepsArguments p) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row = blockIdx.x / p.sizes.chunks, chunk = blockIdx.x % p.sizes.chunks;
+  const int time = chunk * kChunk + lane * kSteps;
+
+  int firsts[kSteps];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) firsts[i] = -1;
+  int last_reset = -1;
+  if constexpr (kHasReset) {
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const bool resets = time + i < p.sizes.length && p.reset[row * p.reset_row + (time + i) * p.reset_time];
+      firsts[i] = resets ? lane * kSteps + i : i ? firsts[i - 1] : -1;
+    }
+    int before = firsts[kSteps - 1];
+#pragma unroll
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      const int other = from_lower_lane(before, lanes);
+      before = other > before ? other : before;
+    }
+    last_reset = from_lane(before, 31);
+    before = from_lower_lane(before, 1);
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) firsts[i] = firsts[i] < 0 && lane > 0 ? before : firsts[i];
+    if (warp == 0) {
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) p.firsts[Index(row) * p.sizes.chunks * kChunk + time + i] = firsts[i];
+    }
+  }
+
+  for (int head = warp; head < p.sizes.heads; head += kWarps) {
+    const float bias = p.bias ? p.bias[head] : 0.0f;
+    const double rate = p.A[head] * kLog2OfE;
+    float sizes[kSteps];
+    double logs[kSteps];
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      sizes[i] = 0.0f;
+      if (time + i < p.sizes.length) {
+        const StoredStep* dt = p.dt + row * p.dt_row + (time + i) * p.dt_time + head * p.dt_head;
+        sizes[i] = step_size(widen(*dt) + bias, p.limits);
+      }
+      const double log = sizes[i] * rate;
+      logs[i] = (log < kSmallestLog ? kSmallestLog : log) + (i ? logs[i - 1] : 0.0);
+    }
+    double before = logs[kSteps - 1];
+#pragma unroll
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      const double other = from_lower_lane(before, lanes);
+      before += lane >= lanes ? other : 0.0;
+    }
+    const double total = from_lane(before, 31);
+    before = from_lower_lane(before, 1);
+    Pack<float, kSteps> step_sizes, highs, lows, entering, leaving;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const double log = logs[i] + (lane ? before : 0.0);
+      step_sizes.at[i] = sizes[i];
+      highs.at[i] = static_cast<float>(log);
+      lows.at[i] = static_cast<float>(log - highs.at[i]);
+      entering.at[i] = firsts[i] < 0 ? power(log) : 0.0f;
+      leaving.at[i] = lane * kSteps + i >= last_reset ? power(total - log) : 0.0f;
+    }
+    const Index at = ((Index(row) * p.sizes.heads + head) * p.sizes.chunks * kChunk + time) / kSteps;
+    reinterpret_cast<Pack<float, kSteps>*>(p.step_sizes)[at] = step_sizes;
+    reinterpret_cast<Pack<float, kSteps>*>(p.logs)[at] = highs;
+    if (!kHalf) reinterpret_cast<Pack<float, kSteps>*>(p.lows)[at] = lows;
+    reinterpret_cast<Pack<float, kSteps>*>(p.entering)[at] = entering;
+    reinterpret_cast<Pack<float, kSteps>*>(p.leaving)[at] = leaving;
+  }
+}

@@ -1,0 +1,124 @@
+"""The launches that forward and backward passes share: the steps, and the states between chunks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from keelback.compiled.cuda_driver import kernel
+from keelback.compiled.cuda_operands import address, packed_arguments
+from keelback.ssd.cuda.configuration import StepsConfiguration
+from keelback.ssd.cuda.operands import Operands, limits, sequences, strided
+from keelback.ssd.cuda.plan import Cut, StatesPlan
+
+THREADS_OF_WARP = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """`Steps` of places.cuh: (row, head, time) and, for the resets, (row, time)."""
+
+    sizes: Tensor
+    logs: Tensor
+    lows: Tensor | None
+    entering: Tensor
+    leaving: Tensor
+    firsts: Tensor | None
+
+    @property
+    def fields(self) -> tuple[int, ...]:
+        """The addresses, in the order of the structure."""
+        every = (self.sizes, self.logs, self.lows, self.entering, self.leaving, self.firsts)
+        return tuple(map(address, every))
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """`Walk` of states.cu: one direction through the chunks."""
+
+    x: Tensor
+    B: Tensor
+    decays: Tensor
+    factors: Tensor | None
+    start: Tensor | None
+    states: Tensor
+    end: Tensor | None
+
+    @property
+    def fields(self) -> tuple[int, ...]:
+        """The structure."""
+        pointers = (self.decays, self.factors, self.start, self.states, self.end)
+        return (*sequences(self.x), *sequences(self.B), *map(address, pointers))
+
+
+def find_steps(given: Operands, cut: Cut, configuration: StepsConfiguration) -> Steps:
+    """Step sizes and decays of every step; steps.cu says more."""
+    shape = given.shape
+    padded = cut.chunks * cut.chunk
+    precise = given.x.dtype == torch.float32
+    arrays = given.A.new_empty(
+        4 + precise, shape.batch, shape.heads, padded, dtype=torch.float32
+    ).unbind(0)
+    firsts = None
+    if given.reset is not None:
+        firsts = torch.empty(shape.batch, padded, dtype=torch.int32, device=given.device)
+    lows = arrays[4] if precise else None
+    steps = Steps(arrays[0], arrays[1], lows, arrays[2], arrays[3], firsts)
+    arguments = packed_arguments(
+        cut.sizes(),
+        dt=strided(given.dt, 3),
+        A=address(given.A),
+        bias=address(given.dt_bias),
+        limits=limits(given.dt_limit),
+        reset=strided(given.reset, 2),
+        steps=steps.fields,
+    )
+    kernel("steps", configuration, given.device.index).launch(
+        shape.batch * cut.chunks, configuration.threads, arguments
+    )
+    return steps
+
+
+def states_buffer(given: Operands, cut: Cut, plan: StatesPlan) -> Tensor:
+    """Room for the states between the chunks, in one direction, of a launch."""
+    numbers = plan.configuration.tiles.state_numbers
+    return given.x.new_empty(given.shape.batch, cut.chunks, cut.slots, numbers)
+
+
+def find_states(
+    given: Operands,
+    cut: Cut,
+    plan: StatesPlan,
+    launch: int,
+    steps: Steps,
+    ahead: Walk | None,
+    back: Walk | None,
+) -> None:
+    """The states before each chunk, and the gradients of those after; states.cu says more."""
+    walks = [walk for walk in (ahead, back) if walk is not None]
+    configuration = plan.configuration
+    blocks = plan.blocks_of_segment(cut, launch)
+    sums = decays = None
+    if plan.segments > 1:
+        of_block = configuration.warps * THREADS_OF_WARP * _sums_of_thread(plan)
+        new = given.A.new_empty
+        sums = new(len(walks), plan.segments, blocks, of_block, dtype=torch.float32)
+        decays = new(len(walks), plan.segments, blocks, configuration.heads, dtype=torch.float32)
+    for walk in range(2) if plan.segments > 1 else (1,):
+        arguments = packed_arguments(
+            (*cut.sizes(launch), plan.segments, plan.chunks_per_segment, ahead is None, walk),
+            ahead=walks[0].fields,
+            back=walks[-1].fields,
+            entering=address(steps.entering),
+            sums=address(sums),
+            decays=address(decays),
+        )
+        kernel("states", configuration, given.device.index).launch(
+            len(walks) * plan.segments * blocks, configuration.threads, arguments
+        )
+
+
+def _sums_of_thread(plan: StatesPlan) -> int:
+    configuration = plan.configuration
+    numbers = configuration.heads * configuration.tiles.head_tile * configuration.state_tile
+    return numbers // (configuration.warps * THREADS_OF_WARP)

@@ -1,0 +1,276 @@
+"""How a scan by heads is cut: chunks and tiles, heads over blocks, and the length over segments."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from keelback.errors import JobError
+from keelback.ssd.cuda.configuration import (
+    BLOCK_OF_TILE,
+    GradientsConfiguration,
+    OutputsConfiguration,
+    StatesConfiguration,
+    StepsConfiguration,
+    Tiles,
+)
+from keelback.ssd.cuda.operands import Shape
+
+#: Numbers of a head, and states, that a block works on at a time.
+HEAD_TILE = 64
+STATE_TILE = 128
+#: Steps of a chunk; of the backward pass, whose blocks also hold the gradients of B and C.
+FORWARD_CHUNK = 128
+BACKWARD_CHUNK = 64
+#: Work of a block of `outputs.cu`, `gradients.cu` before its first head, in heads.
+OUTPUTS_PROLOGUE = 1.5
+GRADIENTS_PROLOGUE = 2.0
+
+
+@dataclass(frozen=True)
+class Traits:
+    """All that a plan depends on beside the sizes."""
+
+    dtype: torch.dtype
+    step_dtype: torch.dtype
+    planes: int
+    softplus: bool
+    has_reset: bool
+    has_z: bool
+    skip_per_number: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a plan needs to know of a GPU."""
+
+    processors: int
+    shared_bytes: int  # of a block, at most
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A group's heads in subsets of `heads` each, `subsets` of them per launch and `launches`."""
+
+    shape: Shape
+    chunk: int
+    heads: int
+    subsets: int = 1
+    launches: int = 1
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of the length."""
+        return -(-self.shape.length // self.chunk)
+
+    @property
+    def slots(self) -> int:
+        """Heads of a launch, some of which may be absent."""
+        return self.shape.groups * self.subsets * self.heads
+
+    def subsets_of(self, launch: int) -> int:
+        """Subsets of a launch: the last one may have fewer."""
+        all_ = -(-self.shape.heads_per_group // self.heads)
+        return min(self.subsets, all_ - launch * self.subsets)
+
+    def sizes(self, launch: int = 0) -> tuple[int, ...]:
+        """`Sizes` of places.cuh."""
+        shape = self.shape
+        return (
+            shape.batch,
+            shape.length,
+            shape.heads,
+            shape.groups,
+            self.chunks,
+            shape.head_dim,
+            shape.states,
+            shape.heads_per_group,
+            self.heads,
+            self.subsets_of(launch),
+            launch * self.subsets,
+        )
+
+    def blocks(self, launch: int = 0) -> int:
+        """Blocks that have a chunk of a subset each."""
+        shape = self.shape
+        return shape.batch * self.chunks * shape.groups * self.subsets_of(launch)
+
+
+@dataclass(frozen=True)
+class StatesPlan:
+    """The walk through the states: how many segments, of how many chunks."""
+
+    configuration: StatesConfiguration
+    segments: int
+    chunks_per_segment: int
+
+    def blocks_of_segment(self, cut: Cut, launch: int = 0) -> int:
+        """Blocks that walk through a segment, in one direction."""
+        configuration, shape = self.configuration, cut.shape
+        tiles = configuration.tiles
+        per_subset = -(-cut.heads // configuration.heads)
+        state_tiles = tiles.padded_states // configuration.state_tile
+        subsets = shape.batch * shape.groups * cut.subsets_of(launch)
+        return subsets * per_subset * tiles.head_tiles * state_tiles
+
+
+@dataclass(frozen=True)
+class ForwardPlan:
+    """The launches of a forward pass."""
+
+    cut: Cut
+    steps: StepsConfiguration
+    states: StatesPlan
+    outputs: OutputsConfiguration
+
+
+@dataclass(frozen=True)
+class BackwardPlan:
+    """The launches of a backward pass; `gate` where there is one to go through first."""
+
+    cut: Cut
+    steps: StepsConfiguration
+    states: StatesPlan
+    gate: OutputsConfiguration | None
+    gradients: GradientsConfiguration
+
+
+def tiles_of(shape: Shape, dtype: torch.dtype, planes: int, chunk: int, split: int = 1) -> Tiles:
+    """Tiles of equal size, in which warps that split a tile have equal parts."""
+    unit = BLOCK_OF_TILE * split
+    head_tiles = -(-shape.head_dim // HEAD_TILE)
+    state_tiles = -(-shape.states // STATE_TILE)
+    head_tile = -(-shape.head_dim // (head_tiles * unit)) * unit
+    state_unit = max(unit // state_tiles, BLOCK_OF_TILE)
+    state_tile = -(-shape.states // (state_tiles * state_unit)) * state_unit
+    return Tiles(dtype, chunk, head_tile, head_tiles, state_tiles * state_tile, planes)
+
+
+def _first_fitting(configurations: list, card: Card, what: str):  # type: ignore[no-untyped-def,type-arg]
+    for configuration in configurations:
+        if configuration.shared_bytes <= card.shared_bytes:
+            return configuration
+    raise JobError(f"a block of this GPU has too little shared memory for {what}")
+
+
+def states_configuration(tiles: Tiles, heads_per_group: int, card: Card) -> StatesConfiguration:
+    """Two heads to a block where there are as many, four warps to each where its tile has room."""
+    heads = min(2, heads_per_group)
+    state_tile = min(tiles.padded_states, STATE_TILE)
+    if tiles.padded_states % state_tile:
+        state_tile = tiles.padded_states // 2
+    of_rows = 2 if tiles.head_tile % 32 == 0 else 1
+    of_columns = 2 if state_tile % 32 == 0 else 1
+    rows = [(tiles.chunk, 3), (min(tiles.chunk, 64), 3), (64, 2), (32, 3), (32, 2), (16, 2)]
+    return _first_fitting(
+        [
+            StatesConfiguration(
+                tiles, row, heads, state_tile, heads * of_rows * of_columns, of_rows, stages
+            )
+            for row, stages in rows
+            if row <= tiles.chunk
+        ],
+        card,
+        "the states of a head",
+    )
+
+
+def outputs_configuration(
+    tiles: Tiles, traits: Traits, card: Card, gate_gradient: bool
+) -> OutputsConfiguration:
+    """As many stages as there is room for."""
+    return _first_fitting(
+        [
+            OutputsConfiguration(tiles, stages, traits.has_z, gate_gradient, traits.has_reset)
+            for stages in (4, 3, 2)
+        ],
+        card,
+        "a chunk",
+    )
+
+
+def heads_of_subset(blocks: int, heads: int, resident: int, prologue: float) -> int:
+    """Heads to a block, so that full waves of blocks do little work before their first head."""
+
+    def cost(subset: int) -> float:
+        waves = -(-blocks * -(-heads // subset) // resident)
+        return waves * (subset + prologue)
+
+    return min(range(heads, 0, -1), key=cost)
+
+
+def segments_of(blocks: int, chunks: int, resident: int) -> tuple[int, int]:
+    """Segments of the length, and chunks of a segment: more than one where few blocks would walk."""
+
+    def cost(segments: int) -> float:
+        waves = -(-blocks * segments // resident)
+        return waves * -(-chunks // segments) * (1.0 if segments == 1 else 2.0 + 0.02 * segments)
+
+    segments = min(range(1, min(chunks // 4, 32) + 1), key=cost, default=1)
+    length = -(-chunks // segments)
+    return -(-chunks // length), length
+
+
+def states_plan(cut: Cut, configuration: StatesConfiguration, directions: int, card: Card) -> StatesPlan:
+    """A walk through all chunks by as many blocks as the card has room for."""
+    whole = StatesPlan(configuration, 1, cut.chunks)
+    resident = card.processors * configuration.blocks_per_processor
+    blocks = whole.blocks_of_segment(cut) * directions
+    return StatesPlan(configuration, *segments_of(blocks, cut.chunks, resident))
+
+
+@cache
+def forward_plan(shape: Shape, traits: Traits, card: Card) -> ForwardPlan:
+    """The launches of a forward pass."""
+    chunks = [FORWARD_CHUNK, 64, 32] if traits.planes == 1 else [64, 32]
+    for chunk in chunks:
+        tiles = tiles_of(shape, traits.dtype, traits.planes, chunk)
+        try:
+            outputs = outputs_configuration(tiles, traits, card, gate_gradient=False)
+            break
+        except JobError:
+            if chunk == chunks[-1]:
+                raise
+    blocks = shape.batch * -(-shape.length // chunk) * shape.groups
+    resident = card.processors * outputs.blocks_per_processor
+    heads = heads_of_subset(blocks, shape.heads_per_group, resident, OUTPUTS_PROLOGUE)
+    cut = Cut(shape, chunk, heads, -(-shape.heads_per_group // heads))
+    states = states_configuration(tiles, shape.heads_per_group, card)
+    return ForwardPlan(
+        cut,
+        StepsConfiguration(tiles, traits.step_dtype, traits.softplus, traits.has_reset),
+        states_plan(cut, states, 1, card),
+        outputs,
+    )
+
+
+def gradients_configuration(shape: Shape, traits: Traits, card: Card) -> GradientsConfiguration:
+    """Two warps share 16 steps, in as long chunks as there is room for."""
+
+    def of(chunk: int, split: int, stages: int) -> GradientsConfiguration:
+        tiles = tiles_of(shape, traits.dtype, traits.planes, chunk, split)
+        flags = (traits.softplus, traits.has_reset, traits.skip_per_number)
+        return GradientsConfiguration(tiles, traits.step_dtype, split, stages, *flags)
+
+    ways = [(BACKWARD_CHUNK, 2, 2), (BACKWARD_CHUNK, 2, 1), (32, 2, 2), (32, 2, 1)]
+    return _first_fitting([of(*way) for way in ways], card, "the gradients of a chunk")
+
+
+@cache
+def backward_plan(shape: Shape, traits: Traits, card: Card) -> BackwardPlan:
+    """The launches of a backward pass."""
+    gradients = gradients_configuration(shape, traits, card)
+    tiles = gradients.tiles
+    blocks = shape.batch * -(-shape.length // tiles.chunk) * shape.groups
+    resident = card.processors * gradients.blocks_per_processor
+    heads = heads_of_subset(blocks, shape.heads_per_group, resident, GRADIENTS_PROLOGUE)
+    cut = Cut(shape, tiles.chunk, heads, -(-shape.heads_per_group // heads))
+    gate = outputs_configuration(tiles, traits, card, gate_gradient=True) if traits.has_z else None
+    states = states_configuration(tiles, shape.heads_per_group, card)
+    return BackwardPlan(
+        cut,
+        StepsConfiguration(tiles, traits.step_dtype, traits.softplus, traits.has_reset),
+        states_plan(cut, states, 2, card),
+        gate,
+        gradients,
+    )
