@@ -106,7 +106,7 @@ def find_states(
         decays = new(len(walks), plan.segments, blocks, configuration.heads, dtype=torch.float32)
     for walk in range(2) if plan.segments > 1 else (1,):
         arguments = packed_arguments(
-            (*cut.sizes(launch), plan.segments, plan.chunks_per_segment, ahead is None, walk),
+            (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None, walk),
             ahead=walks[0].fields,
             back=walks[-1].fields,
             entering=address(steps.entering),

@@ -1,7 +1,9 @@
 """How a scan by heads is cut: chunks and tiles, heads over blocks, and the length over segments."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -87,8 +89,13 @@ class Cut:
             shape.heads_per_group,
             self.heads,
             self.subsets_of(launch),
-            launch * self.subsets,
+            launch * self.subsets * self.heads,
         )
+
+    def joined(self, launch: int = 0) -> tuple[int, ...]:
+        """`Sizes` for kernels that need no subsets: those of a launch are one."""
+        *sizes, heads, subsets, first = self.sizes(launch)
+        return (*sizes, heads * subsets, 1, first)
 
     def blocks(self, launch: int = 0) -> int:
         """Blocks that have a chunk of a subset each."""
@@ -108,10 +115,9 @@ class StatesPlan:
         """Blocks that walk through a segment, in one direction."""
         configuration, shape = self.configuration, cut.shape
         tiles = configuration.tiles
-        per_subset = -(-cut.heads // configuration.heads)
+        per_group = -(-cut.heads * cut.subsets_of(launch) // configuration.heads)
         state_tiles = tiles.padded_states // configuration.state_tile
-        subsets = shape.batch * shape.groups * cut.subsets_of(launch)
-        return subsets * per_subset * tiles.head_tiles * state_tiles
+        return shape.batch * shape.groups * per_group * tiles.head_tiles * state_tiles
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,17 @@ class BackwardPlan:
     gradients: GradientsConfiguration
 
 
-def tiles_of(shape: Shape, dtype: torch.dtype, planes: int, chunk: int, split: int = 1) -> Tiles:
+def tiles_of(
+    shape: Shape,
+    dtype: torch.dtype,
+    planes: int,
+    chunk: int,
+    split: int = 1,
+    head_tile: int = HEAD_TILE,
+) -> Tiles:
     """Tiles of equal size, in which warps that split a tile have equal parts."""
     unit = BLOCK_OF_TILE * split
-    head_tiles = -(-shape.head_dim // HEAD_TILE)
+    head_tiles = -(-shape.head_dim // max(head_tile, unit))
     state_tiles = -(-shape.states // STATE_TILE)
     head_tile = -(-shape.head_dim // (head_tiles * unit)) * unit
     state_unit = max(unit // state_tiles, BLOCK_OF_TILE)
@@ -146,8 +159,16 @@ def tiles_of(shape: Shape, dtype: torch.dtype, planes: int, chunk: int, split: i
     return Tiles(dtype, chunk, head_tile, head_tiles, state_tiles * state_tile, planes)
 
 
-def _first_fitting(configurations: list, card: Card, what: str):  # type: ignore[no-untyped-def,type-arg]
-    for configuration in configurations:
+Configuration = TypeVar("Configuration", bound="_HasSharedBytes")
+
+
+class _HasSharedBytes(Protocol):
+    @property
+    def shared_bytes(self) -> int: ...
+
+
+def _first_fitting(ways: Iterable[Configuration], card: Card, what: str) -> Configuration:
+    for configuration in ways:
         if configuration.shared_bytes <= card.shared_bytes:
             return configuration
     raise JobError(f"a block of this GPU has too little shared memory for {what}")
@@ -175,18 +196,31 @@ def states_configuration(tiles: Tiles, heads_per_group: int, card: Card) -> Stat
     )
 
 
-def outputs_configuration(
-    tiles: Tiles, traits: Traits, card: Card, gate_gradient: bool
-) -> OutputsConfiguration:
-    """As many stages as there is room for."""
+def outputs_configuration(shape: Shape, traits: Traits, card: Card) -> OutputsConfiguration:
+    """As many stages as there is room for, in as long chunks."""
     return _first_fitting(
         [
-            OutputsConfiguration(tiles, stages, traits.has_z, gate_gradient, traits.has_reset)
+            OutputsConfiguration(
+                tiles_of(shape, traits.dtype, traits.planes, chunk, head_tile=head_tile),
+                stages,
+                traits.has_z,
+                False,
+                traits.has_reset,
+            )
+            for chunk, head_tile in ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
             for stages in (4, 3, 2)
         ],
         card,
         "a chunk",
     )
+
+
+def gate_configuration(tiles: Tiles, traits: Traits, card: Card) -> OutputsConfiguration | None:
+    """For the way back through the gate, in the tiles of the gradients."""
+    if not traits.has_z:
+        return None
+    ways = [OutputsConfiguration(tiles, n, True, True, traits.has_reset) for n in (4, 3, 2)]
+    return _first_fitting(ways, card, "a chunk")
 
 
 def heads_of_subset(blocks: int, heads: int, resident: int, prologue: float) -> int:
@@ -222,19 +256,12 @@ def states_plan(cut: Cut, configuration: StatesConfiguration, directions: int, c
 @cache
 def forward_plan(shape: Shape, traits: Traits, card: Card) -> ForwardPlan:
     """The launches of a forward pass."""
-    chunks = [FORWARD_CHUNK, 64, 32] if traits.planes == 1 else [64, 32]
-    for chunk in chunks:
-        tiles = tiles_of(shape, traits.dtype, traits.planes, chunk)
-        try:
-            outputs = outputs_configuration(tiles, traits, card, gate_gradient=False)
-            break
-        except JobError:
-            if chunk == chunks[-1]:
-                raise
-    blocks = shape.batch * -(-shape.length // chunk) * shape.groups
+    outputs = outputs_configuration(shape, traits, card)
+    tiles = outputs.tiles
+    blocks = shape.batch * -(-shape.length // tiles.chunk) * shape.groups
     resident = card.processors * outputs.blocks_per_processor
     heads = heads_of_subset(blocks, shape.heads_per_group, resident, OUTPUTS_PROLOGUE)
-    cut = Cut(shape, chunk, heads, -(-shape.heads_per_group // heads))
+    cut = Cut(shape, tiles.chunk, heads, -(-shape.heads_per_group // heads))
     states = states_configuration(tiles, shape.heads_per_group, card)
     return ForwardPlan(
         cut,
@@ -247,13 +274,14 @@ def forward_plan(shape: Shape, traits: Traits, card: Card) -> ForwardPlan:
 def gradients_configuration(shape: Shape, traits: Traits, card: Card) -> GradientsConfiguration:
     """Two warps share 16 steps, in as long chunks as there is room for."""
 
-    def of(chunk: int, split: int, stages: int) -> GradientsConfiguration:
-        tiles = tiles_of(shape, traits.dtype, traits.planes, chunk, split)
+    def of(chunk: int, head_tile: int, stages: int, split: int) -> GradientsConfiguration:
+        tiles = tiles_of(shape, traits.dtype, traits.planes, chunk, split, head_tile)
         flags = (traits.softplus, traits.has_reset, traits.skip_per_number)
         return GradientsConfiguration(tiles, traits.step_dtype, split, stages, *flags)
 
-    ways = [(BACKWARD_CHUNK, 2, 2), (BACKWARD_CHUNK, 2, 1), (32, 2, 2), (32, 2, 1)]
-    return _first_fitting([of(*way) for way in ways], card, "the gradients of a chunk")
+    sizes = ((BACKWARD_CHUNK, HEAD_TILE), (BACKWARD_CHUNK, 32), (32, 32))
+    ways = [of(*size, stages, 2) for size in sizes for stages in (2, 1)]
+    return _first_fitting(ways, card, "the gradients of a chunk")
 
 
 @cache
@@ -265,12 +293,11 @@ def backward_plan(shape: Shape, traits: Traits, card: Card) -> BackwardPlan:
     resident = card.processors * gradients.blocks_per_processor
     heads = heads_of_subset(blocks, shape.heads_per_group, resident, GRADIENTS_PROLOGUE)
     cut = Cut(shape, tiles.chunk, heads, -(-shape.heads_per_group // heads))
-    gate = outputs_configuration(tiles, traits, card, gate_gradient=True) if traits.has_z else None
     states = states_configuration(tiles, shape.heads_per_group, card)
     return BackwardPlan(
         cut,
         StepsConfiguration(tiles, traits.step_dtype, traits.softplus, traits.has_reset),
         states_plan(cut, states, 2, card),
-        gate,
+        gate_configuration(tiles, traits, card),
         gradients,
     )

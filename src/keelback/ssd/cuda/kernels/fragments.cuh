@@ -17,15 +17,15 @@ struct Words {
   unsigned plane[kPlanes];
 
   INLINE float low() const {
-    float sum = 0.0f;
+    float sum = widen_low(Element(), plane[kPlanes - 1]);
 #pragma unroll
-    for (int p = kPlanes - 1; p >= 0; --p) sum += widen_low(Element(), plane[p]);
+    for (int p = kPlanes - 2; p >= 0; --p) sum += widen_low(Element(), plane[p]);
     return sum;
   }
   INLINE float high() const {
-    float sum = 0.0f;
+    float sum = widen_high(Element(), plane[kPlanes - 1]);
 #pragma unroll
-    for (int p = kPlanes - 1; p >= 0; --p) sum += widen_high(Element(), plane[p]);
+    for (int p = kPlanes - 2; p >= 0; --p) sum += widen_high(Element(), plane[p]);
     return sum;
   }
 };

@@ -136,7 +136,8 @@ struct RowPair {
   float at[2];
 
   INLINE void add_dot(const float (&sums)[2][4], int half, const Words& x, int r) {
-    at[r] += sums[half][r * 2] * x.low() + sums[half][r * 2 + 1] * x.high();
+    at[r] += sums[half][r * 2] * x.low();
+    at[r] += sums[half][r * 2 + 1] * x.high();
   }
 };
 

@@ -3,10 +3,10 @@
 
 #include "fragments.cuh"
 
-// The launch covers `subsets` of the `heads_per_subset` heads into which a group's heads fall, from `first_subset` on.
+// The launch covers `subsets` of `heads_per_subset` heads of each group, from the group's head `first_head` on.
 struct Sizes {
   int batch, length, heads, groups, chunks, head_dim, states;
-  int heads_per_group, heads_per_subset, subsets, first_subset;
+  int heads_per_group, heads_per_subset, subsets, first_head;
 };
 
 // (row, time, head or group, number); numbers are adjacent, and every head starts at a multiple of 16 bytes.
@@ -57,7 +57,7 @@ struct Heads {
   int group, subset, first, count;  // `first` of all heads
 
   INLINE Heads(const Sizes& sizes, int group, int subset) : group(group), subset(subset) {
-    const int in_group = (sizes.first_subset + subset) * sizes.heads_per_subset;
+    const int in_group = sizes.first_head + subset * sizes.heads_per_subset;
     first = group * sizes.heads_per_group + in_group;
     count = least(sizes.heads_per_subset, sizes.heads_per_group - in_group);
   }

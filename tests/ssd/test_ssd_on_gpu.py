@@ -1,0 +1,87 @@
+"""The GPU backend on a GPU, over a grid of sizes, types and options, and beyond."""
+
+from itertools import product
+
+import pytest
+import torch
+from ssd_cases import Case, errors_of, tolerance
+
+from keelback.ssd import ssd
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+SIZES = [
+    {},
+    {"batch": 1, "length": 1, "heads": 2, "head_dim": 64, "state": 128},
+    {"length": 300, "heads": 4, "groups": 2, "head_dim": 64, "state": 128},
+    {"batch": 1, "length": 200, "heads": 2, "head_dim": 80, "state": 48},
+    {"batch": 1, "length": 129, "heads": 2, "head_dim": 128, "state": 256},
+    {"batch": 1, "length": 97, "heads": 2, "head_dim": 256, "state": 64},
+    {"batch": 1, "length": 64, "heads": 1, "head_dim": 20, "state": 100},
+    {"batch": 1, "length": 700, "heads": 5, "head_dim": 32, "state": 32},
+]
+OPTIONS = [
+    {},
+    {"z": True, "initial": True, "reset": True, "D": "number"},
+    {"D": None, "bias": False, "softplus": False, "dt_limit": (0.1, 0.4)},
+]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+CASES = [
+    Case(dtype=dtype, **size, **options)
+    for dtype, size, options in product(DTYPES, SIZES, OPTIONS)
+]
+
+
+def run_forward(*arguments):  # type: ignore[no-untyped-def]
+    return torch.ops.keelback.ssd(*arguments)
+
+
+def run_backward(*arguments):  # type: ignore[no-untyped-def]
+    return torch.ops.keelback.ssd_backward(*arguments)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_and_gradients(case: Case) -> None:
+    # What earlier tensors left behind must not matter.
+    poison = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(16)]
+    del poison
+    errors = errors_of(case, run_forward, run_backward, "cuda")
+    for name, error in errors.items():
+        assert error < tolerance(case, name), errors
+
+
+def test_a_million_steps_in_one_call() -> None:
+    length, tail = 1_000_000, 3000
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator, device="cuda")
+
+    x, dt = normal(1, length, 2, 16), normal(1, length, 2).abs() * 0.1
+    A = -torch.ones(2, device="cuda")
+    B, C = (normal(1, length, 1, 16) for _ in range(2))
+    y = ssd(x, dt, A, B, C)
+    ends = [one[:, -tail:].double() for one in (x, dt, B, C)]
+    expected = ssd(ends[0], ends[1], A.double(), *ends[2:])
+    assert isinstance(y, torch.Tensor)
+    assert isinstance(expected, torch.Tensor)
+    found, wanted = y[:, -tail // 3 :], expected[:, -tail // 3 :]
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_compiled_and_mapped_calls_agree_with_plain_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 150, 4, 32, generator=generator).cuda()
+    dt = torch.rand(2, 150, 4, generator=generator).cuda()
+    A = -torch.rand(3, 4, generator=generator).cuda()
+    B, C = (torch.randn(2, 150, 2, 16, generator=generator).cuda() for _ in range(2))
+    plain = [ssd(x[i], dt, A[i], B, C) for i in range(3)]
+    compiled = torch.compile(ssd, fullgraph=True)(x[0], dt, A[0], B, C)
+    assert torch.equal(compiled, plain[0])
+    mapped = torch.vmap(ssd, in_dims=(0, None, 0, None, None))(x, dt, A, B, C)
+    torch.testing.assert_close(mapped, torch.stack(plain))
+    shared = torch.vmap(ssd, in_dims=(0, None, None, None, None))(x, dt, A[0], B, C)
+    torch.testing.assert_close(shared[1], ssd(x[1], dt, A[0], B, C))
