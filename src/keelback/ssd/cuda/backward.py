@@ -68,10 +68,8 @@ def run_backward(
         dz, dgated = (torch.empty_like(dx) for _ in range(2))
     for launch in range(cut.launches):
         gated = dy if dgated is None else dgated
-        ahead = Walk(
-            given.x, given.B, steps.leaving, steps.sizes, given.initial_states, states, None
-        )
-        back = Walk(gated, given.C, steps.entering, None, dlast, adjoints, dinitial)
+        ahead = Walk(given.x, given.B, given.initial_states, states, None)
+        back = Walk(gated, given.C, dlast, adjoints, dinitial)
         if plan.gate is None:
             find_states(given, cut, plan.states, launch, steps, ahead, back)
         else:

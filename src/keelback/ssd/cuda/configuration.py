@@ -33,6 +33,16 @@ class Tiles:
         return torch.float16 if self.dtype == torch.float16 else torch.bfloat16
 
     @property
+    def step_fields(self) -> int:
+        """Numbers that are kept of each step of each head."""
+        return 5 if self.dtype == torch.float32 else 4
+
+    @property
+    def step_bytes(self) -> int:
+        """Shared memory of `ChunkSteps`."""
+        return FLOAT * 5 * self.chunk
+
+    @property
     def state_numbers(self) -> int:
         """Numbers of a head's state as the kernels store it."""
         return self.head_tiles * self.head_tile * self.padded_states
@@ -140,6 +150,7 @@ class OutputsConfiguration:
     has_z: bool
     gate_gradient: bool
     has_reset: bool
+    skip_per_number: bool
     blocks_per_processor: int = 1
 
     @property
@@ -154,7 +165,7 @@ class OutputsConfiguration:
         matrix = tiles.bytes_of(chunk, tiles.padded_states)
         x = tiles.bytes_of(chunk, tiles.head_tile)
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
-        stage = _aligned(x + h + FLOAT * 4 * chunk)
+        stage = _aligned(x + h + tiles.step_bytes)
         before = _aligned(matrix + FLOAT * chunk)
         return before + (self.stages - 1) * stage + max(stage, matrix)
 
@@ -166,6 +177,7 @@ class OutputsConfiguration:
             "kHasZ": self.has_z,
             "kGateGradient": self.gate_gradient,
             "kHasReset": self.has_reset,
+            "kSkipPerNumber": self.skip_per_number,
         }
         return self.tiles.header({}, integers, flags)
 
@@ -207,7 +219,7 @@ class GradientsConfiguration:
         head = FLOAT * (chunk * (1 + row_warps + 3 * self.split) + warps * (1 + skips))
         x = tiles.bytes_of(chunk, tiles.head_tile)
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
-        stage = _aligned(2 * x + 2 * h + FLOAT * 5 * chunk)
+        stage = _aligned(2 * x + 2 * h + tiles.step_bytes)
         before = _aligned(matrices + scores + 2 * head + FLOAT * chunk)
         return before + max(self.stages * stage, tiles.bytes_of(chunk, chunk))
 

@@ -20,9 +20,7 @@ def run_forward(given: Operands, plan: ForwardPlan) -> tuple[Tensor, Tensor]:
     )
     steps = find_steps(given, cut, plan.steps)
     states = states_buffer(given, cut, plan.states)
-    walk = Walk(
-        given.x, given.B, steps.leaving, steps.sizes, given.initial_states, states, last
-    )
+    walk = Walk(given.x, given.B, given.initial_states, states, last)
     find_states(given, cut, plan.states, 0, steps, walk, None)
     launch_outputs(given, cut, 0, plan.outputs, steps, states, y)
     return y, last

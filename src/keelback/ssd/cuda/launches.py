@@ -16,20 +16,15 @@ THREADS_OF_WARP = 32
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """`Steps` of places.cuh: (row, head, time) and, for the resets, (row, time)."""
+    """`Steps` of places.cuh: (row, head, chunk, field, step) and, for the resets, (row, time)."""
 
-    sizes: Tensor
-    logs: Tensor
-    lows: Tensor | None
-    entering: Tensor
-    leaving: Tensor
+    numbers: Tensor
     firsts: Tensor | None
 
     @property
-    def fields(self) -> tuple[int, ...]:
-        """The addresses, in the order of the structure."""
-        every = (self.sizes, self.logs, self.lows, self.entering, self.leaving, self.firsts)
-        return tuple(map(address, every))
+    def fields(self) -> tuple[int, int]:
+        """The structure."""
+        return address(self.numbers), address(self.firsts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +33,6 @@ class Walk:
 
     x: Tensor
     B: Tensor
-    decays: Tensor
-    factors: Tensor | None
     start: Tensor | None
     states: Tensor
     end: Tensor | None
@@ -47,23 +40,21 @@ class Walk:
     @property
     def fields(self) -> tuple[int, ...]:
         """The structure."""
-        pointers = (self.decays, self.factors, self.start, self.states, self.end)
+        pointers = (self.start, self.states, self.end)
         return (*sequences(self.x), *sequences(self.B), *map(address, pointers))
 
 
 def find_steps(given: Operands, cut: Cut, configuration: StepsConfiguration) -> Steps:
     """Step sizes and decays of every step; steps.cu says more."""
     shape = given.shape
-    padded = cut.chunks * cut.chunk
-    precise = given.x.dtype == torch.float32
-    arrays = given.A.new_empty(
-        4 + precise, shape.batch, shape.heads, padded, dtype=torch.float32
-    ).unbind(0)
+    tiles = configuration.tiles
+    size = (shape.batch, shape.heads, cut.chunks, tiles.step_fields, tiles.chunk)
+    numbers = torch.empty(size, dtype=torch.float32, device=given.device)
     firsts = None
     if given.reset is not None:
+        padded = cut.chunks * cut.chunk
         firsts = torch.empty(shape.batch, padded, dtype=torch.int32, device=given.device)
-    lows = arrays[4] if precise else None
-    steps = Steps(arrays[0], arrays[1], lows, arrays[2], arrays[3], firsts)
+    steps = Steps(numbers, firsts)
     arguments = packed_arguments(
         cut.sizes(),
         dt=strided(given.dt, 3),
@@ -109,7 +100,7 @@ def find_states(
             (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None, walk),
             ahead=walks[0].fields,
             back=walks[-1].fields,
-            entering=address(steps.entering),
+            steps=steps.fields,
             sums=address(sums),
             decays=address(decays),
         )

@@ -135,11 +135,9 @@ def strided(x: Tensor | None, axes: int) -> tuple[int, ...]:
     return (0,) * (axes + 1) if x is None else (x.data_ptr(), *x.stride()[:axes])
 
 
-def skip(D: Tensor | None) -> tuple[int, int, int]:
-    """Address of D, and its strides from head to head and from number to number."""
-    if D is None:
-        return 0, 0, 0
-    return address(D), D.stride(0), D.stride(1) if D.ndim == 2 else 0
+def skip(D: Tensor | None) -> tuple[int, int]:
+    """Address of D, and its stride from head to head."""
+    return (0, 0) if D is None else (address(D), D.stride(0))
 
 
 def limits(dt_limit: DtLimit) -> int:

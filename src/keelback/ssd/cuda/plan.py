@@ -206,6 +206,7 @@ def outputs_configuration(shape: Shape, traits: Traits, card: Card) -> OutputsCo
                 traits.has_z,
                 False,
                 traits.has_reset,
+                traits.skip_per_number,
             )
             for chunk, head_tile in ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
             for stages in (4, 3, 2)
@@ -219,7 +220,8 @@ def gate_configuration(tiles: Tiles, traits: Traits, card: Card) -> OutputsConfi
     """For the way back through the gate, in the tiles of the gradients."""
     if not traits.has_z:
         return None
-    ways = [OutputsConfiguration(tiles, n, True, True, traits.has_reset) for n in (4, 3, 2)]
+    flags = (True, True, traits.has_reset, traits.skip_per_number)
+    ways = [OutputsConfiguration(tiles, stages, *flags) for stages in (4, 3, 2)]
     return _first_fitting(ways, card, "a chunk")
 
 

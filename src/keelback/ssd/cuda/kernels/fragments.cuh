@@ -46,6 +46,13 @@ INLINE Words split(float low, float high) {
   return words;
 }
 
+// Where a lane's four sums lie in a product of 16 x 8: rows `row` and row + 8, columns `column` and column + 1.
+struct Seat {
+  int row, column;
+
+  INLINE explicit Seat(int lane) : row(lane / 4), column(lane % 4 * 2) {}
+};
+
 // A matrix in blocks of 8 x 8, each 128 bytes in a row, so that all accesses to a block are free of bank conflicts.
 template <int kRows, int kColumns>
 struct alignas(128) Tile {
@@ -59,21 +66,20 @@ struct alignas(128) Tile {
     return &at[plane][((row_block * kColumnBlocks + column_block) * 8 + row) * 8];
   }
 
-  // The numbers at an even column and the next one.
-  INLINE Words pair(int row, int column) const {
+  // The two numbers of a block where a lane has its seat.
+  INLINE Words pair(int row_block, int column_block, const Seat& seat) const {
     Words words;
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
-      words.plane[p] =
-          *reinterpret_cast<const unsigned*>(this->row(p, row / 8, column / 8, row % 8) + column % 8);
+      words.plane[p] = *reinterpret_cast<const unsigned*>(row(p, row_block, column_block, seat.row) + seat.column);
     }
     return words;
   }
-  INLINE void set(int row, int column, const Words& words) {
+  INLINE void set(int row_block, int column_block, const Seat& seat, const Words& words) {
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
       *reinterpret_cast<unsigned*>(
-          &at[p][((row / 8 * kColumnBlocks + column / 8) * 8 + row % 8) * 8 + column % 8]) = words.plane[p];
+          &at[p][((row_block * kColumnBlocks + column_block) * 8 + seat.row) * 8 + seat.column]) = words.plane[p];
     }
   }
 };
@@ -124,13 +130,6 @@ INLINE void multiply(float (&sums)[2][4], const Fragment& left, const Fragment& 
     }
   }
 }
-
-// Where a lane's four sums lie in a product of 16 x 8: rows `row` and row + 8, columns `column` and column + 1.
-struct Seat {
-  int row, column;
-
-  INLINE explicit Seat(int lane) : row(lane / 4), column(lane % 4 * 2) {}
-};
 
 // The sums of a product (16, 16) as a left factor.
 INLINE void set_left(Fragment& to, const float (&sums)[2][4]) {
@@ -194,7 +193,7 @@ INLINE void copy_piece(Tile<kRows, kColumns>& to, int piece, const Stored* from,
 
 // `kCount` floats, a multiple of 4, to shared memory.
 template <int kThreads, int kCount>
-INLINE void copy_floats(float (&to)[kCount], const float* from, int thread) {
+INLINE void copy_floats(float* to, const float* from, int thread) {
 #pragma unroll
   for (int i = 0; i < (kCount / 4 + kThreads - 1) / kThreads; ++i) {
     const int piece = i * kThreads + thread;

@@ -21,7 +21,7 @@ struct GradientsArguments {
   const float *A, *bias;
   Limits limits;
   const float* D;
-  Index D_head, D_number;
+  Index D_head;
   Stored* dx;       // (row, time, head, head_dim)
   StoredStep* ddt;  // (row, time, head)
   Stored *dB, *dC;  // (row, time, group, state)
@@ -44,7 +44,7 @@ static_assert(kHeadTiles16 % kSplit == 0 && kPaddedStates / 16 % kSplit == 0 && 
 struct GradientsStage {
   Tile<kChunk, kHeadTile> x, dy;
   Tile<kHeadTile, kPaddedStates> h, g;
-  float sizes[kChunk], logs[kChunk], lows[kChunk], entering[kChunk], leaving[kChunk];
+  ChunkSteps steps;
 };
 
 // What the warps find for the steps of a head, to be put together when the head is done.
@@ -84,10 +84,6 @@ struct GradientsPlace {
         heads(sizes, index / sizes.subsets % sizes.groups, index % sizes.subsets),
         row_warp(warp % kRowWarps),
         split(warp / kRowWarps) {}
-
-  INLINE Index steps_of(const Sizes& sizes, int head) const {
-    return (Index(row) * sizes.heads + head) * sizes.chunks * kChunk + time;
-  }
 };
 
 INLINE void load_unit(GradientsStage& stage, const GradientsArguments& p, const GradientsPlace& place, int unit, bool enters,
@@ -101,12 +97,8 @@ INLINE void load_unit(GradientsStage& stage, const GradientsArguments& p, const 
   const Index at = slot * kStateNumbers + Index(tile) * kHeadTile * kPaddedStates;
   if (enters) copy_blocks<kThreads>(stage.h, p.states + at, thread);
   if (leaves) copy_blocks<kThreads>(stage.g, p.adjoints + at, thread);
-  const Index steps = place.steps_of(p.sizes, place.heads.first + head);
-  copy_floats<kThreads>(stage.sizes, p.steps.sizes + steps, thread);
-  copy_floats<kThreads>(stage.logs, p.steps.logs + steps, thread);
-  if (!kHalf) copy_floats<kThreads>(stage.lows, p.steps.lows + steps, thread);
-  copy_floats<kThreads>(stage.entering, p.steps.entering + steps, thread);
-  copy_floats<kThreads>(stage.leaving, p.steps.leaving + steps, thread);
+  const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.heads.first + head, place.chunk);
+  copy_floats<kThreads, kStepFields * kChunk>(stage.steps.leaving, steps, thread);
 }
 
 INLINE void find_scores(GradientsShared& shared, const GradientsPlace& place, int lane) {
@@ -153,7 +145,8 @@ INLINE void put_rows(float (&to)[kChunk], RowPair sums, int first, bool adds, co
   }
 }
 
-// What a warp has of the chunk, for all heads.
+// What a warp has of the chunk, for all heads: dS of its steps j with the same steps i, the 16 after, and so on, of which
+// the warps that share them have every kSplit-th.
 struct Grouped {
   float dB[kOwnStateTiles][2][4], dC[kOwnStateTiles][2][4], dS[kOwnSteps][2][4];
 
@@ -189,8 +182,7 @@ INLINE void add_dots(RowPair& to, const Du& du, const Tile<kChunk, kHeadTile>& w
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int column = (unit.own_column() + n * 2 + half) * 8 + seat.column;
-        to.add_dot(du[n], half, with.pair(unit.first + r * 8, column), r);
+        to.add_dot(du[n], half, with.pair(unit.rows() + r, unit.own_column() + n * 2 + half, seat), r);
       }
 }
 
@@ -208,7 +200,7 @@ INLINE void add_leaving(Du& du, const Unit& unit) {
       multiply(du[n], left, right);
     }
   }
-  const RowPair leaving = rows_of(unit.stage.leaving, unit.first);
+  const RowPair leaving = rows_of(unit.stage.steps.leaving, unit.first);
 #pragma unroll
   for (int n = 0; n < kOwnHeadTiles; ++n)
 #pragma unroll
@@ -240,12 +232,13 @@ struct LeftRows {
 INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Unit& unit) {
   const GradientsStage& stage = unit.stage;
   const Seat seat(unit.lane);
-  const RowPair logs = rows_of(stage.logs, unit.first), sizes = rows_of(stage.sizes, unit.first);
+  const RowPair logs = rows_of(stage.steps.logs, unit.first), sizes = rows_of(stage.steps.sizes, unit.first);
   RowPair lows = {}, weights_of_row = {};
-  if (!kHalf) lows = rows_of(stage.lows, unit.first);
+  if (!kHalf) lows = rows_of(stage.steps.lows, unit.first);
 #pragma unroll
-  for (int i = 0; i < kRowWarps; ++i) {
-    if (i < unit.place.row_warp) continue;
+  for (int later = 0; later < kRowWarps; ++later) {
+    const int i = unit.place.row_warp + later;
+    if (i >= kRowWarps) break;
     float products[2][4] = {}, factors[2][4], weights_of_column[4];
 #pragma unroll
     for (int k = 0; k < kHeadTiles16; ++k) {
@@ -259,7 +252,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Unit& u
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int column = i * 16 + half * 8 + seat.column + e;
-        const float log = stage.logs[column], low = kHalf ? 0.0f : stage.lows[column];
+        const float log = stage.steps.logs[column], low = kHalf ? 0.0f : stage.steps.lows[column];
         const int first_kept = kHasReset ? unit.shared.firsts[column] : 0;
         weights_of_column[half * 2 + e] = 0.0f;
 #pragma unroll
@@ -267,7 +260,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Unit& u
           const int row = unit.first + r * 8;
           float exponent = log - logs.at[r];
           if (!kHalf) exponent += low - lows.at[r];
-          const bool keeps = (i > unit.place.row_warp || column >= row) && (!kHasReset || row >= first_kept);
+          const bool keeps = (later > 0 || column >= row) && (!kHasReset || row >= first_kept);
           const float decay = keeps ? power_of_two(exponent) : 0.0f;
           const float factor = keeps ? scores.at[r * 2 + e] * decay : 0.0f;
           const float dS = keeps ? products[half][r * 2 + e] * decay * sizes.at[r] : 0.0f;
@@ -279,11 +272,9 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Unit& u
         }
       }
     }
+    if (kSplit == 1 || later % kSplit == unit.place.split) {
 #pragma unroll
-    for (int split = 0; split < kSplit; ++split) {
-      if (i / kOwnSteps != split || (kSplit > 1 && split != unit.place.split)) continue;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) grouped.dS[i % kOwnSteps][j / 4][j % 4] += products[j / 4][j % 4];
+      for (int j = 0; j < 8; ++j) grouped.dS[later / kSplit][j / 4][j % 4] += products[j / 4][j % 4];
     }
     Fragment left;
     set_left(left, factors);
@@ -312,8 +303,8 @@ INLINE void find_skips(const Unit& unit) {
     float low = 0.0f, high = 0.0f;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = unit.first + r * 8, column = (unit.own_column() + n) * 8 + seat.column;
-      const Words x = unit.stage.x.pair(row, column), dy = unit.stage.dy.pair(row, column);
+      const Words x = unit.stage.x.pair(unit.rows() + r, unit.own_column() + n, seat);
+      const Words dy = unit.stage.dy.pair(unit.rows() + r, unit.own_column() + n, seat);
       low += x.low() * dy.low(), high += x.high() * dy.high();
     }
     of_column[n * 2] = low, of_column[n * 2 + 1] = high;
@@ -338,19 +329,19 @@ INLINE void find_skips(const Unit& unit) {
 
 INLINE void write_dx(Du& du, const GradientsArguments& p, const Unit& unit, int head) {
   const Seat seat(unit.lane);
-  const RowPair sizes = rows_of(unit.stage.sizes, unit.first);
+  const RowPair sizes = rows_of(unit.stage.steps.sizes, unit.first);
   const int first_column = unit.tile * kHeadTile + unit.own_column() * 8;
+  const float* D = p.D + head * p.D_head + (kSkipPerNumber ? first_column : 0);
+  const float of_head = kSkipPerNumber || !p.D ? 0.0f : *D;
 #pragma unroll
   for (int n = 0; n < kOwnHeadTiles * 2; ++n) {
     const int column = n * 8 + seat.column;
-    float low = 0.0f, high = 0.0f;
-    if (p.D && first_column + column < p.sizes.head_dim) {
-      const float* D = p.D + head * p.D_head + (first_column + column) * p.D_number;
-      low = D[0], high = D[p.D_number];
-    }
+    const bool present = first_column + column < p.sizes.head_dim;
+    const float low = kSkipPerNumber ? present ? D[column] : 0.0f : of_head;
+    const float high = kSkipPerNumber ? present ? D[column + 1] : 0.0f : of_head;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const Words dy = unit.stage.dy.pair(unit.first + r * 8, unit.own_column() * 8 + column);
+      const Words dy = unit.stage.dy.pair(unit.rows() + r, unit.own_column() + n, seat);
       float(&pair)[4] = du[n / 2][n % 2];
       pair[r * 2] = pair[r * 2] * sizes.at[r] + low * dy.low();
       pair[r * 2 + 1] = pair[r * 2 + 1] * sizes.at[r] + high * dy.high();
@@ -370,8 +361,8 @@ INLINE void write_dx(Du& du, const GradientsArguments& p, const Unit& unit, int 
 
 // dB of what goes past the chunk's end.
 INLINE void add_to_dB(Grouped& grouped, const LeftRows& x, const Unit& unit) {
-  RowPair factors = rows_of(unit.stage.leaving, unit.first);
-  const RowPair sizes = rows_of(unit.stage.sizes, unit.first);
+  RowPair factors = rows_of(unit.stage.steps.leaving, unit.first);
+  const RowPair sizes = rows_of(unit.stage.steps.sizes, unit.first);
 #pragma unroll
   for (int r = 0; r < 2; ++r) factors.at[r] *= sizes.at[r];
 #pragma unroll
@@ -391,7 +382,7 @@ INLINE void add_to_dB(Grouped& grouped, const LeftRows& x, const Unit& unit) {
 // dC of what enters the chunk.
 INLINE void add_to_dC(Grouped& grouped, const Unit& unit) {
   const Seat seat(unit.lane);
-  const RowPair factors = rows_of(unit.stage.entering, unit.first);
+  const RowPair factors = rows_of(unit.stage.steps.entering, unit.first);
   LeftRows dy;
   dy.keep(unit.stage.dy, unit.rows(), unit.lane);
   RowPair enters = {};
@@ -406,30 +397,50 @@ INLINE void add_to_dC(Grouped& grouped, const Unit& unit) {
       multiply(products, dy.part(unit.stage.dy, unit.rows(), k, unit.lane), right);
     }
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      products[i / 4][i % 4] *= factors.at[i % 4 / 2];
-      grouped.dC[n][i / 4][i % 4] += products[i / 4][i % 4];
-    }
+    for (int i = 0; i < 8; ++i) grouped.dC[n][i / 4][i % 4] += factors.at[i % 4 / 2] * products[i / 4][i % 4];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        enters.add_dot(products, half, unit.shared.C.pair(unit.first + r * 8, (column + half) * 8 + seat.column), r);
+        enters.add_dot(products, half, unit.shared.C.pair(unit.rows() + r, column + half, seat), r);
       }
   }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) enters.at[r] *= factors.at[r];
   put_rows(unit.sums.enters[unit.place.split], enters, unit.first, unit.adds, seat);
 }
 
-// h . g, of which every warp has some rows.
+// The products of 8 numbers of two tiles, added up.
+INLINE float dot_of_piece(const Tile<kHeadTile, kPaddedStates>& h, const Tile<kHeadTile, kPaddedStates>& g, int piece) {
+  Pack<unsigned, 4> of_h[kPlanes], of_g[kPlanes];
+#pragma unroll
+  for (int p = 0; p < kPlanes; ++p) {
+    of_h[p] = *reinterpret_cast<const Pack<unsigned, 4>*>(&h.at[p][piece * 8]);
+    of_g[p] = *reinterpret_cast<const Pack<unsigned, 4>*>(&g.at[p][piece * 8]);
+  }
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    Words x, y;
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) x.plane[p] = of_h[p].at[i], y.plane[p] = of_g[p].at[i];
+    sum += x.low() * y.low();
+    sum += x.high() * y.high();
+  }
+  return sum;
+}
+
+// h . g, of which every thread has some pieces.
 INLINE void find_passing(const Unit& unit, bool passes) {
   float sum = 0.0f;
   if (passes) {
-    const int warp = unit.place.split * kRowWarps + unit.place.row_warp;
-#pragma unroll 4
-    for (int i = warp * 32 + unit.lane; i < kHeadTile * kPaddedStates / 2; i += kThreads) {
-      const int row = i / (kPaddedStates / 2), column = i % (kPaddedStates / 2) * 2;
-      const Words h = unit.stage.h.pair(row, column), g = unit.stage.g.pair(row, column);
-      sum += h.low() * g.low() + h.high() * g.high();
+    using States = Tile<kHeadTile, kPaddedStates>;
+    const int thread = (unit.place.split * kRowWarps + unit.place.row_warp) * 32 + unit.lane;
+#pragma unroll
+    for (int i = 0; i < (States::kPieces + kThreads - 1) / kThreads; ++i) {
+      const int piece = i * kThreads + thread;
+      if (States::kPieces % kThreads && piece >= States::kPieces) break;
+      sum += dot_of_piece(unit.stage.h, unit.stage.g, piece);
     }
   }
   sum = sum_of_warp(sum);
@@ -456,12 +467,12 @@ INLINE float sum_at(const float (&numbers)[kCount][kChunk], int step, int count 
 // The gradients of dt, A, the bias and D out of the sums of a head, by one warp; lane by lane some consecutive steps.
 INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const GradientsPlace& place, int head, int lane) {
   constexpr int kSteps = kChunk / 32;
-  const Index steps = place.steps_of(p.sizes, head);
+  const float* steps = p.steps.fields + steps_of(p.sizes, place.row, head, place.chunk);
   float ahead[kSteps], behind[kSteps], sizes[kSteps];
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
     const int step = lane * kSteps + i;
-    sizes[i] = p.steps.sizes[steps + step];
+    sizes[i] = steps[kChunk + step];
     ahead[i] = sum_at(sums.weights_of_column, step, step / 16 + 1) - sums.weights_of_row[step] + sum_at(sums.enters, step);
     behind[i] = sizes[i] * sum_at(sums.leaves, step);
   }
@@ -479,7 +490,7 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
   later = from_upper_lane(later, 1), earlier = from_lower_lane(earlier, 1);
   if (lane == 31) later = 0.0f;
   if (lane == 0) earlier = 0.0f;
-  const float passing = p.steps.entering[steps + kChunk - 1] * sum_of(sums.passes);
+  const float passing = steps[4 * kChunk - 1] * sum_of(sums.passes);
 
   const float rate = p.A[head], bias = p.bias ? p.bias[head] : 0.0f;
   float of_rate = 0.0f, of_bias = 0.0f;
@@ -522,13 +533,14 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
 INLINE void add_scores(Grouped& grouped, GradientsShared& shared, const GradientsPlace& place, int lane) {
   const Seat seat(lane);
 #pragma unroll
-  for (int i = 0; i < kOwnSteps; ++i)
+  for (int i = 0; i < kOwnSteps; ++i) {
+    const int block = place.row_warp + i * kSplit + place.split;
+    if (block >= kRowWarps) break;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const int row = place.row_warp * 16 + j % 2 * 8 + seat.row;
-      const int column = (place.split * kOwnSteps + i) * 16 + j / 2 * 8 + seat.column;
-      shared.dS.set(row, column, split(grouped.dS[i][j / 2][j % 2 * 2], grouped.dS[i][j / 2][j % 2 * 2 + 1]));
+      shared.dS.set(place.row_warp * 2 + j % 2, block * 2 + j / 2, seat, split(grouped.dS[i][j / 2][j % 2 * 2], grouped.dS[i][j / 2][j % 2 * 2 + 1]));
     }
+  }
   synchronize_block();
 #pragma unroll 1
   for (int k = 0; k < kRowWarps; ++k) {

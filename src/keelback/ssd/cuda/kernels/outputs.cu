@@ -12,7 +12,7 @@ struct OutputsArguments {
   Steps steps;
   const Stored* states;  // before each chunk
   const float* D;
-  Index D_head, D_number;
+  Index D_head;
   Sequences dy;
   Stored *y, *dz;  // (row, time, head, head_dim)
 };
@@ -25,7 +25,7 @@ constexpr bool kKeepC = kHalf && kPaddedStates <= 128;
 struct OutputsStage {
   Tile<kChunk, kHeadTile> x;
   Tile<kHeadTile, kPaddedStates> h;
-  float sizes[kChunk], logs[kChunk], lows[kChunk], entering[kChunk];
+  ChunkSteps steps;
 };
 
 struct OutputsShared {
@@ -63,33 +63,30 @@ INLINE void load_unit(OutputsStage& stage, const OutputsArguments& p, const Outp
     const Index slot = (Index(place.row) * p.sizes.chunks + place.chunk) * slots_of(p.sizes) + place.heads.slot(p.sizes, head);
     copy_blocks<kThreads>(stage.h, p.states + slot * kStateNumbers + Index(tile) * kHeadTile * kPaddedStates, thread);
   }
-  const Index steps = (Index(place.row) * p.sizes.heads + place.heads.first + head) * p.sizes.chunks * kChunk + place.time;
-  copy_floats<kThreads>(stage.sizes, p.steps.sizes + steps, thread);
-  copy_floats<kThreads>(stage.logs, p.steps.logs + steps, thread);
-  if (!kHalf) copy_floats<kThreads>(stage.lows, p.steps.lows + steps, thread);
-  copy_floats<kThreads>(stage.entering, p.steps.entering + steps, thread);
+  const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.heads.first + head, place.chunk);
+  copy_floats<kThreads, kStepFields * kChunk>(stage.steps.leaving, steps, thread);
 }
 
-// Scores of 16 steps with all those before, a product (16, 16) per 16 of them.
+// Scores of the 16 steps of a warp with themselves, with the 16 before, and so on: a product (16, 16) each.
 struct Scores {
   float at[kWarps][2][4];
 };
 
 INLINE void find_scores(Scores& scores, const OutputsShared& shared, int rows, int lane) {
 #pragma unroll
-  for (int j = 0; j < kWarps; ++j)
+  for (int back = 0; back < kWarps; ++back)
 #pragma unroll
-    for (int i = 0; i < 8; ++i) scores.at[j][i / 4][i % 4] = 0.0f;
+    for (int i = 0; i < 8; ++i) scores.at[back][i / 4][i % 4] = 0.0f;
 #pragma unroll 1
   for (int k = 0; k < kPaddedStates / 8; k += 2) {
     Fragment left;
     load_left(left, shared.C, rows * 2, k, lane);
 #pragma unroll
-    for (int j = 0; j < kWarps; ++j) {
-      if (j > rows) break;
+    for (int back = 0; back < kWarps; ++back) {
+      if (back > rows) break;
       Fragment right;
-      load_right_transposed(right, shared.last.B, j * 2, k, lane);
-      multiply(scores.at[j], left, right);
+      load_right_transposed(right, shared.last.B, (rows - back) * 2, k, lane);
+      multiply(scores.at[back], left, right);
     }
   }
 }
@@ -121,7 +118,7 @@ INLINE void add_states(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, 
       multiply(y[n], left, right);
     }
   }
-  const float low = stage.entering[rows * 16 + seat.row], high = stage.entering[rows * 16 + seat.row + 8];
+  const float low = stage.steps.entering[rows * 16 + seat.row], high = stage.steps.entering[rows * 16 + seat.row + 8];
 #pragma unroll
   for (int n = 0; n < kTiles / 2; ++n)
 #pragma unroll
@@ -136,27 +133,28 @@ INLINE void add_steps(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, c
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int i = rows * 16 + r * 8 + seat.row;
-    logs[r] = stage.logs[i];
-    lows[r] = kHalf ? 0.0f : stage.lows[i];
+    logs[r] = stage.steps.logs[i];
+    lows[r] = kHalf ? 0.0f : stage.steps.lows[i];
     firsts[r] = kHasReset ? shared.firsts[i] : 0;
   }
 #pragma unroll
-  for (int j = 0; j < kWarps; ++j) {
-    if (j > rows) break;
+  for (int back = 0; back < kWarps; ++back) {
+    if (back > rows) break;
+    const int j = rows - back;
     float weights[2][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int column = j * 16 + half * 8 + seat.column + e;
-        const float log = stage.logs[column], size = stage.sizes[column];
-        const float low = kHalf ? 0.0f : stage.lows[column];
+        const float log = stage.steps.logs[column], size = stage.steps.sizes[column];
+        const float low = kHalf ? 0.0f : stage.steps.lows[column];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float exponent = logs[r] - log;
           if (!kHalf) exponent += lows[r] - low;
-          const float weight = scores.at[j][half][r * 2 + e] * power_of_two(exponent) * size;
-          const bool keeps = (j < rows || column <= rows * 16 + r * 8 + seat.row) && (!kHasReset || column >= firsts[r]);
+          const float weight = scores.at[back][half][r * 2 + e] * power_of_two(exponent) * size;
+          const bool keeps = (back > 0 || column <= rows * 16 + r * 8 + seat.row) && (!kHasReset || column >= firsts[r]);
           weights[half][r * 2 + e] = keeps ? weight : 0.0f;
         }
       }
@@ -174,21 +172,21 @@ INLINE void add_steps(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, c
 INLINE void add_skip(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsArguments& p, int head, int first_column,
                      int rows, int lane) {
   const Seat seat(lane);
+  const float* D = p.D + head * p.D_head + (kSkipPerNumber ? first_column : 0);
+  const float of_head = kSkipPerNumber ? 0.0f : *D;
 #pragma unroll
-  for (int n = 0; n < kTiles / 2; ++n)
+  for (int n = 0; n < kTiles; ++n) {
+    const int column = n * 8 + seat.column;
+    const bool present = first_column + column < p.sizes.head_dim;
+    const float low = kSkipPerNumber ? present ? D[column] : 0.0f : of_head;
+    const float high = kSkipPerNumber ? present ? D[column + 1] : 0.0f : of_head;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = n * 16 + half * 8 + seat.column;
-      if (first_column + column >= p.sizes.head_dim) continue;
-      const float* D = p.D + head * p.D_head + (first_column + column) * p.D_number;
-      const float low = D[0], high = D[p.D_number];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const Words x = stage.x.pair(rows * 16 + r * 8 + seat.row, column);
-        y[n][half][r * 2] += low * x.low();
-        y[n][half][r * 2 + 1] += high * x.high();
-      }
+    for (int r = 0; r < 2; ++r) {
+      const Words x = stage.x.pair(rows * 2 + r, n, seat);
+      y[n / 2][n % 2][r * 2] += low * x.low();
+      y[n / 2][n % 2][r * 2 + 1] += high * x.high();
     }
+  }
 }
 
 INLINE Pack<float, 2> read_pair(const Stored* from) {

@@ -19,12 +19,19 @@ struct Sequences {
   }
 };
 
-// Of each step of each head, (row, head, time), with the length filled up to whole chunks: the step size; the log
-// (base 2) of the decay from the chunk's start up to and with the step, in two parts of which `lows` is absent in half
-// precision; the decays from the chunk's start to the step, and from the step to the chunk's end. A decay is zero
-// across a reset, for which `firsts` (row, time) has the last step of the chunk, up to this one, that is reset; or -1.
+// Of the steps of a chunk of a head: the decays from each to the chunk's end; the step sizes; the logs (base 2) of the
+// decays from the chunk's start up to and with each; these decays; and what float32 leaves of the logs, not in half
+// precision. A decay is zero across a reset. Steps past the length have a size of zero.
+struct ChunkSteps {
+  float leaving[kChunk], sizes[kChunk], logs[kChunk], entering[kChunk], lows[kChunk];
+};
+
+constexpr int kStepFields = kHalf ? 4 : 5;
+
+// The same for all, (row, head, chunk, field, step). `firsts` (row, time) has the last step of the chunk, up to this
+// one, that is reset; or -1.
 struct Steps {
-  const float *sizes, *logs, *lows, *entering, *leaving;
+  const float* fields;
   const int* firsts;
 };
 
@@ -51,6 +58,10 @@ constexpr int kBlockNumbers = 64;  // of a block of 8 x 8
 
 // The states of a (row, chunk, head of the launch): (head_dim, state), filled up to whole tiles, in blocks.
 constexpr Index kStateNumbers = Index(kHeadTiles) * kHeadTile * kPaddedStates;
+
+INLINE Index steps_of(const Sizes& sizes, int row, int head, int chunk) {
+  return ((Index(row) * sizes.heads + head) * sizes.chunks + chunk) * (kStepFields * kChunk);
+}
 
 // The heads of one subset of one group, for a launch in which all are numbered without gaps.
 struct Heads {

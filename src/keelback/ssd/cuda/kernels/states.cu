@@ -11,8 +11,6 @@
 struct Walk {
   Sequences x;  // or dy
   Sequences B;  // or C
-  const float* decays;  // per step, of its product: `leaving`, or `entering`
-  const float* factors;  // per step, another factor of it: `sizes`, or null
   const float* start;    // (row, head, head_dim, state), or null for zero
   Stored* states;        // before each chunk: (row, chunk, slot) of kStateNumbers
   float* end;            // (row, head, head_dim, state), or null
@@ -22,7 +20,7 @@ struct StatesArguments {
   Sizes sizes;
   int segments, chunks_per_segment, first_direction, walk;  // 0 ahead, 1 back
   Walk ahead, back;
-  const float* entering;
+  Steps steps;
   float* sums;    // (direction, segment, block of a segment, warp and what it adds)
   float* decays;  // (direction, segment, block of a segment, head of the block)
 };
@@ -39,7 +37,7 @@ static_assert(kRowTiles >= 1 && kColumnTiles >= 1 && kPaddedStates % kStateTile 
 struct StatesStage {
   Tile<kRows, kHeadTile> x[kHeads];
   Tile<kRows, kStateTile> B;
-  float decays[kHeads][kRows], factors[kHeads][kRows];
+  float decays[kHeads][kRows], sizes[kHeads][kRows];  // of each step's product; the sizes are factors on the way ahead
   float entering[kHeads][4];  // of the chunk's last steps: the last is its decay
 };
 
@@ -97,28 +95,28 @@ struct Sums {
 INLINE void load_stage(StatesStage& stage, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int chunk,
                        int part, int thread) {
   const int time = chunk * kChunk + part * kRows, rows = p.sizes.length - time;
-  const Index padded = Index(p.sizes.chunks) * kChunk;
 #pragma unroll
   for (int head = 0; head < kHeads; ++head) {
     if (head >= place.heads) break;
     const Stored* x = walk.x.of(place.row, time, place.first_head + head) + place.head_tile * kHeadTile;
     copy_rows<kThreads>(stage.x[head], x, walk.x.time, rows, p.sizes.head_dim - place.head_tile * kHeadTile, thread);
-    const Index steps = (Index(place.row) * p.sizes.heads + place.first_head + head) * padded;
-    copy_floats<kThreads>(stage.decays[head], walk.decays + steps + time, thread);
-    if (walk.factors) copy_floats<kThreads>(stage.factors[head], walk.factors + steps + time, thread);
-    copy_floats<kThreads>(stage.entering[head], p.entering + steps + chunk * kChunk + kChunk - 4, thread);
+    const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.first_head + head, chunk);
+    const float *leaving = steps, *sizes = steps + kChunk, *entering = steps + 3 * kChunk;
+    copy_floats<kThreads, kRows>(stage.decays[head], (place.back ? entering : leaving) + part * kRows, thread);
+    if (!place.back) copy_floats<kThreads, kRows>(stage.sizes[head], sizes + part * kRows, thread);
+    copy_floats<kThreads, 4>(stage.entering[head], entering + kChunk - 4, thread);
   }
   const Stored* B = walk.B.of(place.row, time, place.group) + place.state_tile * kStateTile;
   copy_rows<kThreads>(stage.B, B, walk.B.time, rows, p.sizes.states - place.state_tile * kStateTile, thread);
 }
 
 // The left factor times a number of each of its columns.
-INLINE void scale_columns(Fragment& left, const StatesStage& stage, int head, int k, bool factors, const Seat& seat) {
+INLINE void scale_columns(Fragment& left, const StatesStage& stage, int head, int k, bool sized, const Seat& seat) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int step = k + half * 8 + seat.column;
     float low = stage.decays[head][step], high = stage.decays[head][step + 1];
-    if (factors) low *= stage.factors[head][step], high *= stage.factors[head][step + 1];
+    if (sized) low *= stage.sizes[head][step], high *= stage.sizes[head][step + 1];
 #pragma unroll
     for (int i = half * 2; i < half * 2 + 2; ++i) {
       Words words;
@@ -131,7 +129,7 @@ INLINE void scale_columns(Fragment& left, const StatesStage& stage, int head, in
   }
 }
 
-INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& place, bool factors, int lane) {
+INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& place, int lane) {
   const Seat seat(lane);
 #pragma unroll
   for (int k = 0; k < kRows; k += 16) {
@@ -139,7 +137,7 @@ INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& p
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       load_left_transposed(left[m], stage.x[place.head], k / 8, place.head_row / 8 + m * 2, lane);
-      scale_columns(left[m], stage, place.head, k, factors, seat);
+      scale_columns(left[m], stage, place.head, k, !place.back, seat);
     }
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -151,10 +149,9 @@ INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& p
   }
 }
 
-// For each pair of adjacent sums, `visit(row of the tile, column of the tile, low, high)`.
+// For each pair of adjacent sums, `visit(row block, column block, low, high)`, the blocks counted from the warp's first.
 template <typename Visit>
-INLINE void for_each_pair(Sums& sums, const StatesPlace& place, int lane, Visit visit) {
-  const Seat seat(lane);
+INLINE void for_each_pair(Sums& sums, Visit visit) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll
@@ -163,18 +160,20 @@ INLINE void for_each_pair(Sums& sums, const StatesPlace& place, int lane, Visit 
       for (int half = 0; half < 2; ++half)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          visit(place.head_row + m * 16 + i * 8 + seat.row, place.state_column + n * 16 + half * 8 + seat.column,
-                sums.at[m][n][half][i * 2], sums.at[m][n][half][i * 2 + 1]);
+          visit(m * 2 + i, n * 2 + half, sums.at[m][n][half][i * 2], sums.at[m][n][half][i * 2 + 1]);
         }
 }
 
 INLINE void write_states(const StatesArguments& p, const Walk& walk, const StatesPlace& place, int chunk, Sums& sums,
                          int lane) {
   const Index slot = (Index(place.row) * p.sizes.chunks + chunk) * slots_of(p.sizes) + place.first_slot + place.head;
-  Stored* to = walk.states + slot * kStateNumbers;
-  for_each_pair(sums, place, lane, [&](int row, int column, float low, float high) {
-    const int block_row = (place.head_tile * kHeadTile + row) / 8, block_column = (place.state_tile * kStateTile + column) / 8;
-    Stored* pair = to + (block_row * (kPaddedStates / 8) + block_column) * kBlockNumbers + row % 8 * 8 + column % 8;
+  const Seat seat(lane);
+  const int first_row = (place.head_tile * kHeadTile + place.head_row) / 8;
+  const int first_column = (place.state_tile * kStateTile + place.state_column) / 8;
+  Stored* to = walk.states + slot * kStateNumbers + (first_row * (kPaddedStates / 8) + first_column) * kBlockNumbers +
+               seat.row * 8 + seat.column;
+  for_each_pair(sums, [&](int row, int column, float low, float high) {
+    Stored* pair = to + (row * (kPaddedStates / 8) + column) * kBlockNumbers;
     if constexpr (kHalf) {
       *reinterpret_cast<unsigned*>(pair) = narrow(Element(), low, high);
     } else {
@@ -187,12 +186,15 @@ INLINE void write_states(const StatesArguments& p, const Walk& walk, const State
 template <typename Number, typename Visit>
 INLINE void for_each_plain(Number* plain, const StatesArguments& p, const StatesPlace& place, Sums& sums, int lane,
                            Visit visit) {
-  Number* from = plain + (Index(place.row) * p.sizes.heads + place.first_head + place.head) * p.sizes.head_dim * p.sizes.states;
-  for_each_pair(sums, place, lane, [&](int row, int column, float& low, float& high) {
-    row += place.head_tile * kHeadTile, column += place.state_tile * kStateTile;
+  const Seat seat(lane);
+  const Index head = Index(place.row) * p.sizes.heads + place.first_head + place.head;
+  Number* from = plain + head * p.sizes.head_dim * p.sizes.states;
+  for_each_pair(sums, [&](int row_block, int column_block, float& low, float& high) {
+    const int row = place.head_tile * kHeadTile + place.head_row + row_block * 8 + seat.row;
+    const int column = place.state_tile * kStateTile + place.state_column + column_block * 8 + seat.column;
     if (row >= p.sizes.head_dim || column >= p.sizes.states) return;
     visit(from + row * p.sizes.states + column, low);
-    if (column + 1 < p.sizes.states) visit(from + row * p.sizes.states + column + 1, high);
+    visit(from + row * p.sizes.states + column + 1, high);
   });
 }
 
@@ -282,7 +284,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) states_kernel(const
       sums.scale(across);
       decay *= across;
     }
-    add_steps(sums, stage, place, walk.factors, lane);
+    add_steps(sums, stage, place, lane);
   }
   if (!active) return;
   if (!p.walk) {

@@ -1,4 +1,4 @@
-// What is known of each step before anything is multiplied: see Steps. A block has a chunk of one row; a warp takes one
+// What is known of each step before anything is multiplied: see ChunkSteps. A block has a chunk of one row; a warp takes one
 // head after another, and each lane some consecutive steps.
 #include "places.cuh"
 
@@ -15,8 +15,8 @@ struct StepsArguments {
   Limits limits;
   const unsigned char* reset;
   Index reset_row, reset_time;
-  float *step_sizes, *logs, *lows, *entering, *leaving;  // (row, head, time)
-  int* firsts;                                           // (row, time)
+  float* fields;
+  int* firsts;
 };
 
 INLINE float step_size(float raw, Limits limits) {
@@ -90,11 +90,9 @@ KERNEL void __launch_bounds__(kWarps * 32) steps_kernel(const StepsArguments p) 
       entering.at[i] = firsts[i] < 0 ? power(log) : 0.0f;
       leaving.at[i] = lane * kSteps + i >= last_reset ? power(total - log) : 0.0f;
     }
-    const Index at = ((Index(row) * p.sizes.heads + head) * p.sizes.chunks * kChunk + time) / kSteps;
-    reinterpret_cast<Pack<float, kSteps>*>(p.step_sizes)[at] = step_sizes;
-    reinterpret_cast<Pack<float, kSteps>*>(p.logs)[at] = highs;
-    if (!kHalf) reinterpret_cast<Pack<float, kSteps>*>(p.lows)[at] = lows;
-    reinterpret_cast<Pack<float, kSteps>*>(p.entering)[at] = entering;
-    reinterpret_cast<Pack<float, kSteps>*>(p.leaving)[at] = leaving;
+    const Pack<float, kSteps> fields[] = {leaving, step_sizes, highs, entering, lows};
+    float* to = p.fields + steps_of(p.sizes, row, head, chunk) + lane * kSteps;
+#pragma unroll
+    for (int i = 0; i < kStepFields; ++i) *reinterpret_cast<Pack<float, kSteps>*>(to + i * kChunk) = fields[i];
   }
 }
