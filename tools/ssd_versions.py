@@ -19,11 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from keelback.benchmarks.ssd_peers import SsdInputs, SsdShape, make_inputs
 from keelback.benchmarks.ssd_speed import SHAPES
 from keelback.ssd.cuda.backward import run_backward
-from keelback.ssd.cuda.configuration import (
-    GradientsConfiguration,
-    OutputsConfiguration,
-    StatesConfiguration,
-)
+from keelback.ssd.cuda.configuration import Tiles
 from keelback.ssd.cuda.forward import run_forward
 from keelback.ssd.cuda.operands import Operands, aligned
 from keelback.ssd.cuda.operator import card_of, traits_of
@@ -37,8 +33,8 @@ from keelback.ssd.cuda.plan import (
     backward_plan,
     forward_plan,
     heads_of_subset,
+    states_configuration,
     states_plan,
-    tiles_of,
 )
 from keelback.sweeps.provenance import provenance
 
@@ -54,7 +50,7 @@ class Version:
     chunk: int | None = None
     stages: int | None = None
     blocks: int = 1
-    split: int = 2
+    wide: bool = True
     rows: int | None = None
     heads: int | None = None
     states_stages: int | None = None
@@ -66,16 +62,16 @@ class Version:
 
 VERSIONS = [
     Version("forward"),
+    Version("forward, by warps", wide=False),
     Version("forward, states by 64 steps, 5 stages", rows=64, states_stages=5),
-    Version("forward, states by 64 steps, 3 stages, 2 blocks", rows=64, states_stages=3, states_blocks=2),
-    Version("forward, states of 1 head, 64 steps, 4 stages, 2 blocks", rows=64, heads=1, states_stages=4, states_blocks=2),
-    Version("forward, chunk 64, 3 stages, 2 blocks", chunk=64, stages=3, blocks=2, rows=64, states_stages=5),
-    Version("forward, 3 stages", stages=3),
+    Version("forward, states of 1 head", rows=64, heads=1, states_stages=4, states_blocks=2),
+    Version("forward, chunk 64, 2 blocks", chunk=64, stages=3, blocks=2, rows=64, states_stages=5),
+    Version("forward, chunk 64, 3 blocks", chunk=64, stages=2, blocks=3, rows=64, states_stages=5),
     Version("backward", back=True),
-    Version("backward, 1 stage, 2 blocks", back=True, stages=1, blocks=2),
-    Version("backward, unsplit, 1 stage, 2 blocks", back=True, split=1, stages=1, blocks=2),
-    Version("backward, unsplit, 3 stages", back=True, split=1, stages=3),
+    Version("backward, by warps", back=True, wide=False),
+    Version("backward, 3 stages", back=True, stages=3),
     Version("backward, states by 64 steps, 5 stages", back=True, rows=64, states_stages=5),
+    Version("backward, states of 1 head", back=True, heads=1, states_stages=4, states_blocks=2),
     Version("backward, 2 launches", back=True, launches=2),
 ]
 
@@ -97,9 +93,9 @@ def _cut(version: Version, cut: Cut, blocks: int, resident: int, prologue: float
     return dataclasses.replace(cut, heads=heads, subsets=-(-cut.shape.heads_per_group // heads))
 
 
-def _states(version: Version, plan: StatesPlan, cut: Cut, tiles: Any, card: Card) -> StatesPlan:
-    old = plan.configuration
-    per_head = old.warps // old.heads
+def _states(version: Version, cut: Cut, tiles: Tiles, card: Card) -> StatesPlan:
+    old = states_configuration(tiles, cut.shape.heads_per_group, card)
+    tiles, per_head = old.tiles, old.warps // old.heads
     heads = version.heads or old.heads
     configuration = dataclasses.replace(
         old,
@@ -117,10 +113,14 @@ def _states(version: Version, plan: StatesPlan, cut: Cut, tiles: Any, card: Card
     return found
 
 
+def _tiles(version: Version, tiles: Tiles, chunk: int) -> Tiles:
+    return dataclasses.replace(tiles, chunk=chunk, wide=version.wide and tiles.wide)
+
+
 def forward_of(version: Version, given: Operands, traits: Traits, card: Card) -> ForwardPlan:
     plan, shape = forward_plan(given.shape, traits, card), given.shape
     chunk = version.chunk or plan.cut.chunk
-    tiles = tiles_of(shape, traits.dtype, traits.planes, chunk)
+    tiles = _tiles(version, plan.outputs.tiles, chunk)
     outputs = dataclasses.replace(
         plan.outputs,
         tiles=tiles,
@@ -130,25 +130,26 @@ def forward_of(version: Version, given: Operands, traits: Traits, card: Card) ->
     cut = dataclasses.replace(plan.cut, chunk=chunk)
     blocks = shape.batch * cut.chunks * shape.groups
     cut = _cut(version, cut, blocks, card.processors * version.blocks, 1.5)
-    states = _states(version, plan.states, cut, tiles, card)
+    states = _states(version, cut, tiles, card)
     return ForwardPlan(cut, dataclasses.replace(plan.steps, tiles=tiles), states, outputs)
 
 
 def backward_of(version: Version, given: Operands, traits: Traits, card: Card) -> BackwardPlan:
     plan, shape = backward_plan(given.shape, traits, card), given.shape
     chunk = version.chunk or plan.cut.chunk
-    tiles = tiles_of(shape, traits.dtype, traits.planes, chunk, version.split)
+    tiles = _tiles(version, plan.gradients.tiles, chunk)
+    split = 1 if tiles.wide else 2
     gradients = dataclasses.replace(
         plan.gradients,
         tiles=tiles,
-        split=version.split,
+        split=split,
         stages=version.stages or plan.gradients.stages,
         blocks_per_processor=version.blocks,
     )
     cut = dataclasses.replace(plan.cut, chunk=chunk)
     blocks = shape.batch * cut.chunks * shape.groups
     cut = _cut(version, cut, blocks, card.processors * version.blocks, 2.0)
-    states = _states(version, plan.states, cut, tiles, card)
+    states = _states(version, cut, tiles, card)
     steps = dataclasses.replace(plan.steps, tiles=tiles)
     return BackwardPlan(cut, steps, states, plan.gate, gradients)
 

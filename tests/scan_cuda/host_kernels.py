@@ -38,7 +38,8 @@ class HostKernel:
         for header in Path(__file__).parent.glob("*.h"):
             shutil.copy(header, folder)
         (folder / "configuration.h").write_text(configuration.header)
-        runner = _RUNNER.format(arguments=f"{name.capitalize()}Arguments", name=name)
+        arguments = "".join(part.capitalize() for part in name.split("_")) + "Arguments"
+        runner = _RUNNER.format(arguments=arguments, name=name)
         (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
         library = folder / "kernel.so"
         command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 
 #include "numbers.cuh"
 
@@ -123,6 +124,8 @@ void wait_for_copies() {
   }
 }
 
+inline int uniform(int x) { return x; }
+
 template <typename Number>
 Number from_lane(Number x, int lane) {
   Number all[kHostWarp];
@@ -141,3 +144,96 @@ Number from_upper_lane(Number x, int lanes) {
   const int lane = host_lane();
   return from_lane(x, lane + lanes < kHostWarp ? lane + lanes : lane);
 }
+
+// Products by warpgroups, which are made no sooner than a thread waits for them.
+struct HostRight {
+  const unsigned char* first;
+  int along_columns, along_depth;
+};
+
+inline HostRight right_factor(const void* first, int along_columns, int along_depth) {
+  return {static_cast<const unsigned char*>(first), along_columns, along_depth};
+}
+
+struct HostProduct {
+  std::function<void()> make;
+  int group;
+};
+
+struct HostProducts {
+  std::deque<HostProduct> open;
+  int closed = 0;
+};
+
+static std::vector<HostProducts> host_products;
+static const HostMeetings* host_multiplying_block = nullptr;
+
+inline HostProducts& products_of_thread() {
+  const Unwatched unwatched;
+  if (host_multiplying_block != host_block.meetings.get()) {
+    for (const HostProducts& products : host_products) {
+      if (!products.open.empty()) std::fprintf(stderr, "a block ended before its products\n"), std::abort();
+    }
+    host_products.assign(host_block.threads.size(), HostProducts());
+    host_multiplying_block = host_block.meetings.get();
+  }
+  return host_products[host_block.running];
+}
+
+template <bool kTransposed, typename Format, int kCount>
+void multiply_group(Format, float (&sums)[kCount], const unsigned (&left)[4], const HostRight& right) {
+  HostFactors all[kHostWarp];
+  gather(HostFactors{{left[0], left[1], left[2], left[3]}, {0, 0}}, all);
+  const auto number = [](unsigned word, int high) {
+    return high ? widen_high(Format(), word) : widen_low(Format(), word);
+  };
+  const int lane = host_lane();
+  std::vector<float> rows(32);
+  for (int k = 0; k < 32; ++k) {
+    rows[k] = number(all[lane / 4 * 4 + k % 8 / 2].a[k / 16 + k / 8 % 2 * 2], k % 2);
+  }
+  float* to = sums;
+  const auto make = [=] {
+    for (int i = 0; i < kCount; ++i) {
+      const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      double sum = to[i];
+      for (int k = 0; k < 16; ++k) {
+        const unsigned char* block = right.first + k / 8 * right.along_depth + column / 8 * right.along_columns;
+        const int row = kTransposed ? column % 8 : k % 8, place = kTransposed ? k % 8 : column % 8;
+        const unsigned bits = *reinterpret_cast<const unsigned short*>(block + row * 16 + place * 2);
+        sum += static_cast<double>(rows[i / 2 % 2 * 16 + k]) * number(bits, 0);
+      }
+      to[i] = static_cast<float>(sum);
+    }
+  };
+  HostProducts& products = products_of_thread();
+  const Unwatched unwatched;
+  products.open.push_back({make, products.closed});
+}
+
+inline void publish_to_matrix_unit() {}
+inline void begin_products() {}
+
+inline void close_products() {
+  HostProducts& products = products_of_thread();
+  const Unwatched unwatched;
+  ++products.closed;
+}
+
+template <int kLeft>
+void wait_for_products() {
+  HostProducts& products = products_of_thread();
+  for (;;) {
+    std::function<void()> make;
+    {
+      const Unwatched unwatched;
+      if (products.open.empty() || products.open.front().group >= products.closed - kLeft) return;
+      make = products.open.front().make;
+      products.open.pop_front();
+    }
+    make();
+  }
+}
+
+template <int kCount>
+void pin(float (&)[kCount]) {}

@@ -7,7 +7,8 @@ from host_kernels import host_kernel
 from keelback.ssd.cuda import backward, forward, launches, operator
 from keelback.ssd.cuda.plan import Card
 
-HOPPER = Card(processors=132, shared_bytes=227 << 10)
+HOPPER = Card(processors=132, shared_bytes=227 << 10, wide=True)
+AMPERE = Card(processors=108, shared_bytes=163 << 10)
 
 
 def on_host(replace: Any, card: Card = HOPPER) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from host import on_host
+from host import AMPERE, HOPPER, on_host
 from host_kernels import COMPILER
 from ssd_cases import Case, errors_of, make_operands, relative_error, tolerance
 
@@ -26,9 +26,9 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def kernels_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_host(monkeypatch.setattr)
+@pytest.fixture(autouse=True, params=[HOPPER, AMPERE], ids=["hopper", "ampere"])
+def kernels_on_host(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    on_host(monkeypatch.setattr, request.param)
 
 
 @pytest.mark.slow

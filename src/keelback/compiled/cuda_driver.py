@@ -66,6 +66,12 @@ class Compilable(Protocol):
         """The text of `configuration.h`."""
 
 
+def architecture_of(capability: tuple[int, int]) -> str:
+    """What to compile for; on Hopper with the instructions that are its own."""
+    major, minor = capability
+    return f"sm_{major}{minor}" + ("a" if capability == (9, 0) else "")
+
+
 class Kernel:
     """One kernel of one configuration on one device."""
 
@@ -76,8 +82,7 @@ class Kernel:
 
     def _load(self, name: str, configuration: Compilable) -> None:
         driver = _driver()
-        major, minor = torch.cuda.get_device_capability(self._device)
-        architecture = f"sm_{major}{minor}"
+        architecture = architecture_of(torch.cuda.get_device_capability(self._device))
         code = compiled(configuration.sources, name, configuration.header, architecture)
         self._module = ctypes.c_void_p()
         self._function = ctypes.c_void_p()

@@ -126,7 +126,7 @@ def _launch_gradients(
         sums=(0, 0) if sums is None else (address(sums[0]), address(sums[1])),
         parts=address(parts),
     )
-    kernel("gradients", plan.gradients, given.device.index).launch(
+    kernel(plan.gradients.kernel, plan.gradients, given.device.index).launch(
         cut.blocks(launch), plan.gradients.threads, arguments
     )
 

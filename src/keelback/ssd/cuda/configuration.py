@@ -17,7 +17,7 @@ class Tiles:
     """How a chunk of one head is cut into tiles: chunk x head_tile of x, head_tile x states of h.
 
     `planes` numbers of sixteen bits stand for each number: 1 in half precision; for float32, 2 with
-    the leading 16 bits of its products or 3 with all.
+    the leading 16 bits of its products or 3 with all. With `wide`, warps multiply by four.
     """
 
     dtype: torch.dtype
@@ -26,6 +26,7 @@ class Tiles:
     head_tiles: int
     padded_states: int
     planes: int
+    wide: bool = False
 
     @property
     def element(self) -> torch.dtype:
@@ -70,7 +71,8 @@ class Tiles:
     ) -> str:
         """The text of `configuration.h`."""
         every = {**self.integers, **integers}
-        return header_text(self.dtype, {"Element": self.element, **types}, every, flags)
+        every_flag = {"kWide": self.wide, **flags}
+        return header_text(self.dtype, {"Element": self.element, **types}, every, every_flag)
 
 
 def _aligned(size: int) -> int:
@@ -199,8 +201,13 @@ class GradientsConfiguration:
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
-        return 2 * self.tiles.chunk * self.split
+        """Threads of a block: of two warpgroups with `wide`."""
+        return 2 * self.tiles.chunk * (2 if self.tiles.wide else self.split)
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return "gradients_wide" if self.tiles.wide else "gradients"
 
     @property
     def skip_sums(self) -> int:
@@ -212,7 +219,7 @@ class GradientsConfiguration:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
         matrices = 2 * tiles.bytes_of(chunk, tiles.padded_states)
-        scores = FLOAT * chunk * chunk
+        scores = 0 if tiles.wide else FLOAT * chunk * chunk
         row_warps = chunk // BLOCK_OF_TILE
         warps = row_warps * self.split
         skips = self.skip_sums // self.split if self.skip_per_number else 1

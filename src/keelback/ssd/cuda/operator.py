@@ -22,7 +22,8 @@ def card_of(device: torch.device) -> Card:
     """What a plan needs to know of a GPU."""
     properties = torch.cuda.get_device_properties(device)
     shared = getattr(properties, "shared_memory_per_block_optin", 96 << 10)
-    return Card(processors_of(device), shared)
+    wide = (properties.major, properties.minor) == (9, 0)
+    return Card(processors_of(device), shared, wide)
 
 
 def has_kernels(x: Tensor, states: int) -> bool:

@@ -1,7 +1,7 @@
 """How a scan by heads is cut: chunks and tiles, heads over blocks, and the length over segments."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeVar
 
@@ -48,6 +48,7 @@ class Card:
 
     processors: int
     shared_bytes: int  # of a block, at most
+    wide: bool = False  # whether warpgroups multiply: on Hopper
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,18 @@ def tiles_of(
     return Tiles(dtype, chunk, head_tile, head_tiles, state_tiles * state_tile, planes)
 
 
+def wide_tiles_of(
+    shape: Shape, dtype: torch.dtype, planes: int, chunk: int, head_tile: int = HEAD_TILE
+) -> Tiles | None:
+    """Tiles for products by warpgroups, whose columns are 32, 64 or 128; none for the smallest."""
+    if shape.head_dim <= BLOCK_OF_TILE or shape.states <= BLOCK_OF_TILE:
+        return None
+    states = next((size for size in (32, 64) if shape.states <= size), -(-shape.states // 128) * 128)
+    if -(-shape.head_dim // 32) % 2:  # halves of a tile would be empty
+        head_tile = 32
+    return Tiles(dtype, chunk, head_tile, -(-shape.head_dim // head_tile), states, planes, True)
+
+
 Configuration = TypeVar("Configuration", bound="_HasSharedBytes")
 
 
@@ -177,11 +190,15 @@ def _first_fitting(ways: Iterable[Configuration], card: Card, what: str) -> Conf
 def states_configuration(tiles: Tiles, heads_per_group: int, card: Card) -> StatesConfiguration:
     """Two heads to a block where there are as many, four warps to each where its tile has room."""
     heads = min(2, heads_per_group)
+    padded = tiles.head_tiles * tiles.head_tile
+    if padded % HEAD_TILE == 0:
+        tiles = replace(tiles, head_tile=HEAD_TILE, head_tiles=padded // HEAD_TILE)
+    tiles = replace(tiles, wide=tiles.wide and tiles.head_tile == HEAD_TILE)
     state_tile = min(tiles.padded_states, STATE_TILE)
     if tiles.padded_states % state_tile:
         state_tile = tiles.padded_states // 2
-    of_rows = 2 if tiles.head_tile % 32 == 0 else 1
-    of_columns = 2 if state_tile % 32 == 0 else 1
+    of_rows = 4 if tiles.wide else 2 if tiles.head_tile % 32 == 0 else 1
+    of_columns = 1 if tiles.wide else 2 if state_tile % 32 == 0 else 1
     rows = [(tiles.chunk, 3), (min(tiles.chunk, 64), 3), (64, 2), (32, 3), (32, 2), (16, 2)]
     return _first_fitting(
         [
@@ -196,24 +213,30 @@ def states_configuration(tiles: Tiles, heads_per_group: int, card: Card) -> Stat
     )
 
 
+def _ways(
+    shape: Shape, traits: Traits, card: Card, sizes: Iterable[tuple[int, int]], split: int
+) -> list[Tiles]:
+    """Tiles for chunks and parts of a head of these sizes, those for warpgroups first."""
+    given = (shape, traits.dtype, traits.planes)
+    wide = [
+        wide_tiles_of(*given, chunk, head_tile)
+        for chunk, head_tile in sizes
+        if card.wide and chunk % 64 == 0 and head_tile % 32 == 0
+    ]
+    narrow = [tiles_of(*given, chunk, split, head_tile) for chunk, head_tile in sizes]
+    return [tiles for tiles in wide if tiles is not None] + narrow
+
+
 def outputs_configuration(shape: Shape, traits: Traits, card: Card) -> OutputsConfiguration:
     """As many stages as there is room for, in as long chunks."""
-    return _first_fitting(
-        [
-            OutputsConfiguration(
-                tiles_of(shape, traits.dtype, traits.planes, chunk, head_tile=head_tile),
-                stages,
-                traits.has_z,
-                False,
-                traits.has_reset,
-                traits.skip_per_number,
-            )
-            for chunk, head_tile in ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
-            for stages in (4, 3, 2)
-        ],
-        card,
-        "a chunk",
-    )
+    sizes = ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
+    flags = (traits.has_z, False, traits.has_reset, traits.skip_per_number)
+    ways = [
+        OutputsConfiguration(tiles, stages, *flags)
+        for tiles in _ways(shape, traits, card, sizes, 1)
+        for stages in (4, 3, 2)
+    ]
+    return _first_fitting(ways, card, "a chunk")
 
 
 def gate_configuration(tiles: Tiles, traits: Traits, card: Card) -> OutputsConfiguration | None:
@@ -274,15 +297,17 @@ def forward_plan(shape: Shape, traits: Traits, card: Card) -> ForwardPlan:
 
 
 def gradients_configuration(shape: Shape, traits: Traits, card: Card) -> GradientsConfiguration:
-    """Two warps share 16 steps, in as long chunks as there is room for."""
-
-    def of(chunk: int, head_tile: int, stages: int, split: int) -> GradientsConfiguration:
-        tiles = tiles_of(shape, traits.dtype, traits.planes, chunk, split, head_tile)
-        flags = (traits.softplus, traits.has_reset, traits.skip_per_number)
-        return GradientsConfiguration(tiles, traits.step_dtype, split, stages, *flags)
-
+    """By warpgroups where these have room for the gradients of B and C; else two warps share 16
+    steps. The chunks are as long as there is room for.
+    """
     sizes = ((BACKWARD_CHUNK, HEAD_TILE), (BACKWARD_CHUNK, 32), (32, 32))
-    ways = [of(*size, stages, 2) for size in sizes for stages in (2, 1)]
+    flags = (traits.softplus, traits.has_reset, traits.skip_per_number)
+    ways = [
+        GradientsConfiguration(tiles, traits.step_dtype, 1 if tiles.wide else 2, stages, *flags)
+        for tiles in _ways(shape, traits, card, sizes, 2)
+        for stages in (2, 1)
+        if not tiles.wide or tiles.padded_states <= STATE_TILE
+    ]
     return _first_fitting(ways, card, "the gradients of a chunk")
 
 

@@ -5,10 +5,11 @@
 #pragma once
 
 #include "configuration.h"
-#include "matrix_intrinsics.h"
+#include "group_intrinsics.h"
 
 using Index = long long;
 
+constexpr int kProductsUnderWay = 2;
 constexpr bool kHalf = sizeof(Stored) == 2;
 static_assert(kHalf == (kPlanes == 1), "only float32 is split");
 
@@ -128,6 +129,98 @@ INLINE void multiply(float (&sums)[2][4], const Fragment& left, const Fragment& 
       multiply_words(Element(), sums[0], left.at[p], right.at[order - p][0], right.at[order - p][1]);
       multiply_words(Element(), sums[1], left.at[p], right.at[order - p][2], right.at[order - p][3]);
     }
+  }
+}
+
+// Sums of products: 16 rows of a warp, 16 columns each.
+template <int kTiles>
+using Sums = float[kTiles][2][4];
+
+template <int kTiles>
+INLINE void clear(float (&sums)[kTiles][2][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles * 8; ++i) sums[i / 8][i / 4 % 2][i % 4] = 0.0f;
+}
+
+template <int kTiles>
+INLINE float (&flat(float (&sums)[kTiles][2][4]))[kTiles * 8] {
+  return reinterpret_cast<float(&)[kTiles * 8]>(sums);
+}
+
+// sums += left right for several left factors, the right one (16, 16 kTiles) being that from block (k, n) of a tile; or,
+// if transposed, from block (n, k) of its transpose. With kWide the warps of a warpgroup do this together and the sums
+// are not to be touched before `finish`.
+template <bool kTransposed, int kLefts, int kTiles, int kRows, int kColumns>
+INLINE void add_products(float (&sums)[kLefts][kTiles][2][4], const Fragment (&left)[kLefts],
+                         const Tile<kRows, kColumns>& right, int k, int n, int lane) {
+  using Right = Tile<kRows, kColumns>;
+  if constexpr (kWide) {
+    constexpr int kRowOfBlocks = Right::kColumnBlocks * 128;
+    begin_products();
+#pragma unroll
+    for (int m = 0; m < kLefts; ++m)
+#pragma unroll
+      for (int order = kPlanes - 1; order >= 0; --order)
+#pragma unroll
+        for (int p = 0; p <= order; ++p) {
+          const auto factor = right_factor(right.row(order - p, kTransposed ? n : k, kTransposed ? k : n, 0),
+                                           kTransposed ? kRowOfBlocks : 128, kTransposed ? 128 : kRowOfBlocks);
+          multiply_group<kTransposed>(Element(), flat(sums[m]), left[m].at[p], factor);
+        }
+  } else {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      Fragment factor;
+      if constexpr (kTransposed) load_right_transposed(factor, right, n + tile * 2, k, lane);
+      else load_right(factor, right, k, n + tile * 2, lane);
+#pragma unroll
+      for (int m = 0; m < kLefts; ++m) multiply(sums[m][tile], left[m], factor);
+    }
+  }
+}
+template <bool kTransposed, int kTiles, int kRows, int kColumns>
+INLINE void add_product(float (&sums)[kTiles][2][4], const Fragment& left, const Tile<kRows, kColumns>& right, int k, int n,
+                        int lane) {
+  add_products<kTransposed>(reinterpret_cast<float(&)[1][kTiles][2][4]>(sums),
+                            reinterpret_cast<const Fragment(&)[1]>(left), right, k, n, lane);
+}
+
+// Makes the products since the last call a group, and waits for all groups but this one and a few before it: the left
+// factors of these stay in registers.
+INLINE void close() {
+  if constexpr (kWide) {
+    close_products();
+    wait_for_products<kProductsUnderWay - 1>();
+  }
+}
+// Waits for all products.
+template <int kTiles>
+INLINE void finish(float (&sums)[kTiles][2][4]) {
+  if constexpr (kWide) {
+    wait_for_products<0>();
+    pin(flat(sums));
+  }
+}
+
+// Waits for the copies to shared memory of all but kLeft groups, of all threads of the block.
+template <int kLeft>
+INLINE void arrive_with_copies() {
+  wait_for_copies<kLeft>();
+  if constexpr (kWide) publish_to_matrix_unit();
+  synchronize_block();
+}
+
+// The left factor times a number for each of the lane's rows.
+INLINE void scale_rows(Fragment& left, float of_row, float of_eighth) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float factor = i % 2 ? of_eighth : of_row;
+    Words words;
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) words.plane[p] = left.at[p][i];
+    const Words scaled = split(words.low() * factor, words.high() * factor);
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) left.at[p][i] = scaled.plane[p];
   }
 }
 

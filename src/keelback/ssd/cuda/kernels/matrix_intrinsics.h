@@ -53,6 +53,9 @@ INLINE void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" :: "n"(kLeft) : "memory");
 }
 
+// x, which is the same in all lanes of a warp: branches on it are then known to be the same too.
+INLINE int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 // x of the lane that is `lanes` lower, or above: the lane's own where there is none.
 template <typename Number>
 INLINE Number from_lower_lane(Number x, int lanes) {

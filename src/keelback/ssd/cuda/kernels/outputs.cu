@@ -67,26 +67,44 @@ INLINE void load_unit(OutputsStage& stage, const OutputsArguments& p, const Outp
   copy_floats<kThreads, kStepFields * kChunk>(stage.steps.leaving, steps, thread);
 }
 
-// Scores of the 16 steps of a warp with themselves, with the 16 before, and so on: a product (16, 16) each.
+constexpr int kWarpsOfGroup = 4;
+
+// Scores of the 16 steps of a warp, a product (16, 16) per 16 others: with themselves, the 16 before, and so on; with
+// kWide, with the first 16 of the chunk, the next, and so on, as far as any warp of the warpgroup needs them.
 struct Scores {
   float at[kWarps][2][4];
 };
 
-INLINE void find_scores(Scores& scores, const OutputsShared& shared, int rows, int lane) {
+// Adds up the warp's scores with the 64 steps from 16 j on.
+INLINE void find_scores_of_group(Scores& scores, const OutputsShared& shared, int rows, int j, int lane) {
+  auto& four = reinterpret_cast<float(&)[kWarpsOfGroup][2][4]>(scores.at[j]);
 #pragma unroll
-  for (int back = 0; back < kWarps; ++back)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scores.at[back][i / 4][i % 4] = 0.0f;
-#pragma unroll 1
   for (int k = 0; k < kPaddedStates / 8; k += 2) {
     Fragment left;
     load_left(left, shared.C, rows * 2, k, lane);
+    add_product<true>(four, left, shared.last.B, k, j * 2, lane);
+    close();
+  }
+  finish(four);
+}
+
+INLINE void find_scores(Scores& scores, const OutputsShared& shared, int rows, int lane) {
+  clear(scores.at);
+  if constexpr (kWide) {
+    find_scores_of_group(scores, shared, rows, 0, lane);
+    if (kWarps > kWarpsOfGroup && rows >= kWarpsOfGroup) find_scores_of_group(scores, shared, rows, kWarpsOfGroup, lane);
+  } else {
+#pragma unroll 1
+    for (int k = 0; k < kPaddedStates / 8; k += 2) {
+      Fragment left;
+      load_left(left, shared.C, rows * 2, k, lane);
 #pragma unroll
-    for (int back = 0; back < kWarps; ++back) {
-      if (back > rows) break;
-      Fragment right;
-      load_right_transposed(right, shared.last.B, (rows - back) * 2, k, lane);
-      multiply(scores.at[back], left, right);
+      for (int back = 0; back < kWarps; ++back) {
+        if (back > rows) break;
+        Fragment right;
+        load_right_transposed(right, shared.last.B, (rows - back) * 2, k, lane);
+        multiply(scores.at[back], left, right);
+      }
     }
   }
 }
@@ -103,73 +121,118 @@ struct KeptC {
   }
 };
 
-INLINE void add_states(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsShared& shared, const KeptC& kept,
-                       int rows, int lane) {
-  const Seat seat(lane);
+using Outputs = float[kTiles / 2][2][4];
+
+INLINE void add_states(Outputs& y, const OutputsStage& stage, const OutputsShared& shared, const KeptC& kept, int rows, int lane) {
 #pragma unroll
   for (int k = 0; k < kPaddedStates / 16; ++k) {
     Fragment left;
     if constexpr (kKeepC) left = kept.at[k];
     else load_left(left, shared.C, rows * 2, k * 2, lane);
-#pragma unroll
-    for (int n = 0; n < kTiles / 2; ++n) {
-      Fragment right;
-      load_right_transposed(right, stage.h, n * 2, k * 2, lane);
-      multiply(y[n], left, right);
-    }
+    add_product<true>(y, left, stage.h, k * 2, 0, lane);
+    close();
   }
+  finish(y);
+}
+
+INLINE void decay_states(Outputs& y, const OutputsStage& stage, int rows, int lane) {
+  const Seat seat(lane);
   const float low = stage.steps.entering[rows * 16 + seat.row], high = stage.steps.entering[rows * 16 + seat.row + 8];
 #pragma unroll
-  for (int n = 0; n < kTiles / 2; ++n)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) y[n][i / 4][i % 4] *= i % 4 < 2 ? low : high;
+  for (int i = 0; i < kTiles * 4; ++i) flat(y)[i] *= i % 4 < 2 ? low : high;
 }
 
-INLINE void add_steps(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsShared& shared, const Scores& scores,
-                      int rows, int lane) {
-  const Seat seat(lane);
+// What the steps of a lane have in common in all products.
+struct LaneSteps {
   float logs[2], lows[2];
   int firsts[2];
+
+  INLINE LaneSteps(const OutputsStage& stage, const OutputsShared& shared, int rows, const Seat& seat) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int i = rows * 16 + r * 8 + seat.row;
-    logs[r] = stage.steps.logs[i];
-    lows[r] = kHalf ? 0.0f : stage.steps.lows[i];
-    firsts[r] = kHasReset ? shared.firsts[i] : 0;
+    for (int r = 0; r < 2; ++r) {
+      const int i = rows * 16 + r * 8 + seat.row;
+      logs[r] = stage.steps.logs[i];
+      lows[r] = kHalf ? 0.0f : stage.steps.lows[i];
+      firsts[r] = kHasReset ? shared.firsts[i] : 0;
+    }
   }
+};
+
+// The weights of the 16 steps from 16 j on for those of the warp, as a left factor.
+template <bool kDiagonal>
+INLINE void find_weights(Fragment& left, const float (&scores)[2][4], const LaneSteps& own, const OutputsStage& stage, int j,
+                         const Seat& seat) {
+  float weights[2][4];
 #pragma unroll
-  for (int back = 0; back < kWarps; ++back) {
-    if (back > rows) break;
-    const int j = rows - back;
-    float weights[2][4];
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int e = 0; e < 2; ++e) {
+      const int within = half * 8 + seat.column + e, column = j * 16 + within;
+      const float log = stage.steps.logs[column], size = stage.steps.sizes[column];
+      const float low = kHalf ? 0.0f : stage.steps.lows[column];
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = j * 16 + half * 8 + seat.column + e;
-        const float log = stage.steps.logs[column], size = stage.steps.sizes[column];
-        const float low = kHalf ? 0.0f : stage.steps.lows[column];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          float exponent = logs[r] - log;
-          if (!kHalf) exponent += lows[r] - low;
-          const float weight = scores.at[back][half][r * 2 + e] * power_of_two(exponent) * size;
-          const bool keeps = (back > 0 || column <= rows * 16 + r * 8 + seat.row) && (!kHasReset || column >= firsts[r]);
-          weights[half][r * 2 + e] = keeps ? weight : 0.0f;
-        }
+      for (int r = 0; r < 2; ++r) {
+        float exponent = own.logs[r] - log;
+        if (!kHalf) exponent += own.lows[r] - low;
+        const float weight = scores[half][r * 2 + e] * power_of_two(exponent) * size;
+        const bool keeps = (!kDiagonal || within <= r * 8 + seat.row) && (!kHasReset || column >= own.firsts[r]);
+        weights[half][r * 2 + e] = keeps ? weight : 0.0f;
       }
-    Fragment left;
-    set_left(left, weights);
+    }
+  set_left(left, weights);
+}
+
+// With kWide, a warp takes part in products with steps after its own, with weights of zero.
+INLINE void find_weights_of_group(Fragment& left, const float (&scores)[2][4], const LaneSteps& own, const OutputsStage& stage,
+                                  int rows, int j, const Seat& seat) {
+  if (j < rows) {
+    find_weights<false>(left, scores, own, stage, j, seat);
+  } else if (j == rows) {
+    find_weights<true>(left, scores, own, stage, j, seat);
+  } else {
 #pragma unroll
-    for (int n = 0; n < kTiles / 2; ++n) {
-      Fragment right;
-      load_right(right, stage.x, j * 2, n * 2, lane);
-      multiply(y[n], left, right);
+    for (int i = 0; i < kPlanes * 4; ++i) left.at[i / 4][i % 4] = 0;
+  }
+}
+
+// Adds the 64 steps from 16 j on.
+INLINE void add_group(Outputs& y, const OutputsStage& stage, const Scores& scores, const LaneSteps& own, int rows, int j,
+                      int lane) {
+#pragma unroll
+  for (int i = j; i < j + kWarpsOfGroup; ++i) {
+    Fragment left;
+    find_weights_of_group(left, scores.at[i], own, stage, rows, i, Seat(lane));
+    add_product<false>(y, left, stage.x, i * 2, 0, lane);
+    close();
+  }
+  finish(y);
+}
+
+INLINE void find_outputs(Outputs& y, const OutputsStage& stage, const OutputsShared& shared, const Scores& scores,
+                         const KeptC& kept, bool states, int rows, int lane) {
+  const Seat seat(lane);
+  const LaneSteps own(stage, shared, rows, seat);
+  clear(y);
+  if (states) {
+    add_states(y, stage, shared, kept, rows, lane);
+    decay_states(y, stage, rows, lane);
+  }
+  if constexpr (kWide) {
+    add_group(y, stage, scores, own, rows, 0, lane);
+    if (kWarps > kWarpsOfGroup && rows >= kWarpsOfGroup) add_group(y, stage, scores, own, rows, kWarpsOfGroup, lane);
+  } else {
+#pragma unroll
+    for (int back = 0; back < kWarps; ++back) {
+      if (back > rows) break;
+      Fragment left;
+      if (back) find_weights<false>(left, scores.at[back], own, stage, rows - back, seat);
+      else find_weights<true>(left, scores.at[back], own, stage, rows, seat);
+      add_product<false>(y, left, stage.x, (rows - back) * 2, 0, lane);
     }
   }
 }
 
-INLINE void add_skip(float (&y)[kTiles / 2][2][4], const OutputsStage& stage, const OutputsArguments& p, int head, int first_column,
+INLINE void add_skip(Outputs& y, const OutputsStage& stage, const OutputsArguments& p, int head, int first_column,
                      int rows, int lane) {
   const Seat seat(lane);
   const float* D = p.D + head * p.D_head + (kSkipPerNumber ? first_column : 0);
@@ -201,7 +264,7 @@ INLINE Pack<float, 2> read_pair(const Stored* from) {
 }
 
 // y becomes y silu(z); or, with kGateGradient, the gradient of y, and dz that of z.
-INLINE void gate(float (&y)[kTiles / 2][2][4], float (&dz)[kTiles / 2][2][4], const OutputsArguments& p, const OutputsPlace& place,
+INLINE void gate(Outputs& y, Outputs& dz, const OutputsArguments& p, const OutputsPlace& place,
                  int head, int first_column, int rows, int lane) {
   const Seat seat(lane);
 #pragma unroll
@@ -232,7 +295,7 @@ INLINE void gate(float (&y)[kTiles / 2][2][4], float (&dz)[kTiles / 2][2][4], co
   }
 }
 
-INLINE void write_tile(Stored* to, const float (&y)[kTiles / 2][2][4], const OutputsArguments& p, const OutputsPlace& place,
+INLINE void write_tile(Stored* to, const Outputs& y, const OutputsArguments& p, const OutputsPlace& place,
                        int head, int first_column, int rows, int lane) {
   const Seat seat(lane);
 #pragma unroll
@@ -248,10 +311,10 @@ INLINE void write_tile(Stored* to, const float (&y)[kTiles / 2][2][4], const Out
 
 KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) outputs_kernel(const OutputsArguments p) {
   SHARED_MEMORY(OutputsShared, shared);
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const OutputsPlace place(p.sizes, blockIdx.x);
   // Warps that share a scheduler have a lower and an upper part, which together are as much work for all.
-  const int rows = kWarps == 8 && warp >= 4 ? 11 - warp : warp;
+  const int rows = !kWide && kWarps == 8 && warp >= 4 ? 11 - warp : warp;
   const int units = place.heads.count * kHeadTiles;
   const bool states = place.chunk > 0 || p.has_start;
   const auto load = [&](int unit) {
@@ -270,8 +333,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) outputs_kernel(cons
       shared.firsts[i] = p.steps.firsts[Index(place.row) * p.sizes.chunks * kChunk + place.time + i];
     }
   }
-  wait_for_copies<kStages - 1>();
-  synchronize_block();
+  arrive_with_copies<kStages - 1>();
   Scores scores;
   KeptC kept;
   find_scores(scores, shared, rows, lane);
@@ -279,23 +341,19 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) outputs_kernel(cons
 
 #pragma unroll 1
   for (int unit = 0; unit < units; ++unit) {
-    wait_for_copies<kStages - 2>();
-    synchronize_block();
+    arrive_with_copies<kStages - 2>();
     load(unit + kStages - 1);
     const OutputsStage& stage = shared.stage(unit);
     const int head = place.heads.first + unit / kHeadTiles, first_column = unit % kHeadTiles * kHeadTile;
-    float y[kTiles / 2][2][4];
-#pragma unroll
-    for (int n = 0; n < kTiles * 4; ++n) y[n / 8][n / 4 % 2][n % 4] = 0.0f;
-    if (states) add_states(y, stage, shared, kept, rows, lane);
-    add_steps(y, stage, shared, scores, rows, lane);
+    Outputs y;
+    find_outputs(y, stage, shared, scores, kept, states, rows, lane);
     if (p.D) add_skip(y, stage, p, head, first_column, rows, lane);
     if constexpr (kGateGradient) {
-      float dz[kTiles / 2][2][4];
+      Outputs dz;
       gate(y, dz, p, place, head, first_column, rows, lane);
       write_tile(p.dz, dz, p, place, head, first_column, rows, lane);
     } else if constexpr (kHasZ) {
-      float none[kTiles / 2][2][4];
+      Outputs none;
       gate(y, none, p, place, head, first_column, rows, lane);
     }
     write_tile(p.y, y, p, place, head, first_column, rows, lane);

@@ -32,6 +32,7 @@ constexpr int kRowTiles = kHeadTile / kWarpsOfRows / 16;
 constexpr int kColumnTiles = kStateTile / kWarpsOfColumns / 16;
 constexpr int kStateTiles = kPaddedStates / kStateTile;
 constexpr int kStagesPerChunk = kChunk / kRows;
+static_assert(!kWide || (kRowTiles == 1 && kWarpsOfRows == 4), "a warpgroup has 64 rows");
 static_assert(kRowTiles >= 1 && kColumnTiles >= 1 && kPaddedStates % kStateTile == 0, "a warp has whole tiles");
 
 struct StatesStage {
@@ -79,16 +80,19 @@ struct StatesPlace {
   }
 };
 
-struct Sums {
+// The states that a warp has.
+struct States {
   float at[kRowTiles][kColumnTiles][2][4];
 
+  INLINE void clear() {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) ::clear(at[m]);
+  }
   INLINE void scale(float factor) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 8; ++i) at[m][n][i / 4][i % 4] *= factor;
+      for (int i = 0; i < kColumnTiles * 8; ++i) flat(at[m])[i] *= factor;
   }
 };
 
@@ -129,7 +133,7 @@ INLINE void scale_columns(Fragment& left, const StatesStage& stage, int head, in
   }
 }
 
-INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& place, int lane) {
+INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace& place, int lane) {
   const Seat seat(lane);
 #pragma unroll
   for (int k = 0; k < kRows; k += 16) {
@@ -139,19 +143,16 @@ INLINE void add_steps(Sums& sums, const StatesStage& stage, const StatesPlace& p
       load_left_transposed(left[m], stage.x[place.head], k / 8, place.head_row / 8 + m * 2, lane);
       scale_columns(left[m], stage, place.head, k, !place.back, seat);
     }
-#pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) {
-      Fragment right;
-      load_right(right, stage.B, k / 8, place.state_column / 8 + n * 2, lane);
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) multiply(sums.at[m][n], left[m], right);
-    }
+    add_products<false>(sums.at, left, stage.B, k / 8, place.state_column / 8, lane);
+    close();
   }
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) finish(sums.at[m]);
 }
 
 // For each pair of adjacent sums, `visit(row block, column block, low, high)`, the blocks counted from the warp's first.
 template <typename Visit>
-INLINE void for_each_pair(Sums& sums, Visit visit) {
+INLINE void for_each_pair(States& sums, Visit visit) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll
@@ -164,7 +165,7 @@ INLINE void for_each_pair(Sums& sums, Visit visit) {
         }
 }
 
-INLINE void write_states(const StatesArguments& p, const Walk& walk, const StatesPlace& place, int chunk, Sums& sums,
+INLINE void write_states(const StatesArguments& p, const Walk& walk, const StatesPlace& place, int chunk, States& sums,
                          int lane) {
   const Index slot = (Index(place.row) * p.sizes.chunks + chunk) * slots_of(p.sizes) + place.first_slot + place.head;
   const Seat seat(lane);
@@ -184,7 +185,7 @@ INLINE void write_states(const StatesArguments& p, const Walk& walk, const State
 
 // `visit(address, sum)` for the states in a plain array (row, head, head_dim, state) that are present.
 template <typename Number, typename Visit>
-INLINE void for_each_plain(Number* plain, const StatesArguments& p, const StatesPlace& place, Sums& sums, int lane,
+INLINE void for_each_plain(Number* plain, const StatesArguments& p, const StatesPlace& place, States& sums, int lane,
                            Visit visit) {
   const Seat seat(lane);
   const Index head = Index(place.row) * p.sizes.heads + place.first_head + place.head;
@@ -198,9 +199,9 @@ INLINE void for_each_plain(Number* plain, const StatesArguments& p, const States
   });
 }
 
-// What the segments before this one add up to at its start. A thread finds its own sums as it left them.
-INLINE void begin(Sums& sums, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int warp, int lane) {
-  sums.scale(0.0f);
+// The states before the first step, or zero.
+INLINE void set_out(States& sums, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int lane) {
+  sums.clear();
   if (walk.start && p.walk) {
     for_each_plain(walk.start, p, place, sums, lane, [](const float* from, float& sum) { sum = *from; });
   }
@@ -217,7 +218,8 @@ INLINE Pack<float, 4>* sums_of(const StatesArguments& p, const StatesPlace& plac
          (number_of(p, place, segment) * kWarps + warp) * (kSumsOfThread / 4) * 32 + lane;
 }
 
-INLINE void add_segments(Sums& sums, const StatesArguments& p, const StatesPlace& place, int warp, int lane) {
+// What the segments before this one add up to at its start. A thread finds its own sums as it left them.
+INLINE void add_segments(States& sums, const StatesArguments& p, const StatesPlace& place, int warp, int lane) {
   for (int segment = 0; segment < place.segment; ++segment) {
     const float decay = p.decays[number_of(p, place, segment) * kHeads + place.head];
     const Pack<float, 4>* from = sums_of(p, place, segment, warp, lane);
@@ -231,7 +233,7 @@ INLINE void add_segments(Sums& sums, const StatesArguments& p, const StatesPlace
   }
 }
 
-INLINE void keep_segment(const Sums& sums, float decay, const StatesArguments& p, const StatesPlace& place, int warp,
+INLINE void keep_segment(const States& sums, float decay, const StatesArguments& p, const StatesPlace& place, int warp,
                          int lane) {
   Pack<float, 4>* to = sums_of(p, place, place.segment, warp, lane);
 #pragma unroll
@@ -246,7 +248,7 @@ INLINE void keep_segment(const Sums& sums, float decay, const StatesArguments& p
 
 KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) states_kernel(const StatesArguments p) {
   SHARED_MEMORY(StatesShared, shared);
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const StatesPlace place(p.sizes, p.segments, p.first_direction, blockIdx.x, warp);
   const Walk& walk = place.back ? p.back : p.ahead;
   const int first = place.segment * p.chunks_per_segment;
@@ -264,14 +266,13 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) states_kernel(const
   for (int i = 0; i < kStages - 1; ++i) load(i);
 
   const bool active = place.head < place.heads;
-  Sums sums;
+  States sums;
   float decay = 1.0f;
-  begin(sums, p, walk, place, warp, lane);
+  set_out(sums, p, walk, place, lane);
   if (p.walk && active) add_segments(sums, p, place, warp, lane);
 #pragma unroll 1
   for (int i = 0; i < count * kStagesPerChunk; ++i) {
-    wait_for_copies<kStages - 2>();
-    synchronize_block();
+    arrive_with_copies<kStages - 2>();
     load(i + kStages - 1);
     if (!active) continue;
     const StatesStage& stage = shared.stages[i % kStages];

@@ -1,0 +1,286 @@
+// As gradients.cuh says, by two warpgroups: one has the pairs of steps, du and dS, with 16 steps j to a warp; the other
+// has dB, dC and what enters the chunk, with 16 steps to a warp too.
+#include "gradients.cuh"
+
+using GradientsWideArguments = GradientsArguments;
+
+static_assert(kWide && kSplit == 1 && kChunk == 64, "a warpgroup has 64 rows");
+
+struct GradientsWideShared {
+  Tile<kChunk, kPaddedStates> B, C;
+  HeadSums sums[2];
+  int firsts[kChunk];
+  union {
+    GradientsStage stages[kStages];
+    Tile<kChunk, kChunk> dS;  // at the end
+  };
+};
+
+EXPORTED_SIZE(gradients_wide_shared_bytes, GradientsWideShared)
+
+using Pairs = float[kRowWarps][2][4];      // 16 steps j of a warp, 16 steps i each
+using OfStates = float[kOwnStateTiles][2][4];  // 16 steps of a warp
+
+// S_ji of the warp's steps j.
+INLINE void find_scores(Pairs& scores, const GradientsWideShared& shared, const GradientsPlace& place, int lane) {
+  clear(scores);
+#pragma unroll
+  for (int k = 0; k < kPaddedStates / 8; k += 2) {
+    Fragment left;
+    load_left(left, shared.B, place.row_warp * 2, k, lane);
+    add_product<true>(scores, left, shared.C, k, 0, lane);
+    close();
+  }
+  finish(scores);
+}
+
+// What a lane knows of its steps j, in all pairs, and their weights summed over i.
+struct LaneSteps {
+  RowPair logs, lows, sizes, weights;
+  int row;
+};
+
+// From x_j . dy_i: dS_ji of a head, which takes its place, the factors S_ji L_ji, and the weights.
+template <bool kDiagonal>
+INLINE void find_pairs(float (&products)[2][4], float (&factors)[2][4], const float (&scores)[2][4], LaneSteps& own, int i,
+                       const Unit& unit) {
+  const ChunkSteps& steps = unit.stage.steps;
+  const Seat seat(unit.lane);
+  float weights_of_column[4];
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int within = half * 8 + seat.column + e, column = i * 16 + within;
+      const float log = steps.logs[column], low = kHalf ? 0.0f : steps.lows[column];
+      const int first_kept = kHasReset ? unit.firsts[column] : 0;
+      float of_column = 0.0f;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float exponent = log - own.logs.at[r];
+        if (!kHalf) exponent += low - own.lows.at[r];
+        const bool keeps = (!kDiagonal || within >= r * 8 + seat.row) && (!kHasReset || own.row + r * 8 >= first_kept);
+        const float decay = keeps ? power_of_two(exponent) : 0.0f;
+        const int at = r * 2 + e;
+        const float score = scores[half][at];
+        factors[half][at] = keeps ? score * decay : 0.0f;
+        const float dS = keeps ? products[half][at] * decay * own.sizes.at[r] : 0.0f;
+        const float weight = dS * score;
+        products[half][at] = dS;
+        own.weights.at[r] += weight;
+        of_column += weight;
+      }
+      weights_of_column[half * 2 + e] = of_column;
+    }
+  transpose_sum<28>(weights_of_column, unit.lane);
+  if (seat.row < 4) {
+    float& to = unit.sums.weights_of_column[unit.place.row_warp][i * 16 + seat.row / 2 * 8 + seat.column + seat.row % 2];
+    to = unit.adds ? to + weights_of_column[0] : weights_of_column[0];
+  }
+}
+
+// The first warpgroup's part of a unit.
+INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArguments& p, const Unit& unit, int head, bool leaves) {
+  const GradientsStage& stage = unit.stage;
+  const Seat seat(unit.lane);
+  Pairs products;
+  Du du;
+  clear(products);
+  clear(du);
+#pragma unroll
+  for (int k = 0; k < kHeadTiles16; ++k) {
+    Fragment left;
+    load_left(left, stage.x, unit.rows(), k * 2, unit.lane);
+    add_product<true>(products, left, stage.dy, k * 2, 0, unit.lane);
+    close();
+  }
+  finish(products);
+  if (leaves) {
+#pragma unroll
+    for (int k = 0; k < kPaddedStates / 16; ++k) {
+      Fragment left;
+      load_left(left, unit.B, unit.rows(), k * 2, unit.lane);
+      add_product<true>(du, left, stage.g, k * 2, 0, unit.lane);
+      close();
+    }
+    finish(du);
+    const RowPair leaving = rows_of(stage.steps.leaving, unit.first);
+#pragma unroll
+    for (int i = 0; i < kOwnHeadTiles * 8; ++i) flat(du)[i] *= leaving.at[i % 4 / 2];
+  }
+  RowPair of_leaving = {};
+  add_dots(of_leaving, du, stage.x, unit);
+  put_rows(unit.sums.leaves[0], of_leaving, unit.first, unit.adds, seat);
+
+  LaneSteps own{rows_of(stage.steps.logs, unit.first), rows_of(stage.steps.lows, unit.first),
+                rows_of(stage.steps.sizes, unit.first), {}, unit.first};
+#pragma unroll
+  for (int i = 0; i < kRowWarps; ++i) {
+    float of_pairs[2][4] = {};
+    if (i == unit.place.row_warp) {
+      find_pairs<true>(products[i], of_pairs, scores[i], own, i, unit);
+    } else if (i > unit.place.row_warp) {
+      find_pairs<false>(products[i], of_pairs, scores[i], own, i, unit);
+    }
+    if (i >= unit.place.row_warp) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) dS[i][j / 4][j % 4] += products[i][j / 4][j % 4];
+    }
+    Fragment factors;
+    set_left(factors, of_pairs);
+    add_product<false>(du, factors, stage.dy, i * 2, 0, unit.lane);
+    close();
+  }
+  put_rows(unit.sums.weights_of_row, own.weights, unit.first, unit.adds, seat);
+  if (p.D) find_skips(unit);
+  finish(du);
+  RowPair left = {};
+  add_dots(left, du, stage.x, unit);
+  put_rows(unit.sums.left[0], left, unit.first, unit.adds, seat);
+  write_dx(du, p, unit, head);
+}
+
+// The second warpgroup's part of a unit.
+INLINE void work_on_states(OfStates& dB, OfStates& dC, const Unit& unit, bool enters, bool leaves) {
+  const GradientsStage& stage = unit.stage;
+  const Seat seat(unit.lane);
+  const RowPair entering = rows_of(stage.steps.entering, unit.first);
+  Du read;  // h C_i
+  clear(read);
+  if (enters) {
+#pragma unroll
+    for (int k = 0; k < kPaddedStates / 16; ++k) {
+      Fragment left;
+      load_left(left, unit.C, unit.rows(), k * 2, unit.lane);
+      add_product<true>(read, left, stage.h, k * 2, 0, unit.lane);
+      close();
+    }
+#pragma unroll
+    for (int k = 0; k < kHeadTiles16; ++k) {
+      Fragment left;
+      load_left(left, stage.dy, unit.rows(), k * 2, unit.lane);
+      scale_rows(left, entering.at[0], entering.at[1]);
+      add_product<false>(dC, left, stage.h, k * 2, 0, unit.lane);
+      close();
+    }
+    finish(read);
+    finish(dC);
+  }
+  if (leaves) {
+    const RowPair leaving = rows_of(stage.steps.leaving, unit.first), sizes = rows_of(stage.steps.sizes, unit.first);
+#pragma unroll
+    for (int k = 0; k < kHeadTiles16; ++k) {
+      Fragment left;
+      load_left(left, stage.x, unit.rows(), k * 2, unit.lane);
+      scale_rows(left, leaving.at[0] * sizes.at[0], leaving.at[1] * sizes.at[1]);
+      add_product<false>(dB, left, stage.g, k * 2, 0, unit.lane);
+      close();
+    }
+    finish(dB);
+  }
+  find_passing(unit, enters && leaves);
+  RowPair of_entering = {};
+  add_dots(of_entering, read, stage.dy, unit);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) of_entering.at[r] *= entering.at[r];
+  put_rows(unit.sums.enters[0], of_entering, unit.first, unit.adds, seat);
+}
+
+// Adds what dS gives, by products of the whole chunk.
+INLINE void add_scores(OfStates& dB, OfStates& dC, const GradientsWideShared& shared, const GradientsPlace& place, int lane) {
+#pragma unroll
+  for (int k = 0; k < kRowWarps; ++k) {
+    Fragment left;
+    load_left(left, shared.dS, place.row_warp * 2, k * 2, lane);
+    add_product<false>(dB, left, shared.C, k * 2, 0, lane);
+    close();
+  }
+#pragma unroll
+  for (int k = 0; k < kRowWarps; ++k) {
+    Fragment left;
+    load_left_transposed(left, shared.dS, k * 2, place.row_warp * 2, lane);
+    add_product<false>(dC, left, shared.B, k * 2, 0, lane);
+    close();
+  }
+  finish(dB);
+  finish(dC);
+}
+
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_wide_kernel(const GradientsArguments p) {
+  SHARED_MEMORY(GradientsWideShared, shared);
+  const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
+  GradientsPlace place(p.sizes, blockIdx.x, warp);
+  const bool on_pairs = place.split == 0;
+  place.split = 0;
+  const int units = place.heads.count * kHeadTiles;
+  const bool enters = place.chunk > 0 || p.has_start, leaves = place.chunk + 1 < p.sizes.chunks || p.has_end;
+  const auto load = [&](int unit) {
+    if (unit < units) load_unit(shared.stages[unit % kStages], p, place, unit, enters, leaves, thread);
+    close_copies();
+  };
+
+  copy_rows<kThreads>(shared.B, p.B.of(place.row, place.time, place.heads.group), p.B.time, place.rows, p.sizes.states, thread);
+  copy_rows<kThreads>(shared.C, p.C.of(place.row, place.time, place.heads.group), p.C.time, place.rows, p.sizes.states, thread);
+  close_copies();
+  constexpr int kAhead = kStages > 1 ? kStages - 1 : 1;
+#pragma unroll
+  for (int unit = 0; unit < kAhead; ++unit) load(unit);
+  if constexpr (kHasReset) {
+    for (int i = thread; i < kChunk; i += kThreads) {
+      shared.firsts[i] = p.steps.firsts[Index(place.row) * p.sizes.chunks * kChunk + place.time + i];
+    }
+  }
+  arrive_with_copies<kAhead>();
+
+  // Goes through the units, with `work(unit, head)` by the threads of one warpgroup.
+  const auto for_each_unit = [&](auto work) {
+#pragma unroll 1
+    for (int i = 0; i < units; ++i) {
+      arrive_with_copies<kAhead - 1>();
+      if (kStages > 1) load(i + kAhead);
+      const int number = i / kHeadTiles, tile = i % kHeadTiles;
+      const Unit unit{shared.stages[i % kStages], shared.B, shared.C, shared.firsts, shared.sums[number % 2], place, lane,
+                      place.row_warp * 16 + lane / 4, tile > 0, tile};
+      work(unit, number);
+      if (kStages == 1) {
+        synchronize_block();
+        load(i + 1);
+      }
+    }
+    wait_for_copies<0>();
+    synchronize_block();
+  };
+  if (on_pairs) {
+    Pairs scores, dS;
+    find_scores(scores, shared, place, lane);
+    clear(dS);
+    for_each_unit([&](const Unit& unit, int number) {
+      work_on_pairs(dS, scores, p, unit, place.heads.first + number, leaves);
+    });
+#pragma unroll
+    for (int i = 0; i < kRowWarps; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        shared.dS.set(place.row_warp * 2 + j % 2, i * 2 + j / 2, Seat(lane), split(dS[i][j / 2][j % 2 * 2], dS[i][j / 2][j % 2 * 2 + 1]));
+      }
+    publish_to_matrix_unit();
+    synchronize_block();
+  } else {
+    OfStates dB, dC;
+    clear(dB);
+    clear(dC);
+    for_each_unit([&](const Unit& unit, int number) {
+      if (unit.tile == 0 && number > 0 && place.row_warp == number % kRowWarps) {
+        finish_head(shared.sums[(number - 1) % 2], p, place, place.heads.first + number - 1, lane);
+      }
+      work_on_states(dB, dC, unit, enters, leaves);
+    });
+    const int last = place.heads.count - 1;
+    if (place.row_warp == 0) finish_head(shared.sums[last % 2], p, place, place.heads.first + last, lane);
+    publish_to_matrix_unit();
+    synchronize_block();
+    add_scores(dB, dC, shared, place, lane);
+    write_grouped(p.dB, p.dB_sums, dB, p, place, lane);
+    write_grouped(p.dC, p.dC_sums, dC, p, place, lane);
+  }
+}
