@@ -49,14 +49,14 @@ class HostKernel:
         self._library = ctypes.CDLL(str(library))
         self._argument_bytes = ctypes.c_int.in_dll(self._library, "argument_bytes").value
         try:
-            self._shared = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
+            self.shared_bytes = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
         except ValueError:  # The kernel has no shared memory.
-            self._shared = 0
+            self.shared_bytes = 0
 
     def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         """Run every block, one after another."""
         assert len(arguments) == self._argument_bytes
-        self._library.run(blocks, threads, self._shared, ctypes.c_char_p(arguments))
+        self._library.run(blocks, threads, self.shared_bytes, ctypes.c_char_p(arguments))
 
 
 @cache

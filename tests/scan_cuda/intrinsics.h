@@ -259,8 +259,8 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
   host_block.slots.assign(2 * threads, 0.0);
   for (int block = 0; block < blocks; ++block) {
     blockIdx.x = block;
-    std::vector<double> shared(shared_bytes / sizeof(double) + 17);
-    host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 127) / 128 * 128);
+    std::vector<double> shared(shared_bytes / sizeof(double) + 129);
+    host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 1023) / 1024 * 1024);
     std::memset(shared.data(), 0xff, shared.size() * sizeof(double));
     host_block.meetings = std::make_unique<HostMeetings>();
     host_block.exchanges.assign(threads, 0);

@@ -148,11 +148,27 @@ Number from_upper_lane(Number x, int lanes) {
 // Products by warpgroups, which are made no sooner than a thread waits for them.
 struct HostRight {
   const unsigned char* first;
-  int along_columns, along_depth;
+  int along_columns, along_depth;  // in blocks; else zero:
+  int pitch, next_panel;
+
+  // Of the number in row k and column n. A panel's rows are columns of the factor where it is transposed.
+  const void* address(int k, int n, bool transposed) const {
+    if (!pitch) {
+      const unsigned char* block = first + k / 8 * along_depth + n / 8 * along_columns;
+      return block + (transposed ? n % 8 * 16 + k % 8 * 2 : k % 8 * 16 + n % 8 * 2);
+    }
+    const int width = pitch / 2;
+    size_t at = reinterpret_cast<size_t>(first);
+    at += transposed ? n * pitch + k * 2 : n / width * next_panel + n % width * 2 + k * pitch;
+    return reinterpret_cast<const void*>(at ^ (at >> 3 & (pitch == 128 ? 0x70 : 0x30)));
+  }
 };
 
-inline HostRight right_factor(const void* first, int along_columns, int along_depth) {
-  return {static_cast<const unsigned char*>(first), along_columns, along_depth};
+inline HostRight right_in_blocks(const void* first, int along_columns, int along_depth) {
+  return {static_cast<const unsigned char*>(first), along_columns, along_depth, 0, 0};
+}
+inline HostRight right_in_panel(const void* first, int pitch, int next_panel) {
+  return {static_cast<const unsigned char*>(first), 0, 0, pitch, next_panel};
 }
 
 struct HostProduct {
@@ -198,9 +214,7 @@ void multiply_group(Format, float (&sums)[kCount], const unsigned (&left)[4], co
       const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
       double sum = to[i];
       for (int k = 0; k < 16; ++k) {
-        const unsigned char* block = right.first + k / 8 * right.along_depth + column / 8 * right.along_columns;
-        const int row = kTransposed ? column % 8 : k % 8, place = kTransposed ? k % 8 : column % 8;
-        const unsigned bits = *reinterpret_cast<const unsigned short*>(block + row * 16 + place * 2);
+        const unsigned bits = *static_cast<const unsigned short*>(right.address(k, column, kTransposed));
         sum += static_cast<double>(rows[i / 2 % 2 * 16 + k]) * number(bits, 0);
       }
       to[i] = static_cast<float>(sum);

@@ -1,7 +1,7 @@
 """Loading and launching kernels through the CUDA driver, in PyTorch's context and stream."""
 
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 import torch
@@ -118,6 +118,46 @@ class Kernel:
                 self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
             )
         _check(status, "launch a kernel")
+
+
+_MAP_BYTES, _MAP_ALIGNMENT = 128, 64
+_MAP_DTYPES = {torch.float16: 6, torch.bfloat16: 9}  # CU_TENSOR_MAP_DATA_TYPE_...
+_MAP_SWIZZLES = {64: 2, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_..., by the bytes of a row of the box
+_MAP_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+
+
+@lru_cache(maxsize=4096)
+def encoded_map(
+    address: int,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    box: tuple[int, ...],
+) -> bytes:
+    """What the copying unit of Hopper needs to know to copy boxes of an array in half precision.
+
+    Sizes, strides and the box begin with the last axis, whose numbers are adjacent; `strides` are
+    those of the other axes, in bytes. Rows of the box, of 64 or 128 bytes, are swizzled.
+    """
+    rank = len(sizes)
+    room = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
+    start = -ctypes.addressof(room) % _MAP_ALIGNMENT
+    status = _driver().cuTensorMapEncodeTiled(
+        ctypes.c_void_p(ctypes.addressof(room) + start),
+        _MAP_DTYPES[dtype],
+        rank,
+        ctypes.c_void_p(address),
+        (ctypes.c_uint64 * rank)(*sizes),
+        (ctypes.c_uint64 * (rank - 1))(*strides),
+        (ctypes.c_uint32 * rank)(*box),
+        (ctypes.c_uint32 * rank)(*[1] * rank),
+        0,
+        _MAP_SWIZZLES[box[0] * dtype.itemsize],
+        _MAP_PROMOTION,
+        0,
+    )
+    _check(status, "describe an array")
+    return room.raw[start : start + _MAP_BYTES]
 
 
 @cache

@@ -8,7 +8,15 @@ from torch import Tensor
 from keelback.compiled.cuda_driver import kernel
 from keelback.compiled.cuda_operands import address, packed_arguments
 from keelback.ssd.cuda.forward import launch_outputs
-from keelback.ssd.cuda.launches import Steps, Walk, find_states, find_steps, states_buffer
+from keelback.ssd.cuda.launches import (
+    Steps,
+    Walk,
+    find_states,
+    find_steps,
+    states_buffer,
+    tensor_map,
+    with_maps,
+)
 from keelback.ssd.cuda.operands import Operands, in_pieces, limits, sequences, skip, strided
 from keelback.ssd.cuda.plan import BackwardPlan
 
@@ -126,8 +134,14 @@ def _launch_gradients(
         sums=(0, 0) if sums is None else (address(sums[0]), address(sums[1])),
         parts=address(parts),
     )
+    maps, tiles = b"", plan.gradients.tiles
+    if tiles.wide:
+        maps = tensor_map(given.x, tiles.head_tile, tiles.chunk)
+        maps += tensor_map(given.B, tiles.padded_states, tiles.chunk)
+        maps += tensor_map(given.C, tiles.padded_states, tiles.chunk)
+        maps += tensor_map(dy, tiles.head_tile, tiles.chunk)
     kernel(plan.gradients.kernel, plan.gradients, given.device.index).launch(
-        cut.blocks(launch), plan.gradients.threads, arguments
+        cut.blocks(launch), plan.gradients.threads, with_maps(maps, arguments)
     )
 
 

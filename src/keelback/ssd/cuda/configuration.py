@@ -36,12 +36,12 @@ class Tiles:
     @property
     def step_fields(self) -> int:
         """Numbers that are kept of each step of each head."""
-        return 5 if self.dtype == torch.float32 else 4
+        return 6 if self.dtype == torch.float32 else 5
 
     @property
     def step_bytes(self) -> int:
         """Shared memory of `ChunkSteps`."""
-        return FLOAT * 5 * self.chunk
+        return FLOAT * 6 * self.chunk
 
     @property
     def state_numbers(self) -> int:
@@ -71,12 +71,15 @@ class Tiles:
     ) -> str:
         """The text of `configuration.h`."""
         every = {**self.integers, **integers}
-        every_flag = {"kWide": self.wide, **flags}
-        return header_text(self.dtype, {"Element": self.element, **types}, every, every_flag)
+        return header_text(self.dtype, {"Element": self.element, **types}, every, flags)
 
 
-def _aligned(size: int) -> int:
-    return -(-size // 128) * 128
+def _aligned(size: int, to: int = 128) -> int:
+    return -(-size // to) * to
+
+
+PANEL = 1024  # bytes to which panels are aligned
+BARRIER = 8
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,11 @@ class StatesConfiguration:
     blocks_per_processor: int = 1
 
     @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return "states_wide" if self.tiles.wide else "states"
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return 32 * self.warps
@@ -123,7 +131,10 @@ class StatesConfiguration:
         """Shared memory of a block."""
         tiles, rows = self.tiles, self.rows
         x, b = tiles.bytes_of(rows, tiles.head_tile), tiles.bytes_of(rows, self.state_tile)
-        scalars = FLOAT * self.heads * (2 * rows + 4)
+        scalars = FLOAT * self.heads * (rows + 4)
+        if tiles.wide:
+            stage = _aligned(self.heads * x + b + scalars, PANEL)
+            return _aligned(self.stages * (stage + BARRIER), PANEL)
         return self.stages * _aligned(self.heads * x + b + scalars)
 
     @cached_property
@@ -143,7 +154,12 @@ class StatesConfiguration:
 
 @dataclass(frozen=True)
 class OutputsConfiguration:
-    """For `outputs.cu`: a block has a chunk of a subset of heads."""
+    """For `outputs.cu`: a block has a chunk of a subset of heads.
+
+    With tiles for warpgroups two of these have `stages` heads each on the way; `own_b` is whether B
+    has memory of its own, so that the first heads need not wait, and `straight` whether warps find
+    weights that are zero rather than branch.
+    """
 
     sources: ClassVar[str] = "keelback.ssd.cuda"
 
@@ -154,11 +170,18 @@ class OutputsConfiguration:
     has_reset: bool
     skip_per_number: bool
     blocks_per_processor: int = 1
+    own_b: bool = False
+    straight: bool = True
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return "outputs_wide" if self.tiles.wide else "outputs"
 
     @property
     def threads(self) -> int:
-        """Threads of a block: a warp has 16 steps."""
-        return 2 * self.tiles.chunk
+        """Threads of a block: two warpgroups, or a warp for 16 steps."""
+        return 256 if self.tiles.wide else 2 * self.tiles.chunk
 
     @property
     def shared_bytes(self) -> int:
@@ -167,6 +190,10 @@ class OutputsConfiguration:
         matrix = tiles.bytes_of(chunk, tiles.padded_states)
         x = tiles.bytes_of(chunk, tiles.head_tile)
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
+        if tiles.wide:
+            stages = 2 * self.stages * _aligned(x + h + tiles.step_bytes, PANEL)
+            matrices = matrix + (matrix if self.own_b else PANEL) + max(stages, matrix)
+            return _aligned(matrices + FLOAT * chunk + BARRIER * (2 * self.stages + 1), PANEL)
         stage = _aligned(x + h + tiles.step_bytes)
         before = _aligned(matrix + FLOAT * chunk)
         return before + (self.stages - 1) * stage + max(stage, matrix)
@@ -181,6 +208,8 @@ class OutputsConfiguration:
             "kHasReset": self.has_reset,
             "kSkipPerNumber": self.skip_per_number,
         }
+        if self.tiles.wide:
+            flags |= {"kOwnB": self.own_b, "kStraight": self.straight}
         return self.tiles.header({}, integers, flags)
 
 
@@ -219,16 +248,20 @@ class GradientsConfiguration:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
         matrices = 2 * tiles.bytes_of(chunk, tiles.padded_states)
-        scores = 0 if tiles.wide else FLOAT * chunk * chunk
         row_warps = chunk // BLOCK_OF_TILE
-        warps = row_warps * self.split
         skips = self.skip_sums // self.split if self.skip_per_number else 1
-        head = FLOAT * (chunk * (1 + row_warps + 3 * self.split) + warps * (1 + skips))
+        numbers = chunk * (1 + row_warps + 2 * self.split) + row_warps * (1 + self.split * skips)
         x = tiles.bytes_of(chunk, tiles.head_tile)
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
+        pairs = tiles.bytes_of(chunk, chunk)
+        scalars = FLOAT * (2 * numbers + chunk)
+        if tiles.wide:
+            stages = self.stages * _aligned(2 * x + 2 * h + tiles.step_bytes, PANEL)
+            barriers = BARRIER * (self.stages + 1)
+            return _aligned(matrices + max(stages, pairs) + scalars + barriers, PANEL)
         stage = _aligned(2 * x + 2 * h + tiles.step_bytes)
-        before = _aligned(matrices + scores + 2 * head + FLOAT * chunk)
-        return before + max(self.stages * stage, tiles.bytes_of(chunk, chunk))
+        before = _aligned(matrices + FLOAT * chunk * chunk + scalars)
+        return before + max(self.stages * stage, pairs)
 
     @cached_property
     def header(self) -> str:

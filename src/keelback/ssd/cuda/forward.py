@@ -6,7 +6,15 @@ from torch import Tensor
 from keelback.compiled.cuda_driver import kernel
 from keelback.compiled.cuda_operands import address, packed_arguments
 from keelback.ssd.cuda.configuration import OutputsConfiguration
-from keelback.ssd.cuda.launches import Steps, Walk, find_states, find_steps, states_buffer
+from keelback.ssd.cuda.launches import (
+    Steps,
+    Walk,
+    find_states,
+    find_steps,
+    states_buffer,
+    tensor_map,
+    with_maps,
+)
 from keelback.ssd.cuda.operands import Operands, sequences, skip
 from keelback.ssd.cuda.plan import Cut, ForwardPlan
 
@@ -54,6 +62,11 @@ def launch_outputs(
         y=address(y),
         dz=address(dz),
     )
-    kernel("outputs", configuration, given.device.index).launch(
-        cut.blocks(launch), configuration.threads, arguments
+    maps, tiles = b"", configuration.tiles
+    if tiles.wide:
+        maps = tensor_map(given.x, tiles.head_tile, tiles.chunk)
+        maps += tensor_map(given.B, tiles.padded_states, tiles.chunk)
+        maps += tensor_map(given.C, tiles.padded_states, tiles.chunk)
+    kernel(configuration.kernel, configuration, given.device.index).launch(
+        cut.blocks(launch), configuration.threads, with_maps(maps, arguments)
     )

@@ -5,13 +5,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from keelback.compiled.cuda_driver import kernel
+from keelback.compiled.cuda_driver import encoded_map, kernel
 from keelback.compiled.cuda_operands import address, packed_arguments
 from keelback.ssd.cuda.configuration import StepsConfiguration
 from keelback.ssd.cuda.operands import Operands, limits, sequences, strided
 from keelback.ssd.cuda.plan import Cut, StatesPlan
 
 THREADS_OF_WARP = 32
+PANEL_COLUMNS = 64
+ALIGNMENT_OF_MAPS = 64
+
+
+def tensor_map(x: Tensor, columns: int, rows: int) -> bytes:
+    """`TensorMap` of an operand (row, time, head, number), for boxes of some columns and times.
+
+    float32 has none: threads split its numbers as they copy them.
+    """
+    if x.dtype == torch.float32:
+        return bytes(128)
+    sizes, strides = x.shape[::-1], [stride * x.element_size() for stride in x.stride()[2::-1]]
+    box = (min(columns, PANEL_COLUMNS), 1, rows, 1)
+    return encoded_map(x.data_ptr(), x.dtype, tuple(sizes), tuple(strides), box)
+
+
+def with_maps(maps: bytes, arguments: bytes) -> bytes:
+    """A kernel's argument that begins with tensor maps."""
+    if not maps:
+        return arguments
+    return maps + arguments + bytes(-len(arguments) % ALIGNMENT_OF_MAPS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +85,9 @@ def find_steps(given: Operands, cut: Cut, configuration: StepsConfiguration) -> 
         reset=strided(given.reset, 2),
         steps=steps.fields,
     )
+    blocks = shape.batch * cut.chunks * -(-shape.heads // (configuration.threads // THREADS_OF_WARP))
     kernel("steps", configuration, given.device.index).launch(
-        shape.batch * cut.chunks, configuration.threads, arguments
+        blocks, configuration.threads, arguments
     )
     return steps
 
@@ -95,17 +117,26 @@ def find_states(
         new = given.A.new_empty
         sums = new(len(walks), plan.segments, blocks, of_block, dtype=torch.float32)
         decays = new(len(walks), plan.segments, blocks, configuration.heads, dtype=torch.float32)
-    for walk in range(2) if plan.segments > 1 else (1,):
+    maps = b""
+    if configuration.tiles.wide:
+        every = [back if ahead is None else ahead, ahead if back is None else back]
+        for walk in every:
+            assert walk is not None
+            maps += tensor_map(walk.x, configuration.tiles.head_tile, configuration.rows)
+            maps += tensor_map(walk.B, configuration.state_tile, configuration.rows)
+    for pass_ in range(2) if plan.segments > 1 else (1,):
         arguments = packed_arguments(
-            (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None, walk),
+            (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None, pass_),
             ahead=walks[0].fields,
             back=walks[-1].fields,
             steps=steps.fields,
             sums=address(sums),
             decays=address(decays),
         )
-        kernel("states", configuration, given.device.index).launch(
-            len(walks) * plan.segments * blocks, configuration.threads, arguments
+        kernel(configuration.kernel, configuration, given.device.index).launch(
+            len(walks) * plan.segments * blocks,
+            configuration.threads,
+            with_maps(maps, arguments),
         )
 
 

@@ -83,9 +83,10 @@ def in_pieces(x: Tensor) -> Tensor:
     """The tensor with adjacent numbers along its last axis, each row of them starting at 16 bytes."""
     size = x.element_size()
     starts = [x.data_ptr(), *(stride * size for stride in x.stride()[:-1])]
-    if x.stride(-1) == 1 and all(start % (2 * PIECE) == 0 for start in starts):
+    repeated = any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.stride(), strict=True))
+    if x.stride(-1) == 1 and not repeated and all(start % (2 * PIECE) == 0 for start in starts):
         return x
-    return x.contiguous()
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def padded_to_pieces(given: Operands) -> Operands:

@@ -1,6 +1,6 @@
 """How a scan by heads is cut: chunks and tiles, heads over blocks, and the length over segments."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeVar
@@ -231,12 +231,19 @@ def outputs_configuration(shape: Shape, traits: Traits, card: Card) -> OutputsCo
     """As many stages as there is room for, in as long chunks."""
     sizes = ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
     flags = (traits.has_z, False, traits.has_reset, traits.skip_per_number)
-    ways = [
-        OutputsConfiguration(tiles, stages, *flags)
-        for tiles in _ways(shape, traits, card, sizes, 1)
-        for stages in (4, 3, 2)
-    ]
-    return _first_fitting(ways, card, "a chunk")
+    tiles = _ways(shape, traits, card, sizes, 1)
+    return _first_fitting((way for one in tiles for way in _outputs_ways(one, flags)), card, "a chunk")
+
+
+def _outputs_ways(
+    tiles: Tiles, flags: tuple[bool, bool, bool, bool]
+) -> Iterator[OutputsConfiguration]:
+    if tiles.wide:
+        for stages, own_b in ((2, True), (2, False), (1, True), (1, False)):
+            yield OutputsConfiguration(tiles, stages, *flags, own_b=own_b)
+    else:
+        for stages in (4, 3, 2):
+            yield OutputsConfiguration(tiles, stages, *flags)
 
 
 def gate_configuration(tiles: Tiles, traits: Traits, card: Card) -> OutputsConfiguration | None:
@@ -244,8 +251,7 @@ def gate_configuration(tiles: Tiles, traits: Traits, card: Card) -> OutputsConfi
     if not traits.has_z:
         return None
     flags = (True, True, traits.has_reset, traits.skip_per_number)
-    ways = [OutputsConfiguration(tiles, stages, *flags) for stages in (4, 3, 2)]
-    return _first_fitting(ways, card, "a chunk")
+    return _first_fitting(_outputs_ways(tiles, flags), card, "a chunk")
 
 
 def heads_of_subset(blocks: int, heads: int, resident: int, prologue: float) -> int:

@@ -5,11 +5,10 @@
 #pragma once
 
 #include "configuration.h"
-#include "group_intrinsics.h"
+#include "matrix_intrinsics.h"
 
 using Index = long long;
 
-constexpr int kProductsUnderWay = 2;
 constexpr bool kHalf = sizeof(Stored) == 2;
 static_assert(kHalf == (kPlanes == 1), "only float32 is split");
 
@@ -148,34 +147,17 @@ INLINE float (&flat(float (&sums)[kTiles][2][4]))[kTiles * 8] {
 }
 
 // sums += left right for several left factors, the right one (16, 16 kTiles) being that from block (k, n) of a tile; or,
-// if transposed, from block (n, k) of its transpose. With kWide the warps of a warpgroup do this together and the sums
-// are not to be touched before `finish`.
+// if transposed, from block (n, k) of its transpose.
 template <bool kTransposed, int kLefts, int kTiles, int kRows, int kColumns>
 INLINE void add_products(float (&sums)[kLefts][kTiles][2][4], const Fragment (&left)[kLefts],
                          const Tile<kRows, kColumns>& right, int k, int n, int lane) {
-  using Right = Tile<kRows, kColumns>;
-  if constexpr (kWide) {
-    constexpr int kRowOfBlocks = Right::kColumnBlocks * 128;
-    begin_products();
 #pragma unroll
-    for (int m = 0; m < kLefts; ++m)
+  for (int tile = 0; tile < kTiles; ++tile) {
+    Fragment factor;
+    if constexpr (kTransposed) load_right_transposed(factor, right, n + tile * 2, k, lane);
+    else load_right(factor, right, k, n + tile * 2, lane);
 #pragma unroll
-      for (int order = kPlanes - 1; order >= 0; --order)
-#pragma unroll
-        for (int p = 0; p <= order; ++p) {
-          const auto factor = right_factor(right.row(order - p, kTransposed ? n : k, kTransposed ? k : n, 0),
-                                           kTransposed ? kRowOfBlocks : 128, kTransposed ? 128 : kRowOfBlocks);
-          multiply_group<kTransposed>(Element(), flat(sums[m]), left[m].at[p], factor);
-        }
-  } else {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      Fragment factor;
-      if constexpr (kTransposed) load_right_transposed(factor, right, n + tile * 2, k, lane);
-      else load_right(factor, right, k, n + tile * 2, lane);
-#pragma unroll
-      for (int m = 0; m < kLefts; ++m) multiply(sums[m][tile], left[m], factor);
-    }
+    for (int m = 0; m < kLefts; ++m) multiply(sums[m][tile], left[m], factor);
   }
 }
 template <bool kTransposed, int kTiles, int kRows, int kColumns>
@@ -185,28 +167,10 @@ INLINE void add_product(float (&sums)[kTiles][2][4], const Fragment& left, const
                             reinterpret_cast<const Fragment(&)[1]>(left), right, k, n, lane);
 }
 
-// Makes the products since the last call a group, and waits for all groups but this one and a few before it: the left
-// factors of these stay in registers.
-INLINE void close() {
-  if constexpr (kWide) {
-    close_products();
-    wait_for_products<kProductsUnderWay - 1>();
-  }
-}
-// Waits for all products.
-template <int kTiles>
-INLINE void finish(float (&sums)[kTiles][2][4]) {
-  if constexpr (kWide) {
-    wait_for_products<0>();
-    pin(flat(sums));
-  }
-}
-
 // Waits for the copies to shared memory of all but kLeft groups, of all threads of the block.
 template <int kLeft>
 INLINE void arrive_with_copies() {
   wait_for_copies<kLeft>();
-  if constexpr (kWide) publish_to_matrix_unit();
   synchronize_block();
 }
 
@@ -262,25 +226,36 @@ INLINE void copy_blocks(Tile<kRows, kColumns>& to, const Stored* from, int threa
   }
 }
 
+// Eight adjacent numbers, in every plane.
+struct Eight {
+  Pack<unsigned, 4> plane[kPlanes];
+};
+
+// Those in global memory, or zeros in their place.
+INLINE Eight split_eight(const Stored* from, bool present) {
+  Pack<float, 4> halves[2] = {};
+  if (present) {
+    halves[0] = reinterpret_cast<const Pack<float, 4>*>(from)[0];
+    halves[1] = reinterpret_cast<const Pack<float, 4>*>(from)[1];
+  }
+  Eight eight;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const Words pair = split(halves[i / 2].at[i % 2 * 2], halves[i / 2].at[i % 2 * 2 + 1]);
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) eight.plane[p].at[i] = pair.plane[p];
+  }
+  return eight;
+}
+
 template <int kRows, int kColumns>
 INLINE void copy_piece(Tile<kRows, kColumns>& to, int piece, const Stored* from, bool present) {
   if constexpr (kHalf) {
     copy_sixteen_bytes(&to.at[0][piece * 8], from, present);
   } else {
-    Pack<float, 4> halves[2] = {};
-    if (present) {
-      halves[0] = reinterpret_cast<const Pack<float, 4>*>(from)[0];
-      halves[1] = reinterpret_cast<const Pack<float, 4>*>(from)[1];
-    }
-    Pack<unsigned, 4> words[kPlanes];
+    const Eight eight = split_eight(from, present);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const Words pair = split(halves[i / 2].at[i % 2 * 2], halves[i / 2].at[i % 2 * 2 + 1]);
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) words[p].at[i] = pair.plane[p];
-    }
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p) *reinterpret_cast<Pack<unsigned, 4>*>(&to.at[p][piece * 8]) = words[p];
+    for (int p = 0; p < kPlanes; ++p) *reinterpret_cast<Pack<unsigned, 4>*>(&to.at[p][piece * 8]) = eight.plane[p];
   }
 }
 

@@ -1,5 +1,14 @@
 // As gradients.cuh says, with kSplit warps for 16 steps j, each of which has its part of the columns.
+#include "places.cuh"
+
+template <int kRows, int kColumns>
+using RowsTile = Tile<kRows, kColumns>;
+
 #include "gradients.cuh"
+
+constexpr int kWarps = kSumWarps;
+constexpr int kThreads = kWarps * 32;
+
 
 struct GradientsShared {
   Tile<kChunk, kPaddedStates> B, C;
@@ -13,6 +22,21 @@ struct GradientsShared {
 };
 
 EXPORTED_SIZE(gradients_shared_bytes, GradientsShared)
+
+INLINE void load_unit(GradientsStage& stage, const GradientsArguments& p, const GradientsPlace& place, int unit, bool enters,
+                      bool leaves, int thread) {
+  const int head = unit / kHeadTiles, tile = unit % kHeadTiles, columns = p.sizes.head_dim - tile * kHeadTile;
+  const Stored* x = p.x.of(place.row, place.time, place.heads.first + head) + tile * kHeadTile;
+  const Stored* dy = p.dy.of(place.row, place.time, place.heads.first + head) + tile * kHeadTile;
+  copy_rows<kThreads>(stage.x, x, p.x.time, place.rows, columns, thread);
+  copy_rows<kThreads>(stage.dy, dy, p.dy.time, place.rows, columns, thread);
+  const Index slot = (Index(place.row) * p.sizes.chunks + place.chunk) * slots_of(p.sizes) + place.heads.slot(p.sizes, head);
+  const Index at = slot * kStateNumbers + Index(tile) * kHeadTile * kPaddedStates;
+  if (enters) copy_blocks<kThreads>(stage.h, p.states + at, thread);
+  if (leaves) copy_blocks<kThreads>(stage.g, p.adjoints + at, thread);
+  const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.heads.first + head, place.chunk);
+  copy_floats<kThreads, kStepFields * kChunk>(stage.steps.driving, steps, thread);
+}
 
 INLINE void find_scores(GradientsShared& shared, const GradientsPlace& place, int lane) {
   if (place.split) return;
@@ -49,6 +73,24 @@ struct Grouped {
   }
 };
 
+// The factors of x, which several products share, in registers where there is room.
+struct LeftRows {
+  Fragment at[kKeepLeft ? kHeadTiles16 : 1];
+
+  INLINE void keep(const Tile<kChunk, kHeadTile>& tile, int rows, int lane) {
+    if constexpr (kKeepLeft) {
+#pragma unroll
+      for (int k = 0; k < kHeadTiles16; ++k) load_left(at[k], tile, rows, k * 2, lane);
+    }
+  }
+  INLINE Fragment part(const Tile<kChunk, kHeadTile>& tile, int rows, int k, int lane) const {
+    if constexpr (kKeepLeft) return at[k];
+    Fragment left;
+    load_left(left, tile, rows, k * 2, lane);
+    return left;
+  }
+};
+
 // du of what goes past the chunk's end.
 INLINE void add_leaving(Du& du, const Unit& unit) {
   const Seat seat(unit.lane);
@@ -79,6 +121,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
   const Seat seat(unit.lane);
   const RowPair logs = rows_of(stage.steps.logs, unit.first), sizes = rows_of(stage.steps.sizes, unit.first);
   RowPair lows = {}, weights_of_row = {};
+  float skip = 0.0f;
   if (!kHalf) lows = rows_of(stage.steps.lows, unit.first);
 #pragma unroll
   for (int later = 0; later < kRowWarps; ++later) {
@@ -91,6 +134,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
       load_right_transposed(right, stage.dy, i * 2, k * 2, unit.lane);
       multiply(products, x.part(stage.x, unit.rows(), k, unit.lane), right);
     }
+    if (later == 0) skip = of_diagonal(products, seat);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Pack<float, 4> scores = shared.scores[unit.place.row_warp][i * 2 + half][unit.lane];
@@ -107,13 +151,12 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
           if (!kHalf) exponent += low - lows.at[r];
           const bool keeps = (later > 0 || column >= row) && (!kHasReset || row >= first_kept);
           const float decay = keeps ? power_of_two(exponent) : 0.0f;
-          const float factor = keeps ? scores.at[r * 2 + e] * decay : 0.0f;
-          const float dS = keeps ? products[half][r * 2 + e] * decay * sizes.at[r] : 0.0f;
-          const float weight = dS * scores.at[r * 2 + e];
-          factors[half][r * 2 + e] = factor;
-          products[half][r * 2 + e] = dS;
-          weights_of_row.at[r] += weight;
-          weights_of_column[half * 2 + e] += weight;
+          const float score = scores.at[r * 2 + e];
+          const float product = keeps ? products[half][r * 2 + e] * decay : 0.0f;
+          factors[half][r * 2 + e] = keeps ? score * decay : 0.0f;
+          products[half][r * 2 + e] = product * sizes.at[r];
+          weights_of_row.at[r] += product * score;
+          weights_of_column[half * 2 + e] += product * score * sizes.at[r];
         }
       }
     }
@@ -136,15 +179,14 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
       to = unit.adds ? to + weights_of_column[0] : weights_of_column[0];
     }
   }
-  if (unit.place.split == 0) put_rows(unit.sums.weights_of_row, weights_of_row, unit.first, unit.adds, seat);
+  if (unit.place.split) return;
+  put_rows(unit.sums.weights_of_row, weights_of_row, unit.first, unit.adds, seat);
+  if (!kSkipPerNumber) put_sum(unit.sums.skips[unit.place.row_warp][0], skip, unit.adds, unit.lane);
 }
 
 // dB of what goes past the chunk's end.
 INLINE void add_to_dB(Grouped& grouped, const LeftRows& x, const Unit& unit) {
-  RowPair factors = rows_of(unit.stage.steps.leaving, unit.first);
-  const RowPair sizes = rows_of(unit.stage.steps.sizes, unit.first);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) factors.at[r] *= sizes.at[r];
+  const RowPair factors = rows_of(unit.stage.steps.driving, unit.first);
 #pragma unroll
   for (int n = 0; n < kOwnStateTiles; ++n) {
     float products[2][4] = {};
@@ -269,15 +311,12 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_kernel(co
     LeftRows x;
     x.keep(unit.stage.x, unit.rows(), lane);
     add_pairs(du, grouped, x, shared, unit);
-    RowPair left = {};
-    add_dots(left, du, unit.stage.x, unit);
-    put_rows(unit.sums.left[place.split], left, unit.first, unit.adds, Seat(lane));
-    if (p.D) find_skips(unit);
+    if (kSkipPerNumber) find_skips(unit);
     write_dx(du, p, unit, head);
     if (leaves) add_to_dB(grouped, x, unit);
     if (enters) add_to_dC(grouped, unit);
     else put_rows(unit.sums.enters[place.split], RowPair{}, unit.first, unit.adds, Seat(lane));
-    find_passing(unit, enters && leaves);
+    if (place.split == 0) find_passing(unit, enters && leaves);
     if (kStages == 1) {
       synchronize_block();
       load(i + 1);

@@ -1,15 +1,18 @@
-// The gradients within a chunk, all at once: a block has the heads of a subset, which share B and C. With h the state before the chunk, g the gradient of that after it,
-// S_ji = B_j . C_i, and L_ji the decay from j to i (zero for i < j):
+// The gradients within a chunk, all at once: a block has the heads of a subset, which share B and C. With h the state
+// before the chunk, g the gradient of that after it, S_ji = B_j . C_i, and L_ji the decay from j to i (zero for i < j):
 //     du_j = sum over i of S_ji L_ji dy_i + (decay from j to the end) g B_j           dx_j = size_j du_j + D dy_j
 //     dS_ji = size_j L_ji (x_j . dy_i), summed over the heads                         W_ji = S_ji dS_ji of a head
 //     dB_j = sum over i of dS_ji C_i + sum over heads of size_j (decay from j to the end) g^T x_j
 //     dC_i = sum over j of dS_ji B_j + sum over heads of (decay to i) h^T dy_i
 // The log of the decay at step t takes part in the weights of all pairs j < t <= i, and in what enters and leaves the
-// chunk across t: its gradient sums over those, with W summed over columns less W summed over rows from t on.
+// chunk across t: its gradient sums over those, with W summed over columns less W summed over rows from t on. W summed over
+// i is x_j . du_j of the pairs, times size_j.
 #pragma once
 
 #include "lanes.cuh"
 #include "places.cuh"
+
+// Those who include this say what the tiles of operands are, `template <int kRows, int kColumns> using RowsTile`.
 
 struct GradientsArguments {
   Sizes sizes;
@@ -32,8 +35,6 @@ struct GradientsArguments {
 
 constexpr int kRowWarps = kChunk / 16;
 constexpr int kSumWarps = kRowWarps * kSplit;
-constexpr int kWarps = kSumWarps * (kWide ? 2 : 1);
-constexpr int kThreads = kWarps * 32;
 constexpr int kHeadTiles16 = kHeadTile / 16;               // products of 16 columns along a head's numbers,
 constexpr int kOwnHeadTiles = kHeadTiles16 / kSplit;       // and a warp's own
 constexpr int kOwnStateTiles = kPaddedStates / 16 / kSplit;  // the same along the states,
@@ -43,24 +44,25 @@ constexpr int kDParts = kSkipPerNumber ? kHeadTiles * kHeadTile : 1;
 constexpr int kParts = 2 + kDParts;
 static_assert(kHeadTiles16 % kSplit == 0 && kPaddedStates / 16 % kSplit == 0 && kRowWarps % kSplit == 0, "equal parts");
 
+using Factors = RowsTile<kChunk, kPaddedStates>;
+
 struct GradientsStage {
-  Tile<kChunk, kHeadTile> x, dy;
+  RowsTile<kChunk, kHeadTile> x, dy;
   Tile<kHeadTile, kPaddedStates> h, g;
   ChunkSteps steps;
 };
 
 // What the warps find for the steps of a head, to be put together when the head is done.
 struct HeadSums {
-  float weights_of_row[kChunk];                 // W summed over i
-  float weights_of_column[kRowWarps][kChunk];   // and over the 16 rows of a warp
-  float left[kSplit][kChunk];                   // x . du
-  float leaves[kSplit][kChunk];                 // the part of it that goes past the chunk's end
+  float weights_of_row[kChunk];                 // W summed over i, without size_j
+  float weights_of_column[kRowWarps][kChunk];   // W summed over the 16 rows of a warp
+  float leaves[kSplit][kChunk];                 // x_j . du_j of what goes past the chunk's end
   float enters[kSplit][kChunk];                 // dy_i . (decay to i) h C_i
-  float passes[kSumWarps];                       // h . g
+  float passes[kRowWarps];                      // h . g
   float skips[kSumWarps][kSkipPerNumber ? kHeadTiles * kOwnHeadTiles * 16 : 1];  // x . dy
 };
 
-// Where a warp works; with kWide, `split` tells the two warpgroups apart and then is 0.
+// Where a warp works.
 struct GradientsPlace {
   int row, chunk, time, rows;
   Heads heads;
@@ -75,21 +77,6 @@ struct GradientsPlace {
         row_warp(warp % kRowWarps),
         split(warp / kRowWarps) {}
 };
-
-INLINE void load_unit(GradientsStage& stage, const GradientsArguments& p, const GradientsPlace& place, int unit, bool enters,
-                      bool leaves, int thread) {
-  const int head = unit / kHeadTiles, tile = unit % kHeadTiles, columns = p.sizes.head_dim - tile * kHeadTile;
-  const Stored* x = p.x.of(place.row, place.time, place.heads.first + head) + tile * kHeadTile;
-  const Stored* dy = p.dy.of(place.row, place.time, place.heads.first + head) + tile * kHeadTile;
-  copy_rows<kThreads>(stage.x, x, p.x.time, place.rows, columns, thread);
-  copy_rows<kThreads>(stage.dy, dy, p.dy.time, place.rows, columns, thread);
-  const Index slot = (Index(place.row) * p.sizes.chunks + place.chunk) * slots_of(p.sizes) + place.heads.slot(p.sizes, head);
-  const Index at = slot * kStateNumbers + Index(tile) * kHeadTile * kPaddedStates;
-  if (enters) copy_blocks<kThreads>(stage.h, p.states + at, thread);
-  if (leaves) copy_blocks<kThreads>(stage.g, p.adjoints + at, thread);
-  const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.heads.first + head, place.chunk);
-  copy_floats<kThreads, kStepFields * kChunk>(stage.steps.leaving, steps, thread);
-}
 
 // Two numbers of each lane: of its rows `row` and row + 8.
 struct RowPair {
@@ -118,7 +105,7 @@ using Du = float[kOwnHeadTiles][2][4];
 // The unit at work: its operands, and where its sums go.
 struct Unit {
   const GradientsStage& stage;
-  const Tile<kChunk, kPaddedStates>&B, &C;
+  const Factors &B, &C;
   const int (&firsts)[kChunk];
   HeadSums& sums;
   const GradientsPlace& place;
@@ -130,7 +117,7 @@ struct Unit {
   INLINE int own_column() const { return place.split * kOwnHeadTiles * 2; }
 };
 
-INLINE void add_dots(RowPair& to, const Du& du, const Tile<kChunk, kHeadTile>& with, const Unit& unit) {
+INLINE void add_dots(RowPair& to, const Du& du, const RowsTile<kChunk, kHeadTile>& with, const Unit& unit) {
   const Seat seat(unit.lane);
 #pragma unroll
   for (int n = 0; n < kOwnHeadTiles; ++n)
@@ -142,28 +129,10 @@ INLINE void add_dots(RowPair& to, const Du& du, const Tile<kChunk, kHeadTile>& w
       }
 }
 
-// The factors of x, which several products share, in registers where there is room.
-struct LeftRows {
-  Fragment at[kKeepLeft ? kHeadTiles16 : 1];
-
-  INLINE void keep(const Tile<kChunk, kHeadTile>& tile, int rows, int lane) {
-    if constexpr (kKeepLeft) {
-#pragma unroll
-      for (int k = 0; k < kHeadTiles16; ++k) load_left(at[k], tile, rows, k * 2, lane);
-    }
-  }
-  INLINE Fragment part(const Tile<kChunk, kHeadTile>& tile, int rows, int k, int lane) const {
-    if constexpr (kKeepLeft) return at[k];
-    Fragment left;
-    load_left(left, tile, rows, k * 2, lane);
-    return left;
-  }
-};
-
-// x . dy, of all numbers of the head or of each.
+// x . dy of each number of the head.
 INLINE void find_skips(const Unit& unit) {
   const Seat seat(unit.lane);
-  float of_column[kOwnHeadTiles * 4];
+  float* skips = unit.sums.skips[unit.place.split * kRowWarps + unit.place.row_warp] + unit.tile * kOwnHeadTiles * 16;
 #pragma unroll
   for (int n = 0; n < kOwnHeadTiles * 2; ++n) {
     float low = 0.0f, high = 0.0f;
@@ -173,24 +142,21 @@ INLINE void find_skips(const Unit& unit) {
       const Words dy = unit.stage.dy.pair(unit.rows() + r, unit.own_column() + n, seat);
       low += x.low() * dy.low(), high += x.high() * dy.high();
     }
-    of_column[n * 2] = low, of_column[n * 2 + 1] = high;
+#pragma unroll
+    for (int lanes = 4; lanes < 32; lanes *= 2) low += exchange(low, lanes), high += exchange(high, lanes);
+    if (seat.row == 0) skips[n * 8 + seat.column] = low, skips[n * 8 + seat.column + 1] = high;
   }
-  float(&skips)[sizeof(unit.sums.skips[0]) / sizeof(float)] = unit.sums.skips[unit.place.split * kRowWarps + unit.place.row_warp];
-  if constexpr (kSkipPerNumber) {
-#pragma unroll
-    for (int i = 0; i < kOwnHeadTiles * 4; ++i) {
-      float sum = of_column[i];
-#pragma unroll
-      for (int lanes = 4; lanes < 32; lanes *= 2) sum += exchange(sum, lanes);
-      if (seat.row == 0) skips[unit.tile * kOwnHeadTiles * 16 + i / 2 * 8 + seat.column + i % 2] = sum;
-    }
-  } else {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kOwnHeadTiles * 4; ++i) sum += of_column[i];
-    sum = sum_of_warp(sum);
-    if (unit.lane == 0) skips[0] = unit.adds ? skips[0] + sum : sum;
-  }
+}
+
+// A sum over the lanes of a warp, to be written, or added to what an earlier tile of the head left there.
+INLINE void put_sum(float& to, float x, bool adds, int lane) {
+  const float sum = sum_of_warp(x);
+  if (lane == 0) to = adds ? to + sum : sum;
+}
+
+// What a lane has of the diagonal of a product (16, 16).
+INLINE float of_diagonal(const float (&sums)[2][4], const Seat& seat) {
+  return seat.column == seat.row ? sums[0][0] + sums[1][2] : seat.column + 1 == seat.row ? sums[0][1] + sums[1][3] : 0.0f;
 }
 
 INLINE void write_dx(Du& du, const GradientsArguments& p, const Unit& unit, int head) {
@@ -225,42 +191,26 @@ INLINE void write_dx(Du& du, const GradientsArguments& p, const Unit& unit, int 
   }
 }
 
-// The products of 8 numbers of two tiles, added up.
-INLINE float dot_of_piece(const Tile<kHeadTile, kPaddedStates>& h, const Tile<kHeadTile, kPaddedStates>& g, int piece) {
-  Pack<unsigned, 4> of_h[kPlanes], of_g[kPlanes];
-#pragma unroll
-  for (int p = 0; p < kPlanes; ++p) {
-    of_h[p] = *reinterpret_cast<const Pack<unsigned, 4>*>(&h.at[p][piece * 8]);
-    of_g[p] = *reinterpret_cast<const Pack<unsigned, 4>*>(&g.at[p][piece * 8]);
-  }
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    Words x, y;
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p) x.plane[p] = of_h[p].at[i], y.plane[p] = of_g[p].at[i];
-    sum += x.low() * y.low();
-    sum += x.high() * y.high();
-  }
-  return sum;
-}
-
-// h . g, of which every thread has some pieces.
+// h . g, the trace of their product, of which a warp has some rows.
 INLINE void find_passing(const Unit& unit, bool passes) {
   float sum = 0.0f;
   if (passes) {
-    using States = Tile<kHeadTile, kPaddedStates>;
-    const int thread = (unit.place.split * kRowWarps + unit.place.row_warp) * 32 + unit.lane;
 #pragma unroll
-    for (int i = 0; i < (States::kPieces + (kSumWarps * 32) - 1) / (kSumWarps * 32); ++i) {
-      const int piece = i * (kSumWarps * 32) + thread;
-      if (States::kPieces % (kSumWarps * 32) && piece >= States::kPieces) break;
-      sum += dot_of_piece(unit.stage.h, unit.stage.g, piece);
+    for (int m = 0; m < kHeadTiles16; m += kRowWarps) {
+      const int row = m + unit.place.row_warp;
+      if (row >= kHeadTiles16) break;
+      float products[2][4] = {};
+#pragma unroll
+      for (int k = 0; k < kPaddedStates / 8; k += 2) {
+        Fragment left, right;
+        load_left(left, unit.stage.h, row * 2, k, unit.lane);
+        load_right_transposed(right, unit.stage.g, row * 2, k, unit.lane);
+        multiply(products, left, right);
+      }
+      sum += of_diagonal(products, Seat(unit.lane));
     }
   }
-  sum = sum_of_warp(sum);
-  float& to = unit.sums.passes[unit.place.split * kRowWarps + unit.place.row_warp];
-  if (unit.lane == 0) to = unit.adds ? to + sum : sum;
+  put_sum(unit.sums.passes[unit.place.row_warp], sum, unit.adds, unit.lane);
 }
 
 template <int kCount>
@@ -287,8 +237,9 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
     const int step = lane * kSteps + i;
-    sizes[i] = steps[kChunk + step];
-    ahead[i] = sum_at(sums.weights_of_column, step, step / 16 + 1) - sums.weights_of_row[step] + sum_at(sums.enters, step);
+    sizes[i] = steps[2 * kChunk + step];
+    ahead[i] = sum_at(sums.weights_of_column, step, step / 16 + 1) - sizes[i] * sums.weights_of_row[step] +
+               sum_at(sums.enters, step);
     behind[i] = sizes[i] * sum_at(sums.leaves, step);
   }
 #pragma unroll
@@ -305,7 +256,7 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
   later = from_upper_lane(later, 1), earlier = from_lower_lane(earlier, 1);
   if (lane == 31) later = 0.0f;
   if (lane == 0) earlier = 0.0f;
-  const float passing = steps[4 * kChunk - 1] * sum_of(sums.passes);
+  const float passing = steps[5 * kChunk - 1] * sum_of(sums.passes);
 
   const float rate = p.A[head], bias = p.bias ? p.bias[head] : 0.0f;
   float of_rate = 0.0f, of_bias = 0.0f;
@@ -316,7 +267,7 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
     const float of_log = ahead[i] + later + (i ? behind[i - 1] : 0.0f) + earlier + passing;
     const float raw = widen(p.dt[place.row * p.dt_row + (place.time + step) * p.dt_time + head * p.dt_head]) + bias;
     const float size = kSoftplus ? softplus(raw) : raw;
-    float gradient = sum_at(sums.left, step) + of_log * rate;
+    float gradient = sums.weights_of_row[step] + sum_at(sums.leaves, step) + of_log * rate;
     if (kSoftplus) gradient *= sigmoid(raw);
     if (size < p.limits.low || size > p.limits.high) gradient = 0.0f;
     store(p.ddt + (Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + head, gradient);
@@ -339,7 +290,7 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
   } else {
     float sum = 0.0f;
 #pragma unroll
-    for (int warp = 0; warp < kSumWarps; ++warp) sum += sums.skips[warp][0];
+    for (int warp = 0; warp < kRowWarps; ++warp) sum += sums.skips[warp][0];
     if (lane == 0) parts[2] = sum;
   }
 }

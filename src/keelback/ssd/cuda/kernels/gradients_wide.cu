@@ -1,22 +1,50 @@
 // As gradients.cuh says, by two warpgroups: one has the pairs of steps, du and dS, with 16 steps j to a warp; the other
 // has dB, dC and what enters the chunk, with 16 steps to a warp too.
+#include "panels.cuh"
+
+template <int kRows, int kColumns>
+using RowsTile = Panels<kRows, kColumns>;
+
 #include "gradients.cuh"
 
-using GradientsWideArguments = GradientsArguments;
+struct GradientsWideArguments {
+  TensorMap x, B, C, dy;
+  GradientsArguments gradients;
+};
 
-static_assert(kWide && kSplit == 1 && kChunk == 64, "a warpgroup has 64 rows");
+constexpr int kThreads = 2 * kGroupThreads;
+static_assert(kSplit == 1 && kChunk == 64, "a warpgroup has 64 rows");
 
 struct GradientsWideShared {
-  Tile<kChunk, kPaddedStates> B, C;
-  HeadSums sums[2];
-  int firsts[kChunk];
+  Factors B, C;
   union {
     GradientsStage stages[kStages];
-    Tile<kChunk, kChunk> dS;  // at the end
+    Panels<kChunk, kChunk> dS;  // at the end
   };
+  HeadSums sums[2];
+  int firsts[kChunk];
+  CopyBarrier full[kStages], factors;
 };
 
 EXPORTED_SIZE(gradients_wide_shared_bytes, GradientsWideShared)
+
+INLINE void fetch_unit(GradientsStage& stage, CopyBarrier& full, const GradientsWideArguments& arguments,
+                       const GradientsPlace& place, int unit, bool enters, bool leaves, int thread) {
+  if (kHalf && thread) return;
+  const GradientsArguments& p = arguments.gradients;
+  const int head = unit / kHeadTiles, number = unit % kHeadTiles * kHeadTile, columns = p.sizes.head_dim - number;
+  constexpr int kFloats = kStepFields * kChunk;
+  if (kHalf) expect_bytes(full, 2 * sizeof(stage.x) + (enters + leaves) * sizeof(stage.h) + kFloats * 4);
+  const int of_all = place.heads.first + head;
+  fetch_rows<kThreads>(stage.x, arguments.x, p.x, number, of_all, place.time, place.row, place.rows, columns, full, thread);
+  fetch_rows<kThreads>(stage.dy, arguments.dy, p.dy, number, of_all, place.time, place.row, place.rows, columns, full, thread);
+  const Index slot = (Index(place.row) * p.sizes.chunks + place.chunk) * slots_of(p.sizes) + place.heads.slot(p.sizes, head);
+  const Index at = slot * kStateNumbers + Index(number) * kPaddedStates;
+  if (enters) fetch_blocks<kThreads>(stage.h, p.states + at, full, thread);
+  if (leaves) fetch_blocks<kThreads>(stage.g, p.adjoints + at, full, thread);
+  const float* steps = p.steps.fields + steps_of(p.sizes, place.row, of_all, place.chunk);
+  fetch_floats<kThreads, kFloats>(stage.steps.driving, steps, full, thread);
+}
 
 using Pairs = float[kRowWarps][2][4];      // 16 steps j of a warp, 16 steps i each
 using OfStates = float[kOwnStateTiles][2][4];  // 16 steps of a warp
@@ -28,8 +56,7 @@ INLINE void find_scores(Pairs& scores, const GradientsWideShared& shared, const 
   for (int k = 0; k < kPaddedStates / 8; k += 2) {
     Fragment left;
     load_left(left, shared.B, place.row_warp * 2, k, lane);
-    add_product<true>(scores, left, shared.C, k, 0, lane);
-    close();
+    multiply_together<true>(scores, left, shared.C, k, 0);
   }
   finish(scores);
 }
@@ -40,7 +67,7 @@ struct LaneSteps {
   int row;
 };
 
-// From x_j . dy_i: dS_ji of a head, which takes its place, the factors S_ji L_ji, and the weights.
+// From x_j . dy_i: dS_ji of a head without size_j, which takes its place, the factors S_ji L_ji, and the weights.
 template <bool kDiagonal>
 INLINE void find_pairs(float (&products)[2][4], float (&factors)[2][4], const float (&scores)[2][4], LaneSteps& own, int i,
                        const Unit& unit) {
@@ -60,15 +87,15 @@ INLINE void find_pairs(float (&products)[2][4], float (&factors)[2][4], const fl
         float exponent = log - own.logs.at[r];
         if (!kHalf) exponent += low - own.lows.at[r];
         const bool keeps = (!kDiagonal || within >= r * 8 + seat.row) && (!kHasReset || own.row + r * 8 >= first_kept);
-        const float decay = keeps ? power_of_two(exponent) : 0.0f;
+        const bool all = !kDiagonal && !kHasReset;
         const int at = r * 2 + e;
-        const float score = scores[half][at];
-        factors[half][at] = keeps ? score * decay : 0.0f;
-        const float dS = keeps ? products[half][at] * decay * own.sizes.at[r] : 0.0f;
-        const float weight = dS * score;
-        products[half][at] = dS;
+        const float decay = power_of_two(exponent), score = scores[half][at];
+        const float product = all || keeps ? products[half][at] * decay : 0.0f;
+        factors[half][at] = all || keeps ? score * decay : 0.0f;
+        const float weight = product * score;
+        products[half][at] = product;
         own.weights.at[r] += weight;
-        of_column += weight;
+        of_column += weight * own.sizes.at[r];
       }
       weights_of_column[half * 2 + e] = of_column;
     }
@@ -91,8 +118,7 @@ INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArgumen
   for (int k = 0; k < kHeadTiles16; ++k) {
     Fragment left;
     load_left(left, stage.x, unit.rows(), k * 2, unit.lane);
-    add_product<true>(products, left, stage.dy, k * 2, 0, unit.lane);
-    close();
+    multiply_together<true>(products, left, stage.dy, k * 2, 0);
   }
   finish(products);
   if (leaves) {
@@ -100,8 +126,7 @@ INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArgumen
     for (int k = 0; k < kPaddedStates / 16; ++k) {
       Fragment left;
       load_left(left, unit.B, unit.rows(), k * 2, unit.lane);
-      add_product<true>(du, left, stage.g, k * 2, 0, unit.lane);
-      close();
+      multiply_together<true>(du, left, stage.g, k * 2, 0);
     }
     finish(du);
     const RowPair leaving = rows_of(stage.steps.leaving, unit.first);
@@ -114,29 +139,28 @@ INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArgumen
 
   LaneSteps own{rows_of(stage.steps.logs, unit.first), rows_of(stage.steps.lows, unit.first),
                 rows_of(stage.steps.sizes, unit.first), {}, unit.first};
+  float skip = 0.0f;
 #pragma unroll
   for (int i = 0; i < kRowWarps; ++i) {
     float of_pairs[2][4] = {};
     if (i == unit.place.row_warp) {
+      skip = of_diagonal(products[i], seat);
       find_pairs<true>(products[i], of_pairs, scores[i], own, i, unit);
     } else if (i > unit.place.row_warp) {
       find_pairs<false>(products[i], of_pairs, scores[i], own, i, unit);
     }
     if (i >= unit.place.row_warp) {
 #pragma unroll
-      for (int j = 0; j < 8; ++j) dS[i][j / 4][j % 4] += products[i][j / 4][j % 4];
+      for (int j = 0; j < 8; ++j) dS[i][j / 4][j % 4] += own.sizes.at[j % 4 / 2] * products[i][j / 4][j % 4];
     }
     Fragment factors;
     set_left(factors, of_pairs);
-    add_product<false>(du, factors, stage.dy, i * 2, 0, unit.lane);
-    close();
+    multiply_together<false>(du, factors, stage.dy, i * 2, 0);
   }
   put_rows(unit.sums.weights_of_row, own.weights, unit.first, unit.adds, seat);
-  if (p.D) find_skips(unit);
+  if (!kSkipPerNumber) put_sum(unit.sums.skips[unit.place.row_warp][0], skip, unit.adds, unit.lane);
+  if (kSkipPerNumber) find_skips(unit);
   finish(du);
-  RowPair left = {};
-  add_dots(left, du, stage.x, unit);
-  put_rows(unit.sums.left[0], left, unit.first, unit.adds, seat);
   write_dx(du, p, unit, head);
 }
 
@@ -152,29 +176,26 @@ INLINE void work_on_states(OfStates& dB, OfStates& dC, const Unit& unit, bool en
     for (int k = 0; k < kPaddedStates / 16; ++k) {
       Fragment left;
       load_left(left, unit.C, unit.rows(), k * 2, unit.lane);
-      add_product<true>(read, left, stage.h, k * 2, 0, unit.lane);
-      close();
+      multiply_together<true>(read, left, stage.h, k * 2, 0);
     }
 #pragma unroll
     for (int k = 0; k < kHeadTiles16; ++k) {
       Fragment left;
       load_left(left, stage.dy, unit.rows(), k * 2, unit.lane);
       scale_rows(left, entering.at[0], entering.at[1]);
-      add_product<false>(dC, left, stage.h, k * 2, 0, unit.lane);
-      close();
+      multiply_together<false>(dC, left, stage.h, k * 2, 0);
     }
     finish(read);
     finish(dC);
   }
   if (leaves) {
-    const RowPair leaving = rows_of(stage.steps.leaving, unit.first), sizes = rows_of(stage.steps.sizes, unit.first);
+    const RowPair driving = rows_of(stage.steps.driving, unit.first);
 #pragma unroll
     for (int k = 0; k < kHeadTiles16; ++k) {
       Fragment left;
       load_left(left, stage.x, unit.rows(), k * 2, unit.lane);
-      scale_rows(left, leaving.at[0] * sizes.at[0], leaving.at[1] * sizes.at[1]);
-      add_product<false>(dB, left, stage.g, k * 2, 0, unit.lane);
-      close();
+      scale_rows(left, driving.at[0], driving.at[1]);
+      multiply_together<false>(dB, left, stage.g, k * 2, 0);
     }
     finish(dB);
   }
@@ -192,63 +213,74 @@ INLINE void add_scores(OfStates& dB, OfStates& dC, const GradientsWideShared& sh
   for (int k = 0; k < kRowWarps; ++k) {
     Fragment left;
     load_left(left, shared.dS, place.row_warp * 2, k * 2, lane);
-    add_product<false>(dB, left, shared.C, k * 2, 0, lane);
-    close();
+    multiply_together<false>(dB, left, shared.C, k * 2, 0);
   }
 #pragma unroll
   for (int k = 0; k < kRowWarps; ++k) {
     Fragment left;
     load_left_transposed(left, shared.dS, k * 2, place.row_warp * 2, lane);
-    add_product<false>(dC, left, shared.B, k * 2, 0, lane);
-    close();
+    multiply_together<false>(dC, left, shared.B, k * 2, 0);
   }
   finish(dB);
   finish(dC);
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_wide_kernel(const GradientsArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_wide_kernel(const GRID_CONSTANT GradientsWideArguments arguments) {
   SHARED_MEMORY(GradientsWideShared, shared);
+  const GradientsArguments& p = arguments.gradients;
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   GradientsPlace place(p.sizes, blockIdx.x, warp);
   const bool on_pairs = place.split == 0;
   place.split = 0;
   const int units = place.heads.count * kHeadTiles;
   const bool enters = place.chunk > 0 || p.has_start, leaves = place.chunk + 1 < p.sizes.chunks || p.has_end;
-  const auto load = [&](int unit) {
-    if (unit < units) load_unit(shared.stages[unit % kStages], p, place, unit, enters, leaves, thread);
-    close_copies();
-  };
-
-  copy_rows<kThreads>(shared.B, p.B.of(place.row, place.time, place.heads.group), p.B.time, place.rows, p.sizes.states, thread);
-  copy_rows<kThreads>(shared.C, p.C.of(place.row, place.time, place.heads.group), p.C.time, place.rows, p.sizes.states, thread);
-  close_copies();
-  constexpr int kAhead = kStages > 1 ? kStages - 1 : 1;
+  if (thread == 0) {
 #pragma unroll
-  for (int unit = 0; unit < kAhead; ++unit) load(unit);
+    for (int i = 0; i < kStages; ++i) set_up(shared.full[i]);
+    set_up(shared.factors);
+    publish_barriers();
+  }
+  synchronize_block();
+  if (!kHalf || thread == 0) {
+    if (kHalf) expect_bytes(shared.factors, 2 * sizeof(Factors));
+    fetch_rows<kThreads>(shared.B, arguments.B, p.B, 0, place.heads.group, place.time, place.row, place.rows, p.sizes.states,
+                         shared.factors, thread);
+    fetch_rows<kThreads>(shared.C, arguments.C, p.C, 0, place.heads.group, place.time, place.row, place.rows, p.sizes.states,
+                         shared.factors, thread);
+  }
+  const auto fetch = [&](int unit, int at) {
+    if (unit < units) fetch_unit(shared.stages[at], shared.full[at], arguments, place, unit, enters, leaves, thread);
+  };
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) fetch(i, i);
   if constexpr (kHasReset) {
     for (int i = thread; i < kChunk; i += kThreads) {
       shared.firsts[i] = p.steps.firsts[Index(place.row) * p.sizes.chunks * kChunk + place.time + i];
     }
   }
-  arrive_with_copies<kAhead>();
+  if constexpr (kHalf) wait_for_bytes(shared.factors, 0);
+  else publish_to_matrix_unit();
+  synchronize_block();
 
   // Goes through the units, with `work(unit, head)` by the threads of one warpgroup.
   const auto for_each_unit = [&](auto work) {
+    int at = 0, parity = 0;
 #pragma unroll 1
     for (int i = 0; i < units; ++i) {
-      arrive_with_copies<kAhead - 1>();
-      if (kStages > 1) load(i + kAhead);
+      if constexpr (kHalf) {
+        wait_for_bytes(shared.full[at], parity);
+      } else {
+        publish_to_matrix_unit();
+        synchronize_block();
+      }
       const int number = i / kHeadTiles, tile = i % kHeadTiles;
-      const Unit unit{shared.stages[i % kStages], shared.B, shared.C, shared.firsts, shared.sums[number % 2], place, lane,
+      const Unit unit{shared.stages[at], shared.B, shared.C, shared.firsts, shared.sums[number % 2], place, lane,
                       place.row_warp * 16 + lane / 4, tile > 0, tile};
       work(unit, number);
-      if (kStages == 1) {
-        synchronize_block();
-        load(i + 1);
-      }
+      synchronize_block();
+      fetch(i + kStages, at);
+      if (++at == kStages) at = 0, parity ^= 1;
     }
-    wait_for_copies<0>();
-    synchronize_block();
   };
   if (on_pairs) {
     Pairs scores, dS;
@@ -261,7 +293,8 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_wide_kern
     for (int i = 0; i < kRowWarps; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        shared.dS.set(place.row_warp * 2 + j % 2, i * 2 + j / 2, Seat(lane), split(dS[i][j / 2][j % 2 * 2], dS[i][j / 2][j % 2 * 2 + 1]));
+        shared.dS.set(place.row_warp * 2 + j % 2, i * 2 + j / 2, Seat(lane),
+                      split(dS[i][j / 2][j % 2 * 2], dS[i][j / 2][j % 2 * 2 + 1]));
       }
     publish_to_matrix_unit();
     synchronize_block();
@@ -277,7 +310,6 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_wide_kern
     });
     const int last = place.heads.count - 1;
     if (place.row_warp == 0) finish_head(shared.sums[last % 2], p, place, place.heads.first + last, lane);
-    publish_to_matrix_unit();
     synchronize_block();
     add_scores(dB, dC, shared, place, lane);
     write_grouped(p.dB, p.dB_sums, dB, p, place, lane);

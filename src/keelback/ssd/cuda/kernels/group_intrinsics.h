@@ -5,11 +5,18 @@
 
 #include "matrix_intrinsics.h"
 
-// Where a right factor (16, n) lies in shared memory, in blocks of 8 x 8 of 128 bytes each, and how many bytes it is from
-// block to block along the columns n and along the 16.
-INLINE unsigned long long right_factor(const void* first, int along_columns, int along_depth) {
-  const auto encoded = [](unsigned bytes) -> unsigned long long { return (bytes & 0x3ffff) >> 4; };
-  return encoded(shared_address(first)) | encoded(along_depth) << 16 | encoded(along_columns) << 32;
+// Where a right factor (16, n) lies in shared memory. In blocks of 8 x 8 of 128 bytes each: how many bytes it is from block
+// to block along the columns n and along the 16.
+INLINE unsigned long long encoded_bytes(unsigned bytes) { return (bytes & 0x3ffff) >> 4; }
+INLINE unsigned long long right_in_blocks(const void* first, int along_columns, int along_depth) {
+  return encoded_bytes(shared_address(first)) | encoded_bytes(along_depth) << 16 | encoded_bytes(along_columns) << 32;
+}
+
+// In a panel with rows of 64 or 128 bytes, `pitch`, whose pieces of 16 bytes change places as bits 7 to 9 of their address
+// say. `next_panel` bytes on lie the columns past those of the first panel, where its rows are those of the factor.
+INLINE unsigned long long right_in_panel(const void* first, int pitch, int next_panel) {
+  const unsigned long long swizzle = pitch == 128 ? 1 : 2;
+  return encoded_bytes(shared_address(first)) | encoded_bytes(next_panel) << 16 | encoded_bytes(8 * pitch) << 32 | swizzle << 62;
 }
 
 // sums (16 rows of a warp, kColumns) += left (16, 16) right (16, kColumns), sometime before `wait_for_products` returns:

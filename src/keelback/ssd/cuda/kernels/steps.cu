@@ -1,5 +1,5 @@
-// What is known of each step before anything is multiplied: see ChunkSteps. A block has a chunk of one row; a warp takes one
-// head after another, and each lane some consecutive steps.
+// What is known of each step before anything is multiplied: see ChunkSteps. A block has a chunk of kWarps heads of one
+// row, one to a warp, whose lanes have some consecutive steps each.
 #include "places.cuh"
 
 constexpr int kWarps = 8;
@@ -28,7 +28,10 @@ INLINE float power(double log) { return power_of_two(static_cast<float>(log)); }
 
 KERNEL void __launch_bounds__(kWarps * 32) steps_kernel(const StepsArguments p) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int row = blockIdx.x / p.sizes.chunks, chunk = blockIdx.x % p.sizes.chunks;
+  const int of_heads = blockIdx.x % ((p.sizes.heads + kWarps - 1) / kWarps), head = of_heads * kWarps + warp;
+  const int of_rows = blockIdx.x / ((p.sizes.heads + kWarps - 1) / kWarps);
+  const int row = of_rows / p.sizes.chunks, chunk = of_rows % p.sizes.chunks;
+  if (head >= p.sizes.heads) return;
   const int time = chunk * kChunk + lane * kSteps;
 
   int firsts[kSteps];
@@ -51,48 +54,47 @@ KERNEL void __launch_bounds__(kWarps * 32) steps_kernel(const StepsArguments p) 
     before = from_lower_lane(before, 1);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) firsts[i] = firsts[i] < 0 && lane > 0 ? before : firsts[i];
-    if (warp == 0) {
+    if (head == 0) {
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) p.firsts[Index(row) * p.sizes.chunks * kChunk + time + i] = firsts[i];
     }
   }
 
-  for (int head = warp; head < p.sizes.heads; head += kWarps) {
-    const float bias = p.bias ? p.bias[head] : 0.0f;
-    const double rate = p.A[head] * kLog2OfE;
-    float sizes[kSteps];
-    double logs[kSteps];
+  const float bias = p.bias ? p.bias[head] : 0.0f;
+  const double rate = p.A[head] * kLog2OfE;
+  float sizes[kSteps];
+  double logs[kSteps];
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      sizes[i] = 0.0f;
-      if (time + i < p.sizes.length) {
-        const StoredStep* dt = p.dt + row * p.dt_row + (time + i) * p.dt_time + head * p.dt_head;
-        sizes[i] = step_size(widen(*dt) + bias, p.limits);
-      }
-      const double log = sizes[i] * rate;
-      logs[i] = (log < kSmallestLog ? kSmallestLog : log) + (i ? logs[i - 1] : 0.0);
+  for (int i = 0; i < kSteps; ++i) {
+    sizes[i] = 0.0f;
+    if (time + i < p.sizes.length) {
+      const StoredStep* dt = p.dt + row * p.dt_row + (time + i) * p.dt_time + head * p.dt_head;
+      sizes[i] = step_size(widen(*dt) + bias, p.limits);
     }
-    double before = logs[kSteps - 1];
-#pragma unroll
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-      const double other = from_lower_lane(before, lanes);
-      before += lane >= lanes ? other : 0.0;
-    }
-    const double total = from_lane(before, 31);
-    before = from_lower_lane(before, 1);
-    Pack<float, kSteps> step_sizes, highs, lows, entering, leaving;
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const double log = logs[i] + (lane ? before : 0.0);
-      step_sizes.at[i] = sizes[i];
-      highs.at[i] = static_cast<float>(log);
-      lows.at[i] = static_cast<float>(log - highs.at[i]);
-      entering.at[i] = firsts[i] < 0 ? power(log) : 0.0f;
-      leaving.at[i] = lane * kSteps + i >= last_reset ? power(total - log) : 0.0f;
-    }
-    const Pack<float, kSteps> fields[] = {leaving, step_sizes, highs, entering, lows};
-    float* to = p.fields + steps_of(p.sizes, row, head, chunk) + lane * kSteps;
-#pragma unroll
-    for (int i = 0; i < kStepFields; ++i) *reinterpret_cast<Pack<float, kSteps>*>(to + i * kChunk) = fields[i];
+    const double log = sizes[i] * rate;
+    logs[i] = (log < kSmallestLog ? kSmallestLog : log) + (i ? logs[i - 1] : 0.0);
   }
+  double before = logs[kSteps - 1];
+#pragma unroll
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    const double other = from_lower_lane(before, lanes);
+    before += lane >= lanes ? other : 0.0;
+  }
+  const double total = from_lane(before, 31);
+  before = from_lower_lane(before, 1);
+  Pack<float, kSteps> step_sizes, highs, lows, entering, leaving, driving;
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const double log = logs[i] + (lane ? before : 0.0);
+    step_sizes.at[i] = sizes[i];
+    highs.at[i] = static_cast<float>(log);
+    lows.at[i] = static_cast<float>(log - highs.at[i]);
+    entering.at[i] = firsts[i] < 0 ? power(log) : 0.0f;
+    leaving.at[i] = lane * kSteps + i >= last_reset ? power(total - log) : 0.0f;
+    driving.at[i] = sizes[i] * leaving.at[i];
+  }
+  const Pack<float, kSteps> fields[] = {driving, leaving, step_sizes, highs, entering, lows};
+  float* to = p.fields + steps_of(p.sizes, row, head, chunk) + lane * kSteps;
+#pragma unroll
+  for (int i = 0; i < kStepFields; ++i) *reinterpret_cast<Pack<float, kSteps>*>(to + i * kChunk) = fields[i];
 }
