@@ -30,9 +30,12 @@ from keelback.ssd.cuda.plan import (
     ForwardPlan,
     StatesPlan,
     Traits,
+    OUTPUTS_PROLOGUE,
+    backward_cut,
     backward_plan,
     forward_plan,
     heads_of_subset,
+    launches_of,
     states_configuration,
     states_plan,
 )
@@ -55,24 +58,25 @@ class Version:
     heads: int | None = None
     states_stages: int | None = None
     states_blocks: int = 1
-    subset: int | None = None
     segments: int | None = None
-    launches: int = 1
+    launches: int | None = None
+    straight: bool = True
 
 
 VERSIONS = [
     Version("forward"),
-    Version("forward, by warps", wide=False),
+    Version("forward, branching", straight=False),
+    Version("forward, 1 stage", stages=1),
+    Version("forward, states of 4 heads", rows=64, heads=4, states_stages=3),
     Version("forward, states by 64 steps, 5 stages", rows=64, states_stages=5),
-    Version("forward, states of 1 head", rows=64, heads=1, states_stages=4, states_blocks=2),
-    Version("forward, chunk 64, 2 blocks", chunk=64, stages=3, blocks=2, rows=64, states_stages=5),
-    Version("forward, chunk 64, 3 blocks", chunk=64, stages=2, blocks=3, rows=64, states_stages=5),
+    Version("forward, states in 2 segments", segments=2),
+    Version("forward, chunk 64", chunk=64, rows=64, states_stages=5),
     Version("backward", back=True),
+    Version("backward, 1 launch", back=True, launches=1),
+    Version("backward, 3 launches", back=True, launches=3),
+    Version("backward, 1 launch, 3 stages", back=True, launches=1, stages=3),
+    Version("backward, 1 launch, states of 4 heads", back=True, launches=1, heads=4, states_stages=3),
     Version("backward, by warps", back=True, wide=False),
-    Version("backward, 3 stages", back=True, stages=3),
-    Version("backward, states by 64 steps, 5 stages", back=True, rows=64, states_stages=5),
-    Version("backward, states of 1 head", back=True, heads=1, states_stages=4, states_blocks=2),
-    Version("backward, 2 launches", back=True, launches=2),
 ]
 
 
@@ -81,16 +85,6 @@ def operands_of(inputs: SsdInputs) -> Operands:
         *inputs.operands[:6], None, inputs.dt_bias, None, None, True, (0.0, float("inf"))
     )
     return aligned(given)
-
-
-def _cut(version: Version, cut: Cut, blocks: int, resident: int, prologue: float) -> Cut:
-    heads = version.subset or heads_of_subset(
-        blocks, cut.shape.heads_per_group, resident, prologue
-    )
-    if version.launches > 1:
-        heads = -(-cut.shape.heads_per_group // version.launches)
-        return dataclasses.replace(cut, heads=heads, subsets=1, launches=version.launches)
-    return dataclasses.replace(cut, heads=heads, subsets=-(-cut.shape.heads_per_group // heads))
 
 
 def _states(version: Version, cut: Cut, tiles: Tiles, card: Card) -> StatesPlan:
@@ -126,10 +120,13 @@ def forward_of(version: Version, given: Operands, traits: Traits, card: Card) ->
         tiles=tiles,
         stages=version.stages or plan.outputs.stages,
         blocks_per_processor=version.blocks,
+        straight=version.straight,
     )
     cut = dataclasses.replace(plan.cut, chunk=chunk)
     blocks = shape.batch * cut.chunks * shape.groups
-    cut = _cut(version, cut, blocks, card.processors * version.blocks, 1.5)
+    resident = card.processors * version.blocks
+    heads = heads_of_subset(blocks, shape.heads_per_group, resident, OUTPUTS_PROLOGUE)
+    cut = dataclasses.replace(cut, heads=heads, subsets=-(-shape.heads_per_group // heads))
     states = _states(version, cut, tiles, card)
     return ForwardPlan(cut, dataclasses.replace(plan.steps, tiles=tiles), states, outputs)
 
@@ -146,9 +143,9 @@ def backward_of(version: Version, given: Operands, traits: Traits, card: Card) -
         stages=version.stages or plan.gradients.stages,
         blocks_per_processor=version.blocks,
     )
-    cut = dataclasses.replace(plan.cut, chunk=chunk)
-    blocks = shape.batch * cut.chunks * shape.groups
-    cut = _cut(version, cut, blocks, card.processors * version.blocks, 2.0)
+    blocks = shape.batch * -(-shape.length // chunk) * shape.groups
+    launches = version.launches or launches_of(shape, tiles)
+    cut = backward_cut(shape, tiles, launches, blocks, card.processors * version.blocks)
     states = _states(version, cut, tiles, card)
     steps = dataclasses.replace(plan.steps, tiles=tiles)
     return BackwardPlan(cut, steps, states, plan.gate, gradients)
@@ -199,7 +196,7 @@ def main(path: str, shapes: list[SsdShape], dtype: torch.dtype) -> None:
                     for x, y in zip(results, expected, strict=True)
                 )
                 row["us"] = microseconds(run)
-                row["cut"] = [plan.cut.heads, plan.cut.subsets, plan.states.segments]
+                row["cut"] = [plan.cut.heads, plan.cut.subsets, plan.cut.launches, plan.states.segments]
             except Exception as error:
                 row["error"] = repr(error)[:300]
             row["seconds"] = time.perf_counter() - begun

@@ -36,7 +36,7 @@ class Tiles:
     @property
     def step_fields(self) -> int:
         """Numbers that are kept of each step of each head."""
-        return 6 if self.dtype == torch.float32 else 5
+        return 6
 
     @property
     def step_bytes(self) -> int:
@@ -169,6 +169,7 @@ class OutputsConfiguration:
     gate_gradient: bool
     has_reset: bool
     skip_per_number: bool
+    signed: bool
     blocks_per_processor: int = 1
     own_b: bool = False
     straight: bool = True
@@ -207,6 +208,7 @@ class OutputsConfiguration:
             "kGateGradient": self.gate_gradient,
             "kHasReset": self.has_reset,
             "kSkipPerNumber": self.skip_per_number,
+            "kSigned": self.signed,
         }
         if self.tiles.wide:
             flags |= {"kOwnB": self.own_b, "kStraight": self.straight}

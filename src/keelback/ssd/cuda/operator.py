@@ -49,6 +49,7 @@ def traits_of(given: Operands) -> Traits:
         has_reset=given.reset is not None,
         has_z=given.z is not None,
         skip_per_number=given.skip_per_number,
+        signed=given.dt_limit[0] < 0 and not given.dt_softplus,
     )
 
 

@@ -1,5 +1,6 @@
 """How a scan by heads is cut: chunks and tiles, heads over blocks, and the length over segments."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +28,10 @@ BACKWARD_CHUNK = 64
 #: Work of a block of `outputs.cu`, `gradients.cu` before its first head, in heads.
 OUTPUTS_PROLOGUE = 1.5
 GRADIENTS_PROLOGUE = 2.0
+#: Work of a block of `states.cu` before its first chunk, in chunks.
+START_OF_WALK = 2
+#: Bytes of the states that a backward pass keeps at a time, in those of x: heads wait for others.
+STATES_AT_A_TIME = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Traits:
     has_reset: bool
     has_z: bool
     skip_per_number: bool
+    signed: bool  # whether step sizes may be negative
 
 
 @dataclass(frozen=True)
@@ -230,13 +236,13 @@ def _ways(
 def outputs_configuration(shape: Shape, traits: Traits, card: Card) -> OutputsConfiguration:
     """As many stages as there is room for, in as long chunks."""
     sizes = ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
-    flags = (traits.has_z, False, traits.has_reset, traits.skip_per_number)
+    flags = (traits.has_z, False, traits.has_reset, traits.skip_per_number, traits.signed)
     tiles = _ways(shape, traits, card, sizes, 1)
     return _first_fitting((way for one in tiles for way in _outputs_ways(one, flags)), card, "a chunk")
 
 
 def _outputs_ways(
-    tiles: Tiles, flags: tuple[bool, bool, bool, bool]
+    tiles: Tiles, flags: tuple[bool, bool, bool, bool, bool]
 ) -> Iterator[OutputsConfiguration]:
     if tiles.wide:
         for stages, own_b in ((2, True), (2, False), (1, True), (1, False)):
@@ -250,7 +256,7 @@ def gate_configuration(tiles: Tiles, traits: Traits, card: Card) -> OutputsConfi
     """For the way back through the gate, in the tiles of the gradients."""
     if not traits.has_z:
         return None
-    flags = (True, True, traits.has_reset, traits.skip_per_number)
+    flags = (True, True, traits.has_reset, traits.skip_per_number, traits.signed)
     return _first_fitting(_outputs_ways(tiles, flags), card, "a chunk")
 
 
@@ -269,7 +275,8 @@ def segments_of(blocks: int, chunks: int, resident: int) -> tuple[int, int]:
 
     def cost(segments: int) -> float:
         waves = -(-blocks * segments // resident)
-        return waves * -(-chunks // segments) * (1.0 if segments == 1 else 2.0 + 0.02 * segments)
+        passes = 1.0 if segments == 1 else 2.0 + 0.02 * segments
+        return waves * (-(-chunks // segments) + START_OF_WALK) * passes
 
     segments = min(range(1, min(chunks // 4, 32) + 1), key=cost, default=1)
     length = -(-chunks // segments)
@@ -317,6 +324,21 @@ def gradients_configuration(shape: Shape, traits: Traits, card: Card) -> Gradien
     return _first_fitting(ways, card, "the gradients of a chunk")
 
 
+def launches_of(shape: Shape, tiles: Tiles) -> int:
+    """Launches into which a group's heads fall, for the memory that the states between them take."""
+    ratio = 2 * tiles.state_numbers / (tiles.chunk * shape.head_dim)
+    return min(max(1, math.ceil(ratio / STATES_AT_A_TIME)), shape.heads_per_group)
+
+
+def backward_cut(shape: Shape, tiles: Tiles, launches: int, blocks: int, resident: int) -> Cut:
+    """The heads of each launch in subsets for the blocks."""
+    of_launch = -(-shape.heads_per_group // launches)
+    heads = heads_of_subset(blocks, of_launch, resident, GRADIENTS_PROLOGUE)
+    subsets = -(-of_launch // heads)
+    launches = -(-shape.heads_per_group // (subsets * heads))
+    return Cut(shape, tiles.chunk, heads, subsets, launches)
+
+
 @cache
 def backward_plan(shape: Shape, traits: Traits, card: Card) -> BackwardPlan:
     """The launches of a backward pass."""
@@ -324,8 +346,7 @@ def backward_plan(shape: Shape, traits: Traits, card: Card) -> BackwardPlan:
     tiles = gradients.tiles
     blocks = shape.batch * -(-shape.length // tiles.chunk) * shape.groups
     resident = card.processors * gradients.blocks_per_processor
-    heads = heads_of_subset(blocks, shape.heads_per_group, resident, GRADIENTS_PROLOGUE)
-    cut = Cut(shape, tiles.chunk, heads, -(-shape.heads_per_group // heads))
+    cut = backward_cut(shape, tiles, launches_of(shape, tiles), blocks, resident)
     states = states_configuration(tiles, shape.heads_per_group, card)
     return BackwardPlan(
         cut,

@@ -122,7 +122,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
   const RowPair logs = rows_of(stage.steps.logs, unit.first), sizes = rows_of(stage.steps.sizes, unit.first);
   RowPair lows = {}, weights_of_row = {};
   float skip = 0.0f;
-  if (!kHalf) lows = rows_of(stage.steps.lows, unit.first);
+  if (!kHalf) lows = rows_of(stage.steps.rests, unit.first);
 #pragma unroll
   for (int later = 0; later < kRowWarps; ++later) {
     const int i = unit.place.row_warp + later;
@@ -141,7 +141,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int column = i * 16 + half * 8 + seat.column + e;
-        const float log = stage.steps.logs[column], low = kHalf ? 0.0f : stage.steps.lows[column];
+        const float log = stage.steps.logs[column], low = kHalf ? 0.0f : stage.steps.rests[column];
         const int first_kept = kHasReset ? unit.firsts[column] : 0;
         weights_of_column[half * 2 + e] = 0.0f;
 #pragma unroll

@@ -79,7 +79,7 @@ INLINE void find_pairs(float (&products)[2][4], float (&factors)[2][4], const fl
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int within = half * 8 + seat.column + e, column = i * 16 + within;
-      const float log = steps.logs[column], low = kHalf ? 0.0f : steps.lows[column];
+      const float log = steps.logs[column], low = kHalf ? 0.0f : steps.rests[column];
       const int first_kept = kHasReset ? unit.firsts[column] : 0;
       float of_column = 0.0f;
 #pragma unroll
@@ -137,7 +137,7 @@ INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArgumen
   add_dots(of_leaving, du, stage.x, unit);
   put_rows(unit.sums.leaves[0], of_leaving, unit.first, unit.adds, seat);
 
-  LaneSteps own{rows_of(stage.steps.logs, unit.first), rows_of(stage.steps.lows, unit.first),
+  LaneSteps own{rows_of(stage.steps.logs, unit.first), rows_of(stage.steps.rests, unit.first),
                 rows_of(stage.steps.sizes, unit.first), {}, unit.first};
   float skip = 0.0f;
 #pragma unroll

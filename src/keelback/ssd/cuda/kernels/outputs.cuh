@@ -53,7 +53,7 @@ struct LaneSteps {
     for (int r = 0; r < 2; ++r) {
       const int i = rows * 16 + r * 8 + seat.row;
       logs[r] = steps.logs[i];
-      lows[r] = kHalf ? 0.0f : steps.lows[i];
+      lows[r] = kHalf ? 0.0f : steps.rests[i];
       firsts[r] = kHasReset ? resets[i] : 0;
     }
   }
@@ -72,8 +72,10 @@ INLINE void find_weights(Fragment& left, const float (&scores)[2][4], const Lane
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int within = half * 8 + seat.column + e, column = j * 16 + within;
-      const float log = steps.logs[column], size = steps.sizes[column];
-      const float low = kHalf ? 0.0f : steps.lows[column];
+      // The size is part of the exponent where it has a log and float32 is precise enough for that.
+      constexpr bool kSizeInExponent = kHalf && !kSigned;
+      const float log = kSizeInExponent ? steps.rests[column] : steps.logs[column];
+      const float size = kSizeInExponent ? 1.0f : steps.sizes[column], low = kHalf ? 0.0f : steps.rests[column];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float exponent = own.logs[r] - log;

@@ -20,13 +20,14 @@ struct Sequences {
 };
 
 // Of the steps of a chunk of a head: their sizes times the decays from each to the chunk's end; these decays; the sizes;
-// the logs (base 2) of the decays from the chunk's start up to and with each; these decays; and what float32 leaves of
-// the logs, not in half precision. A decay is zero across a reset. Steps past the length have a size of zero.
+// the logs (base 2) of the decays from the chunk's start up to and with each; these decays; and, in float32, what it leaves
+// of the logs, or in half precision the logs less those of the sizes. A decay is zero across a reset. Steps past the length
+// have a size of zero.
 struct ChunkSteps {
-  float driving[kChunk], leaving[kChunk], sizes[kChunk], logs[kChunk], entering[kChunk], lows[kChunk];
+  float driving[kChunk], leaving[kChunk], sizes[kChunk], logs[kChunk], entering[kChunk], rests[kChunk];
 };
 
-constexpr int kStepFields = kHalf ? 5 : 6;
+constexpr int kStepFields = 6;
 
 // The same for all, (row, head, chunk, field, step). `firsts` (row, time) has the last step of the chunk, up to this
 // one, that is reset; or -1.

@@ -24,6 +24,9 @@ INLINE float step_size(float raw, Limits limits) {
   return size < limits.low ? limits.low : size > limits.high ? limits.high : size;
 }
 
+// Base 2; that of zero is an infinite one below zero.
+INLINE float logarithm(float x) { return log2f(x); }
+
 INLINE float power(double log) { return power_of_two(static_cast<float>(log)); }
 
 KERNEL void __launch_bounds__(kWarps * 32) steps_kernel(const StepsArguments p) {
@@ -82,18 +85,18 @@ KERNEL void __launch_bounds__(kWarps * 32) steps_kernel(const StepsArguments p) 
   }
   const double total = from_lane(before, 31);
   before = from_lower_lane(before, 1);
-  Pack<float, kSteps> step_sizes, highs, lows, entering, leaving, driving;
+  Pack<float, kSteps> step_sizes, highs, rests, entering, leaving, driving;
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
     const double log = logs[i] + (lane ? before : 0.0);
     step_sizes.at[i] = sizes[i];
     highs.at[i] = static_cast<float>(log);
-    lows.at[i] = static_cast<float>(log - highs.at[i]);
+    rests.at[i] = static_cast<float>(kHalf ? log - logarithm(sizes[i]) : log - highs.at[i]);
     entering.at[i] = firsts[i] < 0 ? power(log) : 0.0f;
     leaving.at[i] = lane * kSteps + i >= last_reset ? power(total - log) : 0.0f;
     driving.at[i] = sizes[i] * leaving.at[i];
   }
-  const Pack<float, kSteps> fields[] = {driving, leaving, step_sizes, highs, entering, lows};
+  const Pack<float, kSteps> fields[] = {driving, leaving, step_sizes, highs, entering, rests};
   float* to = p.fields + steps_of(p.sizes, row, head, chunk) + lane * kSteps;
 #pragma unroll
   for (int i = 0; i < kStepFields; ++i) *reinterpret_cast<Pack<float, kSteps>*>(to + i * kChunk) = fields[i];
