@@ -13,6 +13,7 @@ from keelback.ssd.cuda import operator, ssd_backward, ssd_forward
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
 BF16, FP16 = torch.bfloat16, torch.float16
+CPU = torch.device("cpu")
 CASES = [
     Case(),
     Case(batch=1, length=1, heads=1),
@@ -34,6 +35,8 @@ def kernels_on_host(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
+    if case.dtype == torch.float32 and case.state == 256 and not operator.card_of(CPU).wide:
+        pytest.skip("more shared memory than the card has")
     errors = errors_of(case, ssd_forward, ssd_backward)
     for name, error in errors.items():
         assert error < tolerance(case, name), errors

@@ -106,8 +106,9 @@ def ssd(
     compute = computing_dtype(dict(zip(_NAMES, operands, strict=True)))
     chosen = choose_backend(backend, x.device, "x")
     settings = (dt_softplus, tuple(map(float, dt_limit)))
-    if chosen == "cuda" and cuda.has_kernels(x, B.shape[-1]):
-        y, final = run_ssd(*_as_stored(operands, compute), mask, settings[0], *settings[1])
+    stored = _as_stored(operands, compute) if chosen == "cuda" else ()
+    if stored and cuda.has_kernels(stored[0], stored[3]):
+        y, final = run_ssd(*stored, mask, settings[0], *settings[1])
     else:
         scan = ssd_reference if chosen == "reference" else ssd_chunked
         with torch.autocast(x.device.type, enabled=False):

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.cuda_driver import processors_of
+from keelback.errors import JobError
 from keelback.ssd.cuda.backward import run_backward
 from keelback.ssd.cuda.forward import run_forward
-from keelback.ssd.cuda.operands import PIECE, Operands, aligned, padded_to_pieces
+from keelback.ssd.cuda.operands import PIECE, Operands, Shape, aligned, padded_to_pieces
 from keelback.ssd.cuda.plan import Card, Traits, backward_plan, forward_plan
 
 WIDEST = 256
@@ -26,10 +27,31 @@ def card_of(device: torch.device) -> Card:
     return Card(processors_of(device), shared, wide)
 
 
-def has_kernels(x: Tensor, states: int) -> bool:
-    """Whether there are kernels for this: not for float64, nor without matrix units for bfloat16."""
-    sizes_fit = x.shape[-1] <= WIDEST and states <= WIDEST
-    return x.dtype != torch.float64 and sizes_fit and torch.cuda.get_device_capability(x.device) >= (8, 0)
+def has_kernels(x: Tensor, B: Tensor) -> bool:
+    """Whether there are kernels for these operands on their GPU.
+
+    There are none for float64, for GPUs without matrix units for bfloat16, and where a block's
+    shared memory is too small for a chunk.
+    """
+    heads, groups = x.shape[2], B.shape[2]
+    sizes_fit = x.shape[-1] <= WIDEST and B.shape[-1] <= WIDEST
+    if x.dtype == torch.float64 or not sizes_fit:
+        return False
+    if torch.cuda.get_device_capability(x.device) < (8, 0):
+        return False
+    of_group = Shape(1, 1, heads // groups, x.shape[-1], 1, B.shape[-1])
+    return _fits(of_group, x.dtype, planes_of(x.dtype), card_of(x.device))
+
+
+@cache
+def _fits(shape: Shape, dtype: torch.dtype, planes: int, card: Card) -> bool:
+    traits = Traits(dtype, dtype, planes, False, True, True, True, False)
+    try:
+        forward_plan(shape, traits, card)
+        backward_plan(shape, traits, card)
+    except JobError:
+        return False
+    return True
 
 
 def planes_of(dtype: torch.dtype) -> int:
