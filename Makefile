@@ -1,46 +1,77 @@
-# The two entry points each work alone on a machine with Python 3.11+ and make.
+# Each target works alone on a machine with Python 3.11 to 3.13 and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The CPU build; the package itself takes a range.
-TORCH ?= torch==2.13.0
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+LOCKED := --no-deps --require-hashes --requirement
+# What `make test-newest` installs of PyTorch: its CPU builds lie at https://download.pytorch.org/whl/cpu.
+TORCH_NEWEST ?= --extra-index-url https://download.pytorch.org/whl/cpu torch
+# What `make test-newest` and `make test-oldest` run; everything by default.
+TESTS ?=
+RECORD ?=
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-newest test-oldest check docs lock versions package clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/keelback reproduce length-independence --task majority --out demo
 	@echo "report: $(CURDIR)/demo/report/report.html"
 
-test: $(VENV)/dev-installed
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(VENV)/test-installed
+	$(BIN)/pytest -n 2 --dist loadfile $(if $(RECORD),--record locked)
 
-check: $(VENV)/dev-installed
+# The same tests on the newest release of everything, and on the lowest that pyproject.toml allows.
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade pip
+	.venv-newest/bin/pip install --quiet --upgrade $(TORCH_NEWEST)
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[dev]"
+	.venv-newest/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record newest) $(TESTS)
+
+test-oldest:
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/pip install --quiet --upgrade pip
+	$(PYTHON) tools/lowest_versions.py > .venv-oldest/lowest.txt
+	.venv-oldest/bin/pip install --quiet --requirement .venv-oldest/lowest.txt
+	.venv-oldest/bin/pip install --quiet --no-deps --editable .
+	.venv-oldest/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record oldest) $(TESTS)
+
+check: $(VENV)/test-installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/fill_tables.py --check
+	$(BIN)/python tools/results_index.py --check
 
 docs: $(VENV)/docs-installed
 	$(BIN)/mkdocs build --strict
 
-$(VENV)/bin/python:
+# Builds wheel and sdist, and uses each in an empty environment.
+package:
+	rm -rf dist .venv-package
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/pip install --quiet --disable-pip-version-check build twine
+	.venv-package/bin/python -m build --outdir dist
+	.venv-package/bin/twine check --strict dist/*
+	for file in dist/*; do $(PYTHON) tools/try_package.py $$file || exit 1; done
+
+# Resolves anew and writes requirements/*.txt; needs uv.
+lock:
+	$(PYTHON) tools/lock.py
+
+# The table of the versions that were tested, from the records of `make test RECORD=1` and its kin.
+versions:
+	$(PYTHON) tools/tabulate_versions.py
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(TORCH)
+	$(PIP) $(LOCKED) requirements/torch-cpu.txt
 
-$(VENV)/demo-installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable ".[report]"
-	@touch $@
-
-$(VENV)/dev-installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable ".[dev]"
-	@touch $@
-
-$(VENV)/docs-installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable ".[docs]"
+$(VENV)/%-installed: $(BIN)/python requirements/%.txt pyproject.toml
+	$(PIP) $(LOCKED) requirements/$*.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-package dist demo site

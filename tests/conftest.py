@@ -1,16 +1,70 @@
 """Shapes are checked in every test: jaxtyping annotations are enforced by beartype."""
 
+import json
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beartype.claw import beartype_packages
 from jaxtyping import install_import_hook
 
-# Modules of compiled kernels are left alone: their functions are read by a compiler, not by Python.
+from runtime_types import CONFIGURATION
+
+# Rooms with compiled kernels (compiled, scan, conv, and of dynamics what computes gradients) are
+# left alone: functions there are read by a compiler, not by Python. So is `dynamics.alignment`,
+# which itself says to people which shape it wants.
 _hook = install_import_hook(
-    ["keelback.models", "keelback.data", "keelback.training", "keelback.bounds"],
-    "beartype.beartype",
+    [
+        "keelback.models",
+        "keelback.data",
+        "keelback.training",
+        "keelback.bounds",
+        "keelback.certify",
+        *(
+            f"keelback.dynamics.{module}"
+            for module in (
+                "bayes",
+                "descent",
+                "descent_of_models",
+                "exponents",
+                "gated",
+                "gated_mamba",
+                "noise",
+                "patterns",
+                "recurrences",
+                "theory",
+            )
+        ),
+    ],
+    "runtime_types.checked",
 )
 
+# These have no shapes, and `Self` in their annotations, which only beartype's own hook takes. What
+# Ray sends to its workers is left alone: the wrapper cannot be loaded there.
+beartype_packages(
+    (
+        "keelback.experiments",
+        *(
+            f"keelback.sweeps.{module}"
+            for module in (
+                "executor",
+                "local",
+                "provenance",
+                "run",
+                "runner",
+                "selection",
+                "single_training",
+                "store",
+                "training_run",
+                "worker",
+            )
+        ),
+    ),
+    conf=CONFIGURATION,
+)
+
+_ROOT = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -27,3 +81,48 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The reference data folder; for tests that carry the `shared` marker."""
     return _SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record",
+        metavar="LABEL",
+        help="write the versions that were tested, and how the tests ended, to "
+        "results/versions/LABEL-PYTHON.json",
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    label = session.config.getoption("--record")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if label is None or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    from keelback.sweeps import provenance
+
+    ended = {name: len(reporter.stats.get(name, ())) for name in ("passed", "failed", "error")}
+    target = {"locked": "test"}.get(label, f"test-{label}")
+    made_by = provenance(command=f"make {target} RECORD=1")
+    record = {
+        "provenance": made_by,
+        "label": label,
+        "tests": ended,
+        "versions": dict(_versions()),
+    }
+    folder = _ROOT / "results" / "versions"
+    folder.mkdir(parents=True, exist_ok=True)
+    python = ".".join(str(made_by["python"]).split(".")[:2])
+    (folder / f"{label}-{python}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """The installed versions of what pyproject.toml names, by package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    listed = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {text.split(">=")[0] for texts in listed for text in texts if ">=" in text}
+    for name in sorted(names):
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

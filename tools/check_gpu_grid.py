@@ -1,16 +1,16 @@
 """Check the GPU scan against float64 over a grid of sizes, types and options; print JSON.
 
-    python tools/check_gpu_grid.py --processes 8 > results/benchmarks/gpu_grid_h100.json
+    python tools/check_gpu_grid.py --processes 8 --out results/benchmarks/gpu_grid_h100.json
 
-The cases are those of tests/scan_cuda/test_cuda_scan_on_gpu.py; each runs forward and backward,
-after memory was filled with nan. Kernels are compiled as they are first needed: hence the
-processes.
+Needs an NVIDIA GPU. The cases are those of tests/scan_cuda/test_cuda_scan_on_gpu.py; each runs
+forward and backward, after memory was filled with nan. Kernels are compiled as they are first
+needed: hence the processes.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
-import shlex
 import sys
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cud
 from cuda_cases import TOLERANCE, Case, errors_of, tolerance
 from test_cuda_scan_on_gpu import OPTIONS, SIZES
 
-from keelback.sweeps import provenance
+import result_file
 
 FURTHER = [
     Case(dtype=torch.bfloat16, channels=80, states=4, spans=2),
@@ -69,29 +69,40 @@ def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "dtype": name,
                 "cases": len(of_dtype),
                 "failed": sum(not case["passed"] for case in of_dtype),
-                "largest relative error": max(case.get("worst", 0.0) for case in of_dtype),
-                "largest share of what is allowed": max(
-                    case.get("worst", 0.0) / case["allowed"] for case in of_dtype
+                "largest relative error": _number(max(_worst(case) for case in of_dtype)),
+                "largest share of what is allowed": _number(
+                    max(_worst(case) / case["allowed"] for case in of_dtype)
                 ),
             }
         )
     return rows
 
 
+def _worst(case: dict[str, Any]) -> float:
+    return float(case.get("worst", 0.0))
+
+
+def _number(value: float) -> float | str:
+    """JSON has no infinity and no nan; their names serve."""
+    return value if math.isfinite(value) else str(value)
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--processes", type=int, default=4, help="compile and check at a time")
+    result_file.add_options(options)
+    return options
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", type=int, default=4)
-    processes = parser.parse_args().processes
+    given = parser().parse_args()
+    record = result_file.started(given)
     if not torch.cuda.is_available():
         sys.exit("PyTorch finds no NVIDIA GPU here")
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         found = list(pool.imap_unordered(check, range(len(cases())), chunksize=1))
-    document = {
-        "provenance": provenance(command=shlex.join(["python", *sys.argv])),
-        "rows": summary(found),
-        "failures": [case for case in found if not case["passed"]],
-    }
-    print(json.dumps(document, indent=2))
+    failures = [{**case, "worst": _number(_worst(case))} for case in found if not case["passed"]]
+    result_file.write(given, record, {"rows": summary(found), "failures": failures})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
 """Run the GPU kernels under compute-sanitizer, which comes with CUDA; print JSON.
 
-    python tools/check_gpu_races.py > results/benchmarks/gpu_races_h100.json
+    python tools/check_gpu_races.py --out results/benchmarks/gpu_races_h100.json
 
-Its tools look for accesses out of bounds (memcheck), for threads that read or write shared memory
-without a barrier between them (racecheck) and for barriers that not all threads reach (synccheck).
-The scans, with what is before them and without, the steps and convolutions are those of the tests
-on the host, and their results are compared with float64 on the way. PyTorch's own kernels are left
-out, and its allocator keeps no memory, so that the bounds of a tensor are those of its memory.
+Needs an NVIDIA GPU and the CUDA toolkit. The sanitizer's tools look for accesses out of bounds
+(memcheck), for threads that read or write shared memory without a barrier between them (racecheck)
+and for barriers that not all threads reach (synccheck). The scans, with what is before them and
+without, the steps and convolutions are those of the tests on the host, and their results are
+compared with float64 on the way. PyTorch's own kernels are left out, and its allocator keeps no
+memory, so that the bounds of a tensor are those of its memory.
 """
 
 import argparse
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cuda"))
 
@@ -37,8 +38,8 @@ from test_cuda_kernels_on_host import CASES as SCANS
 from test_cuda_scan_across_on_host import CASES as PARTS
 from test_cuda_scan_across_on_host import Distributed, errors_of_parts
 
+import result_file
 from keelback.scan import _across
-from keelback.sweeps import provenance
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
@@ -64,7 +65,7 @@ def calls() -> dict[str, Callable[[], float]]:
         # In one part: autograd has one thread for a GPU, which cannot wait for itself.
         return max(errors_of_parts(case, (sum(parts),), "cuda").values()) / tolerance(case)
 
-    _across.dist = Distributed  # type: ignore[assignment]
+    mock.patch.object(_across, "dist", Distributed).start()
     return {
         **{f"part {case}": partial(scan_of_part, case, parts) for case, parts in PARTS},
         **{f"scan {case}": partial(scan, case) for case in SCANS},
@@ -103,18 +104,24 @@ def check(tool: str) -> dict[str, Any]:
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--cases", action="store_true", help="run the cases, without a tool")
+    result_file.add_options(options)
+    return options
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", action="store_true", help="run the cases, without a tool")
-    if parser.parse_args().cases:
+    given = parser().parse_args()
+    if given.cases:
         run_all()
         return
     if shutil.which("compute-sanitizer") is None:
         raise SystemExit("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
-    record = provenance(command="python " + shlex.join(sys.argv))
+    record = result_file.started(given)
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(check, TOOLS))
-    print(json.dumps({"provenance": record, "rows": rows}, indent=2))
+    result_file.write(given, record, {"rows": rows})
     if any(row["findings"] or row["wrong results"] for row in rows):
         raise SystemExit(1)
 

@@ -1,19 +1,26 @@
 """Put the tables of committed result files into the README and the docs.
 
+    python tools/fill_tables.py           fills them
+    python tools/fill_tables.py --check   changes nothing; fails where a table is stale
+
 A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
-`keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME. `--check` changes
-nothing and fails where a document does not show what its result file holds.
+`keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME. A result that was
+made from code that differed from its commit is refused, as table and as figure, unless
+`results/dirty.txt` lists it.
 """
 
+import argparse
 import csv
 import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from results_index import ROOT, documents, refused, shown
+
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -37,6 +44,8 @@ def _claims(reports: dict[str, list[dict[str, str]]]) -> list[list[str]]:
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, dict):
         return ", ".join(f"{name} {found}" for name, found in value.items())
     return str(value)
@@ -58,15 +67,23 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
         ", ".join(shape): lambda row: ", ".join(str(row[name]) for name in shape),
         "pass": lambda row: row["pass"],
         "keelback": lambda row: row["ours_ms"],
-        **{peer: lambda row, peer=peer: row["peers"].get(peer, "") for peer in peers},
+        **{peer: partial(_of_peer, peer) for peer in peers},
         "fastest peer / keelback": lambda row: row.get("ratio", ""),
     }
     if "floor_ms" in rows[0]:
         columns["keelback / floor"] = lambda row: row["ours_ms"] / row["floor_ms"]
     for name in rows[0].get("peak_bytes", {}):
         title = f"MB, {'keelback' if name == 'ours' else name}"
-        columns[title] = lambda row, name=name: row["peak_bytes"][name] / 1e6
+        columns[title] = partial(_megabytes, name)
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
+
+
+def _of_peer(peer: str, row: dict[str, Any]) -> Any:
+    return row["peers"].get(peer, "")
+
+
+def _megabytes(name: str, row: dict[str, Any]) -> float:
+    return float(row["peak_bytes"][name]) / 1e6
 
 
 def _cell(text: str) -> str:
@@ -83,16 +100,22 @@ def filled(text: str) -> str:
     return BLOCK.sub(lambda m: m[1] + as_markdown(m[2]) + m[3], text)
 
 
-def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--check", action="store_true", help="fail where a table is stale")
+    return options
 
 
 def main() -> None:
+    check = parser().parse_args().check
+    if dirty := sorted(refused() & set(shown())):
+        sys.exit(
+            f"made from code that differed from its commit: {', '.join(dirty)}; commit the code, "
+            "then run the command again that results/index.json names"
+        )
     stale = [path for path in documents() if filled(path.read_text()) != path.read_text()]
-    if "--check" in sys.argv[1:]:
-        if stale:
-            sys.exit("stale tables: " + ", ".join(str(path.relative_to(ROOT)) for path in stale))
-        return
+    if check and stale:
+        sys.exit("stale tables: " + ", ".join(str(path.relative_to(ROOT)) for path in stale))
     for path in stale:
         path.write_text(filled(path.read_text()))
 

@@ -1,6 +1,6 @@
 """Kill sweeps at random moments, over and over, and hold what is left to a sweep that lived.
 
-    python tools/kill_sweeps.py --kills 100 --out results/benchmarks/kill-sweeps.json
+    python tools/kill_sweeps.py --kills 100 --out results/benchmarks/kill_sweeps.json
 
 A sweep of small trainings runs in a process group of its own with two workers. At a random moment
 the whole group (`all`), one worker (`worker`) or the parent alone (`parent`) gets SIGKILL, and the
@@ -14,10 +14,8 @@ one batch end together and are stored one after the other.
 """
 
 import argparse
-import json
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -28,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keelback.sweeps import Store, provenance
+import result_file
+from keelback.sweeps import Store
 
 LENGTHS, SEEDS, EPOCHS = (4, 6, 8, 10), 3, 40
 
@@ -114,26 +113,24 @@ def wait_for_group(group: int) -> None:
     raise SystemExit(f"processes of group {group} outlive the sweep's end")
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--kills", type=int, default=100, help="how many")
+    options.add_argument("--seed", type=int, default=1, help="of the moments")
+    result_file.add_options(options)
+    return options
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=None)
-    options = parser.parse_args()
-    random.seed(options.seed)
+    given = parser().parse_args()
+    record = result_file.started(given)
+    random.seed(given.seed)
     with tempfile.TemporaryDirectory(prefix="keelback-kills-") as folder:
-        result = campaign(Path(folder), options.kills)
-    text = json.dumps({"provenance": provenance(command_line()), **result}, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+        result = campaign(Path(folder), given.kills)
+    result_file.write(given, record, result)
     bad = [name for name in FAULTS if result[name] and name != "executions_repeated"]
     if bad:
         sys.exit("found: " + ", ".join(bad))
-
-
-def command_line() -> str:
-    return shlex.join(["python", *sys.argv])
 
 
 def campaign(folder: Path, kills: int) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """What `mamba_inner` keeps for the backward pass, and its time, beside the functions one by one.
 
-Prints JSON: the megabytes that autograd keeps besides parameters, and the median time of forward
+    python tools/mamba_inner.py --device cuda --out results/benchmarks/mamba_inner_h100.json
+
+Found are the megabytes that autograd keeps besides parameters, and the median time of forward
 and backward, both ways alternating.
 """
 
 import argparse
-import json
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from unittest import mock
@@ -16,8 +15,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+import result_file
 from keelback.scan import _inner, mamba_inner
-from keelback.sweeps.provenance import provenance
 
 #: batch, length, channels, state, rank
 SHAPES = {
@@ -68,15 +67,19 @@ def measured(shape: tuple[int, ...], device: str, repeats: int) -> list[dict[str
     def forward() -> Tensor:
         return mamba_inner(*branches.chunk(2, -1), *parameters)
 
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     def seconds() -> float:
-        synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-        synchronize()
+        wait()
         start = time.perf_counter()
         torch.autograd.grad(forward(), [branches, *parameters], dy)
-        synchronize()
+        wait()
         return time.perf_counter() - start
 
-    kept, times = {}, {way: [] for way in WAYS}
+    kept: dict[str, float] = {}
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(1 + repeats):
         for way, recomputes in WAYS.items():
             with mock.patch.object(_inner, "_recomputes", recomputes):
@@ -94,15 +97,20 @@ def measured(shape: tuple[int, ...], device: str, repeats: int) -> list[dict[str
     ]
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--device", choices=SHAPES, default="cpu")
+    options.add_argument("--repeats", type=int, default=15, help="timed passes; the median counts")
+    result_file.add_options(options)
+    return options
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=SHAPES, default="cpu")
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
-    shapes = SHAPES[options.device]
-    rows = [row for shape in shapes for row in measured(shape, options.device, options.repeats)]
-    command = shlex.join(["python", "tools/mamba_inner.py", *sys.argv[1:]])
-    print(json.dumps({"rows": rows, "provenance": provenance(command=command)}, indent=2))
+    given = parser().parse_args()
+    record = result_file.started(given)
+    shapes = SHAPES[given.device]
+    rows = [row for shape in shapes for row in measured(shape, given.device, given.repeats)]
+    result_file.write(given, record, {"rows": rows})
 
 
 if __name__ == "__main__":

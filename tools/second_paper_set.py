@@ -1,16 +1,16 @@
 """Run all experiments on the gated SSM at full size, several at once on one GPU, and time them.
 
-    python tools/second_paper_set.py STORES RESULT.json [--at-once 4] [--cpu-workers 11]
+    python tools/second_paper_set.py STORES --at-once 4 --cpu-workers 12 --no-report \\
+        --out results/benchmarks/second_paper_set_h100.json
 
 Each is a `keelback reproduce` command with its own store in STORES, which goes on from what is
 there. `gate-alignment` trains small models by autograd and is faster on the CPU's cores, so it gets
 those and the GPU is hidden from it. Several commands at once fill a GPU that one would leave idle
-between kernels. The longest start first; RESULT.json is written anew after each. `--no-report`
+between kernels. The longest start first; the result is written anew after each. `--no-report`
 draws nothing: `keelback report` does it later, here or elsewhere.
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -18,6 +18,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import result_file
+from keelback.sweeps import available_cores
 
 ON_GPU = {
     "locality-paper": "locality",
@@ -65,20 +68,23 @@ def row(job: Job, stores: Path, began: float) -> dict[str, object]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stores", type=Path)
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--at-once", type=int, default=4)
-    parser.add_argument("--cpu-workers", type=int, default=11)
-    parser.add_argument("--no-report", action="store_true", help="draw nothing")
-    parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    given.stores.mkdir(parents=True, exist_ok=True)
-    from keelback.files import write_atomically
-    from keelback.sweeps import available_cores, provenance
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("stores", type=Path, help="folder with one store for each experiment")
+    options.add_argument("--at-once", type=int, default=4, help="commands on the GPU at a time")
+    options.add_argument("--cpu-workers", type=int, default=11, help="workers of gate-alignment")
+    options.add_argument("--no-report", action="store_true", help="draw nothing")
+    options.add_argument("--quick", action="store_true", help="smaller versions of all")
+    result_file.add_options(options)
+    return options
 
-    record = provenance(shlex.join(["python", *sys.argv]))
+
+def main() -> int:
+    given = parser().parse_args()
+    if given.out is None:
+        sys.exit("error: --out is missing: the file of the result, written anew after each command")
+    record = result_file.started(given)
+    given.stores.mkdir(parents=True, exist_ok=True)
     options = " --quick" * given.quick + " --no-report" * given.no_report
     waiting = list(ON_GPU.items())
     began = time.monotonic()
@@ -99,7 +105,6 @@ def main() -> int:
                 rows.append(row(job, given.stores, began))
                 print(rows[-1], file=sys.stderr, flush=True)
                 found = {
-                    "provenance": record,
                     "cores": available_cores(),
                     "at_once": given.at_once,
                     "seconds": rows[-1]["ended"],
@@ -107,7 +112,7 @@ def main() -> int:
                     + [name for name, _ in waiting],
                     "rows": rows,
                 }
-                write_atomically(given.result, json.dumps(found, indent=1))
+                result_file.write(given, record, found)
     return int(any(found["exit"] for found in rows))
 
 

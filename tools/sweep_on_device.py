@@ -1,21 +1,22 @@
 """Time the whole Majority length-independence sweep on this machine's GPU, or on its CPU.
 
-    python tools/sweep_on_device.py FILE.json WORKERS
+    python tools/sweep_on_device.py --workers 8 --out results/benchmarks/sweep_h100.json
 
 The seconds are those of the sweep as a user runs it: the start of the workers, data, training,
 scoring and storing. The rows are mean accuracies, to compare with the committed results.
 """
 
-import json
+import argparse
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import result_file
 from keelback.experiments import get_experiment
-from keelback.sweeps import Store, provenance, sweep
+from keelback.sweeps import Store, sweep
 
 
 def timed_sweep(workers: int) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def timed_sweep(workers: int) -> dict[str, Any]:
         done = sweep(runs, store, workers=workers)
         seconds = time.perf_counter() - started
         survivors = [run for run in done if not run.summary["diverged"]]
-        by_length: dict[int, list[dict[str, Any]]] = {}
+        by_length: dict[int, list[Mapping[str, Any]]] = {}
         for run in survivors:
             by_length.setdefault(run.fields["task_settings"]["seq_len"], []).append(run.summary)
     return {
@@ -52,10 +53,17 @@ def timed_sweep(workers: int) -> dict[str, Any]:
     }
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--workers", type=int, default=8, help="processes on the device")
+    result_file.add_options(options)
+    return options
+
+
 def main() -> None:
-    out, workers = Path(sys.argv[1]), int(sys.argv[2])
-    record = provenance(command=" ".join(["python", *sys.argv]))
-    out.write_text(json.dumps({"provenance": record, **timed_sweep(workers)}, indent=1) + "\n")
+    given = parser().parse_args()
+    record = result_file.started(given)
+    result_file.write(given, record, timed_sweep(given.workers))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
-"""Put what `keelback certify --json` printed into one table, a row a file."""
+"""Put what `keelback certify --json` printed into one table, one row per file.
+
+    python tools/tabulate_certificates.py
+
+Reads `results/experiments/certificates/*.json` and writes `certificates.csv` beside them.
+"""
 
 import csv
 import json
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[1] / "results" / "certificates"
+FOLDER = Path(__file__).resolve().parents[1] / "results/experiments/certificates"
 HEADING = (
     "certificate",
     "examples behind it",

@@ -7,7 +7,7 @@ they are first used, so that `import keelback` alone stays fast.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _ROOMS = (
     "audit",

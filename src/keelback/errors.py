@@ -1,6 +1,7 @@
 """The errors that keelback raises for people: what was wrong, where, and what would be right."""
 
 import difflib
+import unicodedata
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -13,6 +14,17 @@ class InputError(ValueError):
 
 class JobError(RuntimeError):
     """The input was right and the job failed. The command line prints why and exits with 1."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line, its control and direction-changing characters shown as "�"."""
+    return "".join(
+        "�" if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Cs"} or c in _DIRECTION else c
+        for c in " ".join(text.replace("\t", " ").splitlines())
+    )
+
+
+_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:

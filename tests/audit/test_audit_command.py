@@ -129,7 +129,7 @@ def test_a_classifier_on_tokens(run: Run, tmp_path: Path) -> None:
         (["--text", "a", "--tokens", "b"], "give one of them"),
         (["--tokenizer", "bytes", "--text", "missing.txt"], "cannot be read"),
         (["--tokens", "missing.txt"], "cannot be read"),
-        (["--device", "abacus"], "must be cpu or cuda"),
+        (["--device", "abacus"], "device is 'abacus'; it should be one of cpu, cuda"),
         (["--tokenizer", "bytes", "--train-length", "0"], "greater than or equal to 1"),
         (["--tokenizer", "bytes", "--length", "1"], "greater than or equal to 2"),
     ],

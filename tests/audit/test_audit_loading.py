@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from keelback.audit import load_model
+from keelback.audit import load_any_model
 from keelback.errors import InputError
 from keelback.models import SelectiveSSMConfig, save_model
 
@@ -38,7 +38,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
 
 
 def test_a_transformers_folder(folder: Path, tiny_model: Callable[[str], Any]) -> None:
-    loaded = load_model(folder)
+    loaded = load_any_model(folder)
     assert loaded.name == "model"
     assert loaded.folder == folder
     assert not loaded.model.training
@@ -47,10 +47,10 @@ def test_a_transformers_folder(folder: Path, tiny_model: Callable[[str], Any]) -
 
 def test_weights_are_converted_on_request(folder: Path) -> None:
     rewrite(folder, lambda t: t.update({k: v.bfloat16() for k, v in t.items()}))
-    assert next(load_model(folder).model.parameters()).dtype == torch.float32
+    assert next(load_any_model(folder).model.parameters()).dtype == torch.float32
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
-    assert next(load_model(folder, dtype=None).model.parameters()).dtype == torch.bfloat16
+    assert next(load_any_model(folder, dtype=None).model.parameters()).dtype == torch.bfloat16
 
 
 def mamba_ssm_folder(model: Any, folder: Path, config: dict[str, Any], binary: bool) -> Path:
@@ -89,7 +89,7 @@ def test_mamba_ssm_folders_give_the_same_logits(
     original = tiny_model(family)
     config = MAMBA_SSM | fields | {"tie_embeddings": original.config.tie_word_embeddings}
     folder = mamba_ssm_folder(original, tmp_path / "m", config, binary)
-    assert torch.allclose(logits(load_model(folder).model), logits(original), atol=1e-5)
+    assert torch.allclose(logits(load_any_model(folder).model), logits(original), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_mamba_ssm_layouts_without_a_counterpart(
 ) -> None:
     folder = mamba_ssm_folder(tiny_model("mamba"), tmp_path / "m", MAMBA_SSM | field, False)
     with pytest.raises(InputError, match=words):
-        load_model(folder)
+        load_any_model(folder)
 
 
 def test_keelback_checkpoints(tmp_path: Path) -> None:
     model = SelectiveSSMConfig(vocab_size=5).build()
     save_model(model, tmp_path / "model.safetensors")
     for source in (tmp_path, tmp_path / "model.safetensors"):
-        assert torch.equal(load_model(source).model.ssm.A, model.ssm.A)
+        assert torch.equal(load_any_model(source).model.ssm.A, model.ssm.A)
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "reference" / "checkpoints"
@@ -122,7 +122,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "reference" / "checkpoints"
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no reference checkpoints")
 def test_reference_state_dicts() -> None:
-    model = load_model(SHARED / "majority_T100_seed1.pth").model
+    model = load_any_model(SHARED / "majority_T100_seed1.pth").model
     assert model.ssm.A.shape == (4, 4)
 
 
@@ -187,15 +187,15 @@ def not_finite(folder: Path) -> None:
 def test_damaged_folders(folder: Path, damage: Callable[[Path], Any], words: str) -> None:
     damage(folder)
     with pytest.raises(InputError, match=words) as caught:
-        load_model(folder)
+        load_any_model(folder)
     assert "\n" not in str(caught.value)
     assert not (folder / "touched").exists()
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
-        load_model(tmp_path / "nowhere")
+        load_any_model(tmp_path / "nowhere")
     shutil.rmtree(tmp_path / "x", ignore_errors=True)
     (tmp_path / "x").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
-        load_model(tmp_path / "x")
+        load_any_model(tmp_path / "x")

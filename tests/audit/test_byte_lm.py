@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from keelback.audit import audit, load_model
+from keelback.audit import audit, load_any_model
 from keelback.cli import main
 from keelback.errors import InputError
 from keelback.experiments.length.byte_lm import build, chosen_config, read_bytes, train
@@ -86,7 +86,7 @@ def test_a_whole_study(reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     stored = json.loads((out / "results.json").read_text())
     assert stored["studies"][0]["repair"] == study["repair"]
     assert (out / "figures" / "loss-tiny.png").is_file()
-    loaded = load_model(out / "tiny" / "model")
+    loaded = load_any_model(out / "tiny" / "model")
     permissions = [file.stat().st_mode for file in (out / "tiny" / "model").iterdir()]
     assert set(permissions) == {(out / "results.json").stat().st_mode}
     assert loaded.stored_as == torch.bfloat16

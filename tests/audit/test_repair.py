@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from keelback.audit import METHODS, audit, bundled_text, load_model, repair
+from keelback.audit import METHODS, audit, bundled_text, load_any_model, repair
 from keelback.audit._edits import DecayFloor, EditKind
 from keelback.audit._repair import HeldOutLoss
 from keelback.audit._save import REPLACED_FILE, REPORT_FILE
@@ -263,7 +263,7 @@ def test_what_holds_already_is_not_written(
 
 
 def test_the_audit_sees_what_the_repair_mends() -> None:
-    loaded = load_model(CHECKPOINT)
+    loaded = load_any_model(CHECKPOINT)
     tokens = torch.tensor(list(bundled_text().encode()))[:4096]
     before = audit(loaded.model, tokens, train_length=64, length=1024, precision=False)
     assert before.degradation is not None
@@ -281,4 +281,4 @@ def test_the_audit_sees_what_the_repair_mends() -> None:
 def test_nothing_is_overwritten(short_sighted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(short_sighted, "--out", short_sighted, "--target-length", 64) == 2
     assert "exists already" in capsys.readouterr().err
-    load_model(short_sighted)
+    load_any_model(short_sighted)

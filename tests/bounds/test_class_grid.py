@@ -9,7 +9,7 @@ from bounds_reference import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keelback.certify import ClassGrid, level_weight
+from keelback.bounds import ClassGrid, level_weight
 from keelback.errors import InputError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from keelback.bounds import log_output_bound
-from keelback.certify import ClassGrid, certify_class, logits, measure_constants
+from keelback.bounds import ClassGrid, log_output_bound
+from keelback.certify import certify_class, logits, measure_constants
 from keelback.cli.app import main
 from keelback.data import get_task
 from keelback.errors import InputError

@@ -7,16 +7,13 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from keelback.bounds import kl_inverse
+from keelback.bounds import clopper_pearson, kl_inverse, monte_carlo_bound, pac_bayes_bound
 from keelback.certify import (
     GaussianWeights,
     bounded_cross_entropy,
     certify_pac_bayes,
-    clopper_pearson,
     gibbs_errors,
     margins,
-    monte_carlo_bound,
-    pac_bayes_bound,
     ramp_risk,
     wrong,
 )

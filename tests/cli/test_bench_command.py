@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from keelback.benchmarks import Shape, scan_cost, scan_peers
+from keelback.benchmarks import ScanSize, scan_cost, scan_peers
 from keelback.benchmarks.scan_inputs import Inputs
 from keelback.cli import main
 from keelback.errors import InputError
@@ -138,6 +138,6 @@ def test_a_peer_that_does_not_take_the_dtype_is_named(capsys, monkeypatch) -> No
 
 
 def test_shapes_are_read() -> None:
-    assert Shape.parse("256, 500,16,4") == Shape(256, 500, 16, 4)
+    assert ScanSize.parse("256, 500,16,4") == ScanSize(256, 500, 16, 4)
     with pytest.raises(InputError, match="shape is 'a,b,c,d'"):
-        Shape.parse("a,b,c,d")
+        ScanSize.parse("a,b,c,d")

@@ -7,23 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from keelback.cli import main
 from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
 from keelback.sweeps import RunResult, Store, TrainingRun, sweep
 from keelback.sweeps.executor import ThisProcess
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 def training(seq_len: int, seed: int) -> TrainingRun:

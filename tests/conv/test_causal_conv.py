@@ -237,3 +237,57 @@ def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -
 def test_a_state_that_is_too_short_is_refused() -> None:
     with pytest.raises(InputError, match="it should hold 3 or more"):
         causal_conv1d_update(torch.zeros(2, 4), torch.zeros(2, 4, 2), torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("steps", [None, 1, 3])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("narrow", ["weight", "x", "state", "bias"])
+def test_steps_are_computed_in_float32_whatever_is_half(
+    narrow: str, half: torch.dtype, steps: int | None
+) -> None:
+    x, weight, bias = operands(2, steps or 1, 6, 4, torch.float32)
+    state = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    given = {"x": x[:, 0] if steps is None else x.mT, "state": state, "weight": weight}
+    given = {**given, "bias": bias}
+    given[narrow] = given[narrow].to(half)
+    precise = {name: one.double() for name, one in given.items()}
+    expected = causal_conv1d_update(**precise, activation="silu")
+    y = causal_conv1d_update(**given, activation="silu")
+    assert y.dtype == given["x"].dtype
+    allowed = torch.finfo(y.dtype).eps
+    assert float((y.double() - expected).norm() / expected.norm()) < 2 * allowed
+
+
+@pytest.mark.parametrize("length", [(), (1,), (3,)])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "gelu"}, "activation is 'gelu'; it should be 'silu', 'swish' or None"),
+        ({"activation": True}, "activation is True"),
+        ({"bias": torch.zeros(4, 1)}, r"bias has shape \(4, 1\); it should be \(4\)"),
+        ({"bias": torch.zeros(1)}, "bias has shape"),
+        ({"weight": torch.zeros(4, 0)}, "weight has no taps"),
+        ({"weight": torch.zeros(1, 4)}, "weight has shape"),
+        ({"state": torch.zeros(2, 1, 3)}, "state has shape"),
+        ({"weight": torch.zeros(4, 4).double()}, "either all or none should be float64"),
+        ({"state": torch.zeros(2, 4, 3).long()}, "state has dtype torch.int64"),
+        ({"state": torch.zeros(2, 4, 3, device="meta")}, "state is on meta"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_refused_and_leaves_the_state(
+    change: dict[str, object], message: str, length: tuple[int, ...]
+) -> None:
+    state = torch.zeros(2, 4, 3)
+    given = {"x": torch.ones(2, 4, *length), "state": state, "weight": torch.zeros(4, 4), **change}
+    with pytest.raises(InputError, match=message):
+        causal_conv1d_update(**given)
+    assert not state.any()
+
+
+def test_autocast_leaves_a_step_in_float32() -> None:
+    x, weight, bias = operands(2, 1, 6, 4, torch.float32)
+    state = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    expected = causal_conv1d_update(x[:, 0], state.clone(), weight, bias, "silu")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = causal_conv1d_update(x[:, 0], state.clone(), weight, bias, "silu")
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -1,13 +1,15 @@
 """A file is whole or absent, whoever writes it and whatever goes wrong."""
 
+import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from keelback.files import replacing, write_atomically
+from keelback.files import filling, replacing, write_atomically, write_json
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
@@ -52,3 +54,73 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> No
     finally:
         os.umask(before)
     assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "new"
+
+    def fill(fail: bool) -> None:
+        with filling(target) as partial:
+            (partial / "a").write_text("1")
+            assert not target.exists()
+            assert partial.name.startswith(".new.")
+            if fail:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(True)
+    assert list(tmp_path.iterdir()) == []
+    fill(False)
+    assert (target / "a").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/a").write_text("old")
+    with pytest.raises(OSError, match="not empty"), filling(tmp_path / "new") as partial:
+        (partial / "a").write_text("new")
+    assert (tmp_path / "new/a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_are_those_of_any_new_folder(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with filling(tmp_path / "new"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_threads_that_write_one_file_leave_one_whole_file(tmp_path: Path) -> None:
+    texts = [str(number) * 100_000 for number in range(8)]
+    gate = threading.Barrier(len(texts))
+    failures: list[BaseException] = []
+
+    def write(text: str) -> None:
+        gate.wait()
+        try:
+            for _ in range(20):
+                write_atomically(tmp_path / "shared", text)
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert (tmp_path / "shared").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
+def test_json_has_no_infinity(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": [1.5, None, "Δ"]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.5, None, "Δ"]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("inf")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.5, None, "Δ"]}

@@ -39,6 +39,20 @@ def test_a_moved_name_is_still_at_its_old_place(room: str) -> None:
             assert getattr(importlib.import_module(room), name).__name__ == name
 
 
+@pytest.mark.parametrize(
+    ("room", "name", "now"),
+    [
+        ("keelback.audit", "load_model", "load_any_model"),
+        ("keelback.benchmarks", "Shape", "ScanSize"),
+    ],
+)
+def test_a_renamed_thing_is_still_there_by_its_old_name(room: str, name: str, now: str) -> None:
+    module = importlib.import_module(room)
+    with pytest.warns(DeprecationWarning, match=f"{room}.{name} is {room}.{now} now"):
+        assert getattr(module, name) is getattr(module, now)
+    assert name not in module.__all__
+
+
 def test_drawing_does_not_load_the_experiments() -> None:
     loaded = loaded_after("import keelback.report")
     assert "keelback.outcome" in loaded

@@ -98,9 +98,9 @@ sys.path.insert(0, {tests!r})
 import torch, torch.distributed as dist
 from datetime import timedelta
 from test_scan_across_processes import CASES, scan_part
-from keelback.scan.cpu import across as _across_cpu
+from keelback.scan.cpu import across
 
-_across_cpu._CHUNK = 4
+across._CHUNK = 4
 
 dist.init_process_group({backend!r}, timeout=timedelta(seconds=120))
 rank, device = dist.get_rank(), {device!r}

@@ -6,9 +6,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from keelback.compiled.watchers import runs_eagerly
 from keelback.scan import selective_scan
-from keelback.scan._eager import runs_eagerly
-from keelback.scan._op import run_scan
+from keelback.scan._op import SCAN
 
 SHAPES = ((3, 70, 4, 4, 1), (2, 5, 6, 8, 2), (1, 1, 1, 1, 1), (2, 3, 40, 3, 1))
 
@@ -41,7 +41,7 @@ def test_it_is_the_operator(shape: tuple[int, ...], shared_delta: bool) -> None:
         leaves[1] = leaves[1][..., :1].detach().requires_grad_()
     initial = leaves[-1]
     y, last = selective_scan(*leaves[:-1], True, initial, True)
-    through_operator = run_scan(*(x.unsqueeze(0) for x in leaves), None, True, True)
+    through_operator = SCAN.dispatch(*(x.unsqueeze(0) for x in leaves), None, True, True)
     assert type(y.grad_fn) is not type(through_operator[0].squeeze(0).grad_fn)
     assert torch.equal(y, through_operator[0].squeeze(0))
     assert torch.equal(last, through_operator[1].squeeze(0))

@@ -8,7 +8,9 @@ from scan_cases import Case
 
 from keelback.errors import InputError
 from keelback.scan import (
+    attention_matrix,
     selective_scan,
+    selective_scan_across,
     selective_scan_fn,
     selective_scan_step,
     selective_state_update,
@@ -173,3 +175,31 @@ def test_steps_and_the_layout_of_mamba_ssm_are_checked_too() -> None:
         selective_scan_fn(x(2, 3, 5), x(2, 3, 5), x(3, 4).cfloat(), x(3, 4), x(3, 4))
     with pytest.raises(InputError, match=r"B has shape \(2, 5, 4\)"):
         selective_scan_fn(x(2, 3, 5), x(2, 3, 5), x(3, 4), x(2, 5, 4), x(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"delta": torch.zeros(2, 5, 3)}, r"delta has shape \(2, 5, 3\); it should be \(batch, "),
+        ({"A": torch.zeros(4)}, r"A has shape \(4,\)"),
+        (
+            {"B": torch.zeros(2, 1, 2, 3)},
+            r"B has shape \(2, 1, 2, 3\); it should be \(2, 5, g",
+        ),
+        ({"C": torch.zeros(2, 5, 3, 3)}, "C has 3 groups"),
+    ],
+)
+def test_the_attention_matrix_names_what_does_not_fit(change, message) -> None:
+    maps = torch.zeros(2, 5, 2, 3)
+    given = {"delta": torch.zeros(2, 5, 4), "A": torch.zeros(4, 3), "B": maps, "C": maps}
+    with pytest.raises(InputError, match=message):
+        attention_matrix(**{**given, **change})
+
+
+@pytest.mark.parametrize("device", ["meta"])
+def test_processes_do_not_scan_what_has_no_data(device, monkeypatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    x, A = torch.zeros(1, 3, 4, device=device), torch.zeros(4, 2, device=device)
+    maps = torch.zeros(1, 3, 1, 2, device=device)
+    with pytest.raises(InputError, match="u is on meta"):
+        selective_scan_across(x, x, A, maps, maps)

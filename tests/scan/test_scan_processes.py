@@ -139,9 +139,10 @@ def test_the_annotations_hold() -> None:
     run(
         """
         from jaxtyping import install_import_hook
-        rooms = ["_api", "_attention", "_checks", "_conv", "_conv_cpu", "_conv_op", "_cpu",
-                 "_inner", "_layout", "_mamba_ssm", "_op", "_reference", "_step", "_threads"]
-        install_import_hook([f"keelback.scan.{room}" for room in rooms], "beartype.beartype")
+        scan = ["_api", "_attention", "_inner", "_mamba_ssm", "_step", "_switched", "reference"]
+        rooms = [f"keelback.scan.{name}" for name in scan]
+        rooms += [f"keelback.conv.{name}" for name in ("_api", "_op", "reference")]
+        install_import_hook(rooms, "beartype.beartype")
         import torch
         from keelback.scan import *
         x = torch.randn(2, 5, 4).requires_grad_()

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keelback.scan.cuda.backward import run_backward
-from keelback.scan.cuda.forward import run_forward
-from keelback.scan.cuda.operands import Operands, operands
-from keelback.scan.cuda.plan import BACKWARD, FORWARD, Cutting, Plan, configuration_of, cut
+from keelback.compiled.layouts import Layout, signature_of
+from keelback.scan._operands import Operands
+from keelback.scan.cuda.backward import BackwardPass
+from keelback.scan.cuda.forward import ForwardPass
+from keelback.scan.cuda.launch import CudaScan, prepare
+from keelback.scan.cuda.plan import BACKWARD, FORWARD, CudaPlan, Cutting, configuration_of, cut
 from keelback.scan.reference import selective_scan_reference
 
 TOLERANCE = {
@@ -58,7 +60,7 @@ def tolerance(case: Case) -> float:
 
 
 def make_operands(case: Case, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
-    """The arguments of `operands`, with a leading axis of replicas."""
+    """The arguments of `prepared`, with a leading axis of replicas."""
     generator = torch.Generator().manual_seed(seed)
     real = torch.float64 if case.dtype == torch.float64 else torch.float32
 
@@ -99,10 +101,31 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float(error.detach())
 
 
-def planned(given: Operands, spans: int, cutting: Cutting) -> Plan:
+def prepared(delta_softplus: bool, **operands: Any) -> tuple[CudaScan, Operands[Tensor]]:
+    """The scans of such operands, and these as the kernels take them."""
+    given = Operands(**operands)
+    scan = prepare(signature_of(given), (delta_softplus,))
+    return scan, scan.taken(given)
+
+
+def planned(scan: CudaScan, given: Operands[Tensor], spans: int, cutting: Cutting) -> CudaPlan:
     """A plan with the given number of spans."""
-    configuration = configuration_of(given.traits(given.u), cutting)
-    return cut(given.shape, configuration, -(-given.shape.length // spans))
+    configuration = configuration_of(scan.traits(*scan.alignment(given)), cutting)
+    return cut(scan.sizes, configuration, -(-scan.sizes.length // spans))
+
+
+def forward_pass(scan: CudaScan, given: Operands[Tensor], spans: int) -> tuple[Tensor, Tensor]:
+    """Output and last state, by a plan with the given number of spans."""
+    return ForwardPass(scan, planned(scan, given, spans, FORWARD)).run(given)
+
+
+def backward_pass(
+    scan: CudaScan, given: Operands[Tensor], dy: Tensor, dlast: Tensor | None, spans: int
+) -> Operands[Tensor]:
+    """The gradients, by a plan with the given number of spans."""
+    of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
+    whole = BackwardPass(scan, planned(scan, given, spans, BACKWARD), of_dy)
+    return whole.reverse(given, whole.sweep(given, dy), dlast)
 
 
 def errors_of(case: Case, device: str = "cpu") -> dict[str, float]:
@@ -129,13 +152,12 @@ def errors_of(case: Case, device: str = "cpu") -> dict[str, float]:
         [y, last], list(precise.values()), [dy.double(), dlast.double()]
     )
 
-    given = operands(**arguments)
-    found_y, found_last = run_forward(given, planned(given, case.spans, FORWARD))
-    found = run_backward(given, dy, dlast, planned(given, case.spans, BACKWARD))
+    scan, given = prepared(**arguments)
+    found_y, found_last = forward_pass(scan, given, case.spans)
+    found = backward_pass(scan, given, dy, dlast, case.spans)
     errors = {"y": relative_error(found_y, y), "last": relative_error(found_last, last)}
-    fields_of = {"delta_bias": found.delta_bias, "initial_state": found.initial_state}
     for name, expected in zip(precise, gradients, strict=True):
-        gradient = fields_of.get(name, getattr(found, name, None))
+        gradient = getattr(found, name)
         assert gradient is not None
         assert gradient.dtype == arguments[name].dtype
         errors[f"d{name}"] = relative_error(gradient, expected)

@@ -7,9 +7,14 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
+from keelback.compiled import cuda_launch
 from keelback.compiled.cuda_driver import Compilable
 from keelback.compiled.nvrtc import kernel_sources
+from keelback.conv.cuda import launch as conv_launch
+from keelback.scan.cuda import launch as scan_launch
+from keelback.scan.cuda import step
 
 COMPILER = shutil.which("g++")
 # Where this is set, ThreadSanitizer watches every launch: its library must be loaded first.
@@ -63,3 +68,13 @@ class HostKernel:
 def host_kernel(name: str, configuration: Compilable, device: int | None) -> HostKernel:
     """Stands in for `keelback.compiled.cuda_driver.kernel`."""
     return HostKernel(name, configuration)
+
+
+def run_on_host(monkeypatch: Any, processors: int, kernel: Any = host_kernel) -> None:
+    """Have every launch run on the host, planned for a GPU of so many multiprocessors."""
+    for module in (cuda_launch, step):
+        monkeypatch.setattr(module, "kernel", kernel)
+    for module in (scan_launch, conv_launch, step):
+        monkeypatch.setattr(module, "processors_of", lambda device: processors)
+    for remembered in (scan_launch.prepare, conv_launch.prepare, step._planned):
+        remembered.cache_clear()

@@ -7,7 +7,8 @@ from cuda_cases import relative_error
 from torch import Tensor
 
 from keelback.scan import selective_scan_step
-from keelback.scan.cuda.step import run_step
+from keelback.scan._operands import Operands
+from keelback.scan.cuda.step import advance_state
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
@@ -45,6 +46,13 @@ def make_step(
         "z": normal(batch, channels) if z else None,
         "delta_bias": parameter(bias),
     }
+
+
+def run_step(
+    state: Tensor, delta_softplus: bool, in_place: bool, **operands: Any
+) -> tuple[Tensor, Tensor] | None:
+    """Output and new state by the kernel, if it takes the operands."""
+    return advance_state(Operands(**operands, initial_state=state), delta_softplus, in_place)
 
 
 def errors_of(

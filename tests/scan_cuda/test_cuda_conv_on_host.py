@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from conv_cases import ConvCase, errors_of
+from conv_cases import ConvCase, convolved, errors_of
 from cuda_cases import TOLERANCE
-from host_kernels import COMPILER, host_kernel
+from host_kernels import COMPILER, run_on_host
 
+from keelback.compiled.layouts import signature_of
 from keelback.conv.cuda import launch as causal_conv
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
@@ -28,8 +29,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal_conv, "kernel", host_kernel)
-    monkeypatch.setattr(causal_conv, "processors_of", lambda device: 1)
+    run_on_host(monkeypatch, processors=1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -50,8 +50,8 @@ def test_any_cut_of_the_length_gives_the_same(run: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("sizes", [{"batch": 0}, {"length": 0}], ids=str)
 def test_nothing_in_nothing_out(sizes: dict[str, int]) -> None:
     x, weight, bias, dy = ConvCase(**sizes).operands()
-    assert causal_conv.convolve(x, weight, bias, True).shape == x.shape
-    dx, dweight, dbias = causal_conv.correlate(dy, x, weight, bias, True)
+    y, dx, dweight, dbias = convolved(x, weight, bias, dy, True)
+    assert y.shape == x.shape
     assert dx.shape == x.shape
     assert not dweight.any()
     assert not dbias.any()
@@ -59,8 +59,8 @@ def test_nothing_in_nothing_out(sizes: dict[str, int]) -> None:
 
 def test_a_small_input_is_cut_into_short_runs_and_a_large_one_is_not() -> None:
     few, many = (
-        causal_conv._launch(ConvCase(channels=channels, length=512).operands()[0], 4, True)
-        for channels in (4, 4096)
+        causal_conv.prepare(signature_of(case.operands()[:3]), (True,))
+        for case in (ConvCase(channels=4, length=512), ConvCase(channels=4096, length=512))
     )
-    assert few.runs == 512 // causal_conv.SHORTEST_RUN
-    assert many.runs == 512 // causal_conv.LONGEST_RUN
+    assert few.runs(4) == (512 // causal_conv.SHORTEST_RUN, causal_conv.SHORTEST_RUN)
+    assert many.runs(4) == (512 // causal_conv.LONGEST_RUN, causal_conv.LONGEST_RUN)

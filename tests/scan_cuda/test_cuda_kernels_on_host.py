@@ -8,19 +8,15 @@ import pytest
 import torch
 from cuda_cases import (
     Case,
+    backward_pass,
     errors_of,
+    forward_pass,
     make_operands,
-    planned,
+    prepared,
     relative_error,
     tolerance,
 )
-from host_kernels import COMPILER, host_kernel
-
-from keelback.scan.cuda import backward, forward
-from keelback.scan.cuda.backward import run_backward
-from keelback.scan.cuda.forward import run_forward
-from keelback.scan.cuda.operands import operands
-from keelback.scan.cuda.plan import BACKWARD, FORWARD
+from host_kernels import COMPILER, run_on_host
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -54,9 +50,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (forward, backward):
-        monkeypatch.setattr(module, "kernel", host_kernel)
-        monkeypatch.setattr(module, "processors_of", lambda device: 132)
+    run_on_host(monkeypatch, processors=132)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -66,8 +60,7 @@ def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
 
 
 def scanned(arguments: dict[str, Any], spans: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    given = operands(**arguments)
-    return run_forward(given, planned(given, spans, FORWARD))
+    return forward_pass(*prepared(**arguments), spans)
 
 
 @pytest.mark.parametrize("spans", [1, 3])
@@ -219,13 +212,12 @@ def test_transposed_operands_change_nothing() -> None:
 @pytest.mark.parametrize(("spans", "states"), [(1, 16), (3, 16), (3, 4)])
 def test_deterministic_gradients_are_the_same_sums(spans: int, states: int) -> None:
     arguments = make_operands(Case(length=40 * spans, channels=80, batch=3, states=states))
-    given = operands(**arguments)
-    plan = planned(given, spans, BACKWARD)
+    scan, given = prepared(**arguments)
     dy = torch.ones_like(arguments["u"])
-    added = run_backward(given, dy, None, plan)
+    added = backward_pass(scan, given, dy, None, spans)
     torch.use_deterministic_algorithms(True)
     try:
-        summed = run_backward(given, dy, None, plan)
+        summed = backward_pass(scan, given, dy, None, spans)
     finally:
         torch.use_deterministic_algorithms(False)
     for name in ("A", "B", "C", "D", "delta_bias"):

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from cuda_cases import Case, make_operands, relative_error, tolerance
-from host_kernels import COMPILER, host_kernel
+from host_kernels import COMPILER, host_kernel, run_on_host
 from torch import Tensor
 
-from keelback.scan import _across, selective_scan
-from keelback.scan.cuda import across, backward, forward
+from keelback.scan import _across, cuda, selective_scan
+from keelback.scan._operands import Operands
+from keelback.scan.cuda import launch
 from keelback.scan.cuda.plan import BACKWARD, FORWARD
 from keelback.scan.reference import selective_scan_reference
 
@@ -86,11 +87,9 @@ class OneAtATime:
 
 @pytest.fixture(autouse=True)
 def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (forward, backward):
-        monkeypatch.setattr(module, "kernel", OneAtATime)
-        monkeypatch.setattr(module, "processors_of", lambda device: 132)
-    monkeypatch.setattr(forward, "FORWARD", replace(FORWARD, min_span=20))
-    monkeypatch.setattr(backward, "BACKWARD", replace(BACKWARD, min_span=20))
+    run_on_host(monkeypatch, processors=132, kernel=OneAtATime)
+    monkeypatch.setattr(launch, "FORWARD", replace(FORWARD, min_span=20))
+    monkeypatch.setattr(launch, "BACKWARD", replace(BACKWARD, min_span=20))
     monkeypatch.setattr(_across, "dist", Distributed)
 
 
@@ -109,11 +108,10 @@ def scan_part(
         name: None if x is None else x.clone().requires_grad_(name != "reset")
         for name, x in operands.items()
     }
-    reset = given.pop("reset")
-    y, last = _across._ScanAcross.apply(across, process, softplus, reset, *given.values())
+    y, last = _across._ScanAcross.apply(cuda, process, softplus, *Operands(**given))
     found = {"y": y.detach(), "last": last.detach()}
     if dy is not None:
-        leaves = {name: x for name, x in given.items() if x is not None}
+        leaves = {n: x for n, x in given.items() if x is not None and n != "reset"}
         gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
         found |= {f"d{name}": x for name, x in zip(leaves, gradients, strict=True)}
     return found
@@ -190,8 +188,7 @@ def test_second_derivatives_are_refused() -> None:
     operands = operands_of(Case(length=10))
     leaves = [x.requires_grad_() for x in operands.values() if x is not None]
     process = Process(0, [None], threading.Barrier(1))
-    reset = operands.pop("reset")
-    y, _ = _across._ScanAcross.apply(across, process, True, reset, *operands.values())
+    y, _ = _across._ScanAcross.apply(cuda, process, True, *Operands(**operands))
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         torch.autograd.grad(y.sum(), leaves[:1], create_graph=True)
 
@@ -200,9 +197,8 @@ def test_parts_are_cut_into_spans_and_a_span_may_be_all() -> None:
     spans = []
     for length in (31, 97):
         operands = operands_of(Case(length=length))
-        del operands["reset"], operands["initial_state"]
-        part = across.ForwardPart([*operands.values()], None, True)
-        spans.append(part._spans.plan.spans)
+        part = cuda.ForwardPart(Operands(**operands), True)
+        spans.append(part._pass.plan.spans)
     assert spans == [1, 4]
 
 

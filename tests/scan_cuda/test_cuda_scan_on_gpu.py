@@ -111,3 +111,23 @@ def test_steps_continue_a_scan(in_place: bool) -> None:
         else:
             y, state = selective_scan_step(state, *step)
         torch.testing.assert_close(y, whole[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_a_call_is_captured_in_a_cuda_graph() -> None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(2, 50, 32, generator=generator).cuda()
+    delta = torch.rand(2, 50, 32, generator=generator).cuda()
+    A = -torch.rand(32, 16, generator=generator).cuda()
+    B, C = (torch.randn(2, 50, 1, 16, generator=generator).cuda() for _ in range(2))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # Kernels are compiled and loaded before the capture.
+        selective_scan(u, delta, A, B, C)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = selective_scan(u, delta, A, B, C)
+    u.copy_(torch.randn(u.shape, generator=generator))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, selective_scan(u, delta, A, B, C))

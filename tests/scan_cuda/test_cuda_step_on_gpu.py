@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import torch
 from cuda_cases import TOLERANCE, relative_error
-from step_cases import BF16, CASES, F32, make_step
+from step_cases import BF16, CASES, F32, make_step, run_step
 
 from keelback.scan import selective_scan_step
-from keelback.scan.cuda.step import advance_state
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,7 +28,7 @@ def test_a_step_is_that_of_the_definition(options: dict[str, Any], in_place: boo
     precise = {name: None if x is None else x.double() for name, x in given.items()}
     expected_y, expected_state = selective_scan_step(**precise, delta_softplus=True)
     on_gpu = {name: None if x is None else x.cuda() for name, x in given.items()}
-    found = advance_state(**on_gpu, delta_softplus=True, in_place=in_place)
+    found = run_step(**on_gpu, delta_softplus=True, in_place=in_place)
     assert found is not None
     y, state = found
     coarse = on_gpu["state"].dtype if in_place else on_gpu["A"].dtype
@@ -64,7 +63,7 @@ def test_a_step_is_mapped_and_compiled() -> None:
 def test_a_step_on_another_gpu_leaves_the_current_one() -> None:
     given = {name: x.to("cuda:1") for name, x in make_step().items()}
     with torch.cuda.device(0):
-        found = advance_state(**given, delta_softplus=True, in_place=True)
+        found = run_step(**given, delta_softplus=True, in_place=True)
         assert torch.cuda.current_device() == 0
     assert found is not None
     assert found[0].device.index == 1
@@ -78,7 +77,7 @@ def test_a_step_waits_for_what_is_before_it_on_its_stream() -> None:
         given["u"] = torch.zeros_like(given["u"])
         torch.cuda._sleep(10_000_000)
         given["u"].add_(1.0)
-        found = advance_state(**given, delta_softplus=True, in_place=False)
+        found = run_step(**given, delta_softplus=True, in_place=False)
     torch.cuda.current_stream().wait_stream(stream)
     assert found is not None
     cpu = {name: x.cpu().double() for name, x in given.items()}

@@ -5,16 +5,15 @@ import sys
 
 import conv_cases
 import host_kernels
+import pytest
 import step_cases
 import torch
 from conv_cases import ConvCase
 from cuda_cases import TOLERANCE, Case, errors_of, tolerance
-from host_kernels import host_kernel
+from host_kernels import run_on_host
 from step_cases import BF16, make_step
 
 from keelback.compiled.nvrtc import kernel_sources
-from keelback.conv.cuda import launch as causal_conv
-from keelback.scan.cuda import backward, forward, step
 
 SCANS = [
     Case(batch=1, length=37, channels=20, z=True, initial=True),
@@ -62,7 +61,5 @@ def run_steps() -> None:
 
 if __name__ == "__main__":
     host_kernels.kernel_sources = sources_with_agreed_stores
-    for module in (forward, backward, step, causal_conv):
-        module.kernel = host_kernel  # type: ignore[assignment]
-        module.processors_of = lambda device: 1  # type: ignore[assignment]
+    run_on_host(pytest.MonkeyPatch(), processors=1)
     {"scans": run_scans, "convolutions": run_convolutions, "steps": run_steps}[sys.argv[1]]()

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from host import AMPERE, HOPPER, on_host
+from host import AMPERE, HOPPER, on_host, run_backward, run_forward
 from host_kernels import COMPILER
-from ssd_cases import Case, errors_of, make_operands, relative_error, tolerance
+from ssd_cases import Case, errors_of, tolerance
 
-from keelback.ssd.cuda import operator, ssd_backward, ssd_forward
+from keelback.ssd.cuda import launch
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -35,11 +35,11 @@ def kernels_on_host(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
-    if case.dtype == torch.float32 and case.state == 256 and not operator.card_of(CPU).wide:
+    if case.dtype == torch.float32 and case.state == 256 and not launch.card_of(CPU).wide:
         pytest.skip("more shared memory than the card has")
-    errors = errors_of(case, ssd_forward, ssd_backward)
-    for name, error in errors.items():
-        assert error < tolerance(case, name), errors
+    errors = errors_of(case, run_forward, run_backward)
+    for error in errors.values():
+        assert error < tolerance(case), errors
 
 
 @pytest.mark.slow
@@ -50,10 +50,12 @@ def test_segments_of_the_length_change_nothing(
     case = Case(batch=1, length=420, heads=2, initial=True, reset=True, dtype=BF16, rate=0.02)
 
     def in_segments(name: str):  # type: ignore[no-untyped-def]
-        plan_of = getattr(operator, name)
+        plan_of = getattr(launch, name)
 
         def plan(*arguments):  # type: ignore[no-untyped-def]
             found = plan_of(*arguments)
+            if found.cut.chunks < segments:  # Whether there are kernels is asked for one step.
+                return found
             length = -(-found.cut.chunks // segments)
             states = dataclasses.replace(
                 found.states,
@@ -63,13 +65,13 @@ def test_segments_of_the_length_change_nothing(
             assert states.segments == segments
             return dataclasses.replace(found, states=states)
 
-        monkeypatch.setattr(operator, name, plan)
+        monkeypatch.setattr(launch, name, plan)
 
     in_segments("forward_plan")
     in_segments("backward_plan")
-    errors = errors_of(case, ssd_forward, ssd_backward)
-    for name, error in errors.items():
-        assert error < tolerance(case, name), errors
+    errors = errors_of(case, run_forward, run_backward)
+    for error in errors.values():
+        assert error < tolerance(case), errors
 
 
 @pytest.mark.slow
@@ -78,14 +80,16 @@ def test_subsets_of_the_heads_change_nothing(
     launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = Case(batch=1, length=80, heads=10, groups=2, dtype=BF16, z=True, initial=True)
-    plan_of = operator.backward_plan
+    plan_of = launch.backward_plan
 
     def in_subsets(*arguments):  # type: ignore[no-untyped-def]
         plan = plan_of(*arguments)
-        cut = dataclasses.replace(plan.cut, heads=2, subsets=3 // launches + launches - 1, launches=launches)
+        cut = dataclasses.replace(
+            plan.cut, heads=2, subsets=3 // launches + launches - 1, launches=launches
+        )
         return dataclasses.replace(plan, cut=cut)
 
-    monkeypatch.setattr(operator, "backward_plan", in_subsets)
-    errors = errors_of(case, ssd_forward, ssd_backward)
-    for name, error in errors.items():
-        assert error < tolerance(case, name), errors
+    monkeypatch.setattr(launch, "backward_plan", in_subsets)
+    errors = errors_of(case, run_forward, run_backward)
+    for error in errors.values():
+        assert error < tolerance(case), errors

@@ -1,12 +1,16 @@
 """The GPU backend on a GPU, over a grid of sizes, types and options, and beyond."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
-from ssd_cases import Case, errors_of, tolerance
+from ssd_cases import DIFFERENTIABLE, Case, errors_of, make_operands, tolerance
+from torch import Tensor
 
-from keelback.ssd import ssd
+from keelback.compiled.layouts import signature_of
+from keelback.ssd import cuda, ssd
+from keelback.ssd.cuda.launch import CudaSsd
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,19 +32,26 @@ OPTIONS = [
     {"z": True, "initial": True, "reset": True, "D": "number"},
     {"D": None, "bias": False, "softplus": False, "dt_limit": (0.1, 0.4)},
 ]
+OPERANDS = 10
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 CASES = [
-    Case(dtype=dtype, **size, **options)
-    for dtype, size, options in product(DTYPES, SIZES, OPTIONS)
+    Case(dtype=dtype, **size, **options) for dtype, size, options in product(DTYPES, SIZES, OPTIONS)
 ]
 
 
-def run_forward(*arguments):  # type: ignore[no-untyped-def]
-    return torch.ops.keelback.ssd(*arguments)
+def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    return call_of(arguments[:OPERANDS], arguments[OPERANDS:]).forward(arguments[:OPERANDS], False)
 
 
-def run_backward(*arguments):  # type: ignore[no-untyped-def]
-    return torch.ops.keelback.ssd_backward(*arguments)
+def run_backward(dy: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    operands = arguments[:OPERANDS]
+    return call_of(operands, arguments[OPERANDS:]).backward((dy, dlast), (), operands)
+
+
+def call_of(operands: tuple[Any, ...], options: tuple[Any, ...]) -> CudaSsd:
+    found = cuda.prepare(signature_of(operands), options)
+    assert isinstance(found, CudaSsd)
+    return found
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -49,8 +60,8 @@ def test_outputs_and_gradients(case: Case) -> None:
     poison = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(16)]
     del poison
     errors = errors_of(case, run_forward, run_backward, "cuda")
-    for name, error in errors.items():
-        assert error < tolerance(case, name), errors
+    for error in errors.values():
+        assert error < tolerance(case), errors
 
 
 def test_a_million_steps_in_one_call() -> None:
@@ -85,3 +96,36 @@ def test_compiled_and_mapped_calls_agree_with_plain_ones() -> None:
     torch.testing.assert_close(mapped, torch.stack(plain))
     shared = torch.vmap(ssd, in_dims=(0, None, None, None, None))(x, dt, A[0], B, C)
     torch.testing.assert_close(shared[1], ssd(x[1], dt, A[0], B, C))
+
+
+def test_replaying_a_cuda_graph_reads_new_numbers() -> None:
+    case = Case(length=300, head_dim=64, state=128, dtype=torch.bfloat16)
+    given = make_operands(case, "cuda")
+    x = given.pop("x")
+
+    def run() -> Any:
+        return ssd(x, return_final_states=True, **given)
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, last = run()
+    x.copy_(x.flip(1))
+    graph.replay()
+    expected, expected_last = run()
+    assert torch.equal(y, expected)
+    assert torch.equal(last, expected_last)
+
+
+def test_gradients_through_a_graph_of_autograd_are_those_of_the_operator() -> None:
+    case = Case(length=130, groups=3, z=True, initial=True, reset=True, dtype=torch.bfloat16)
+    given = make_operands(case, "cuda")
+    leaves = {name: x.requires_grad_() for name, x in given.items() if name in DIFFERENTIABLE}
+    y, last = ssd(**{**given, **leaves}, return_final_states=True)
+    found = torch.autograd.grad(y.float().square().sum() + last.sum(), list(leaves.values()))
+    *tensors, softplus, limits = given.values()
+    plain = [None if x is None else x.detach() for x in tensors]
+    dy, dlast = (2 * y.float()).to(y.dtype), torch.ones_like(last)
+    expected = run_backward(dy.detach(), dlast, *plain, softplus, *limits)
+    for name, ours, theirs in zip(leaves, found, expected, strict=True):
+        assert torch.equal(ours, theirs), name

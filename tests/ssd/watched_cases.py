@@ -6,10 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "scan_cuda"))
 
 import torch
-from host import AMPERE, HOPPER, on_host
+from host import AMPERE, HOPPER, on_host, run_backward, run_forward
 from ssd_cases import Case, errors_of, tolerance
-
-from keelback.ssd.cuda import ssd_backward, ssd_forward
 
 CASES = [
     Case(batch=1, length=150, heads=3, head_dim=20, state=20, dtype=torch.bfloat16, z=True),
@@ -19,5 +17,5 @@ CASES = [
 if __name__ == "__main__":
     on_host(setattr, {"hopper": HOPPER, "ampere": AMPERE}[sys.argv[1]])
     for case in CASES:
-        errors = errors_of(case, ssd_forward, ssd_backward)
-        assert all(error < tolerance(case, name) for name, error in errors.items()), errors
+        errors = errors_of(case, run_forward, run_backward)
+        assert all(error < tolerance(case) for name, error in errors.items()), errors

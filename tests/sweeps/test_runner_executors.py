@@ -22,24 +22,24 @@ from keelback.errors import InputError, JobError
 from keelback.sweeps import Run, Store, local, sweep
 from keelback.sweeps.executor import ThisProcess
 from keelback.sweeps.local import LocalExecutor, available_memory, share_cores
-from keelback.sweeps.worker import BatchEnd, Task
+from keelback.sweeps.worker import BatchEnd, Job
 
 
 class Recording(ThisProcess):
-    """Executes in this process, several tasks at a time as far as the runner knows."""
+    """Executes in this process, several jobs at a time as far as the runner knows."""
 
     def __init__(self, workers: int = 1) -> None:
         super().__init__()
         self.workers = workers
-        self.tasks: list[Task] = []
+        self.jobs: list[Job] = []
 
-    def start(self, tasks: int, report: Callable[[int, float], None]) -> int:
-        super().start(tasks, report)
+    def start(self, jobs: int, report: Callable[[int, float], None]) -> int:
+        super().start(jobs, report)
         return self.workers
 
-    def submit(self, task: Task) -> None:
-        self.tasks.append(task)
-        super().submit(task)
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
+        super().submit(job)
 
 
 @given(st.integers(1, 300), st.integers(1, 300))
@@ -90,17 +90,17 @@ def test_cheap_batches_go_in_chunks_and_dear_ones_alone(tmp_path: Path) -> None:
     runs: list[Run] = [ProbeRun(number=n, weight=1000.0) for n in range(2)]
     runs += [ProbeRun(number=n) for n in range(2, 400)]
     sweep(runs, Store.create(tmp_path), executor=executor)
-    sizes = [len(task.batches) for task in executor.tasks]
+    sizes = [len(job.batches) for job in executor.jobs]
     assert sizes[:2] == [1, 1]
     assert sum(sizes) == 400
     assert max(sizes) > 10
-    assert len(sizes) > 20, "the last tasks are small, so that all workers end together"
+    assert len(sizes) > 20, "the last jobs are small, so that all workers end together"
 
 
 def test_few_batches_are_not_put_together(tmp_path: Path) -> None:
     executor = Recording(workers=2)
     sweep([ProbeRun(number=n) for n in range(16)], Store.create(tmp_path), executor=executor)
-    assert [len(task.batches) for task in executor.tasks] == [1] * 16
+    assert [len(job.batches) for job in executor.jobs] == [1] * 16
 
 
 def test_this_process_needs_no_other(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_busy_batch_waits_and_the_others_go_on(tmp_path: Path) -> None:
 
     class Busy(Recording):
         def wait(self, seconds: float) -> list[list[BatchEnd]]:
-            if len(self.tasks) == 1:
+            if len(self.jobs) == 1:
                 self._waiting.clear()
-                return [[BatchEnd(index, "busy") for index in self.tasks[0].batches]]
+                return [[BatchEnd(index, "busy") for index in self.jobs[0].batches]]
             return super().wait(seconds)
 
     executor = Busy()
@@ -138,7 +138,7 @@ def test_a_busy_batch_waits_and_the_others_go_on(tmp_path: Path) -> None:
         [TrivialRun(number=n) for n in range(3)], Store.create(tmp_path), executor=executor
     )
     assert len(results) == 3
-    order = [index for task in executor.tasks for index in task.batches]
+    order = [index for job in executor.jobs for index in job.batches]
     assert order == [0, 1, 2, 0]
 
 
@@ -150,7 +150,7 @@ def test_damage_in_the_store_is_told_before_any_work(tmp_path: Path) -> None:
     executor = Recording()
     with pytest.raises(InputError, match=r"4 bytes long, not \d+: a half-copied store\? delete"):
         sweep(runs, store, executor=executor)
-    assert executor.tasks == []
+    assert executor.jobs == []
 
 
 def test_what_a_killed_writer_left_is_removed_unless_it_still_writes(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_worker_that_does_not_answer_cannot_keep_a_sweep_from_its_end(tmp_path
     executor = LocalExecutor(2)
     executor.start(2, lambda index, share: None)
     run = TrivialRun(number=1)
-    executor.submit(Task({0: [run]}, Store.create(tmp_path).directory, 0))
+    executor.submit(Job({0: [run]}, Store.create(tmp_path).directory, 0))
     while not executor.wait(1.0):
         pass
     assert executor._pool is not None

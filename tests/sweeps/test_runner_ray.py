@@ -50,7 +50,7 @@ def two_nodes() -> Iterator[Any]:
 
 
 def test_a_killed_node_loses_nothing_that_was_finished(tmp_path: Path) -> None:
-    """A node dies while it executes; the other one takes its task up again."""
+    """A node dies while it executes; the other one takes its job up again."""
     log = tmp_path / "log"
     runs: list[Run] = [
         TrivialRun(number=n, batch=str(n % 2), seconds=0.4, log=str(log)) for n in range(20)
@@ -70,7 +70,7 @@ def test_a_killed_node_loses_nothing_that_was_finished(tmp_path: Path) -> None:
             executor=RayExecutor(cluster.address),
             on_progress=kill_the_node,
         )
-    assert killed, "the node was killed while tasks were under way"
+    assert killed, "the node was killed while jobs were under way"
     assert [result.summary["double"] for result in results] == [2 * n for n in range(20)]
     counts = [log.read_text().split().count(str(n)) for n in range(20)]
     assert min(counts) == 1
@@ -170,7 +170,7 @@ def test_a_run_that_kills_its_process_every_time_is_told(tmp_path: Path, cluster
         TrivialRun(number=2, batch="a", fault="kill"),
     ]
     store = Store.create(tmp_path)
-    with pytest.raises(JobError, match="a task was lost 2 times") as caught:
+    with pytest.raises(JobError, match="a job was lost 2 times") as caught:
         sweep(runs, store, executor=RayExecutor(cluster.address, retries=1))
     assert "\n" not in str(caught.value)
     assert [run in store for run in runs] == [True, False]

@@ -9,7 +9,7 @@ import pytest
 from trivial_run import TrivialRun
 
 from keelback.errors import InputError
-from keelback.sweeps import RunResult, Store
+from keelback.sweeps import RunResult, Store, sweep
 
 
 def add(store: Store, number: int) -> TrivialRun:
@@ -164,3 +164,10 @@ def test_a_batch_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
             assert not pool.apply(_claim_in_a_process, (str(tmp_path), "a"))
             assert pool.apply(_claim_in_a_process, (str(tmp_path), "b"))
         assert pool.apply(_claim_in_a_process, (str(tmp_path), "a"))
+
+
+def test_the_folder_of_a_run_is_as_open_as_any_other(tmp_path: Path) -> None:
+    store = Store.create(tmp_path)
+    sweep([TrivialRun(number=1)], store, workers=1)
+    (name,) = store.names()
+    assert (tmp_path / "runs" / name).stat().st_mode == (tmp_path / "runs").stat().st_mode

@@ -79,6 +79,7 @@ def uninterrupted() -> list[TrainingResult]:
 def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     uninterrupted: list[TrainingResult],
     steps: int,
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(
     assert signal.getsignal(signal.SIGTERM) is before
     undo()
     seen: list[int] = []
+    caplog.set_level("INFO")
     results = train(
         models(),
         splits(),
@@ -102,6 +104,7 @@ def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(
     )
     assert_same_bits(results, uninterrupted)
     assert seen == list(range((steps + 1) // STEPS + 1, 4)), "finished epochs are not run again"
+    assert f"going on from {tmp_path / 'c'}: epoch {(steps + 1) // STEPS + 1}" in caplog.text
 
 
 def test_an_interrupt_keeps_the_training_too(
@@ -165,6 +168,7 @@ def test_checkpoints_are_rare_where_epochs_are_short(tmp_path: Path) -> None:
 def test_what_is_not_this_trainings_checkpoint_counts_as_none(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     uninterrupted: list[TrainingResult],
     fault: str,
 ) -> None:
@@ -185,7 +189,13 @@ def test_what_is_not_this_trainings_checkpoint_counts_as_none(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = {**file.metadata(), "format": "keelback-checkpoint-0"}
         save_file(tensors, path, metadata)
+    left = path.read_bytes()
     assert_same_bits(run(Checkpoint(path)), uninterrupted)
+    if fault in ("cut", "empty", "text"):
+        assert f"the checkpoint {path} is damaged" in caplog.text
+        assert path.with_name("c.damaged").read_bytes() == left
+    else:
+        assert f"{path} is of another training: beginning anew" in caplog.text
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """Data-parallel training of the Mamba stack: the loss curve of one process."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,18 +45,11 @@ if place.is_main:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
-    script, out = tmp_path / "train.py", tmp_path / "losses.json"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), out=str(out)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launch, "--nproc-per-node", "2", str(script)],
-        timeout=600,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_processes_have_the_loss_curve_of_one(
+    tmp_path: Path, on_two_processes: Callable[[str], None]
+) -> None:
+    out = tmp_path / "losses.json"
+    on_two_processes(SCRIPT.format(tests=str(Path(__file__).parent), out=str(out)))
     alone = losses(Place())
     assert alone[-1] != alone[0]
     assert json.loads(out.read_text()) == pytest.approx(alone, rel=1e-5)

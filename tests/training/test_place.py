@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,19 +65,12 @@ if place.is_main:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(
+    tmp_path: Path, on_two_processes: Callable[[str], None]
+) -> None:
     """Batches of 16 in two shares; the last of each epoch, one example, leaves one without any."""
-    script, out = tmp_path / "train.py", tmp_path / "out.json"
-    script.write_text(PROCESSES.format(tests=str(Path(__file__).parent), out=str(out)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launch, "--nproc-per-node", "2", str(script)],
-        timeout=600,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    out = tmp_path / "out.json"
+    on_two_processes(PROCESSES.format(tests=str(Path(__file__).parent), out=str(out)))
     found, weights = json.loads(out.read_text())
     for result, others, tensors in zip(run(Place()), found, weights, strict=True):
         assert others == pytest.approx(losses(result), rel=1e-5)

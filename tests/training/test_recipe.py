@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from keelback.training import Recipe, correct
+from keelback.training import Recipe, correct, error_rate, wrong
 from keelback.training.recipe import replica_losses
 
 
@@ -41,3 +41,18 @@ def test_decisions() -> None:
         0,
     ]
     assert correct(torch.eye(3)[None], torch.tensor([[0, 1, 1]])).tolist() == [[1, 1, 0]]
+
+
+@pytest.mark.parametrize("classes", [(), (3,)])
+def test_what_is_not_correct_is_wrong(classes: tuple[int, ...]) -> None:
+    logits = torch.randn(2, 50, *classes)
+    logits[0, :5] = torch.nan
+    labels = torch.randint(2, (2, 50))
+    right = correct(logits, labels).double().mean()
+    assert torch.equal(wrong(logits, labels), correct(logits, labels) == 0)
+    assert error_rate(logits, labels) == pytest.approx(1 - float(right), abs=1e-12)
+    assert 0.2 < error_rate(logits, labels) < 0.9
+
+
+def test_an_error_rate_by_hand() -> None:
+    assert error_rate(torch.tensor([1.0, -1.0, 2.0, 0.0]), torch.tensor([1, 1, 0, 0])) == 0.5

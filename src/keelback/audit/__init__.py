@@ -8,12 +8,13 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from keelback._moved import moved
 from keelback.audit._callbacks import lightning_callback, transformers_callback
 from keelback.audit._degradation import Degradation
 from keelback.audit._input import default_length, read_features, read_input
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
-from keelback.audit._load import LoadedModel, load_model, train_length_of
+from keelback.audit._load import LoadedModel, load_any_model, train_length_of
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._monitor import Action, Alarm, LayerReading, TrainingMonitor
 from keelback.audit._precision import PrecisionEffect, precision_effects
@@ -49,7 +50,7 @@ __all__ = [
     "fast_scans",
     "find_layers",
     "lightning_callback",
-    "load_model",
+    "load_any_model",
     "load_tokenizer",
     "not_audited",
     "precision_effects",
@@ -66,6 +67,8 @@ __all__ = [
     "undo_repair",
     "watching",
 ]
+
+__getattr__ = moved(__name__, {"load_model": "keelback.audit:load_any_model"})
 
 
 class _CallableModule(ModuleType):

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from keelback.audit._mamba_ssm import from_mamba_ssm, is_mamba_ssm
 from keelback.errors import InputError
-from keelback.models import WEIGHTS_FILE
-from keelback.models import load_model as load_keelback_model
+from keelback.models import WEIGHTS_FILE, load_model
 
 ASSUMED_TRAIN_LENGTH = 2048
 """Training length of a model whose configuration is silent: that of the published Mambas."""
@@ -43,8 +42,8 @@ class LoadedModel:
     stored_as: torch.dtype | None = None
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32) -> LoadedModel:
-    """The model that `source` names.
+def load_any_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32) -> LoadedModel:
+    """The model that `source` names, wherever it was made (`keelback.load_model` reads our own).
 
     That is a folder of transformers (any architecture that it knows by itself), a folder of
     mamba_ssm (`config.json` with `pytorch_model.bin` or safetensors), a checkpoint of keelback, a
@@ -62,7 +61,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = torch.float32)
     path = Path(source).expanduser()
     with _as_input_error(str(source)):
         if path.is_file() or (path.is_dir() and _is_keelback(path)):
-            loaded = LoadedModel(load_keelback_model(path), path.name)
+            loaded = LoadedModel(load_model(path), path.name)
         elif path.is_dir():
             loaded = LoadedModel(_load_folder(path), path.resolve().name, path)
         elif _HUB_NAME.fullmatch(str(source)):

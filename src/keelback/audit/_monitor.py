@@ -67,6 +67,11 @@ class Alarm:
 class TrainingMonitor:
     """Reads the state-space layers of a model while it trains, and warns before they overflow.
 
+    It is for training loops of any kind (PyTorch, transformers, Lightning) and any state-space
+    layer, reads states on the batch at hand, and can act. `keelback.training.StabilityMonitor`
+    instead is a part of keelback's own loop: it records the theory's class constants of a
+    selective SSM from its weights, once per epoch, and never acts.
+
     Gradients overflow before states do: they are squared on the way to their norm. The limit is
     therefore half of the logarithm of the largest number of the model's type. A layer is in alarm
     when the logarithm of its largest state

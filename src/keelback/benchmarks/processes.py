@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from keelback.benchmarks.scan_peers import require_device
+from keelback.device import chosen_device
 from keelback.errors import InputError, JobError
 from keelback.training import AcceleratePlace, Place
 
-Task = Callable[..., Any]
+Job = Callable[..., Any]
 """Called in every process with its place and the arguments; the first one's JSON value counts."""
 
 
@@ -26,7 +26,7 @@ def require_processes(processes: int, device: str) -> None:
     Raises:
         InputError: There are fewer GPUs, or accelerate is not installed.
     """
-    require_device(device)
+    chosen_device(device)
     if processes < 2:
         raise InputError(f"processes is {processes}; it should be at least 2")
     if device == "cuda" and torch.cuda.device_count() < processes:
@@ -38,15 +38,15 @@ def require_processes(processes: int, device: str) -> None:
         raise InputError("several processes need accelerate: pip install 'keelback[hf]'")
 
 
-def on_processes(task: Task, processes: int, device: str, *arguments: Any) -> Any:
-    """What `task` returns in the first of several processes.
+def on_processes(job: Job, processes: int, device: str, *arguments: Any) -> Any:
+    """What `job` returns in the first of several processes.
 
     Raises:
         JobError: A process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
-        given = (task, processes, device, _free_port(), out, arguments)
+        given = (job, processes, device, _free_port(), out, arguments)
         try:
             spawn(_run, given, nprocs=processes)
         except ProcessException as error:
@@ -64,7 +64,7 @@ def alone(place: Place, call: Callable[[], Any]) -> Any:
 
 def _run(
     rank: int,
-    task: Task,
+    job: Job,
     processes: int,
     device: str,
     port: int,
@@ -84,7 +84,7 @@ def _run(
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     with AcceleratePlace(cpu=device == "cpu") as place:
-        result = task(place, *arguments)
+        result = job(place, *arguments)
         if place.is_main:
             out.write_text(json.dumps(result))
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from keelback.benchmarks.scan_inputs import Shape, make_inputs
-from keelback.benchmarks.scan_peers import keelback, require_device
+from keelback.benchmarks.scan_inputs import ScanSize, make_inputs
+from keelback.benchmarks.scan_peers import keelback
 from keelback.benchmarks.timing import interleaved_medians
+from keelback.device import chosen_device
 from keelback.errors import JobError
 
 LENGTHS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
@@ -29,10 +30,10 @@ def scaling(device: str, repeats: int, channels: int = 16, state: int = 16) -> d
         `rows` (length, forward_ms, forward_backward_ms) and `exponents`, the slopes of the
         logarithm of time against that of length.
     """
-    require_device(device)
+    chosen_device(device)
     rows = []
     for length in LENGTHS:
-        call = keelback(make_inputs(Shape(1, length, channels, state), device, torch.float32))
+        call = keelback(make_inputs(ScanSize(1, length, channels, state), device, torch.float32))
         times = interleaved_medians(
             {"forward_ms": call.forward, "forward_backward_ms": call.forward_and_backward},
             device,
@@ -51,7 +52,7 @@ def scaling(device: str, repeats: int, channels: int = 16, state: int = 16) -> d
     }
 
 
-def memory_ratio(shape: Shape) -> dict[str, Any]:
+def memory_ratio(shape: ScanSize) -> dict[str, Any]:
     """Peak memory of a training step over that of its inputs, its output and all their gradients.
 
     Measured on the CPU, as the resident set of a fresh process.
@@ -78,8 +79,8 @@ def _resident(field: str) -> int:
     raise JobError(f"{field} is not in /proc/self/status; memory is measured on Linux only")
 
 
-def _training_step(shape: Shape) -> dict[str, Any]:
-    keelback(make_inputs(Shape(1, 8, 16, 2), "cpu", torch.float32)).forward_and_backward()
+def _training_step(shape: ScanSize) -> dict[str, Any]:
+    keelback(make_inputs(ScanSize(1, 8, 16, 2), "cpu", torch.float32)).forward_and_backward()
     before = _resident("VmRSS")
     # Lets the peak start from here.
     Path("/proc/self/clear_refs").write_text("5")
@@ -92,4 +93,4 @@ def _training_step(shape: Shape) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_training_step(Shape(*(int(size) for size in sys.argv[1:])))))
+    print(json.dumps(_training_step(ScanSize(*(int(size) for size in sys.argv[1:])))))

@@ -3,14 +3,14 @@
 import ctypes
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from keelback.benchmarks.scan_inputs import Inputs, Shape
+from keelback.benchmarks.scan_inputs import Inputs, ScanSize
 from keelback.benchmarks.scan_peers import Call
 
 #: Written between timed runs: several times the second-level cache, and long enough on the GPU for
@@ -90,7 +90,7 @@ def backward(call: Call) -> Callable[[], tuple[Tensor, ...]]:
 
 
 def compare_on_gpu(
-    shape: Shape, inputs: Inputs, calls: Mapping[str, Call], best: Limits, repeats: int
+    shape: ScanSize, inputs: Inputs, calls: Mapping[str, Call], best: Limits, repeats: int
 ) -> list[dict[str, Any]]:
     """Time forward and backward of calls on the same inputs; "ours" is among them.
 
@@ -115,10 +115,7 @@ def compare_on_gpu(
         times = medians(runs, repeats)
         ours_ms = times.pop("ours")
         row: dict[str, Any] = {
-            "batch": shape.batch,
-            "length": shape.length,
-            "channels": shape.channels,
-            "state": shape.state,
+            **asdict(shape),
             "dtype": str(inputs.u.dtype).removeprefix("torch."),
             "pass": pass_,
             "ours_ms": ours_ms,

@@ -16,7 +16,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Shape:
+class ScanSize:
     """Sizes of a scan with one group."""
 
     batch: int
@@ -25,7 +25,7 @@ class Shape:
     state: int
 
     @classmethod
-    def parse(cls, text: str) -> "Shape":
+    def parse(cls, text: str) -> "ScanSize":
         """Read "batch,length,channels,state".
 
         Raises:
@@ -40,16 +40,16 @@ class Shape:
         return cls(*(int(part) for part in parts))
 
 
-def default_shapes(device: str) -> list[Shape]:
+def default_shapes(device: str) -> list[ScanSize]:
     """The shapes compared where none is asked for: small models, one Mamba layer, the smallest."""
     if device == "cpu":
-        return [Shape(256, 500, 16, 4), Shape(1, 1024, 1536, 16), Shape(64, 250, 4, 4)]
+        return [ScanSize(256, 500, 16, 4), ScanSize(1, 1024, 1536, 16), ScanSize(64, 250, 4, 4)]
     return [
-        Shape(8, 2048, 1536, 16),
-        Shape(1, 32768, 1536, 16),
-        Shape(256, 500, 16, 4),
-        Shape(256, 2000, 16, 4),
-        Shape(4096, 1024, 16, 16),
+        ScanSize(8, 2048, 1536, 16),
+        ScanSize(1, 32768, 1536, 16),
+        ScanSize(256, 500, 16, 4),
+        ScanSize(256, 2000, 16, 4),
+        ScanSize(4096, 1024, 16, 16),
     ]
 
 
@@ -83,7 +83,7 @@ class Inputs:
         return self.u, self.delta, self.A, self.B, self.C
 
 
-def make_inputs(shape: Shape, device: str, dtype: torch.dtype) -> Inputs:
+def make_inputs(shape: ScanSize, device: str, dtype: torch.dtype) -> Inputs:
     """Random operands with the scales of Mamba: decays of a few hundredths to about one a step."""
     generator = torch.Generator().manual_seed(0)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_inputs import Inputs
-from keelback.errors import InputError, JobError
+from keelback.errors import JobError
 from keelback.scan import selective_scan
 
 T = TypeVar("T")
@@ -130,15 +130,3 @@ def load_peers(loaders: Mapping[str, Callable[[], T]], required: Sequence[str]) 
                 raise JobError(f"{name} cannot be imported: {error}") from error
             print(f"absent: {name} ({error})", file=sys.stderr)
     return found
-
-
-def require_device(device: str) -> None:
-    """Raise unless scans can be compared on this device, here.
-
-    Raises:
-        InputError: The device is unknown, or this machine has none.
-    """
-    if device not in PEERS:
-        raise InputError(f"device is {device!r}; it should be one of {', '.join(PEERS)}")
-    if device != "cpu" and not torch.accelerator.is_available():
-        raise InputError(f"device is {device!r}, and PyTorch finds none here; it should be 'cpu'")

@@ -3,6 +3,7 @@
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
-from keelback.benchmarks.scan_inputs import Shape, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import PEERS, keelback, load_peers, require_device
+from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
+from keelback.benchmarks.scan_peers import PEERS, keelback, load_peers
 from keelback.benchmarks.timing import interleaved_medians
+from keelback.device import chosen_device
 from keelback.errors import InputError, JobError
 
 PASSES = ("forward", "forward+backward")
@@ -35,7 +37,7 @@ def _near(found: Tensor, expected: Tensor) -> bool:
 
 
 def compare(
-    shape: Shape, device: str, dtype: str, repeats: int, required: Sequence[str] = ()
+    shape: ScanSize, device: str, dtype: str, repeats: int, required: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Time the scan and its peers on one shape: on a CPU forward, and forward with backward.
 
@@ -50,7 +52,7 @@ def compare(
             none.
         JobError: A peer's output is not ours, or a required peer is not installed.
     """
-    require_device(device)
+    chosen_device(device)
     for name in required:
         if name not in PEERS[device]:
             known = ", ".join(PEERS[device])
@@ -79,10 +81,7 @@ def compare(
         times = interleaved_medians(calls, device, repeats)
         ours_ms = times.pop("ours")
         row: dict[str, Any] = {
-            "batch": shape.batch,
-            "length": shape.length,
-            "channels": shape.channels,
-            "state": shape.state,
+            **asdict(shape),
             "dtype": dtype,
             "pass": pass_,
             "ours_ms": ours_ms,
@@ -95,7 +94,7 @@ def compare(
 
 
 def summary(
-    shapes: Sequence[Shape], device: str, dtype: str, repeats: int, required: Sequence[str] = ()
+    shapes: Sequence[ScanSize], device: str, dtype: str, repeats: int, required: Sequence[str] = ()
 ) -> dict[str, Any]:
     """`compare` over shapes, with the device and the versions."""
     rows = [row for shape in shapes for row in compare(shape, device, dtype, repeats, required)]

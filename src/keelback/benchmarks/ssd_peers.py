@@ -13,8 +13,8 @@ from keelback.benchmarks.scan_peers import Call, load_peers
 from keelback.errors import InputError
 from keelback.ssd import ssd
 
-#: Chunk of mamba-ssm's kernels: the one that its layers and transformers' configurations take.
-MAMBA_SSM_CHUNK = 256
+#: Steps of a chunk in mamba-ssm's layers and transformers' configurations.
+CHUNK = 256
 #: Smallest and largest step size at the start of a Mamba-2.
 STEP_RANGE = (1e-3, 0.1)
 
@@ -117,9 +117,7 @@ def _mamba_ssm() -> SsdPeer:
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     def run(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Any:
-        return mamba_chunk_scan_combined(
-            x, dt, A, B, C, MAMBA_SSM_CHUNK, D=D, dt_bias=bias, dt_softplus=True
-        )
+        return mamba_chunk_scan_combined(x, dt, A, B, C, CHUNK, D=D, dt_bias=bias, dt_softplus=True)
 
     return lambda inputs: SsdCall(inputs.operands, inputs.dy, run)
 
@@ -142,7 +140,20 @@ def _fla() -> SsdPeer:
     return prepare
 
 
-LOADERS: dict[str, Callable[[], SsdPeer]] = {"mamba_ssm": _mamba_ssm, "fla": _fla}
+def _transformers() -> SsdPeer:
+    """The path of transformers without other packages, in chunks as its configurations have."""
+    from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
+
+    def run(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Any:
+        return mamba2_chunk_scan(x, dt, A, B, C, CHUNK, D=D, dt_bias=bias, dt_softplus=True)
+
+    return lambda inputs: SsdCall(inputs.operands, inputs.dy, run)
+
+
+LOADERS: dict[str, dict[str, Callable[[], SsdPeer]]] = {
+    "cpu": {"transformers": _transformers},
+    "cuda": {"mamba_ssm": _mamba_ssm, "fla": _fla},
+}
 
 
 def peers_of(device: str, required: Sequence[str]) -> dict[str, SsdPeer]:
@@ -152,7 +163,9 @@ def peers_of(device: str, required: Sequence[str]) -> dict[str, SsdPeer]:
         InputError: A required peer is unknown.
         JobError: A required peer is not installed.
     """
+    loaders = LOADERS[device]
     for name in required:
-        if name not in LOADERS:
-            raise InputError(f"peer is {name!r}; it should be one of {', '.join(LOADERS)}")
-    return load_peers(LOADERS if device == "cuda" else {}, required)
+        if name not in loaders:
+            known = ", ".join(loaders)
+            raise InputError(f"peer is {name!r}; on {device} it should be one of {known}")
+    return load_peers(loaders, required)

@@ -1,5 +1,7 @@
 """Mamba-2's scan by heads beside its peers: time on the GPU, time per call, memory, error."""
 
+import contextlib
+import importlib.metadata
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,13 +38,24 @@ SHAPES = {
         SsdShape(64, 256, 24, 64, 128, 1),
     ],
 }
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 PASSES = ("forward", "forward+backward")
 #: Calls in one CUDA graph, and seconds of calls in a row.
 CALLS_OF_GRAPH = 5
 BURST = 0.05
+_COMPARED = ("torch", "transformers", "triton", "mamba-ssm", "fla-core")
 _GRADIENTS = ("x", "dt", "A", "B", "C", "D", "dt_bias")
 #: Relative error of the output above which a peer computes something else.
 _DIFFERENT = 0.05
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is compared, as far as it is installed."""
+    found = {}
+    for name in _COMPARED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from keelback.certify._certification import Certification, HeldOut, PacBayes, certify_model
 from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
-from keelback.certify._measure import logits, margins, measure_constants, ramp_risk, wrong
+from keelback.certify._measure import logits, margins, measure_constants, ramp_risk
 from keelback.certify._pac_bayes import (
     PRIOR_SIGMAS,
     GaussianWeights,
@@ -11,6 +11,7 @@ from keelback.certify._pac_bayes import (
     certify_pac_bayes,
     gibbs_errors,
 )
+from keelback.training import wrong
 
 __all__ = [
     "PRIOR_SIGMAS",

@@ -9,11 +9,11 @@ from torch import nn
 
 from keelback.bounds import clopper_pearson
 from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
-from keelback.certify._measure import logits, wrong
+from keelback.certify._measure import logits
 from keelback.certify._pac_bayes import PacBayesCertificate, certify_pac_bayes, gibbs_errors
 from keelback.data import Split, Task
 from keelback.errors import InputError, JobError
-from keelback.training import Recipe, train
+from keelback.training import Recipe, train, wrong
 
 _TEST_DRAWS = 50
 _EXAMPLES_A_TEST_DRAW = 2000

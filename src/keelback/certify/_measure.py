@@ -1,7 +1,7 @@
 """The class of a trained model, and how it scores on a split."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from keelback.bounds._constants import ClassConstants
@@ -95,14 +95,6 @@ def margins(
     own = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return own - others.amax(1)
-
-
-def wrong(
-    logits: Float[Tensor, "examples *classes"], labels: Int[Tensor, " examples"]
-) -> Bool[Tensor, " examples"]:
-    """Which examples are labelled wrong; one logit decides by `z > 0`, several by the largest."""
-    decided = (logits > 0).long() if logits.ndim == 1 else logits.argmax(-1)
-    return decided != labels
 
 
 def ramp_risk(margins: Float[Tensor, " examples"], margin: float) -> float:

@@ -12,9 +12,10 @@ from torch.func import functional_call
 
 from keelback.bounds._pac_bayes import monte_carlo_bound
 from keelback.bounds._risk import check_confidence, kl_inverse
-from keelback.certify._measure import require_finite, wrong
+from keelback.certify._measure import require_finite
 from keelback.data import Split
 from keelback.errors import InputError
+from keelback.training import wrong
 
 PRIOR_SIGMAS = tuple(2.0**-j for j in range(1, 13))
 """Candidates for the prior's standard deviation; the union bound over them is paid for."""

@@ -4,20 +4,44 @@ import functools
 import gc
 import importlib
 import json
+import logging
+import os
 import pkgutil
 import shlex
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from keelback.errors import InputError, JobError
+import keelback
+from keelback.commit import require_clean
+from keelback.errors import InputError, JobError, printable
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and after SIGTERM, as shells have them."""
 
+_SECONDS_TO_END = 10.0
+
+SECTIONS = {
+    "Train and score": ("train", "evaluate", "dynamics", "byte-lm"),
+    "Measure and repair": ("audit", "repair"),
+    "Bound and certify": ("bound", "certify"),
+    "Experiments and sweeps": ("list", "reproduce", "runs", "report"),
+    "Benchmarks and installation": ("bench", "doctor"),
+}
+"""The commands by what one wants of them, in the order in which `--help` shows them."""
+
+ANYWHERE = ("--debug", "--quiet", "--allow-dirty")
+"""Flags of the program that may stand before or after the command."""
+
+_WIDEST_HELP = 160
 _HEAVY = "keelback.models"
 # Typer carries its own copy of Click, or uses the installed one, depending on its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -38,6 +62,26 @@ def heavy_imports() -> Iterator[None]:
         gc.enable()
 
 
+class Grouped(typer.core.TyperGroup):
+    """Commands whose help shows them in `SECTIONS`."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections, each with its commands and what they do."""
+        listed = [name for names in SECTIONS.values() for name in names]
+        others = tuple(name for name in self.list_commands(ctx) if name not in listed)
+        widest = max(len(name) for name in self.list_commands(ctx))
+        for title, names in {**SECTIONS, "Others": others}.items():
+            found = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [
+                (name.ljust(widest), command.get_short_help_str(formatter.width - widest - 6))
+                for name, command in found
+                if command is not None and not command.hidden
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
 class Commands(typer.Typer):
     """Commands that each find PyTorch and Numba imported, put off until one really runs."""
 
@@ -46,13 +90,12 @@ class Commands(typer.Typer):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a command, as `typer.Typer.command` does; a `light` one needs no PyTorch."""
         register = super().command(*arguments, **options)
-        if light:
-            return register
 
         def registered(function: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(function)
             def run(*given: Any, **named: Any) -> Any:
-                if _HEAVY not in sys.modules:
+                _require_clean_results(named)
+                if not light and _HEAVY not in sys.modules:
                     with heavy_imports():
                         importlib.import_module(_HEAVY)
                 return function(*given, **named)
@@ -65,23 +108,89 @@ class Commands(typer.Typer):
 
 app = Commands(
     name="keelback",
+    cls=Grouped,
     help="Train, measure, bound and repair selective state-space models.",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": _WIDEST_HELP,
+    },
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"keelback {keelback.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_tell_version, is_eager=True, help="Print the version."
+    ),
+    quiet: bool = typer.Option(False, "--quiet", help="Show no progress."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    allow_dirty: bool = typer.Option(
+        False,
+        "--allow-dirty",
+        help="Write committed results (under results/) from code that differs from its commit.",
+    ),
 ) -> None:
-    """Options that stand before the command."""
+    """Options of the program; the last three may also stand after the command."""
+    from keelback.cli import progress
+
+    global _allow_dirty
+    progress.shown, _allow_dirty = not quiet, allow_dirty
+    _tell_notes(quiet)
+
+
+def _tell_notes(quiet: bool) -> None:
+    """Show on stderr what the library notes: that it resumes, that a file was damaged."""
+    log = logging.getLogger("keelback")
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    if not log.handlers:
+        log.addHandler(_Notes())
+        log.propagate = False
+
+
+class _Notes(logging.Handler):
+    """Each note on a line of stderr as it is now, which tests replace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the note without what could steer a terminal."""
+        print(f"note: {printable(record.getMessage())}", file=sys.stderr, flush=True)
+
+
+_allow_dirty = False
+_WRITES = ("out", "report_to", "export_to")
+"""The parameters of commands that say where to write."""
+
+
+def _require_clean_results(options: Mapping[str, Any]) -> None:
+    """Refuse, before the work, to write committed results from code that is in no commit."""
+    targets = [options[name] for name in _WRITES if isinstance(options.get(name), Path)]
+    stdout = Path("/proc/self/fd/1")
+    if stdout.exists():
+        targets.append(stdout.resolve())
+    for target in targets:
+        require_clean(target, allow_dirty=_allow_dirty)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+"""The option of every command that can print its result for programs."""
 
 
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a result on stdout as JSON; nothing else is written there."""
     print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def print_measured(result: Mapping[str, Any]) -> None:
+    """Print what a benchmark measured as JSON, with what made it."""
+    print_json({"provenance": provenance_of_command(), **result})
 
 
 def command_line() -> str:
@@ -103,20 +212,82 @@ def load_commands() -> None:
         importlib.import_module(f"keelback.cli.{module.name}")
 
 
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end the command as Ctrl-C does: workers are stopped, what is half written goes.
+
+    Compiled code may be running, which Python interrupts only at its end: the process goes anyhow
+    some seconds later. Commands that keep a training under way listen for the signal themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(read, 1)[0] != signal.SIGTERM:
+            continue
+        if signal.getsignal(signal.SIGTERM) is end:
+            time.sleep(_SECONDS_TO_END)
+            os._exit(TERMINATED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    """Whether this is how Python, NumPy or PyTorch say that an allocation failed."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("allocate memory", "out of memory")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else "an allocation failed"
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the flags of `ANYWHERE` before the command, wherever they stood."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [word for word in arguments[:end] if word in ANYWHERE]
+    return [*flags, *(word for word in arguments[:end] if word not in ANYWHERE), *arguments[end:]]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when the job failed, 2 on wrong input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments = _flags_first(arguments)
     load_commands()
+    _end_on_sigterm()
     try:
         code = app(args=arguments, prog_name="keelback", standalone_mode=False)
+    except _Terminated:
+        print("terminated; what was finished is kept", file=sys.stderr)
+        raise SystemExit(TERMINATED) from None
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (InputError, JobError, _UsageError) as error:
         if "--debug" in arguments:
             raise
         message = getattr(error, "format_message", error.__str__)()
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + printable(" ".join(message.split())), file=sys.stderr)
         raise SystemExit(1 if isinstance(error, JobError) else 2) from None
+    except (MemoryError, RuntimeError) as error:
+        if "--debug" in arguments or not _is_want_of_memory(error):
+            raise
+        print(f"error: not enough memory: {_first_line(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         if "--debug" in arguments or error.strerror is None:
             raise

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.app import Json, app, print_json, provenance_of_command
 from keelback.cli.progress import sweep_progress
+from keelback.device import chosen_device
 
 if TYPE_CHECKING:
     from keelback.audit import AuditResult
@@ -33,13 +34,13 @@ def audit(
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report and data.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure a model's state-space layers on a text, and say what was found."""
     from keelback.audit import audit as run_audit
     from keelback.audit import (
         default_length,
-        load_model,
+        load_any_model,
         read_features,
         read_input,
         train_length_of,
@@ -47,16 +48,16 @@ def audit(
 
     if out is not None:
         _require_drawable(out)
-    place = chosen_device(device)
+    device = chosen_device(device)
     directions = None if features is None else read_features(features)
-    loaded = load_model(model)
+    loaded = load_any_model(model)
     hush_transformers()
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     if length is None:
         length = default_length(len(ids), train_length or train_length_of(loaded.model))
     with _folder_for(out), sweep_progress("audit") as progress:
         result = run_audit(
-            loaded.model.to(place),
+            loaded.model.to(device),
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
             train_length=train_length,
             length=length,
@@ -77,25 +78,6 @@ def hush_transformers() -> None:
     """Keep its advice on kernels off the terminal: Mamba's scan is ours here, others it has."""
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.set_verbosity_error()
-
-
-def chosen_device(name: str | None) -> str:
-    """The device to run on.
-
-    Raises:
-        InputError: an unknown device, or one that is not there.
-    """
-    import torch
-
-    from keelback.errors import InputError
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"--device is {name!r}; it must be cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device is cuda, and PyTorch finds no NVIDIA GPU here")
-    return name
 
 
 def _require_drawable(out: Path) -> None:

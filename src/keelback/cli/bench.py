@@ -1,14 +1,12 @@
 """`keelback bench`: speed and memory, side by side with peers."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Commands, app, print_json, provenance_of_command
+from keelback.cli.app import Commands, Json, app, print_measured
 from keelback.errors import InputError
-
-if TYPE_CHECKING:
-    from keelback.benchmarks import Shape
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -33,39 +31,29 @@ def scan(
     memory: Annotated[
         bool, typer.Option("--memory", help="Instead: peak memory of a training step.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare the selective scan with the fastest of its peers on this machine."""
-    from keelback.benchmarks import Shape, default_shapes, memory_ratio
+    from keelback.benchmarks import ScanSize, default_shapes, memory_ratio
     from keelback.benchmarks import scaling as scaling_of
     from keelback.benchmarks.scan_speed import summary
 
     if scaling and (memory or shape):
         other = "--memory" if memory else "--shape"
         raise InputError(f"--scaling and {other} are both given; one of them should be")
-    shapes = [Shape.parse(text) for text in shape or []]
+    shapes = [ScanSize.parse(text) for text in shape or []]
     result: dict[str, Any]
     if memory:
-        measured = shapes or [Shape(1, 100_000, 64, 16)]
-        result = {"rows": [{**_sizes(one), **memory_ratio(one)} for one in measured]}
+        measured = shapes or [ScanSize(1, 100_000, 64, 16)]
+        result = {"rows": [{**asdict(one), **memory_ratio(one)} for one in measured]}
     elif scaling:
         result = scaling_of(device, repeats)
     else:
         result = summary(shapes or default_shapes(device), device, dtype, repeats, peer or [])
     if json:
-        record = provenance_of_command()
-        print_json({**result, "provenance": record})
+        print_measured(result)
     else:
         _print_rows(result)
-
-
-def _sizes(shape: "Shape") -> dict[str, int]:
-    return {
-        "batch": shape.batch,
-        "length": shape.length,
-        "channels": shape.channels,
-        "state": shape.state,
-    }
 
 
 def _print_rows(result: dict[str, Any]) -> None:

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
-from keelback.cli.audit import chosen_device
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -20,7 +20,7 @@ def audit(
     with_transformers: Annotated[
         bool, typer.Option("--with-transformers", help="Also time transformers without keelback.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare an audit with the model's forward pass, in seconds and memory."""
     from keelback.benchmarks.audit_speed import audit_speed
@@ -35,8 +35,7 @@ def audit(
         report=_say,
     )
     if json:
-        record = provenance_of_command()
-        print_json({"provenance": record, **result})
+        print_measured(result)
         return
     ratio = result["audit_over_forward"]
     print(

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 from keelback.errors import InputError
 
 
@@ -18,20 +19,19 @@ def conv(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare the causal convolution, bias and SiLU with PyTorch's."""
     from keelback.benchmarks.conv_speed import SHAPES, compare_convolutions
-    from keelback.benchmarks.scan_peers import require_device
 
-    require_device(device)
+    chosen_device(device)
     try:
         shapes = [tuple(map(int, text.split(","))) for text in shape or []]
     except ValueError:
         raise InputError(f"--shape should be batch,length,channels; it is {shape}") from None
     rows = compare_convolutions(shapes or SHAPES[device], device, dtype, repeats)
     if json:
-        print_json({"rows": rows, "provenance": provenance_of_command()})
+        print_measured({"rows": rows})
         return
     for row in rows:
         peers = "".join(f", {name} {time:.3f} ms" for name, time in row["peers"].items())

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -22,18 +23,16 @@ def decode(
         list[str] | None,
         typer.Option(help="A peer (mamba_ssm) that must be there."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time a decoding step beside mamba-ssm's selective_state_update, if that is installed."""
     from keelback.benchmarks.decode_speed import compare_steps
-    from keelback.benchmarks.scan_peers import require_device
 
-    require_device(device)
+    chosen_device(device)
     batches = batch or [1, 4, 16, 64, 256]
     rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
     if json:
-        record = provenance_of_command()
-        print_json({"provenance": record, "rows": rows})
+        print_measured({"rows": rows})
         return
     for row in rows:
         peers = "".join(f", {name} {time:.4f} ms" for name, time in row["peers"].items())

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -14,26 +15,19 @@ def dynamics(
     replicas: Annotated[int | None, typer.Option(help="Models trained as one batch.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of a training.")] = 400,
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 3,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train gated SSMs as one batch and, as one would in PyTorch, one after the other.
 
     The setting is the paper's majority voting: d = 32, m = 50, L = 30, N = 400, full-batch descent.
     """
-    import torch
-
     from keelback.benchmarks.dynamics import time_dynamics
-    from keelback.errors import InputError
 
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"--device is {device!r}; it is cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no NVIDIA GPU here; use --device cpu")
+    chosen_device(device)
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
     result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:
-        record = provenance_of_command()
-        print_json({"provenance": record, **result})
+        print_measured(result)
         return
     print(f"{count} trainings of {epochs} epochs on {device}")
     for row in result["rows"]:

@@ -1,13 +1,12 @@
 """`keelback bench monitor`: what the training monitor foresees, and what it costs."""
 
-import json as json_format
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured, provenance_of_command
 from keelback.cli.bench import bench
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def monitor(
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     cost: Annotated[bool, typer.Option("--cost", help="Instead: what it adds to a step.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train models that diverge and models that do not, and count what was foreseen."""
     from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
@@ -28,7 +27,7 @@ def monitor(
     found: dict[str, Any]
     if cost:
         measured = overhead(every=50, repeats=15)
-        found = {"provenance": provenance_of_command(), "rows": [measured]}
+        found = {"rows": [measured]}
         line = (
             f"a reading every {measured['every']} steps adds {measured['overhead']:.1%} to a step"
         )
@@ -38,19 +37,16 @@ def monitor(
             _write(out, found, summary_csv(found))
         line = "\n".join(_in_words(counts) for counts in found["families"])
     if json:
-        print_json(found)
+        print_measured(found)
     else:
         print(line)
 
 
 def _write(out: Path, found: dict[str, Any], table: str) -> None:
-    from keelback.files import write_atomically
+    from keelback.files import write_atomically, write_json
 
     out.mkdir(parents=True, exist_ok=True)
-    document = json_format.dumps(
-        {"provenance": provenance_of_command(), **found}, indent=1, allow_nan=False
-    )
-    write_atomically(out / "results.json", document)
+    write_json(out / "results.json", {"provenance": provenance_of_command(), **found})
     write_atomically(out / "foresight.csv", table)
 
 

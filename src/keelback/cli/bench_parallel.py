@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 from keelback.errors import InputError
 
@@ -34,7 +34,7 @@ def parallel(
     channels: Annotated[int, typer.Option(help="Channels of the long sequence.", min=1)] = 1536,
     state: Annotated[int, typer.Option(help="States of a channel.", min=1)] = 16,
     repeats: Annotated[int, typer.Option(help="Timed scans; the median counts.", min=1)] = 5,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare training and one long scan on several processes with the same on one."""
     from keelback.benchmarks.parallel import Sizes, compare_parallel
@@ -56,7 +56,7 @@ def parallel(
     )
     result: dict[str, Any] = compare_parallel(processes, device, sizes)
     if json:
-        print_json({**result, "provenance": provenance_of_command()})
+        print_measured(result)
         return
     for part in ("loss_curves", "scaling", "scans"):
         for row in result.get(part, []):

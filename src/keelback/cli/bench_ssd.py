@@ -4,39 +4,43 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
 def ssd(
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
     shape: Annotated[
         list[str] | None,
+        typer.Option(help="batch,length,heads,head_dim,state,groups; may be given several times."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
         typer.Option(
-            help="batch,length,heads,head_dim,state,groups; may be given several times."
+            help="float32, bfloat16 or float16. By default float32 on a CPU, bfloat16 on a GPU."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="A peer (mamba_ssm, fla) that must be there; may be given several times."
+            help="A peer (transformers on a CPU; mamba_ssm, fla on a GPU) that must be there; may "
+            "be given several times."
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Compare Mamba-2's scan by heads with the kernels of mamba-ssm and flash-linear-attention."""
-    from keelback.benchmarks.scan_peers import require_device
+    """Compare Mamba-2's scan by heads with transformers, mamba-ssm and flash-linear-attention."""
     from keelback.benchmarks.ssd_peers import SsdShape
-    from keelback.benchmarks.ssd_speed import SHAPES, compare
+    from keelback.benchmarks.ssd_speed import DTYPES, SHAPES, compare, versions
 
-    require_device(device)
-    shapes = [SsdShape.parse(text) for text in shape or []]
-    rows = compare(shapes or SHAPES[device], device, dtype, repeats, peer or [])
+    chosen_device(device)
+    shapes = [SsdShape.parse(text) for text in shape or []] or SHAPES[device]
+    rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
     if json:
-        print_json({"rows": rows, "provenance": provenance_of_command()})
+        print_measured({"versions": versions(), "rows": rows})
         return
     for row in rows:
         sizes = ("batch", "length", "heads", "head_dim", "state", "groups")

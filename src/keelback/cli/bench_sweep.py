@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
 
 
@@ -21,7 +21,7 @@ def sweep(
     empty_runs: Annotated[
         int, typer.Option(min=1, help="Runs that do nothing, for the runner's own cost.")
     ] = 10_000,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time the Majority sweep beside the same trainings one after the other.
 
@@ -35,8 +35,7 @@ def sweep(
     overhead = runner_overhead(empty_runs, workers)
     result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
     if json:
-        record = provenance_of_command()
-        print_json({**result, "provenance": record})
+        print_measured(result)
         return
     print(
         f"the sweep: {result['sweep_s']:.1f} s with {result['workers']} workers\n"

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import print_json, provenance_of_command
+from keelback.cli.app import Json, print_measured
 from keelback.cli.bench import bench
+from keelback.device import chosen_device
 
 
 @bench.command()
@@ -18,18 +19,16 @@ def transformers(
     loop: Annotated[
         bool, typer.Option(help="Also time transformers' own loop, which takes minutes on a CPU.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
-    from keelback.benchmarks.scan_peers import require_device
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
 
-    require_device(device)
+    chosen_device(device)
     size = ModelSize(layers=layers, d_model=d_model, length=length)
     result = compare_in_transformers(size, device, repeats, loop=loop)
     if json:
-        record = provenance_of_command()
-        print_json({**result, "provenance": record})
+        print_measured(result)
     else:
         for name, value in result.items():
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 
 if TYPE_CHECKING:
     from keelback.bounds import BoundSummary, ClassConstants
@@ -38,7 +38,7 @@ def bound(
     vocab: Annotated[
         int, typer.Option(help="Trained embedding rows; 0 when the tokens are fixed vectors.")
     ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Bound a class of selective SSMs from its constants: output, Rademacher complexity, risk.
 

@@ -1,14 +1,13 @@
 """`keelback byte-lm`: train byte-level language models, audit them at length, repair them."""
 
-import json as json_format
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json, provenance_of_command
-from keelback.cli.audit import chosen_device
+from keelback.cli.app import Json, app, print_json, provenance_of_command
+from keelback.device import chosen_device
 
 
 @app.command(name="byte-lm")
@@ -28,7 +27,7 @@ def byte_lm(
     data: Annotated[Path | None, typer.Option(help="Where the IMDb reviews lie.")] = None,
     multiple: Annotated[int, typer.Option(min=2, help="Length run over length trained.")] = 32,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train byte-level language models on reviews, run them far beyond that length, repair them."""
     from keelback.experiments.length.byte_lm import (
@@ -37,22 +36,22 @@ def byte_lm(
         study,
         study_outcome,
     )
-    from keelback.files import write_atomically
+    from keelback.files import write_json
     from keelback.report import write_report
 
     configs = {preset: chosen_config(preset, fields or []) for preset in presets or ["tiny"]}
     for preset in configs:
         free_folders(out / preset)
-    where = chosen_device(device)
+    device = chosen_device(device)
     found = [
-        study(config, data, out / preset, multiple=multiple, device=where, report=_say)
+        study(config, data, out / preset, multiple=multiple, device=device, report=_say)
         for preset, config in configs.items()
     ]
     outcome = study_outcome(found)
     record = provenance_of_command()
     write_report([outcome], out, record)
     document = {"provenance": record, **outcome.numbers}
-    write_atomically(out / "results.json", json_format.dumps(document, indent=1, allow_nan=False))
+    write_json(out / "results.json", document)
     if json:
         print_json(dict(outcome.numbers))
     else:

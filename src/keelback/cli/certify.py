@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.app import Json, app, print_json, provenance_of_command
 from keelback.cli.evaluate import require_fit
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def certify(
     steps: Annotated[int, typer.Option(help="Gradient steps on the PAC-Bayes bound.")] = 500,
     draws: Annotated[int, typer.Option(help="Monte-Carlo draws behind it.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the prior and of all draws.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
+from keelback.device import chosen_device
 
 if TYPE_CHECKING:
     from keelback.dynamics import Locality, MajorityVoting
@@ -53,7 +54,7 @@ def dynamics(
         bool, typer.Option("--fresh", help="Draw new sequences at every step.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train the gated SSM of arXiv 2602.12499 once and report what its gate learned.
 
@@ -80,8 +81,7 @@ def dynamics(
         stop_at_target=False,
         mixing=_choice("--mixing", mixing, ("identity", "orthogonal", "gaussian")),
     )
-    _check_device(device)
-    history = train_gated([training], device=device)[0]
+    history = train_gated([training], device=chosen_device(device))[0]
     result = _result(training, history)
     if json:
         print_json(result)
@@ -135,16 +135,6 @@ def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
             f"{option} is {value!r}; it is one of {', '.join(allowed)}{nearest(value, allowed)}"
         )
     return value
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    from keelback.errors import InputError
-
-    _choice("--device", device, ("cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no NVIDIA GPU here; use --device cpu")
 
 
 def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any]:

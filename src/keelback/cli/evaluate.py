@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 
 
 @app.command()
@@ -17,7 +17,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Print the accuracy of a checkpoint on a task."""
     from keelback.data import SPLIT_NAMES, get_task

@@ -17,12 +17,17 @@ Address = Annotated[
     str | None,
     typer.Option(help="Of a Ray cluster: HOST:PORT, or auto; without one, one is started here."),
 ]
-CpusPerTask = Annotated[
-    float | None, typer.Option("--cpus-per-task", help="Cores of a task on Ray; 1 by default.")
-]
-GpusPerTask = Annotated[
+CpusPerJob = Annotated[
     float | None,
-    typer.Option("--gpus-per-task", help="GPUs of a task on Ray; 0.1 lets ten share one."),
+    typer.Option("--cpus-per-job", "--cpus-per-task", help="Cores of a job on Ray; 1 by default."),
+]
+GpusPerJob = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-job",
+        "--gpus-per-task",
+        help="GPUs of a job on Ray; 0.1 lets ten share one.",
+    ),
 ]
 
 
@@ -52,7 +57,7 @@ def make_executor(
         )
         executor.check()
         return executor
-    given = {"--address": address, "--cpus-per-task": cpus, "--gpus-per-task": gpus}
+    given = {"--address": address, "--cpus-per-job": cpus, "--gpus-per-job": gpus}
     for option, value in given.items():
         if value is not None:
             raise InputError(f"{option} is for the Ray executor; add --executor ray")

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json
-from keelback.cli.audit import chosen_device, hush_transformers
+from keelback.cli.app import Json, app, print_json
+from keelback.cli.audit import hush_transformers
 from keelback.cli.progress import sweep_progress
+from keelback.device import chosen_device
 
 
 @app.command()
@@ -35,17 +36,17 @@ def repair(
     ] = 4,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take a repair back instead.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Edit how a model's layers forget, measure it on held-out text, and write the result."""
-    from keelback.audit import load_model, read_input, require_free, save_repaired, undo_repair
+    from keelback.audit import load_any_model, read_input, require_free, save_repaired, undo_repair
     from keelback.audit import repair as run_repair
     from keelback.errors import InputError, JobError
 
     require_free(out)
-    place = chosen_device(device)
+    device = chosen_device(device)
     if undo:
-        names = undo_repair(load_model(model), out)
+        names = undo_repair(load_any_model(model), out)
         if json:
             print_json({"undone": names, "out": str(out)})
         else:
@@ -53,10 +54,10 @@ def repair(
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")
-    loaded = load_model(model)
+    loaded = load_any_model(model)
     hush_transformers()
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
-    loaded.model.to(place)
+    loaded.model.to(device)
     with sweep_progress("repair") as progress:
         result = run_repair(
             loaded.model,

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, command_line, print_json, provenance_of_command
+from keelback.cli.app import Json, app, command_line, print_json, provenance_of_command
 from keelback.cli.executors import (
     Address,
-    CpusPerTask,
+    CpusPerJob,
     ExecutorName,
-    GpusPerTask,
+    GpusPerJob,
     Workers,
     make_executor,
 )
@@ -38,8 +38,8 @@ def reproduce(
     executor: ExecutorName = "local",
     workers: Workers = None,
     address: Address = None,
-    cpus_per_task: CpusPerTask = None,
-    gpus_per_task: GpusPerTask = None,
+    cpus_per_job: CpusPerJob = None,
+    gpus_per_job: GpusPerJob = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the sweep.")] = None,
     report_to: Annotated[
         Path | None, typer.Option(help="Directory of the report; OUT/report by default.")
@@ -47,7 +47,7 @@ def reproduce(
     draw: Annotated[
         bool, typer.Option("--report/--no-report", help="Write a report, or store runs only.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Run an experiment, or what of it the directory still lacks, and write its report.
 
@@ -80,14 +80,14 @@ def reproduce(
         planned = [(chosen, settings)]
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
     needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
-    place = make_executor(executor, workers, address, cpus_per_task, gpus_per_task)
+    where = make_executor(executor, workers, address, cpus_per_job, gpus_per_job)
     store = Store.create(directory)
     outcomes, failures = [], []
     for chosen, settings, runs in needed:
         save_request(store, chosen.name, settings, command_line())
         with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
             try:
-                results = sweep(runs, store, executor=place, on_progress=on_progress)
+                results = sweep(runs, store, executor=where, on_progress=on_progress)
             except JobError as error:
                 failures.append(f"{chosen.name} {settings.label}: {error}")
                 continue
@@ -110,7 +110,7 @@ def report(
     report_to: Annotated[
         Path | None, typer.Option(help="Directory of the report; DIRECTORY/report by default.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Write the report of a sweep from what it has stored; nothing is trained."""
     from keelback.errors import InputError
@@ -129,7 +129,7 @@ def report(
 
 @app.command(name="list")
 def list_names(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """List experiments, tasks and models."""
     from keelback.data import TASKS
@@ -171,11 +171,9 @@ def _write(
     folder: Path, outcomes: list[Any], made_by: list[Any], skipped: Sequence[str] = ()
 ) -> None:
     """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
-    import json
-
     from rich.console import Console
 
-    from keelback.files import write_atomically
+    from keelback.files import write_json
     from keelback.report import terminal_tables, write_report
     from keelback.sweeps import provenance_of_runs
 
@@ -191,7 +189,7 @@ def _write(
         "notes": {outcome.experiment: list(outcome.notes) for outcome in outcomes},
         "skipped": list(skipped),
     }
-    write_atomically(folder / "results.json", json.dumps(document, indent=1, allow_nan=False))
+    write_json(folder / "results.json", document)
     console = Console(stderr=True)
     for outcome in outcomes:
         for table in terminal_tables(outcome):

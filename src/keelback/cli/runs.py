@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 
 if TYPE_CHECKING:
     from keelback.sweeps import Run, Store, StoredRun
@@ -45,7 +45,7 @@ def runs(
     rerun: Annotated[
         list[str] | None, typer.Option(help="Execute the run of this name again; repeat it.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """List the finished runs of a sweep, with the columns in which they differ.
 

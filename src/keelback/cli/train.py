@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import app, print_json
+from keelback.cli.app import Json, app, print_json
 
 if TYPE_CHECKING:
     from keelback.sweeps import StoredRun, TrainingRun
@@ -56,7 +56,7 @@ def train(
         list[str] | None,
         typer.Option(help="Also log to tensorboard, wandb, mlflow, trackio, ...; repeat it."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train one model with the paper's recipe and log its stability each epoch.
 
@@ -68,6 +68,7 @@ def train(
     from keelback.cli.progress import sweep_progress
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
+    from keelback.models import model_config, require_room
     from keelback.sweeps import Store, train_single
 
     chosen = preset(LENGTH_INDEPENDENCE, task)
@@ -89,6 +90,7 @@ def train(
     )
     if recompute_layers:
         _require_layers(run)
+    require_room(model_config(run.model), copies=5)
     place = _place(run, cpu, tracker or [], out)
     store = Store.create(out) if place.is_main else Store(out)
     place.wait_for_all()
@@ -149,8 +151,8 @@ def _require_layers(run: "TrainingRun") -> None:
 
 def _place(run: "TrainingRun", cpu: bool, trackers: Sequence[str], out: Path) -> "Place":
     """Where to train: accelerate's processes and trackers, or one device."""
+    from keelback.device import default_device
     from keelback.sweeps.selection import flatten
-    from keelback.sweeps.training_run import default_device
     from keelback.training import AcceleratePlace, Place
 
     if trackers or int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -1,15 +1,27 @@
-"""What the operands of any operator must look like, and which backend takes them."""
+"""What the operands of any operator must look like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from keelback.errors import InputError
 
-BACKENDS = ("reference", "cpu", "cuda")
 HALF = (torch.float16, torch.bfloat16)
 _CPU = torch.device("cpu")
+
+
+class Typed(Protocol):
+    """A tensor, or what is known of one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its entries."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
 
 
 def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | str]) -> None:
@@ -26,7 +38,7 @@ def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | st
     raise InputError(f"{name} has shape {tuple(found)}; it should be {wanted}")
 
 
-def computing_dtype(operands: dict[str, Tensor | None]) -> torch.dtype:
+def computing_dtype(operands: Mapping[str, Typed | None]) -> torch.dtype:
     """The dtype to compute in, once all operands are known to be floating and on one device.
 
     float32 for float32, bfloat16, float16 and any mixture of them; float64 if all are float64.
@@ -61,58 +73,3 @@ def require_groups(name: str, groups: int, members: int, what: str = "channels")
         raise InputError(
             f"{name} has {groups} groups; their number should divide that of {what}, {members}"
         )
-
-
-def reset_mask(
-    reset: Tensor | None,
-    cu_seqlens: Tensor | None,
-    u: Tensor,
-    batch: int,
-    length: int,
-    name: str = "u",
-) -> Tensor | None:
-    """The mask of the positions before which the state is zeroed, from either description of it.
-
-    It should be on the device of u, which errors call by `name`.
-    """
-    if reset is not None:
-        if cu_seqlens is not None:
-            raise InputError("both reset and cu_seqlens are given; one of them should be")
-        require_shape("reset", reset, (batch, length))
-        if reset.dtype != torch.bool:
-            raise InputError(f"reset has dtype {reset.dtype}; it should be torch.bool")
-        if reset.device != u.device:
-            raise InputError(
-                f"reset is on {reset.device}; it should be on {u.device}, as {name} is"
-            )
-        return reset
-    if cu_seqlens is None:
-        return None
-    require_shape("cu_seqlens", cu_seqlens, ("sequences + 1",))
-    if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise InputError(f"cu_seqlens has dtype {cu_seqlens.dtype}; it should be int32 or int64")
-    if batch != 1:
-        raise InputError(
-            f"cu_seqlens is given for a batch of {batch}; packed sequences should form a batch of 1"
-        )
-    bounds = cu_seqlens.tolist()
-    if not bounds or bounds[0] != 0 or bounds[-1] != length or sorted(bounds) != bounds:
-        raise InputError(
-            f"cu_seqlens should rise from 0 to the length {length}; it is {bounds[:6]}"
-            + ("..." if len(bounds) > 6 else "")
-        )
-    starts = [bound for bound in bounds[1:-1] if 0 < bound < length]
-    mask = torch.zeros(1, length, dtype=torch.bool, device=u.device)
-    mask[0, starts] = True
-    return mask
-
-
-def choose_backend(backend: str | None, device: torch.device, name: str = "u") -> str:
-    """The backend for a device, or the one that was asked for if it can run there."""
-    if backend is None:
-        return device.type if device.type in BACKENDS else "reference"
-    if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}; it should be one of {', '.join(BACKENDS)}")
-    if backend not in ("reference", device.type):
-        raise InputError(f"backend is {backend!r} and {name} is on {device}; they should agree")
-    return backend

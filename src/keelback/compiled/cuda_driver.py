@@ -1,7 +1,7 @@
 """Loading and launching kernels through the CUDA driver, in PyTorch's context and stream."""
 
 import ctypes
-from functools import cache, lru_cache
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -9,6 +9,8 @@ import torch
 from keelback.compiled.nvrtc import compiled
 from keelback.errors import JobError
 
+#: Of a kernel's arguments, of which ours have one, a structure.
+_Pointer = ctypes.c_char_p * 1
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
@@ -43,15 +45,19 @@ class _Entered:
         self._context = _primary_context(device)
 
     def __enter__(self) -> None:
-        current = ctypes.c_void_p()
-        _driver().cuCtxGetCurrent(ctypes.byref(current))
-        self._pushed = current.value != self._context.value
+        self._pushed = not _is_current(self._context)
         if self._pushed:
             _check(_driver().cuCtxPushCurrent_v2(self._context), "enter PyTorch's context")
 
     def __exit__(self, *exception: object) -> None:
         if self._pushed:
             _driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _is_current(context: ctypes.c_void_p) -> bool:
+    current = ctypes.c_void_p()
+    _driver().cuCtxGetCurrent(ctypes.byref(current))
+    return current.value == context.value
 
 
 class Compilable(Protocol):
@@ -76,7 +82,8 @@ class Kernel:
     """One kernel of one configuration on one device."""
 
     def __init__(self, name: str, configuration: Compilable, device: int) -> None:
-        self._device = device
+        self._device, self._context = device, _primary_context(device)
+        self._start = _driver().cuLaunchKernel
         with _Entered(device):
             self._load(name, configuration)
 
@@ -111,13 +118,20 @@ class Kernel:
 
     def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         """Run on the current stream of the device."""
-        stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
-        pointers = (ctypes.c_char_p * 1)(arguments)
-        with _Entered(self._device):
-            status = _driver().cuLaunchKernel(
-                self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
-            )
-        _check(status, "launch a kernel")
+        if _is_current(self._context):
+            self._launch(blocks, threads, arguments)
+        else:
+            with _Entered(self._device):
+                self._launch(blocks, threads, arguments)
+
+    def _launch(self, blocks: int, threads: int, arguments: bytes) -> None:
+        stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(self._device))
+        pointers = _Pointer(arguments)
+        status = self._start(
+            self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
+        )
+        if status:
+            _check(status, "launch a kernel")
 
 
 _MAP_BYTES, _MAP_ALIGNMENT = 128, 64
@@ -126,7 +140,6 @@ _MAP_SWIZZLES = {64: 2, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_..., by the bytes of a 
 _MAP_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
 
 
-@lru_cache(maxsize=4096)
 def encoded_map(
     address: int,
     dtype: torch.dtype,

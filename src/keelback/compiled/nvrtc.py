@@ -3,7 +3,6 @@
 import ctypes
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from keelback.compiled.kept_files import keep_whole, read_whole
 from keelback.errors import JobError
 
 
@@ -58,7 +58,12 @@ def _library_folders() -> list[Path]:
     ]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where kernels are kept: `keelback/cuda` in `$XDG_CACHE_HOME`, or else in `~/.cache`.
+
+    Raises:
+        RuntimeError: There is no home.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "keelback" / "cuda"
 
@@ -67,7 +72,10 @@ def compiled(package: str, kernel: str, header: str, architecture: str) -> bytes
     """The machine code (cubin) of a package's `kernels/<kernel>.cu` with this `configuration.h`.
 
     The code is kept in the user's cache folder (`$XDG_CACHE_HOME/keelback/cuda`), under a hash of
-    everything that it depends on. Raises `JobError` where the compiler is missing or fails.
+    everything that it depends on; a file that is not whole is compiled again.
+
+    Raises:
+        JobError: The compiler is missing or fails.
     """
     nvrtc = _nvrtc()
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -81,22 +89,15 @@ def compiled(package: str, kernel: str, header: str, architecture: str) -> bytes
         *sources.values(),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    path = _cache_folder() / f"{kernel}-{digest[:32]}.cubin"
-    if path.is_file():
-        return path.read_bytes()
-    code = _compile(nvrtc, kernel, sources, architecture)
-    _keep(path, code)
-    return code
-
-
-def _keep(path: Path, code: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code)
-        os.replace(file.name, path)
-    except OSError:  # Nowhere to write: the kernel is compiled again in the next process.
-        return
+        path = cache_folder() / f"{kernel}-{digest[:32]}.cubin"
+    except RuntimeError:  # There is no home: it is compiled in each process.
+        return _compile(nvrtc, kernel, sources, architecture)
+    code = read_whole(path)
+    if code is None:
+        code = _compile(nvrtc, kernel, sources, architecture)
+        keep_whole(path, code)
+    return code
 
 
 def _compile(

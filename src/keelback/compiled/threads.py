@@ -8,6 +8,7 @@ process.
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from queue import SimpleQueue
@@ -86,13 +87,35 @@ class _Pool:
 _pool = _Pool()
 
 
-def _forget_pool() -> None:
-    """After a fork the child has none of its parent's threads."""
-    global _pool
+_has_run = False
+_says_so = False
+
+
+def _after_fork() -> None:
+    """After a fork the child has none of its parent's threads, of ours or of PyTorch's.
+
+    PyTorch's wait for them for ever (GNU OpenMP) unless it is to use the calling thread alone.
+    """
+    global _pool, _says_so
     _pool = _Pool()
+    if _has_run and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        _says_so = True
 
 
-os.register_at_fork(after_in_child=_forget_pool)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _say_so() -> None:
+    global _says_so
+    _says_so = False
+    warnings.warn(
+        "this process was forked from one that had computed: PyTorch and keelback use one thread "
+        "here, since PyTorch's OpenMP hangs in such a child (torch.set_num_threads changes it, at "
+        "that risk; processes that are spawned have all threads)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> None:
@@ -104,6 +127,10 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
         count: Units of work.
         cost: A rough estimate of the whole, in microseconds.
     """
+    global _has_run
+    _has_run = True
+    if _says_so:
+        _say_so()
     workers = min(count, int(cost / _WORTH_A_THREAD))
     workers = min(workers, thread_count()) if workers > 1 else 1
     if workers == 1:

@@ -1,11 +1,25 @@
 """Who else sees what a call does: the compiler, transforms of `torch.func`, autograd, modes."""
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-_PLAIN = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
+_PLAIN_TYPES = (Tensor, Parameter)
+_DEVICES = ("cpu", "cuda")
+
+
+@cache
+def _plain_keys(device: str) -> tuple[Any, ...]:
+    """The dispatch keys of plain tensors on a kind of device: outside inference mode, and in it."""
+    with torch.inference_mode(False):
+        usual = torch._C._dispatch_keys(torch.empty(0, device=device))
+    with torch.inference_mode():
+        return usual, torch._C._dispatch_keys(torch.empty(0, device=device))
 
 
 def is_transformed() -> bool:
@@ -18,22 +32,47 @@ def inside_transform() -> bool:
     return not is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A block in which operations compute in the dtypes of their operands."""
+    if device.type == "meta":  # It has no autocast, and raises where one is asked for.
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd wants to see what is made of these."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                return True
+    return False
 
 
 def runs_eagerly(*tensors: Tensor | None) -> bool:
-    """Whether all tensors are plain ones on the CPU, and nothing intercepts operators."""
+    """Whether all tensors are plain ones on one kind of device, and nothing intercepts operators.
+
+    Nobody but autograd could then tell whether an operator's kernels are called by way of
+    PyTorch's dispatcher or without it.
+    """
     if (
-        is_transformed()
+        is_compiling()
+        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    keys = torch._C._dispatch_keys
+    keys, plain = torch._C._dispatch_keys, None
     for x in tensors:
-        if x is not None and (type(x) not in (Tensor, Parameter) or keys(x) != _PLAIN):
+        if x is None:
+            continue
+        if type(x) not in _PLAIN_TYPES:
+            return False
+        if plain is None:
+            device = x.device.type
+            if device not in _DEVICES:
+                return False
+            plain = _plain_keys(device)
+        if keys(x) not in plain:
             return False
     return True

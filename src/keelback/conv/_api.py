@@ -1,18 +1,18 @@
 """The short causal convolution before the scan of a Mamba block."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.checks import choose_backend, computing_dtype, require_shape
-from keelback.conv._op import run_conv
+from keelback.compiled.checks import computing_dtype, require_shape
+from keelback.compiled.scripting import for_script
+from keelback.compiled.watchers import without_autocast
+from keelback.conv._op import convolve
+from keelback.conv._operands import require_activation, require_weight
 from keelback.errors import InputError
-
-WIDEST = 32
-"""Taps for which there are kernels; with more the convolution is PyTorch's."""
 
 Activation = Literal["silu", "swish"]
 
@@ -56,44 +56,21 @@ def causal_conv1d(
     """
     require_shape("x", x, ("batch", "length", "channels"))
     batch, _, channels = x.shape
-    require_shape("weight", weight, (channels, "width"))
+    require_weight(weight, bias, channels)
+    require_activation(activation)
     width = weight.shape[1]
-    if width == 0:
-        raise InputError("weight has no taps; its width should be at least 1")
-    if bias is not None:
-        require_shape("bias", bias, (channels,))
-    if activation not in (None, "silu", "swish"):
-        raise InputError(f"activation is {activation!r}; it should be 'silu', 'swish' or None")
     if initial_state is not None:
         require_shape("initial_state", initial_state, (batch, width - 1, channels))
-    dtype = computing_dtype(
-        {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}
-    )
-    chosen = choose_backend(backend, x.device)
-    stored = x.dtype if chosen == "cuda" else dtype
     past = 0 if initial_state is None else width - 1
     entire = x if initial_state is None else torch.cat([initial_state.to(x.dtype), x], dim=1)
-    weight = weight.to(dtype)
-    bias = weight.new_zeros(channels) if bias is None else bias.to(dtype)
-    if chosen == "reference" or width > WIDEST:
-        y = _reference(entire.to(dtype), weight, bias, activation is not None)
-    else:
-        operands = (entire.to(stored), weight, bias)
-        y = run_conv(*(one.unsqueeze(0) for one in operands), activation is not None).squeeze(0)
-    y = y[:, past:].to(x.dtype)
+    silu = activation is not None
+    y = convolve(entire, weight, bias, silu, initial_state, backend)
+    y = y[:, past:] if past else y
     if not return_last_state:
         return y
     missing = max(0, width - 1 - entire.shape[1])
     last_state = F.pad(entire, (0, 0, missing, 0))[:, missing + entire.shape[1] - width + 1 :]
     return y, last_state
-
-
-def _reference(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    width = weight.shape[1]
-    with torch.autocast(x.device.type, enabled=False):
-        padded = F.pad(x.mT, (width - 1, 0))
-        y = F.conv1d(padded, weight.unsqueeze(1), bias, groups=x.shape[-1]).mT
-        return F.silu(y) if silu else y
 
 
 def causal_conv1d_update(
@@ -115,20 +92,37 @@ def causal_conv1d_update(
     """
     require_shape("x", x, ("batch", "channels"), ("batch", "channels", "length"))
     batch, channels = x.shape[:2]
-    require_shape("weight", weight, (channels, "width"))
+    require_weight(weight, bias, channels)
+    require_activation(activation)
     require_shape("state", state, (batch, channels, "past"))
+    dtype = computing_dtype({"x": x, "state": state, "weight": weight, "bias": bias})
     steps, past, width = x.shape[2:].numel(), state.shape[2], weight.shape[1]
     if past < width - 1:
         raise InputError(f"state holds {past} steps; it should hold {width - 1} or more")
-    recent = torch.cat([state, x.reshape(batch, channels, steps).to(state.dtype)], dim=-1)
+    new = x.reshape(batch, channels, steps)
+    stored = torch.promote_types(x.dtype, state.dtype)
+    recent = torch.cat([state.to(stored), new.to(stored)], dim=-1)
     with torch.no_grad():
         state.copy_(recent[..., steps:])
+    silu = activation is not None
     if steps == 1:
-        y = (recent[..., past + 1 - width :].to(weight.dtype) * weight).sum(-1)
-        y = y if bias is None else y + bias
-        y = F.silu(y) if activation is not None else y
+        with without_autocast(x.device):
+            y = (recent[..., past + 1 - width :].to(dtype) * weight.to(dtype)).sum(-1)
+            y = y if bias is None else y + bias.to(dtype)
+            y = F.silu(y) if silu else y
     else:
-        computed = causal_conv1d(recent.mT, weight, bias, activation)
-        assert isinstance(computed, Tensor)
-        y = computed.mT[..., past:]
+        y = convolve(recent.mT, weight, bias, silu).mT[..., past:]
     return y.reshape(x.shape).to(x.dtype)
+
+
+def _refuse_state(*arguments: Any, **named: Any) -> None:
+    if named.get("return_last_state") or (len(arguments) > 5 and arguments[5]):
+        raise InputError("in TorchScript causal_conv1d returns y alone: no return_last_state")
+
+
+for_script(
+    "(Tensor x, Tensor weight, Tensor? bias=None, str? activation=None, "
+    "Tensor? initial_state=None, bool return_last_state=False, *, str? backend=None) -> Tensor",
+    causal_conv1d,
+    _refuse_state,
+)

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy.typing as npt
 
 from keelback.data.ragged import Ragged
 from keelback.errors import InputError
+from keelback.files import filling
 
 FORMAT = 1
 
@@ -70,24 +69,17 @@ def _write(folder: Path, key: CacheKey, texts: TokenisedTexts) -> None:
     """Write to a temporary folder and rename it, so that an entry is whole or absent."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        with filling(folder) as partial:
+            np.save(partial / _VALUES, texts.sequences.values)
+            np.save(partial / _OFFSETS, texts.sequences.offsets)
+            np.save(partial / _LABELS, texts.labels)
+            (partial / _META).write_text(json.dumps(asdict(key), indent=2))
     except OSError as error:
-        raise InputError(
-            f"cannot write the token cache in {folder.parent} ({error.strerror}); "
-            "set KEELBACK_CACHE to a folder that can be written"
-        ) from None
-    try:
-        np.save(partial / _VALUES, texts.sequences.values)
-        np.save(partial / _OFFSETS, texts.sequences.offsets)
-        np.save(partial / _LABELS, texts.labels)
-        (partial / _META).write_text(json.dumps(asdict(key), indent=2))
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.exists():  # Where it does, another process was faster.
+            raise InputError(
+                f"cannot write the token cache in {folder.parent} ({error.strerror}); "
+                "set KEELBACK_CACHE to a folder that can be written"
+            ) from None
 
 
 def _read(folder: Path, key: CacheKey) -> TokenisedTexts:

@@ -21,6 +21,7 @@ from keelback.data.task import (
     register_task,
 )
 from keelback.errors import InputError
+from keelback.memory import require_memory
 
 MARGIN = 5
 """Trees asked for with length T have more than T - 5 and fewer than T + 5 tokens."""
@@ -106,6 +107,7 @@ class ListOps(Task):
         n_test = self.settings.n_test or DEFAULT_SIZE
         n_train = self.settings.n_train or DEFAULT_SIZE
         count = n_test if name == "test" else n_test + n_train
+        require_memory(12.0 * count * high, "the trees of the split")
         trees, values = generate_trees(count, low, high, self.settings.data_seed)
         if name == "test":
             return trees, values

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from keelback.data.task import Split, SplitName, Task, TaskSettings, register_task
+from keelback.memory import require_memory
 
 
 class MajoritySettings(TaskSettings):
@@ -39,6 +40,8 @@ class Majority(Task):
     def split(self, name: SplitName) -> Split:
         """Draw both splits, since they share one stream of random numbers, and return one."""
         settings = self.settings
+        count = settings.n_train + settings.n_test
+        require_memory(12.0 * count * settings.seq_len, "the bits of both splits")
         rng = np.random.RandomState(settings.data_seed)
         train, train_labels = _strings(rng, settings.n_train, settings.seq_len)
         test, test_labels = _strings(rng, settings.n_test, settings.seq_len)

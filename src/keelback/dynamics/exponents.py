@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from scipy.special import ndtri
 
 from keelback.errors import InputError
@@ -45,7 +45,7 @@ class PowerLaw:
 
 
 def median_with_interval(
-    outcomes: Float[Array, " trials"], *, resamples: int = 2000, seed: int = 0
+    outcomes: Num[Array, " trials"], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Median over all trials with a percentile bootstrap interval.
 
@@ -78,7 +78,7 @@ def share_with_interval(successes: int, trials: int) -> Interval:
 
 def fit_power_law(
     x: Sequence[float],
-    outcomes: Sequence[Float[Array, " trials"]],
+    outcomes: Sequence[Num[Array, " trials"]],
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -129,7 +129,7 @@ def power_law_through(
     return PowerLaw(Interval(fitted[0], low, high), fitted[1], finite, len(estimates) - finite)
 
 
-def _checked(outcomes: Float[Array, " trials"]) -> Float[Array, " trials"]:
+def _checked(outcomes: Num[Array, " trials"]) -> Float[Array, " trials"]:
     trials = np.asarray(outcomes, dtype=np.float64)
     if trials.size == 0:
         raise InputError("exponents: a set of trials is empty")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from keelback.dynamics.noise import Noise
 from keelback.errors import InputError
+from keelback.memory import require_memory
 
 
 @runtime_checkable
@@ -244,6 +245,8 @@ def sample_patterns(
             f"patterns: paired data come in groups of {classes}; {samples} is not a multiple"
         )
     drawn = samples // classes if paired else samples
+    if generator.device.type == "cpu":
+        require_memory(8.0 * samples * pattern.length * pattern.dim, "the tokens of the sequences")
     labels = torch.arange(drawn, device=generator.device) % classes
     features = pattern.place(labels, generator)
     shape = (drawn, pattern.length, pattern.dim)

@@ -5,7 +5,7 @@ import json
 from keelback.errors import InputError
 from keelback.experiments._catalogue import get_experiment
 from keelback.experiments.experiment import Settings
-from keelback.files import write_atomically
+from keelback.files import write_json
 from keelback.outcome import Outcome
 from keelback.sweeps.store import Store
 
@@ -22,7 +22,7 @@ def save_request(store: Store, experiment: str, settings: Settings, command: str
         "command": command,
     }
     path = folder / f"{experiment}-{settings.label}.json"
-    write_atomically(path, json.dumps(record, indent=1))
+    write_json(path, record)
 
 
 def outcomes(store: Store) -> list[Outcome]:

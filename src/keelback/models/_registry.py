@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from keelback.errors import InputError, describe, nearest
+from keelback.memory import require_memory
 from keelback.models.attention import SoftmaxAttentionConfig
 from keelback.models.linear_attention import LinearAttentionConfig
 from keelback.models.lti import DiagonalLTIConfig
@@ -49,6 +50,27 @@ MODELS: dict[str, type[BaseModel]] = {
     "mamba-lm": MambaLanguageModelConfig,
 }
 """Configurations by kind; a new model adds its configuration class here."""
+
+
+def require_room(config: ModelConfig, copies: int = 1) -> None:
+    """Refuse a model whose weights would not fit into memory; nothing is allocated to find out.
+
+    `copies` is how often the weights are there at once: five times in training, with their
+    gradients, Adam's two moments and the values that come back at the end.
+
+    Raises:
+        InputError: they would not, or a size is too large for a tensor.
+    """
+    try:
+        with torch.device("meta"):
+            weights = sum(x.numel() for x in config.build().parameters())
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if "meta tensors" in str(error):
+            return  # Its initial values are read while it is built, which a shape alone lacks.
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model {config.kind} cannot be built: {reason}") from None
+    what = f"the {weights:.3g} weights of the model"
+    require_memory(4.0 * copies * weights, what if copies == 1 else f"{copies} copies of {what}")
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:

@@ -18,17 +18,13 @@ ALIBI_SLOPE = 2.0**-8
 """The slope of ALiBi's only head (Press, Smith and Lewis 2022, arXiv 2108.12409)."""
 
 
-class SoftmaxAttention(SequenceMixer):
-    """One head of causal attention; scores fall linearly with distance, which tells positions.
-
-    `y_t = W_O sum_{s <= t} a(t, s) W_V u_s`, where a(t, .) is the softmax over s of
-    `(W_Q u_t) . (W_K u_s) / sqrt(d_head) - slope (t - s)`. Sources: Vaswani et al. 2017
-    (arXiv 1706.03762); the bias is ALiBi (arXiv 2108.12409).
+class AttentionHead(SequenceMixer):
+    """One head's maps to queries, keys and values, and back.
 
     Args:
         d_model: size of a token vector.
         d_head: size of queries, keys and values.
-        slope: how fast the scores fall with distance; 0 makes a bag of tokens.
+        slope: how fast a token's weight falls with its distance; 0 makes a bag of tokens.
         generator: source of the initial values.
     """
 
@@ -45,6 +41,15 @@ class SoftmaxAttention(SequenceMixer):
         self.W_K = uniform_by_fan_in(d_head, d_model, fan_in=d_model, generator=generator)
         self.W_V = uniform_by_fan_in(d_head, d_model, fan_in=d_model, generator=generator)
         self.W_O = uniform_by_fan_in(d_model, d_head, fan_in=d_head, generator=generator)
+
+
+class SoftmaxAttention(AttentionHead):
+    """One head of causal attention; scores fall linearly with distance, which tells positions.
+
+    `y_t = W_O sum_{s <= t} a(t, s) W_V u_s`, where a(t, .) is the softmax over s of
+    `(W_Q u_t) . (W_K u_s) / sqrt(d_head) - slope (t - s)`. Sources: Vaswani et al. 2017
+    (arXiv 1706.03762); the bias is ALiBi (arXiv 2108.12409).
+    """
 
     def forward(
         self, u: Float[Tensor, "batch length d_model"]

@@ -9,43 +9,19 @@ from pydantic import Field
 from torch import Tensor
 
 from keelback.models._projection import project
-from keelback.models.attention import ALIBI_SLOPE, distance_bias
-from keelback.models.sequence_classifier import (
-    SequenceClassifierConfig,
-    SequenceMixer,
-    uniform_by_fan_in,
-)
+from keelback.models.attention import ALIBI_SLOPE, AttentionHead, distance_bias
+from keelback.models.sequence_classifier import SequenceClassifierConfig
 from keelback.scan import selective_scan
 
 
-class LinearAttention(SequenceMixer):
+class LinearAttention(AttentionHead):
     """One head of causal linear attention whose weights fall exponentially with distance.
 
     `y_t = W_O sum_{s <= t} a(t, s) W_V u_s`, where a(t, s) is `phi(W_Q u_t) . phi(W_K u_s)`
     times `exp(-slope (t - s))`, divided by its sum over s, and `phi(x) = elu(x) + 1`. Sources:
     Katharopoulos et al. 2020 (arXiv 2006.16236); the decay is that of Sun et al. 2023
     (arXiv 2307.08621) and the counterpart of ALiBi in `SoftmaxAttention`.
-
-    Args:
-        d_model: size of a token vector.
-        d_head: size of queries, keys and values.
-        slope: how fast the weights fall with distance; 0 makes a bag of tokens.
-        generator: source of the initial values.
     """
-
-    def __init__(
-        self,
-        d_model: int,
-        d_head: int,
-        slope: float = ALIBI_SLOPE,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.d_output, self.slope = d_model, slope
-        self.W_Q = uniform_by_fan_in(d_head, d_model, fan_in=d_model, generator=generator)
-        self.W_K = uniform_by_fan_in(d_head, d_model, fan_in=d_model, generator=generator)
-        self.W_V = uniform_by_fan_in(d_head, d_model, fan_in=d_model, generator=generator)
-        self.W_O = uniform_by_fan_in(d_model, d_head, fan_in=d_head, generator=generator)
 
     def forward(
         self, u: Float[Tensor, "batch length d_model"]

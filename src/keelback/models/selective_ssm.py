@@ -26,6 +26,10 @@ SMALL_VOCABULARY = 64
 at every position."""
 
 
+LARGEST = 1e30
+"""Of the abscissas that a model may start with: beyond, float32 has no room for a step."""
+
+
 class SelectiveSSM(nn.Module):
     """One block with `d_model` channels of `d_state` states and one step size per token.
 
@@ -187,7 +191,7 @@ class SelectiveSSMConfig(BaseModel):
     n_classes: int = Field(default=2, ge=2)
     d_model: int = Field(default=4, gt=0)
     d_state: int = Field(default=4, gt=0)
-    spectral_abscissa: float = Field(default=0.0, allow_inf_nan=False)
+    spectral_abscissa: float = Field(default=0.0, ge=-LARGEST, le=LARGEST)
     parametrisation: Literal["free", "stable"] = "free"
     margin: float = Field(default=DEFAULT_MARGIN, ge=0, allow_inf_nan=False)
 

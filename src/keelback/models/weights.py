@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from keelback.errors import InputError
 from keelback.files import replacing
-from keelback.models._registry import model_config
+from keelback.models._registry import model_config, require_room
 from keelback.models.selective_ssm import SelectiveClassifier, SelectiveSSMConfig
 
 WEIGHTS_FILE = "model.safetensors"
@@ -80,7 +80,9 @@ def _load_safetensors(path: Path) -> nn.Module:
         fields = json.loads(metadata["keelback"])
     except json.JSONDecodeError:
         raise InputError(f"the configuration inside {path} is not JSON") from None
-    model: nn.Module = model_config(fields).build()
+    config = model_config(fields)
+    require_room(config)
+    model: nn.Module = config.build()
     _fill(model, tensors, path)
     return model
 

@@ -2,10 +2,10 @@
 
 import itertools
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from keelback.errors import printable
 from keelback.outcome import Figure, Heatmap, Line, Mark, Panel
 from keelback.report._palette import Theme, family, family_colors, items
 
@@ -123,14 +123,6 @@ def category_labels(values: Sequence[float | str], longest: int = 24) -> list[st
     return labels
 
 
-def printable(text: str) -> str:
-    """`text` on one line, its control and direction-changing characters shown as "�"."""
-    return "".join(
-        "�" if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Cs"} or c in _DIRECTION else c
-        for c in " ".join(text.replace("\t", " ").splitlines())
-    )
-
-
 def shortened(text: str, longest: int) -> str:
     """`text` in at most `longest` characters, an ellipsis for the rest."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
@@ -139,9 +131,6 @@ def shortened(text: str, longest: int) -> str:
 def visible(text: str) -> str:
     """`printable` text of a token or a cell, whose line breaks and tabs are shown, not spaced."""
     return printable(text.replace("\r\n", "\n").replace("\n", "↵").replace("\t", "⇥"))
-
-
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def color_range(heatmap: Heatmap) -> tuple[float, float]:

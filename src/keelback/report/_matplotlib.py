@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keelback.errors import printable
 from keelback.outcome import Figure, Heatmap, Histogram, Line, Panel
 from keelback.report._files import (
     file_stem,
@@ -32,7 +33,6 @@ from keelback.report._geometry import (
     is_categorical,
     legends,
     placed_marks,
-    printable,
     runs_down,
     shortened,
     whiskers,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 DPI = 200
+_MOST_ENLARGEMENTS = 6
 PANELS_IN_A_ROW = 3
 DASHES: dict[str, Any] = {
     "solid": "-",
@@ -70,16 +71,25 @@ def save_figure(
 
     folder = writable_directory(directory)
     stem = file_stem(figure.name) if stem is None else stem
-    with matplotlib.rc_context(_style()), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with matplotlib.rc_context(_style()):
         canvas = _draw(figure)
-        png, pdf = io.BytesIO(), io.BytesIO()
-        canvas.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None})
-    return (
-        write_file(folder / f"{stem}.png", png.getvalue()),
-        write_file(folder / f"{stem}.pdf", pdf.getvalue()),
-    )
+        png = _rendered(canvas, format="png", dpi=DPI, metadata={"Software": None})
+        pdf = _rendered(canvas, format="pdf", metadata={"CreationDate": None, "Creator": None})
+    return write_file(folder / f"{stem}.png", png), write_file(folder / f"{stem}.pdf", pdf)
+
+
+def _rendered(canvas: Canvas, **options: Any) -> bytes:
+    """The figure as a file, enlarged as long as its labels leave no room for its panels."""
+    for _ in range(_MOST_ENLARGEMENTS):
+        file = io.BytesIO()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            canvas.savefig(file, **options)
+        if not any("constrained_layout not applied" in str(one.message) for one in caught):
+            break
+        width, height = canvas.get_size_inches()
+        canvas.set_size_inches(1.3 * width, 1.3 * height)
+    return file.getvalue()
 
 
 def _style() -> Any:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from keelback.errors import printable
 from keelback.outcome import Figure, Heatmap, Outcome, Table
 from keelback.report._files import distinct_stems, require_report_extra
-from keelback.report._geometry import LegendEntry, legends, printable
+from keelback.report._geometry import LegendEntry, legends
 from keelback.report._palette import DARK, LIGHT, Theme
 from keelback.report._plotly import charts, legend_key
 from keelback.report._tables import format_cell, is_numeric

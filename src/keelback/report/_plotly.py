@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keelback.errors import printable
 from keelback.outcome import Bars, Figure, Heatmap, Histogram, Line, Panel
 from keelback.report._geometry import (
     band_segments,
@@ -22,7 +23,6 @@ from keelback.report._geometry import (
     has_markers,
     is_categorical,
     placed_marks,
-    printable,
     runs_down,
     shortened,
     whiskers,

@@ -11,9 +11,10 @@ from rich.console import Group
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from keelback.errors import printable
 from keelback.outcome import Column, Outcome, Scalar, Table
 from keelback.report._files import distinct_stems, writable_directory, write_file
-from keelback.report._geometry import printable, visible
+from keelback.report._geometry import visible
 
 TERMINAL_ROWS = 40
 

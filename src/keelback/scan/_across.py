@@ -7,13 +7,10 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from keelback.compiled.checks import reset_mask
 from keelback.errors import InputError
-from keelback.scan._api import prepare
-from keelback.scan._checks import require_scan_shapes
 from keelback.scan._decay import decayed
-from keelback.scan.cpu import across as _across_cpu
-from keelback.scan.cuda import across as _across_cuda
+from keelback.scan._op import ScanBackend, across_backend
+from keelback.scan._operands import Operands
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # Not in every build of PyTorch.
@@ -68,30 +65,28 @@ def selective_scan_across(
             "there are no processes to scan across: torch.distributed.init_process_group comes "
             "first; selective_scan scans on one"
         )
-    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    require_scan_shapes(*(None if x is None else x.shape for x in given))  # type: ignore[arg-type]
-    mask = reset_mask(reset, None, u, *u.shape[:2])
-    backend, operands = prepare(given, None)
-    if backend == "reference":
+    given = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
+    backend, operands = across_backend(given)
+    if backend is None or u.is_meta:
         raise InputError(f"u is on {u.device}; processes scan together on CPUs and NVIDIA GPUs")
-    y, last = _ScanAcross.apply(_BACKENDS[backend], group, delta_softplus, mask, *operands)  # type: ignore[no-untyped-call]
+    y, last = _ScanAcross.apply(backend, group, delta_softplus, *operands)  # type: ignore[no-untyped-call]
     return (y.to(u.dtype), last) if return_last_state else y.to(u.dtype)
 
 
 class _ScanAcross(torch.autograd.Function):
-    """Output and last state; the operands are as the operator takes them, less its replicas."""
+    """Output and last state of operands as the backend takes them."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        backend: Any,
+        backend: ScanBackend,
         group: "ProcessGroup | None",
         softplus: bool,
-        reset: Tensor | None,
-        *operands: Any,
+        *tensors: Any,
     ) -> tuple[Tensor, Tensor]:
-        *parameters, before = operands
-        part = backend.ForwardPart(parameters, reset, softplus)
+        operands: Operands[Tensor] = Operands(*tensors)
+        before = operands.initial_state
+        part = backend.ForwardPart(operands._replace(initial_state=None), softplus)
         parts = _gathered(torch.stack([part.end, part.decay]), group)
         states = [torch.zeros_like(part.end) if before is None else before]
         for end_of_part, decay_of_part in parts:
@@ -99,7 +94,8 @@ class _ScanAcross(torch.autograd.Function):
         start = states[dist.get_rank(group)]
         ctx.backend, ctx.group, ctx.softplus, ctx.felt = backend, group, softplus, part.felt
         ctx.has_before = before is not None
-        ctx.save_for_backward(start, reset, *parameters, *(decay for _, decay in parts))
+        decays = [decay for _, decay in parts]
+        ctx.save_for_backward(*operands._replace(initial_state=start), *decays)
         ctx.set_materialize_grads(False)
         return part.output(start), states[-1]
 
@@ -110,12 +106,14 @@ class _ScanAcross(torch.autograd.Function):
                 "a scan over several processes has first derivatives only; "
                 "for second derivatives call selective_scan(..., backend='reference') on one"
             )
-        start, reset, *saved = ctx.saved_tensors
-        parameters, decays = saved[:_PARAMETERS], saved[_PARAMETERS:]
+        saved, count = ctx.saved_tensors, len(Operands._fields)
+        operands: Operands[Tensor] = Operands(*saved[:count])
+        decays, start = saved[count:], operands.initial_state
+        assert start is not None
         rank = dist.get_rank(ctx.group)
-        dy = torch.zeros_like(parameters[0]) if dy is None else dy
+        dy = torch.zeros_like(operands.u) if dy is None else dy
         dlast = torch.zeros_like(start) if dlast is None else dlast
-        part = ctx.backend.BackwardPart(dy, start, parameters, reset, ctx.softplus, ctx.felt)
+        part = ctx.backend.BackwardPart(dy, operands, ctx.softplus, ctx.felt)
         parts = _gathered(torch.stack([part.of_start, dlast]), ctx.group)
         adjoint = torch.stack([of_last for _, of_last in parts]).sum(0)
         own = adjoint
@@ -123,12 +121,7 @@ class _ScanAcross(torch.autograd.Function):
             own = adjoint if r == rank else own
             adjoint = decayed(decays[r], adjoint) + parts[r][0]
         of_before = adjoint if ctx.has_before else None
-        return None, None, None, None, *part.gradients(own), of_before
-
-
-_BACKENDS = {"cpu": _across_cpu, "cuda": _across_cuda}
-#: u, delta, A, B, C, D, z and delta_bias.
-_PARAMETERS = 8
+        return None, None, None, *part.gradients(own), of_before, None
 
 
 def _gathered(x: Tensor, group: "ProcessGroup | None") -> list[Tensor]:

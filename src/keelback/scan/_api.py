@@ -1,24 +1,16 @@
-"""The public selective scan: checks, dtypes and the choice of backend."""
+"""The public selective scan."""
 
-from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.compiled.checks import choose_backend, computing_dtype, reset_mask
-from keelback.compiled.watchers import runs_eagerly
-from keelback.scan._checks import (
-    require_scan_shapes,
-    require_scan_shapes_once,
-    storing_dtype,
-)
-from keelback.scan._eager import eager_scan
-from keelback.scan._op import run_scan
-from keelback.scan.reference import selective_scan_reference
-
-_DTYPES = ({torch.float32}, {torch.float64})
+from keelback.compiled.checks import require_shape
+from keelback.compiled.resets import reset_of
+from keelback.compiled.scripting import for_script
+from keelback.errors import InputError
+from keelback.scan._op import scan
+from keelback.scan._operands import Operands
 
 
 def selective_scan(
@@ -75,76 +67,24 @@ def selective_scan(
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
-    operands = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    shapes: tuple[Any, ...] = tuple([None if x is None else x.shape for x in operands])
-    if backend in (None, "cpu") and cu_seqlens is None and _needs_no_care(operands, reset):
-        require_scan_shapes_once(*shapes)
-        mask = reset_mask(reset, None, u, *u.shape[:2])
-        y, last_state = eager_scan(delta_softplus, *operands, mask)
-        return (y, last_state) if return_last_state else y
-
-    require_scan_shapes(*shapes)
-    mask = reset_mask(reset, cu_seqlens, u, *u.shape[:2])
-    chosen, prepared = prepare(operands, backend)
-    u_, delta, A, B, C, D, z, delta_bias, initial = prepared
-    run = _run_reference if chosen == "reference" else _run_operator
-    y, last_state = run(u_, delta, A, B, C, D, z, delta_bias, delta_softplus, initial, mask)
-    y = y.to(u.dtype)
+    if cu_seqlens is not None:
+        require_shape("u", u, ("batch", "length", "channels"))
+        reset = reset_of(cu_seqlens, reset, u)
+    operands = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
+    y, last_state = scan(operands, delta_softplus, backend)
     return (y, last_state) if return_last_state else y
 
 
-def prepare(
-    operands: tuple[Tensor | None, ...], backend: str | None
-) -> tuple[str, tuple[Any, ...]]:
-    """The backend for u, ..., delta_bias, initial_state, and these in the dtypes that it takes."""
-    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-    dtype = computing_dtype(dict(zip(names, operands, strict=True)))
-    u, delta, A, B, C, D, z, delta_bias, initial_state = operands
-    assert u is not None
-    chosen = choose_backend(backend, u.device)
-    compute = partial(_to, dtype=dtype)
-    stored = storing_dtype((u, delta, B, C, z)) if chosen == "cuda" else dtype
-    store = partial(_to, dtype=stored or dtype)
-    sequences = (store(u), store(delta), compute(A), store(B), store(C), compute(D), store(z))
-    return chosen, (*sequences, compute(delta_bias), compute(initial_state))
+def _refuse_state(*arguments: Any, **named: Any) -> None:
+    if named.get("return_last_state") or (len(arguments) > 10 and arguments[10]):
+        raise InputError("in TorchScript selective_scan returns y alone: no return_last_state")
 
 
-def _needs_no_care(operands: tuple[Tensor | None, ...], reset: Tensor | None) -> bool:
-    """Whether the CPU kernels can take the operands as they are, past PyTorch's dispatcher."""
-    dtypes = {x.dtype for x in operands if x is not None}
-    return dtypes in _DTYPES and runs_eagerly(*operands, reset)
-
-
-@overload
-def _to(x: Tensor, dtype: torch.dtype) -> Tensor: ...
-@overload
-def _to(x: None, dtype: torch.dtype) -> None: ...
-def _to(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return x if x is None or x.dtype == dtype else x.to(dtype)
-
-
-def _run_reference(u: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
-    with torch.autocast(u.device.type, enabled=False):
-        return selective_scan_reference(u, *operands)
-
-
-def _run_operator(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    operands = (u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
-    if runs_eagerly(*operands):
-        return eager_scan(delta_softplus, *operands)
-    one_replica = [None if x is None else x.unsqueeze(0) for x in operands]
-    keep_checkpoints = torch.is_grad_enabled()
-    y, last_state, _ = run_scan(*one_replica, delta_softplus, keep_checkpoints)
-    return y.squeeze(0), last_state.squeeze(0)
+for_script(
+    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D=None, Tensor? z=None, "
+    "Tensor? delta_bias=None, bool delta_softplus=False, Tensor? initial_state=None, "
+    "bool return_last_state=False, *, Tensor? reset=None, Tensor? cu_seqlens=None, "
+    "str? backend=None) -> Tensor",
+    selective_scan,
+    _refuse_state,
+)

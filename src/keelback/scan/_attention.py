@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.compiled.checks import require_groups, require_shape
+
 
 def attention_matrix(
     delta: Float[Tensor, "batch length #channels"],
@@ -15,8 +17,17 @@ def attention_matrix(
 
     `alpha(t, s) = delta_s C_t . (exp(A sum_{s<r<=t} delta_r) * B_s)`, where `delta` is the step
     size itself. Memory is quadratic in the length. Source: arXiv 2502.01473, Section 3.
+
+    Raises:
+        InputError: An operand has the wrong shape.
     """
-    channels, length = A.shape[0], delta.shape[1]
+    require_shape("A", A, ("channels", "state"))
+    channels, states = A.shape
+    require_shape("delta", delta, ("batch", "length", channels), ("batch", "length", 1))
+    batch, length, _ = delta.shape
+    for name, x in (("B", B), ("C", C)):
+        require_shape(name, x, (batch, length, "groups", states))
+        require_groups(name, x.shape[2], channels)
     B, C = (m.repeat_interleave(channels // m.shape[2], dim=2) for m in (B, C))
     delta = delta.expand(-1, -1, channels).movedim(-1, 1)
     clock = delta.cumsum(-1)

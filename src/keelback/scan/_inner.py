@@ -1,17 +1,16 @@
 """The inside of a Mamba block: convolution, projections and gated scan, as one step of autograd."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from keelback.compiled.checks import require_shape
-from keelback.compiled.watchers import is_transformed, needs_gradient
-from keelback.conv._api import WIDEST, causal_conv1d
-from keelback.conv._op import conv_gradients, run_conv
+from keelback.compiled.scripting import for_script
+from keelback.compiled.watchers import needs_gradient, runs_eagerly
+from keelback.conv._api import causal_conv1d
+from keelback.conv._op import WIDEST
 from keelback.scan._api import selective_scan
-from keelback.scan.cpu import launch as _cpu
+from keelback.scan._recomputed import InnerOperands, Recomputed, split_projection
 
 
 def mamba_inner(
@@ -38,14 +37,14 @@ def mamba_inner(
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
-    given = (x, z, conv_weight, conv_bias, W_x, W_delta, A, D, delta_bias)
-    _require_shapes(*given)
+    given = InnerOperands(x, z, conv_weight, conv_bias, W_x, W_delta, A, D, delta_bias)
+    _require_shapes(given)
     if _recomputes(*given):
-        y: Tensor = _Inner.apply(*given)  # type: ignore[no-untyped-call]
+        y: Tensor = Recomputed.apply(*given)  # type: ignore[no-untyped-call]
         return y
     u = causal_conv1d(x, conv_weight, conv_bias, "silu")
     assert isinstance(u, Tensor)
-    low_rank, B, C = _split(u @ W_x.mT, W_delta, A)
+    low_rank, B, C = split_projection(u @ W_x.mT, W_delta, A)
     y, _ = selective_scan(
         u,
         low_rank @ W_delta.mT,
@@ -61,40 +60,25 @@ def mamba_inner(
     return y
 
 
-def _require_shapes(
-    x: Tensor,
-    z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    W_x: Tensor,
-    W_delta: Tensor,
-    A: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-) -> None:
-    require_shape("x", x, ("batch", "length", "channels"))
-    require_shape("z", z, tuple(x.shape))
-    channels = x.shape[2]
-    require_shape("conv_weight", conv_weight, (channels, "width"))
-    require_shape("A", A, (channels, "state"))
-    require_shape("W_delta", W_delta, (channels, "rank"))
-    require_shape("W_x", W_x, (W_delta.shape[1] + 2 * A.shape[1], channels))
-    for name, one in (("conv_bias", conv_bias), ("D", D), ("delta_bias", delta_bias)):
-        require_shape(name, one, (channels,))
-
-
-def _split(projected: Tensor, W_delta: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rank, state = W_delta.shape[1], A.shape[1]
-    low_rank, B, C = torch.split(projected, [rank, state, state], dim=-1)
-    return low_rank, B, C
+def _require_shapes(given: InnerOperands) -> None:
+    require_shape("x", given.x, ("batch", "length", "channels"))
+    require_shape("z", given.z, tuple(given.x.shape))
+    channels = given.x.shape[2]
+    require_shape("conv_weight", given.conv_weight, (channels, "width"))
+    require_shape("A", given.A, (channels, "state"))
+    require_shape("W_delta", given.W_delta, (channels, "rank"))
+    rank_and_states = given.W_delta.shape[1] + 2 * given.A.shape[1]
+    require_shape("W_x", given.W_x, (rank_and_states, channels))
+    for name in ("conv_bias", "D", "delta_bias"):
+        require_shape(name, getattr(given, name), (channels,))
 
 
 def _recomputes(*operands: Tensor) -> bool:
     """Whether there is a gradient to recompute for, and kernels take the operands as they are."""
-    if is_transformed() or not needs_gradient(*operands):
+    if not needs_gradient(*operands) or not runs_eagerly(*operands):
         return False
     x, _, conv_weight, *_ = operands
-    if not 0 < conv_weight.shape[1] <= WIDEST or x.device.type not in ("cpu", "cuda"):
+    if not 0 < conv_weight.shape[1] <= WIDEST:
         return False
     if torch.is_autocast_enabled(x.device.type):
         return False
@@ -103,69 +87,8 @@ def _recomputes(*operands: Tensor) -> bool:
     )
 
 
-class _Inner(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *operands: Tensor) -> Tensor:
-        x, z, conv_weight, conv_bias, W_x, W_delta, A, D, delta_bias = operands
-        u = _convolved(x, conv_weight, conv_bias)
-        projected = u @ W_x.mT
-        y, checkpoints = _scan(u, projected, W_delta, A, D, z, delta_bias)
-        ctx.save_for_backward(projected, checkpoints, *operands)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-        projected, checkpoints, *operands = ctx.saved_tensors
-        x, z, conv_weight, conv_bias, W_x, W_delta, A, D, delta_bias = operands
-        u = _convolved(x, conv_weight, conv_bias)
-        low_rank, _, _ = _split(projected, W_delta, A)
-        du, ddelta, dA, dB, dC, dD, dz, dbias = _scan_gradients(
-            dy, checkpoints, u, projected, W_delta, A, D, z, delta_bias
-        )
-        dprojected = torch.cat([ddelta @ W_delta, dB.squeeze(-2), dC.squeeze(-2)], dim=-1)
-        dW_delta = ddelta.flatten(0, 1).mT @ low_rank.flatten(0, 1)
-        del ddelta
-        dW_x = dprojected.flatten(0, 1).mT @ u.flatten(0, 1)
-        du.view(-1, du.shape[-1]).addmm_(dprojected.flatten(0, 1), W_x)
-        dx, dweight, dconv_bias = (
-            one.squeeze(0)
-            for one in conv_gradients(*_replicated(du, x, conv_weight, conv_bias), True)
-        )
-        return dx, dz, dweight, dconv_bias, dW_x, dW_delta, dA, dD, dbias
-
-
-def _replicated(*operands: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.unsqueeze(0) for x in operands]
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return run_conv(*_replicated(x, weight, bias), True).squeeze(0)
-
-
-def _scanned(
-    u: Tensor, projected: Tensor, W_delta: Tensor, A: Tensor, D: Tensor, z: Tensor, bias: Tensor
-) -> list[Tensor | None]:
-    low_rank, B, C = _split(projected, W_delta, A)
-    delta = low_rank @ W_delta.mT
-    return [u, delta, A, B.unsqueeze(-2), C.unsqueeze(-2), D, z, bias, None, None]
-
-
-def _scan(*given: Tensor) -> tuple[Tensor, Tensor]:
-    operands: Any = _scanned(*given)
-    if given[0].is_cuda:
-        y, _, checkpoints = torch.ops.keelback.selective_scan(*_replicated(*operands), True, True)
-        return y.squeeze(0), checkpoints
-    operands += [True, True]
-    y, _, checkpoints = _cpu.scan_forward(*operands)
-    return y, checkpoints
-
-
-def _scan_gradients(dy: Tensor, checkpoints: Tensor, *given: Tensor) -> list[Any]:
-    """Of u, delta, A, B, C, D, z and the bias."""
-    operands: Any = _scanned(*given)
-    if not dy.is_cuda:
-        arguments: Any = [dy, None, checkpoints, *operands, True]
-        return list(_cpu.scan_gradients(*arguments)[:-1])
-    backward: Any = torch.ops.keelback.selective_scan_backward
-    *gradients, _ = backward(dy.unsqueeze(0), None, checkpoints, *_replicated(*operands), True)
-    return [gradient.squeeze(0) for gradient in gradients]
+for_script(
+    "(Tensor x, Tensor z, Tensor conv_weight, Tensor conv_bias, Tensor W_x, Tensor W_delta, "
+    "Tensor A, Tensor D, Tensor delta_bias) -> Tensor",
+    mamba_inner,
+)

@@ -7,7 +7,8 @@ from torch import Tensor
 from keelback.compiled.checks import require_shape
 from keelback.errors import InputError
 from keelback.scan._api import selective_scan
-from keelback.scan._step import advanced
+from keelback.scan._op import step
+from keelback.scan._operands import Operands
 
 
 def selective_scan_fn(
@@ -98,5 +99,6 @@ def selective_state_update(
     """
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
     with torch.no_grad():
-        y, _ = advanced(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, in_place=True)
+        operands = Operands(x, dt, A, B, C, D, z, dt_bias, state)
+        y, _ = step(operands, dt_softplus, in_place=True)
     return y

@@ -1,162 +1,169 @@
-"""`torch.ops.keelback.selective_scan`: the scan as an operator that PyTorch's transforms know.
+"""`torch.ops.keelback.selective_scan`, and the way of a scan or a step to its backend."""
 
-Every operand has a leading axis of replicas: A is (replicas, channels, state), u is (replicas,
-batch, length, channels), and so on; the rows of replica r meet the parameters of replica r.
-`vmap` puts its axis there without copying: an operand that is not mapped is repeated with stride
-zero. Many small models with stacked parameters thus run as one scan.
+from functools import lru_cache
+from typing import Any, Protocol
 
-A device takes part by implementing `selective_scan` and `selective_scan_backward` for its
-dispatch key.
-"""
-
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from keelback.compiled.replicas import VmapInfo, fold, unfold
-from keelback.compiled.watchers import inside_transform
-from keelback.scan import cuda as _cuda
-from keelback.scan.cpu import launch as _cpu
-from keelback.scan.cpu.plan import Plan
-
-_library = torch.library.Library("keelback", "FRAGMENT")
-_library.define(
-    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? delta_bias, Tensor? initial_state, Tensor? reset, bool delta_softplus, "
-    "bool keep_checkpoints) -> (Tensor y, Tensor last_state, Tensor checkpoints)",
-    tags=torch.Tag.pt2_compliant_tag,
+from keelback.compiled.backends import Backend, Prepared, choose_backend
+from keelback.compiled.layouts import Signature, layouts_of, signature_of
+from keelback.compiled.operator import Operator
+from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.scan import cpu, cuda
+from keelback.scan._operands import (
+    DIFFERENTIABLE,
+    OTHERS,
+    Operands,
+    ScanSizes,
+    computing_dtype_of,
+    in_dtypes,
+    require_scan,
+    require_step,
+    wanted_dtypes,
 )
-_library.define(
-    "selective_scan_backward(Tensor? dy, Tensor? dlast_state, Tensor checkpoints, Tensor u, "
-    "Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
-    "Tensor? initial_state, Tensor? reset, bool delta_softplus) -> (Tensor du, Tensor ddelta, "
-    "Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, "
-    "Tensor dinitial_state)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-_library.impl("selective_scan", _cpu.scan_forward, "CPU")
-_library.impl("selective_scan_backward", _cpu.scan_backward, "CPU")
-_library.impl("selective_scan", _cuda.scan_forward, "CUDA")
-_library.impl("selective_scan_backward", _cuda.scan_backward, "CUDA")
-
-_FORWARD = "keelback::selective_scan"
-_BACKWARD = "keelback::selective_scan_backward"
-# Position of the first operand among the arguments of the backward operator, after dy, dlast_state
-# and checkpoints; and the number of operands that have a gradient.
-_FIRST_OPERAND = 3
-_DIFFERENTIABLE = 9
+from keelback.scan.cpu.plan import CpuPlan
+from keelback.scan.reference import selective_scan_reference, selective_scan_step_reference
 
 
-@torch.library.register_fake(_FORWARD, lib=_library)
-def _fake_forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    keep_checkpoints = rest[-1] and not u.is_cuda
-    return (
-        u.new_empty(u.shape),
-        A.new_empty(u.shape[:2] + A.shape[1:]),
-        u.new_empty(Plan.of(u, A, B).checkpoint_shape(keep_checkpoints)),
-    )
+class ForwardPart(Protocol):
+    """A part of a long scan, scanned without the state before it.
 
-
-@torch.library.register_fake(_BACKWARD, lib=_library)
-def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    operands = arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]
-    u = operands[0]
-    return tuple(u.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in operands)
-
-
-class SelectiveScan(torch.autograd.Function):
-    """The operator, for callers that may be inside a `torch.func` transform.
-
-    Operators with a formula from `torch.library.register_autograd` are not differentiable there;
-    functions of this kind are.
+    Attributes:
+        end: The state after the part, (batch, channels, state).
+        decay: What remains after the part of a state before it; see `_decay`.
+        felt: How many of the first steps feel the state before them, where the backward pass asks.
     """
 
-    @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return torch.ops.keelback.selective_scan(*arguments)
+    end: Tensor
+    decay: Tensor
+    felt: int
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *operands, delta_softplus, _ = inputs
-        checkpoints = output[2]
-        ctx.mark_non_differentiable(checkpoints)
-        ctx.save_for_backward(checkpoints, *operands)
-        ctx.delta_softplus = delta_softplus
-        ctx.set_materialize_grads(False)
+    def __init__(self, operands: Operands[Tensor], softplus: bool) -> None: ...
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        dy, dlast_state, _ = gradients
-        checkpoints, *operands = ctx.saved_tensors
-        if dy is None and dlast_state is None:
-            return (None,) * (len(operands) + 2)
-        if checkpoints.shape[-3] == 0 and not checkpoints.is_cuda:
-            checkpoints = run_scan(*operands, ctx.delta_softplus, True)[2]
-        computed = run_scan_backward(dy, dlast_state, checkpoints, *operands, ctx.delta_softplus)
-        kept = (
-            None if x is None else gradient
-            for x, gradient in zip(operands[:_DIFFERENTIABLE], computed, strict=True)
-        )
-        return (*kept, None, None, None)
-
-    @staticmethod
-    def vmap(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        size = info.batch_size
-        folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
-        outputs = run_scan(*folded)
-        return tuple(unfold(x, size) for x in outputs), (0, 0, 0)
+    def output(self, start: Tensor) -> Tensor:
+        """The output, given the state before the part."""
 
 
-class SelectiveScanBackward(torch.autograd.Function):
-    """The backward operator, which has no derivative of its own."""
+class BackwardPart(Protocol):
+    """A part whose gradients need that of the state after it.
 
-    @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return torch.ops.keelback.selective_scan_backward(*arguments)
+    Attributes:
+        of_start: The gradient of the state before the part, as far as it comes from `dy`.
+    """
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
+    of_start: Tensor
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError(
-            "the compiled selective scan has first derivatives only; "
-            "for second derivatives call selective_scan(..., backend='reference')"
-        )
+    def __init__(
+        self, dy: Tensor, operands: Operands[Tensor], softplus: bool, felt: int
+    ) -> None: ...
 
-    @staticmethod
-    def vmap(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        size = info.batch_size
-        folded = [fold(x, dim, size) for x, dim in zip(arguments, in_dims, strict=True)]
-        gradients = run_scan_backward(*folded)
-        present = [x is not None for x in arguments[_FIRST_OPERAND:][:_DIFFERENTIABLE]]
-        return (
-            tuple(
-                unfold(x, size) if here else x for x, here in zip(gradients, present, strict=True)
-            ),
-            tuple(0 if here else None for here in present),
-        )
+    def gradients(self, of_last: Tensor) -> list[Tensor | None]:
+        """Of the operands from u to delta_bias, given that of the state after the part."""
 
 
-def run_scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Call `torch.ops.keelback.selective_scan` in the way that the caller's transforms need."""
-    scan: Any = torch.ops.keelback.selective_scan
-    return SelectiveScan.apply(*arguments) if inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
+class ScanBackend(Backend, Protocol):
+    """The scan on one kind of device: whole, in parts over processes, and step by step."""
+
+    ForwardPart: type[ForwardPart]
+    BackwardPart: type[BackwardPart]
+
+    def advance_state(
+        self, operands: Operands[Tensor], softplus: bool, in_place: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Output and new state of a step, or None where PyTorch's operations should do it."""
 
 
-def run_scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    """Call `torch.ops.keelback.selective_scan_backward` in the same way."""
-    scan: Any = torch.ops.keelback.selective_scan_backward
-    return SelectiveScanBackward.apply(*arguments) if inside_transform() else scan(*arguments)  # type: ignore[no-untyped-call]
+BACKENDS: Any = {"cpu": cpu, "cuda": cuda}
 
 
-torch.library.register_autograd(
-    _FORWARD, SelectiveScan.backward, setup_context=SelectiveScan.setup_context, lib=_library
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Of output, last state and chunk states, which the GPU keeps none of."""
+    operands: Operands[Tensor] = Operands(*arguments[: len(Operands._fields)])
+    u, A = operands.u, operands.A
+    keep = arguments[-1] and not u.is_cuda
+    kept = CpuPlan(ScanSizes.of(operands)).chunk_states_shape if keep else (u.shape[0], 0)
+    last = (*u.shape[:2], *A.shape[1:])
+    return u.new_empty(u.shape), A.new_empty(last), u.new_empty(kept)
+
+
+SCAN = Operator(
+    "selective_scan",
+    differentiable=DIFFERENTIABLE,
+    others=OTHERS,
+    options=("delta_softplus",),
+    outputs=("y", "last_state"),
+    kept=("chunk_states",),
+    backends=BACKENDS,
+    fake=_shapes,
 )
-torch.library.register_autograd(_BACKWARD, SelectiveScanBackward.backward, lib=_library)
-torch.library.register_vmap(_FORWARD, SelectiveScan.vmap, lib=_library)
-torch.library.register_vmap(_BACKWARD, SelectiveScanBackward.vmap, lib=_library)
+
+
+def scan(
+    operands: Operands[Tensor], softplus: bool, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of u, and last state.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+    """
+    if runs_eagerly(*operands):
+        call = _taken_as_they_are(signature_of(operands), softplus, backend)
+        if call is not None:
+            y, last = SCAN.run(call, operands, softplus)
+            return y, last
+    chosen, wanted = _chosen(operands, backend)
+    converted = in_dtypes(operands, wanted)
+    if chosen is None:
+        with without_autocast(operands.u.device):
+            y, last = selective_scan_reference(*converted[:8], softplus, *converted[8:])
+    else:
+        y, last = SCAN(converted, softplus)
+    return y.to(operands.u.dtype), last
+
+
+def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    require_scan(given)
+    computing = computing_dtype_of(given)
+    chosen = choose_backend(backend, given.u.device, BACKENDS)
+    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
+
+
+@lru_cache(maxsize=1024)
+def _taken_as_they_are(
+    signature: Signature, softplus: bool, backend: str | None
+) -> Prepared | None:
+    """The call over operands of this signature, if a backend takes them without conversion."""
+    given: Operands[Any] = Operands(*layouts_of(signature))
+    chosen, wanted = _chosen(given, backend)
+    fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
+    return chosen.prepare(signature, (softplus,)) if chosen is not None and fit else None
+
+
+def across_backend(operands: Operands[Tensor]) -> tuple[ScanBackend | None, Operands[Tensor]]:
+    """The backend that scans these operands in parts, and the operands in its dtypes."""
+    chosen, wanted = _chosen(operands, None)
+    return chosen, in_dtypes(operands, wanted)
+
+
+def step(operands: Operands[Tensor], softplus: bool, in_place: bool) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of u and new state; in place, that is the initial state, overwritten.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    state = operands.initial_state
+    assert state is not None
+    if runs_eagerly(*operands) and not needs_gradient(*operands):
+        found = BACKENDS[state.device.type].advance_state(operands, softplus, in_place)
+        if found is not None:
+            return found
+    require_step(operands)
+    dtype = computing_dtype_of(operands, "state")
+    names = (*Operands._fields[:8], "state")
+    converted: dict[str, Any] = {
+        name: None if x is None else x.to(dtype)
+        for name, x in zip(names, operands.differentiable, strict=True)
+    }
+    y, new_state = selective_scan_step_reference(**converted, delta_softplus=softplus)
+    return y.to(operands.u.dtype), state.copy_(new_state) if in_place else new_state

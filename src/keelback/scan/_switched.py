@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 
 from keelback.compiled import LANES
 from keelback.compiled.checks import require_shape
+from keelback.compiled.scratch import aligned_scratch
 from keelback.compiled.threads import run_ranges
 from keelback.compiled.watchers import inside_transform
 from keelback.errors import InputError
-from keelback.scan.cpu.launch import aligned_scratch
 
 _DTYPES = (torch.float32, torch.float64)
 _NANOSECONDS_FORWARD, _NANOSECONDS_BACKWARD = 1.5, 6.0

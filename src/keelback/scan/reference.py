@@ -48,3 +48,30 @@ def selective_scan_reference(
     if z is not None:
         y = y * F.silu(z)
     return y, h
+
+
+def selective_scan_step_reference(
+    u: Float[Tensor, "batch channels"],
+    delta: Float[Tensor, "batch #channels"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch groups state"],
+    C: Float[Tensor, "batch groups state"],
+    D: Float[Tensor, " channels"] | None,
+    z: Float[Tensor, "batch channels"] | None,
+    delta_bias: Float[Tensor, " channels"] | None,
+    state: Float[Tensor, "batch channels state"],
+    delta_softplus: bool = False,
+) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch channels state"]]:
+    """One step of `selective_scan_reference`: the output, and the state after it."""
+    if delta_bias is not None:
+        delta = delta + delta_bias
+    if delta_softplus:
+        delta = F.softplus(delta)
+    B, C = (x.repeat_interleave(u.shape[1] // x.shape[1], dim=1) for x in (B, C))
+    h = torch.exp(delta.unsqueeze(-1) * A) * state + (delta * u).unsqueeze(-1) * B
+    y = (h * C).sum(-1)
+    if D is not None:
+        y = y + D * u
+    if z is not None:
+        y = y * F.silu(z)
+    return y, h

@@ -1,4 +1,4 @@
-"""Mamba-2's scan by heads: state-space duality, on the matrix units of a GPU."""
+"""Mamba-2's scan by heads (state-space duality), and one step of it."""
 
 from keelback.ssd._api import ssd, ssd_step
 

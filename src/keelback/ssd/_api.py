@@ -1,34 +1,17 @@
-"""The public scan by heads: checks, dtypes and the choice of backend."""
+"""The public scan by heads, and one step of it."""
 
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.compiled.checks import (
-    HALF,
-    choose_backend,
-    computing_dtype,
-    require_shape,
-    reset_mask,
-)
+from keelback.compiled.checks import require_shape
+from keelback.compiled.resets import reset_of
 from keelback.errors import InputError
-from keelback.ssd import cuda
-from keelback.ssd._checks import require_limits, require_ssd_shapes
-from keelback.ssd._op import run_ssd
-from keelback.ssd.chunked import ssd_chunked
-from keelback.ssd.reference import (
-    NO_LIMIT,
-    DtLimit,
-    ssd_reference,
-    steps_of,
-    with_skip_and_gate,
-)
-
-_NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_states")
+from keelback.ssd._op import scan_by_heads, step
+from keelback.ssd._operands import Operands, options_of
+from keelback.ssd.reference import NO_LIMIT, DtLimit
 
 
 def ssd(
@@ -62,7 +45,9 @@ def ssd(
     with a matrix h (head_dim, state) and a scalar A per head. Differentiable in every floating
     operand. float32 and float64 are computed as they are, in float32 with products of all 24 bits
     (16 where PyTorch allows TF32 in matrix products); of bfloat16 and float16 the products are
-    taken on the matrix units and everything is added up in float32, the states too.
+    taken on the matrix units and everything is added up in float32, the states too. Steps are
+    multiplied by chunks of up to 128: an inf or nan in x, B or C is in all later outputs, as in the
+    recurrence, and may be in earlier ones of its chunk, which `backend="reference"` keeps apart.
 
     Args:
         x: The input.
@@ -98,59 +83,24 @@ def ssd(
         >>> ssd(x, dt, -torch.ones(4), B, C).shape
         torch.Size([2, 100, 4, 64])
     """
-    operands = (x, dt, A, B, C, D, z, dt_bias, initial_states)
-    shapes: tuple[Any, ...] = tuple(None if one is None else one.shape for one in operands)
-    require_ssd_shapes(("batch", "length"), *shapes, name_of_states="initial_states")
-    require_limits(dt_limit)
-    mask = _mask(reset, cu_seqlens, seq_idx, x)
-    compute = computing_dtype(dict(zip(_NAMES, operands, strict=True)))
-    chosen = choose_backend(backend, x.device, "x")
-    settings = (dt_softplus, tuple(map(float, dt_limit)))
-    stored = _as_stored(operands, compute) if chosen == "cuda" else ()
-    if stored and cuda.has_kernels(stored[0], stored[3]):
-        y, final = run_ssd(*stored, mask, settings[0], *settings[1])
-    else:
-        scan = ssd_reference if chosen == "reference" else ssd_chunked
-        with torch.autocast(x.device.type, enabled=False):
-            y, final = scan(*(_to(one, compute) for one in operands), mask, *settings)
-    y = y.to(x.dtype)
+    operands = Operands(x, dt, A, B, C, D, z, dt_bias, initial_states)
+    operands = operands._replace(reset=_mask(reset, cu_seqlens, seq_idx, x))
+    y, final = scan_by_heads(operands, options_of(dt_softplus, dt_limit), backend)
     return (y, final) if return_final_states else y
 
 
 def _mask(
     reset: Tensor | None, cu_seqlens: Tensor | None, seq_idx: Tensor | None, x: Tensor
 ) -> Tensor | None:
-    batch, length = x.shape[:2]
+    if cu_seqlens is not None:
+        require_shape("x", x, ("batch", "length", "heads", "head_dim"))
+        reset = reset_of(cu_seqlens, reset, x)
     if seq_idx is None:
-        return reset_mask(reset, cu_seqlens, x, batch, length, "x")
-    if reset is not None or cu_seqlens is not None:
+        return reset
+    if reset is not None:
         raise InputError("seq_idx is given with reset or cu_seqlens; one of the three should be")
-    require_shape("seq_idx", seq_idx, (batch, length))
-    changes = seq_idx[:, 1:] != seq_idx[:, :-1]
-    return reset_mask(F.pad(changes, (1, 0)), None, x, batch, length, "x")
-
-
-def _as_stored(operands: tuple[Any, ...], compute: torch.dtype) -> tuple[Any, ...]:
-    """x, B, C and z in the half precision that they share, or in float32; dt as it is."""
-    x, dt, A, B, C, D, z, dt_bias, initial_states = operands
-    dtypes = {one.dtype for one in (x, B, C, z) if one is not None}
-    stored = x.dtype if len(dtypes) == 1 and x.dtype in HALF else compute
-    store, parameter = partial(_to, dtype=stored), partial(_to, dtype=compute)
-    return (
-        store(x),
-        dt,
-        parameter(A),
-        store(B),
-        store(C),
-        parameter(D),
-        store(z),
-        parameter(dt_bias),
-        parameter(initial_states),
-    )
-
-
-def _to(x: Any, dtype: torch.dtype) -> Any:
-    return x if x is None or x.dtype == dtype else x.to(dtype)
+    require_shape("seq_idx", seq_idx, tuple(x.shape[:2]))
+    return F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (1, 0))
 
 
 def ssd_step(
@@ -165,9 +115,7 @@ def ssd_step(
     dt_bias: Float[Tensor, " heads"] | None = None,
     dt_softplus: bool = False,
     dt_limit: DtLimit = NO_LIMIT,
-) -> tuple[
-    Float[Tensor, "batch heads head_dim"], Float[Tensor, "batch heads head_dim state"]
-]:
+) -> tuple[Float[Tensor, "batch heads head_dim"], Float[Tensor, "batch heads head_dim state"]]:
     """Advance `ssd` by one position: the output there, and the new states.
 
     The operands are those of `ssd` without the axis of the length. Start from zeros, or from the
@@ -180,17 +128,5 @@ def ssd_step(
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
-    operands = (x, dt, A, B, C, D, z, dt_bias, states)
-    shapes: tuple[Any, ...] = tuple(None if one is None else one.shape for one in operands)
-    require_ssd_shapes(("batch",), *shapes, name_of_states="states")
-    require_limits(dt_limit)
-    names = (*_NAMES[:-1], "states")
-    compute = computing_dtype(dict(zip(names, operands, strict=True)))
-    value, size, rate, B, C, D, z, dt_bias, h = (_to(one, compute) for one in operands)
-    per_group = x.shape[1] // B.shape[1]
-    size = steps_of(size, dt_bias, dt_softplus, dt_limit)
-    B, C = (one.repeat_interleave(per_group, dim=1) for one in (B, C))
-    decay = torch.exp(size * rate)[..., None, None]
-    h = decay * h + (size.unsqueeze(-1) * value).unsqueeze(-1) * B.unsqueeze(-2)
-    y = with_skip_and_gate((h * C.unsqueeze(-2)).sum(-1), value, D, z)
-    return y.to(x.dtype), h
+    operands = Operands(x, dt, A, B, C, D, z, dt_bias, states)
+    return step(operands, options_of(dt_softplus, dt_limit))

@@ -15,7 +15,7 @@ def steps_of(
     dt_softplus: bool,
     dt_limit: DtLimit,
 ) -> Float[Tensor, "*rows heads"]:
-    """The step sizes: `dt` plus the bias, through softplus, clamped to the limits, in this order."""
+    """The step sizes: `dt` plus the bias, through softplus, clamped to the limits."""
     if dt_bias is not None:
         dt = dt + dt_bias
     if dt_softplus:
@@ -73,3 +73,25 @@ def ssd_reference(
         outputs.append((h * C[:, t].unsqueeze(-2)).sum(-1))
     y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(x)
     return with_skip_and_gate(y, x, D, z), h
+
+
+def ssd_step_reference(
+    x: Float[Tensor, "batch heads head_dim"],
+    dt: Float[Tensor, "batch heads"],
+    A: Float[Tensor, " heads"],
+    B: Float[Tensor, "batch groups state"],
+    C: Float[Tensor, "batch groups state"],
+    D: Float[Tensor, " heads"] | Float[Tensor, "heads head_dim"] | None,
+    z: Float[Tensor, "batch heads head_dim"] | None,
+    dt_bias: Float[Tensor, " heads"] | None,
+    states: Float[Tensor, "batch heads head_dim state"],
+    dt_softplus: bool = False,
+    dt_limit: DtLimit = NO_LIMIT,
+) -> tuple[Float[Tensor, "batch heads head_dim"], Float[Tensor, "batch heads head_dim state"]]:
+    """One step of `ssd_reference`: the output and the states after it."""
+    per_group = x.shape[1] // B.shape[1]
+    dt = steps_of(dt, dt_bias, dt_softplus, dt_limit)
+    B, C = (one.repeat_interleave(per_group, dim=1) for one in (B, C))
+    decay = torch.exp(dt * A)[..., None, None]
+    h = decay * states + (dt.unsqueeze(-1) * x).unsqueeze(-1) * B.unsqueeze(-2)
+    return with_skip_and_gate((h * C.unsqueeze(-2)).sum(-1), x, D, z), h

@@ -1,13 +1,13 @@
-"""Where a sweep's tasks are executed: what the runner asks of an executor, and the plainest one."""
+"""Where a sweep's jobs are executed: what the runner asks of an executor, and the plainest one."""
 
 from abc import ABC, abstractmethod
 from collections import deque
 
-from keelback.sweeps.worker import BatchEnd, BatchProgress, Task, execute_task
+from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, execute_job
 
 
 class Executor(ABC):
-    """Executes tasks, a few at a time, wherever that may be. One sweep uses it at a time."""
+    """Executes jobs, a few at a time, wherever that may be. One sweep uses it at a time."""
 
     def check(self) -> None:  # noqa: B027 (most have nothing to check)
         """Find out whether the executor can be had, before anything is written.
@@ -17,8 +17,8 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def start(self, tasks: int, report: BatchProgress) -> int:
-        """Get ready for a sweep of `tasks` tasks at most; gives how many run side by side.
+    def start(self, jobs: int, report: BatchProgress) -> int:
+        """Get ready for a sweep of `jobs` jobs at most; gives how many run side by side.
 
         `report` is called, during `wait`, with the progress of batches.
 
@@ -28,15 +28,15 @@ class Executor(ABC):
 
     @abstractmethod
     def has_room(self, memory: int) -> bool:
-        """Whether a task that needs so many bytes can begin now; always, where none is running."""
+        """Whether a job that needs so many bytes can begin now; always, where none is running."""
 
     @abstractmethod
-    def submit(self, task: Task) -> None:
-        """Begin a task that there is room for."""
+    def submit(self, job: Job) -> None:
+        """Begin a job that there is room for."""
 
     @abstractmethod
     def wait(self, seconds: float) -> list[list[BatchEnd]]:
-        """The tasks that are over, by how their batches ended; waits up to `seconds` for one.
+        """The jobs that are over, by how their batches ended; waits up to `seconds` for one.
 
         Raises:
             JobError: a worker was killed, or the machines were lost.
@@ -48,13 +48,13 @@ class Executor(ABC):
 
 
 class ThisProcess(Executor):
-    """Executes one task after the other in the calling process, with all of its threads."""
+    """Executes one job after the other in the calling process, with all of its threads."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Task] = deque()
+        self._waiting: deque[Job] = deque()
 
-    def start(self, tasks: int, report: BatchProgress) -> int:
-        """One task at a time."""
+    def start(self, jobs: int, report: BatchProgress) -> int:
+        """One job at a time."""
         self._report = report
         return 1
 
@@ -62,13 +62,13 @@ class ThisProcess(Executor):
         """While none waits."""
         return not self._waiting
 
-    def submit(self, task: Task) -> None:
-        """Keep the task for `wait`."""
-        self._waiting.append(task)
+    def submit(self, job: Job) -> None:
+        """Keep the job for `wait`."""
+        self._waiting.append(job)
 
     def wait(self, seconds: float) -> list[list[BatchEnd]]:
         """Execute what waits."""
-        return [execute_task(self._waiting.popleft(), self._report) for _ in tuple(self._waiting)]
+        return [execute_job(self._waiting.popleft(), self._report) for _ in tuple(self._waiting)]
 
     def stop(self) -> None:
         """Forget what waits."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from keelback.errors import InputError, JobError
 from keelback.sweeps.executor import Executor
-from keelback.sweeps.worker import BatchEnd, BatchProgress, Task, execute_task
+from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, execute_job
 
 WORKER_MEMORY = 400 * 2**20
 """Bytes that a worker takes before it executes anything: Python, PyTorch and compiled kernels."""
@@ -29,7 +29,7 @@ _progress: Any = None
 class LocalExecutor(Executor):
     """Worker processes, each pinned to its own share of the cores and with as many threads.
 
-    A task whose memory, by its runs' own estimate, does not fit beside what is running waits.
+    A job whose memory, by its runs' own estimate, does not fit beside what is running waits.
     The workers end with the process that started them, however that ends.
 
     Args:
@@ -46,10 +46,10 @@ class LocalExecutor(Executor):
         self._pool: ProcessPoolExecutor | None = None
         self._running: dict[Future[list[BatchEnd]], int] = {}
 
-    def start(self, tasks: int, report: BatchProgress) -> int:
-        """Start the workers, no more than there are tasks."""
+    def start(self, jobs: int, report: BatchProgress) -> int:
+        """Start the workers, no more than there are jobs."""
         self._report = report
-        self._workers = max(1, min(self._asked or available_cores(), tasks))
+        self._workers = max(1, min(self._asked or available_cores(), jobs))
         context = multiprocessing.get_context("spawn")
         self._progress = context.Queue()
         shares = share_cores(sorted(os.sched_getaffinity(0)), self._workers)
@@ -70,13 +70,13 @@ class LocalExecutor(Executor):
         need = promised + memory + WORKER_MEMORY * (len(self._running) + 1)
         return len(self._running) < self._workers and need <= self._budget
 
-    def submit(self, task: Task) -> None:
-        """Hand the task to an idle worker."""
+    def submit(self, job: Job) -> None:
+        """Hand the job to an idle worker."""
         assert self._pool is not None
-        self._running[self._pool.submit(_work, task)] = task.memory
+        self._running[self._pool.submit(_work, job)] = job.memory
 
     def wait(self, seconds: float) -> list[list[BatchEnd]]:
-        """Report progress from all workers; give the tasks that are over."""
+        """Report progress from all workers; give the jobs that are over."""
         finished, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
         self._report_progress()
         for future in finished:
@@ -99,7 +99,7 @@ class LocalExecutor(Executor):
     def stop(self) -> None:
         """Kill the workers, of which none has anything left to finish.
 
-        Asked to end they might not: one that was killed while it waited for a task holds the lock
+        Asked to end they might not: one that was killed while it waited for a job holds the lock
         under which the others wait.
         """
         if self._pool is None:
@@ -165,5 +165,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(task: Task) -> list[BatchEnd]:
-    return execute_task(task, lambda index, share: _progress.put((index, share)))
+def _work(job: Job) -> list[BatchEnd]:
+    return execute_job(job, lambda index, share: _progress.put((index, share)))

@@ -3,7 +3,6 @@
 import functools
 import json
 import platform
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import keelback
+from keelback.commit import commit
 
 _LIBRARIES = ("torch", "numba", "numpy", "scipy", "triton", "transformers")
 
 
 def provenance(command: str | None = None) -> dict[str, str | dict[str, str]]:
     """Versions, device, date and, where known, the commit and the command."""
-    known = {"command": command, "commit": _commit()}
+    known = {"command": command, "commit": commit()}
     return {
         **{name: text for name, text in known.items() if text is not None},
         "keelback": keelback.__version__,
@@ -69,14 +69,3 @@ def device() -> str:
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"{model}, {torch.get_num_threads()} threads"
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the checkout that the package runs from, if it does."""
-    root = Path(keelback.__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The Ray executor: tasks on the machines of a Ray cluster, lost ones taken up again by others."""
+"""The Ray executor: jobs on the machines of a Ray cluster, lost ones taken up again by others."""
 
 import contextlib
 import math
@@ -10,25 +10,25 @@ from urllib.parse import urlsplit
 
 from keelback.errors import InputError, JobError
 from keelback.sweeps.executor import Executor
-from keelback.sweeps.worker import BatchEnd, BatchProgress, Task, execute_task
+from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, execute_job
 
 _CONNECT_SECONDS = 5.0
 _RESOURCES_SECONDS = 5.0
 
 
 class RayExecutor(Executor):
-    """Executes tasks on a Ray cluster, as many at a time as its cores and GPUs have room for.
+    """Executes jobs on a Ray cluster, as many at a time as its cores and GPUs have room for.
 
     The store must lie on a file system that all nodes share, and keelback must be installed on
-    each. A task whose node or process is lost is begun again on another; what it had stored is not
+    each. A job whose node or process is lost is begun again on another; what it had stored is not
     executed twice.
 
     Args:
         address: of a running cluster, `HOST:PORT` or `ray://HOST:PORT` or `auto`; without one, a
             cluster of this machine alone is started and ended with the sweep.
-        cpus: cores of a task, and its threads.
-        gpus: GPUs of a task; 0.1 lets ten share one.
-        retries: how often a task that was lost is begun again.
+        cpus: cores of a job, and its threads.
+        gpus: GPUs of a job; 0.1 lets ten share one.
+        retries: how often a job that was lost is begun again.
 
     Raises:
         InputError: a number that makes no sense, or Ray is not installed.
@@ -44,10 +44,10 @@ class RayExecutor(Executor):
     ) -> None:
         if not 0 < cpus < math.inf or not 0 <= gpus < math.inf:
             raise InputError(
-                f"a task of {cpus:g} cores and {gpus:g} GPUs cannot be; it needs more than 0 cores"
+                f"a job of {cpus:g} cores and {gpus:g} GPUs cannot be; it needs more than 0 cores"
             )
         if gpus > 1 and gpus != int(gpus):
-            raise InputError(f"{gpus:g} GPUs a task: beyond 1 Ray gives out whole ones only")
+            raise InputError(f"{gpus:g} GPUs a job: beyond 1 Ray gives out whole ones only")
         self._address = address
         self._cpus, self._gpus, self._retries = cpus, gpus, retries
         self._ray = _import_ray()
@@ -60,7 +60,7 @@ class RayExecutor(Executor):
             self._connect()
             self.stop()
 
-    def start(self, tasks: int, report: BatchProgress) -> int:
+    def start(self, jobs: int, report: BatchProgress) -> int:
         """Connect to the cluster, or start one."""
         self._report = report
         self._connect()
@@ -75,21 +75,21 @@ class RayExecutor(Executor):
             "max_retries": self._retries,
         }
         self._execute = self._ray.remote(**options)(_execute_on_node)
-        return min(tasks, self._slots())
+        return min(jobs, self._slots())
 
     def has_room(self, memory: int) -> bool:
         """Whether the cluster, as large as it is now, has room; Ray itself minds the memory."""
         return not self._running or len(self._running) < self._slots()
 
-    def submit(self, task: Task) -> None:
-        """Hand the task to the cluster."""
-        options = {"memory": task.memory} if task.memory else {}
+    def submit(self, job: Job) -> None:
+        """Hand the job to the cluster."""
+        options = {"memory": job.memory} if job.memory else {}
         threads = max(1, int(self._cpus))
-        reference = self._execute.options(**options).remote(task, self._queue, threads)
-        self._running[reference] = task.memory
+        reference = self._execute.options(**options).remote(job, self._queue, threads)
+        self._running[reference] = job.memory
 
     def wait(self, seconds: float) -> list[list[BatchEnd]]:
-        """Report progress from all nodes; give the tasks that are over."""
+        """Report progress from all nodes; give the jobs that are over."""
         if not self._running:
             return []
         finished, _ = self._ray.wait(list(self._running), timeout=seconds)
@@ -102,7 +102,7 @@ class RayExecutor(Executor):
             except self._ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[0]
                 raise JobError(
-                    f"a task was lost {self._retries + 1} times: {reason}; what was finished is "
+                    f"a job was lost {self._retries + 1} times: {reason}; what was finished is "
                     "kept, the same command goes on from there"
                 ) from None
         return ends
@@ -154,12 +154,12 @@ class RayExecutor(Executor):
             most = max((node.get(name, 0.0) for node in self._nodes()), default=0.0)
             if need > most:
                 raise InputError(
-                    f"each task asks for {need:g} {name}s, and the largest node of the cluster has "
+                    f"each job asks for {need:g} {name}s, and the largest node of the cluster has "
                     f"{most:g}; {f'ask for {most:g} or fewer' if most else 'ask for none'}"
                 )
 
     def _slots(self) -> int:
-        """How many tasks the nodes that are alive have room for; asked for again now and then."""
+        """How many jobs the nodes that are alive have room for; asked for again now and then."""
         now = time.monotonic()
         if now >= self._slots_known_until:
             self._slots_known_until = now + _RESOURCES_SECONDS
@@ -222,19 +222,19 @@ def _require_reachable(address: str) -> None:
         ) from None
 
 
-def _execute_on_node(task: Task, queue: Any, threads: int) -> list[BatchEnd]:
+def _execute_on_node(job: Job, queue: Any, threads: int) -> list[BatchEnd]:
     import torch
 
     torch.set_num_threads(threads)
-    if not task.directory.is_dir():
+    if not job.directory.is_dir():
         message = (
-            f"{task.directory} is not to be seen on node {socket.gethostname()}; a sweep on "
+            f"{job.directory} is not to be seen on node {socket.gethostname()}; a sweep on "
             "several nodes needs a store on a file system that they share"
         )
-        return [BatchEnd(next(iter(task.batches)), "store failed", message)]
+        return [BatchEnd(next(iter(job.batches)), "store failed", message)]
 
     def report(index: int, share: float) -> None:
         with contextlib.suppress(Exception):
             queue.put_nowait((index, share))
 
-    return execute_task(task, report)
+    return execute_job(job, report)

@@ -1,5 +1,6 @@
 """The runner: executes what a sweep still lacks, several batches side by side, into its store."""
 
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -9,17 +10,19 @@ from keelback.sweeps.executor import Executor
 from keelback.sweeps.local import LocalExecutor, available_cores
 from keelback.sweeps.run import Run
 from keelback.sweeps.store import Store, StoredRun
-from keelback.sweeps.worker import BatchEnd, Task
+from keelback.sweeps.worker import BatchEnd, Job
 
 __all__ = ["SweepProgress", "available_cores", "sweep"]
 
 SweepProgress = Callable[[float, float], None]
 """Called with the work done and the whole work, in units of the runs' cost."""
 
+_log = logging.getLogger("keelback")
+
 _POLL_SECONDS = 0.2
 _BUSY_SECONDS = 1.0
-_BATCHES_PER_TASK = 64
-_TASKS_PER_WORKER = 8
+_BATCHES_PER_JOB = 64
+_JOBS_PER_WORKER = 8
 
 
 def sweep(
@@ -44,6 +47,8 @@ def sweep(
     """
     finished = {run.name: store.get(run.name) for run in runs if run in store}
     batches = _batches([run for run in runs if run.name not in finished])
+    if finished:
+        _log.info("%d of %d runs are there already", len(finished), len(runs))
     if batches:
         store.sweep_up(run for batch in batches for run in batch)
         _Sweep(batches, store, executor or LocalExecutor(workers), on_progress).run()
@@ -110,8 +115,8 @@ class _Sweep:
     def _drive(self) -> None:
         running = 0
         while self._waiting or running:
-            while (task := self._next_task()) is not None:
-                self._executor.submit(task)
+            while (job := self._next_job()) is not None:
+                self._executor.submit(job)
                 running += 1
             if not running:
                 time.sleep(_POLL_SECONDS)
@@ -120,26 +125,26 @@ class _Sweep:
                 for end in ends:
                     self._take_end(end)
 
-    def _next_task(self) -> Task | None:
+    def _next_job(self) -> Job | None:
         """The dearest waiting batches that there is room for: one, or many cheap ones."""
         first = self._next_index(None)
         if first is None:
             return None
         batches = {first: self._batches[first]}
-        share = self._waiting_cost / (_TASKS_PER_WORKER * self._workers)
+        share = self._waiting_cost / (_JOBS_PER_WORKER * self._workers)
         cost = self._take(first)
-        while len(batches) < _BATCHES_PER_TASK:
+        while len(batches) < _BATCHES_PER_JOB:
             index = self._next_index(self._memory[first])
             if index is None or cost + self._costs[index] > share:
                 break
             batches[index] = self._batches[index]
             cost += self._take(index)
-        return Task(batches, self._store.directory.absolute(), self._memory[first])
+        return Job(batches, self._store.directory.absolute(), self._memory[first])
 
     def _next_index(self, memory: int | None) -> int | None:
         """The first waiting batch that no other sweep holds and that fits.
 
-        What fits is decided by the executor or, for a task that was begun, by its `memory`.
+        What fits is decided by the executor or, for a job that was begun, by its `memory`.
         """
         now = time.monotonic()
         refused = float("inf")

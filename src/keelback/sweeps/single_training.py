@@ -3,10 +3,11 @@
 import time
 from contextlib import nullcontext
 
+from keelback.device import default_device
 from keelback.sweeps.provenance import provenance
 from keelback.sweeps.run import Progress
 from keelback.sweeps.store import Store, StoredRun
-from keelback.sweeps.training_run import TrainingRun, default_device
+from keelback.sweeps.training_run import TrainingRun
 from keelback.training import Checkpoint, Place
 
 _CHECKPOINTS = "checkpoints"

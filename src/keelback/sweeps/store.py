@@ -28,7 +28,7 @@ from typing import Any, TextIO
 from safetensors import SafetensorError
 
 from keelback.errors import InputError, JobError
-from keelback.files import write_atomically
+from keelback.files import filling, write_json
 from keelback.sweeps.provenance import provenance as provenance_now
 from keelback.sweeps.run import NAME_LENGTH, Run, RunResult, Scalar, name_of
 
@@ -88,7 +88,7 @@ class Store:
                 "version": STORE_VERSION,
                 "made_by": provenance_now(),
             }
-            write_atomically(store._manifest_path, json.dumps(manifest, indent=1))
+            write_json(store._manifest_path, manifest)
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from None
         return store
@@ -118,7 +118,8 @@ class Store:
             version, ours = None, False
         if not ours:
             raise InputError(
-                f"{self._manifest_path} is not a keelback manifest; it was damaged or edited"
+                f"{self._manifest_path} is not a keelback manifest: another program's, damaged or "
+                "edited; name another directory"
             )
         if version != STORE_VERSION:
             raise InputError(
@@ -188,15 +189,13 @@ class Store:
         with self._telling_failures():
             self._require_presence()
             self._runs.mkdir(exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=self._runs))
             try:
-                _write_run(partial, run, result, provenance)
-                os.rename(partial, self._runs / run.name)
+                with filling(self._runs / run.name) as partial:
+                    _write_run(partial, run, result, provenance)
+                    partial.chmod(self._runs.stat().st_mode)  # Shared as the store is.
             except OSError:
                 if run not in self:
                     raise
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
 
     def delete(self, name: str) -> None:
         """Delete a run, whole or not at all; damaged ones too.

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field, JsonValue, field_validator
 
 from keelback.data import Split, Task, fresh_seed, get_task
-from keelback.models import model_config
+from keelback.device import default_device
+from keelback.models import model_config, require_room
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 from keelback.training import (
     Checkpoint,
@@ -111,11 +112,6 @@ class TrainingRun(Run):
         return result
 
 
-def default_device() -> str:
-    """The GPU if there is one, otherwise the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _trained(
     runs: Sequence[R],
     splits: "_Splits",
@@ -125,6 +121,7 @@ def _trained(
     recompute: bool = False,
 ) -> Iterator[tuple[R, RunResult]]:
     """Train runs whose examples have one shape side by side, then score each on its splits."""
+    require_room(model_config(runs[0].model), copies=5)
     models = [
         model_config(run.model).build(torch.Generator().manual_seed(run.seed)) for run in runs
     ]

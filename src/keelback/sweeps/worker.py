@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """Batches that one worker executes one after the other, by their index in the sweep."""
 
     batches: Mapping[int, Sequence[Run]]
@@ -41,11 +41,11 @@ class BatchEnd:
     message: str = ""
 
 
-def execute_task(task: Task, report: BatchProgress) -> list[BatchEnd]:
-    """Execute the batches of a task, up to the first that finds the store failing."""
+def execute_job(job: Job, report: BatchProgress) -> list[BatchEnd]:
+    """Execute the batches of a job, up to the first that finds the store failing."""
     ends: list[BatchEnd] = []
-    for index, runs in task.batches.items():
-        ends.append(_execute_batch(index, runs, task.directory, _Throttled(index, report)))
+    for index, runs in job.batches.items():
+        ends.append(_execute_batch(index, runs, job.directory, _Throttled(index, report)))
         if ends[-1].state == "store failed":
             break
     return ends

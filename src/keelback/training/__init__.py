@@ -4,11 +4,12 @@ from keelback.training._examples import epoch_order
 from keelback.training._state import TrainingResult
 from keelback.training.checkpoint import Checkpoint
 from keelback.training.divergence import Divergence
-from keelback.training.loop import accuracy, train
+from keelback.training.loop import train
 from keelback.training.monitor import StabilityMonitor
 from keelback.training.place import AcceleratePlace, Place
-from keelback.training.recipe import Recipe, correct
+from keelback.training.recipe import Recipe
 from keelback.training.recompute import recompute_layers
+from keelback.training.scores import accuracy, correct, error_rate, wrong
 
 __all__ = [
     "AcceleratePlace",
@@ -21,6 +22,8 @@ __all__ = [
     "accuracy",
     "correct",
     "epoch_order",
+    "error_rate",
     "recompute_layers",
     "train",
+    "wrong",
 ]

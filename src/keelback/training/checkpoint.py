@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import signal
 import threading
 import time
@@ -23,12 +24,15 @@ from keelback.training.recipe import Recipe
 
 _FORMAT = "keelback-checkpoint-2"
 
+_log = logging.getLogger("keelback")
+
 
 class Checkpoint:
     """A file that holds a training under way, written in one step: tensors, and JSON in the header.
 
     It is read only by the training that it belongs to, which `identity` names; a file that is
-    another's, damaged or of another format counts as none.
+    another's or of another format counts as none. So does a damaged one, which is kept aside under
+    the name `*.damaged`. The logger `keelback` tells which of these it was.
 
     Args:
         path: of the file.
@@ -63,14 +67,26 @@ class Checkpoint:
 
     def read(self, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and facts of the training of this identity, where they are kept."""
+        if not self.path.exists():
+            return None
         try:
             with safe_open(self.path, "pt") as file:
                 metadata: Mapping[str, str] = file.metadata() or {}
                 if (metadata.get("format"), metadata.get("identity")) != (_FORMAT, identity):
+                    _log.warning("%s is of another training: beginning anew", self.path)
                     return None
                 facts: dict[str, Any] = json.loads(metadata["facts"])
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError):
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            with contextlib.suppress(OSError):
+                self.path.replace(aside)
+            _log.warning(
+                "the checkpoint %s is damaged (%s): beginning anew; it is kept as %s",
+                self.path,
+                error,
+                aside.name,
+            )
             return None
 
     def remove(self) -> None:

@@ -1,12 +1,12 @@
 """Training: the models of several seeds or settings as one batch, each as if it were alone."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from keelback.data import Split
-from keelback.models import Classifier
 from keelback.training._examples import epoch_order
 from keelback.training._optimiser import clip_by_norm
 from keelback.training._state import Tally, TrainingResult, TrainingState
@@ -18,10 +18,13 @@ from keelback.training.checkpoint import (
 )
 from keelback.training.divergence import Divergence, first_bad_tensor
 from keelback.training.place import Place
-from keelback.training.recipe import Recipe, correct, replica_losses
+from keelback.training.recipe import Recipe, replica_losses
+from keelback.training.scores import correct
 
 EpochReport = Callable[[int, int], None]
 """Called after each epoch with the epoch's number and how many replicas are still alive."""
+
+_log = logging.getLogger("keelback")
 
 
 def train(
@@ -94,6 +97,7 @@ class _Training:
             kept = checkpoint.read(identity)
             if not self._place.any(kept is None) and kept is not None:
                 state.restore(*kept)
+                _log.info("going on from %s: epoch %d", checkpoint.path, state.epoch)
         while state.living and state.epoch <= self._recipe.epochs:
             self._epoch(stop)
             if checkpoint is not None and stop is not None and stop:
@@ -185,13 +189,3 @@ class _Training:
             self._recipe,
         )
         return Divergence(epoch=state.epoch, step=finished + 1, tensor=tensor)
-
-
-@torch.no_grad()
-def accuracy(model: Classifier, split: Split, batch_size: int = 512) -> float:
-    """The share of the split's examples that the model labels right."""
-    hits = 0
-    for start in range(0, len(split), batch_size):
-        batch = slice(start, start + batch_size)
-        hits += int(correct(model(split.tokens[batch]), split.labels[batch]).sum())
-    return hits / len(split)

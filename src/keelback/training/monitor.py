@@ -13,6 +13,10 @@ from keelback.models import SelectiveClassifier, class_constants
 class StabilityMonitor:
     """Reads the class constants of every replica between epochs.
 
+    It records what the bounds speak of, from the weights alone, and is a part of keelback's own
+    training loop. It does not warn and does not act: `keelback.audit.TrainingMonitor` does, for
+    any state-space model in any loop, from the states that a batch drives.
+
     Of a selective SSM all that `models.class_constants` gives; of another model nothing but what
     the training loop measured.
 

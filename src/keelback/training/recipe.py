@@ -74,11 +74,3 @@ def replica_losses(
     if recipe.collapse_penalty == 0 or spread_over.shape[1] < 2:
         return entropy
     return entropy + recipe.collapse_penalty * F.relu(recipe.collapse_spread - spread_over.std(1))
-
-
-def correct(
-    logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
-) -> Int[Tensor, "*batch"]:
-    """1 where the decision is the label, else 0; a binary logit decides by its sign."""
-    decision = logits > 0 if logits.ndim == labels.ndim else logits.argmax(-1)
-    return (decision == labels).long()

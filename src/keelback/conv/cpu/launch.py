@@ -1,16 +1,19 @@
 """The causal convolution on the CPU: hands tensors to the compiled kernels, on several threads."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from keelback.compiled import LANES
+from keelback.compiled.layouts import Blank, Layout, Signature, layouts_of
 from keelback.compiled.threads import run_ranges
+from keelback.conv._operands import ConvOperands
 
 _CHUNK = 256
 _PER_MICROSECOND = 1000.0  # Outputs that one thread computes.
-
-
-def _like(x: Tensor) -> object:
-    return x.new_empty(0).numpy()
 
 
 def _taps_first(weight: Tensor) -> Tensor:
@@ -18,64 +21,87 @@ def _taps_first(weight: Tensor) -> Tensor:
     return weight.flip(-1).mT.contiguous()
 
 
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    replica, row, time, _ = x.stride()
-    size = x.element_size()
-    return replica * size, row * size, time * size
+class CpuConv:
+    """The convolutions of one signature; see `keelback.compiled.backends.Prepared`."""
+
+    def __init__(self, given: ConvOperands[Layout], silu: bool) -> None:
+        from keelback.conv.cpu.kernels import TILE
+
+        x, self._silu = given.x, silu
+        *replicas, rows, length, channels = x.shape
+        sequences = rows * (replicas[0] if replicas else 1)
+        self._width = given.weight.shape[-1]
+        self._sizes, self._tiles = (rows, length, channels), -(-channels // TILE)
+        self._sequences, self._chunks = sequences, -(-length // _CHUNK)
+        self._empty = not sequences * length * channels
+        self._like_x = Blank(x.shape, x.dtype, x.device)
+        self._like = torch.empty(0, dtype=x.dtype).numpy()
+        self._partial = (*replicas, rows)
+        lanes = -(-channels // LANES) * LANES
+        self._cost = sequences * length * lanes / _PER_MICROSECOND
+
+    def _strides(self, x: Tensor) -> tuple[int, ...]:
+        """In bytes, of (replica, row, time)."""
+        found = tuple([stride * x.element_size() for stride in x.stride()[:-1]])
+        return (0,) * (3 - len(found)) + found
+
+    def forward(self, operands: Sequence[Tensor | None], keep: bool) -> tuple[Tensor]:
+        """The output."""
+        from keelback.conv.cpu import kernels
+
+        given: ConvOperands[Any] = ConvOperands(*operands)
+        y = self._like_x()
+        if self._empty:
+            return (y,)
+        x, weights, bias = _adjacent(given.x), _taps_first(given.weight), given.bias.contiguous()
+        addresses = (weights.data_ptr(), bias.data_ptr(), y.data_ptr())
+        like, strides, sizes = self._like, self._strides(x), self._sizes
+        width, silu = self._width, self._silu
+
+        def work(start: int, stop: int) -> None:
+            kernels.convolve(
+                like, x.data_ptr(), strides, *addresses, sizes, width, _CHUNK, silu, start, stop
+            )
+
+        run_ranges(work, self._sequences * self._chunks * self._tiles, self._cost)
+        return (y,)
+
+    def backward(
+        self,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        operands: Sequence[Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias."""
+        from keelback.conv.cpu import kernels
+
+        given: ConvOperands[Any] = ConvOperands(*operands)
+        dx, channels, width = self._like_x(), self._sizes[2], self._width
+        dweight = dx.new_zeros(*self._partial, width, channels)
+        dbias = dx.new_zeros(*self._partial, channels)
+        if not self._empty:
+            (dy,) = gradients
+            assert dy is not None
+            x, dy = _adjacent(given.x), _adjacent(dy)
+            weights, bias = _taps_first(given.weight), given.bias.contiguous()
+            found = (dx.data_ptr(), dweight.data_ptr(), dbias.data_ptr())
+            read = (self._like, x.data_ptr(), self._strides(x), dy.data_ptr(), self._strides(dy))
+            arguments = (*read, weights.data_ptr(), bias.data_ptr(), *found, self._sizes)
+            silu = self._silu
+
+            def work(start: int, stop: int) -> None:
+                kernels.correlate(*arguments, width, silu, start, stop)
+
+            run_ranges(work, self._sequences * self._tiles, 3 * self._cost)
+        return dx, dweight.sum(-3).mT.flip(-1), dbias.sum(-2)
 
 
 def _adjacent(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    """Output of `keelback::causal_conv1d`."""
-    from keelback.conv.cpu import kernels
-
-    replicas, rows, length, channels = x.shape
-    y = x.new_empty(x.shape)
-    if y.numel() == 0:
-        return y
-    x, weights, bias = _adjacent(x), _taps_first(weight), bias.contiguous()
-    like, addresses = _like(x), (weights.data_ptr(), bias.data_ptr(), y.data_ptr())
-    sizes, strides, width = (rows, length, channels), _strides(x), weights.shape[1]
-
-    def work(start: int, stop: int) -> None:
-        kernels.convolve(
-            like, x.data_ptr(), strides, *addresses, sizes, width, _CHUNK, silu, start, stop
-        )
-
-    units = replicas * rows * -(-length // _CHUNK) * -(-channels // kernels.TILE)
-    run_ranges(work, units, _cost(x))
-    return y
-
-
-def correlate(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
-    from keelback.conv.cpu import kernels
-
-    replicas, rows, length, channels = x.shape
-    width = weight.shape[-1]
-    dx = x.new_empty(x.shape)
-    dweight = x.new_zeros(replicas, rows, width, channels)
-    dbias = x.new_zeros(replicas, rows, channels)
-    if dx.numel() > 0:
-        x, dy = _adjacent(x), _adjacent(dy)
-        weights, bias = _taps_first(weight), bias.contiguous()
-        like, sizes = _like(x), (rows, length, channels)
-        gradients = (dx.data_ptr(), dweight.data_ptr(), dbias.data_ptr())
-        parameters = (weights.data_ptr(), bias.data_ptr())
-        given = (like, x.data_ptr(), _strides(x), dy.data_ptr(), _strides(dy), *parameters)
-
-        def work(start: int, stop: int) -> None:
-            kernels.correlate(*given, *gradients, sizes, width, silu, start, stop)
-
-        run_ranges(work, replicas * rows * -(-channels // kernels.TILE), 3 * _cost(x))
-    return dx, dweight.sum(1).mT.flip(-1), dbias.sum(1)
-
-
-def _cost(x: Tensor) -> float:
-    lanes = -(-x.shape[-1] // LANES) * LANES
-    return x.numel() // x.shape[-1] * lanes / _PER_MICROSECOND
+@lru_cache(maxsize=1024)
+def prepare(signature: Signature, options: tuple[bool, ...]) -> CpuConv:
+    """The convolutions of operands with this signature, and with SiLU or without."""
+    given: Any = ConvOperands(*layouts_of(signature))
+    return CpuConv(given, *options)

@@ -1,1 +1,8 @@
 """The causal convolution on NVIDIA GPUs."""
+
+from keelback.conv.cuda.launch import prepare
+
+#: Half precision is read by the kernels, which compute in float32.
+WIDENS = True
+
+__all__ = ["WIDENS", "prepare"]

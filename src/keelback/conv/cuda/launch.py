@@ -1,17 +1,19 @@
-"""`torch.ops.keelback.causal_conv1d` and its backward for tensors on an NVIDIA GPU."""
+"""The causal convolution on an NVIDIA GPU: its plans, buffers and launches."""
 
-import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from keelback.compiled import cuda_driver
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import header_text
-from keelback.compiled.cuda_operands import PACK, adjacent, in_packs, sequences
+from keelback.compiled.cuda_launch import Launch
+from keelback.compiled.cuda_operands import PACK, aligned, in_packs, outer_strides
+from keelback.compiled.layouts import Blank, Layout, Signature, layouts_of
+from keelback.conv._operands import ConvOperands
 
 THREADS = 128
 #: Steps of a thread, at most and at least: longer runs read less twice, shorter ones fill the GPU.
@@ -20,9 +22,6 @@ LONGEST_RUN, SHORTEST_RUN = 64, 8
 _ENOUGH_THREADS = 1024
 #: Wider kernels have one channel a thread, lest it run out of registers.
 _WIDEST_PACKED = 8
-
-# Replaced where the kernels run on the host.
-kernel: Any = cuda_driver.kernel
 
 
 @dataclass(frozen=True)
@@ -53,39 +52,99 @@ class ConvConfiguration:
         return header_text(self.dtype, {}, integers, {"kSilu": self.silu})
 
 
-@dataclass(frozen=True)
-class _Launch:
-    configuration: ConvConfiguration
-    sizes: tuple[int, ...]
-    blocks: int
+class CudaConv:
+    """The convolutions of one signature; see `keelback.compiled.backends.Prepared`."""
 
-    @property
-    def runs(self) -> int:
-        return self.sizes[4]
+    def __init__(self, given: ConvOperands[Layout], silu: bool) -> None:
+        x, weight = given.x, given.weight
+        self.x = x if x.adjacent else x.in_row_major_order()
+        self._silu, self._width, self._device = silu, weight.shape[-1], x.device
+        *replicas, rows, length, channels = x.shape
+        self._replicas = tuple(replicas)
+        self._sizes = (replicas[0] if replicas else 1, rows, length, channels)
+        self._empty = 0 in self._sizes
+        self._like_x = Blank(x.shape, x.dtype, x.device)
+        self._launches: dict[Any, tuple[Launch, int]] = {}
+
+    def runs(self, vector: int) -> tuple[int, int]:
+        """Into how many runs of a thread the length is cut, and their length.
+
+        As long as many threads remain, up to `LONGEST_RUN`.
+        """
+        replicas, rows, length, channels = self._sizes
+        threads, run = replicas * rows * channels // vector, LONGEST_RUN
+        enough = _ENOUGH_THREADS * processors_of(self._device)
+        while run > SHORTEST_RUN and threads * -(-length // run) < enough:
+            run //= 2
+        return -(-length // run), run
+
+    def vector(self, fits: bool, *sequences: Layout) -> int:
+        """Channels of a thread, given whether all tensors begin where a pack may."""
+        packed = fits and self._width <= _WIDEST_PACKED and self._sizes[3] % PACK == 0
+        return PACK if packed and all(map(in_packs, sequences)) else 1
+
+    def _launch(self, name: str, fits: bool, *sequences: Layout) -> tuple[Launch, int]:
+        """Of tensors that lie so; and the runs into which it cuts the length."""
+        key = (name, fits, *[one.stride for one in sequences])
+        if key not in self._launches:
+            vector = self.vector(fits, *sequences)
+            runs, run = self.runs(vector)
+            replicas, rows, _, channels = self._sizes
+            threads = replicas * rows * channels // vector * runs
+            inputs = {f"sequence {i}": outer_strides(x, 3) for i, x in enumerate(sequences)}
+            launch = Launch(
+                name,
+                ConvConfiguration(self.x.dtype, self._width, vector, self._silu),
+                self._device.index,
+                -(-threads // THREADS),
+                THREADS,
+                (*self._sizes, runs, run),
+                {**inputs, **dict.fromkeys(_FIELDS_BEHIND[name], ())},
+            )
+            self._launches[key] = launch, runs
+        return self._launches[key]
+
+    def forward(self, operands: Sequence[Tensor | None], keep: bool) -> tuple[Tensor]:
+        """The output."""
+        given: ConvOperands[Any] = ConvOperands(*operands)
+        y = self._like_x()
+        if self._empty:
+            return (y,)
+        x, weights, bias = _adjacent(given.x), _taps_first(given.weight), given.bias.contiguous()
+        launch, _ = self._launch("convolve", aligned((x,)), self.x)
+        launch(one.data_ptr() for one in (x, weights, bias, y))
+        return (y,)
+
+    def backward(
+        self,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        operands: Sequence[Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias."""
+        given: ConvOperands[Any] = ConvOperands(*operands)
+        dx = self._like_x()
+        if self._empty:
+            return dx, torch.zeros_like(given.weight), torch.zeros_like(given.bias)
+        (dy,) = gradients
+        assert dy is not None
+        x, dy = _adjacent(given.x), _adjacent(dy)
+        weights, bias = _taps_first(given.weight), given.bias.contiguous()
+        of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
+        launch, runs = self._launch("correlate", aligned((x, dy)), self.x, of_dy)
+        _, rows, _, channels = self._sizes
+        width = self._width
+        partial = weights.new_empty(*self._replicas, rows * runs, width + 1, channels)
+        launch(one.data_ptr() for one in (x, dy, weights, bias, dx, partial))
+        dtaps = partial.sum(-3)
+        return dx, dtaps[..., :width, :].flip(-2).mT, dtaps[..., width, :]
 
 
-def _launch(x: Tensor, width: int, silu: bool, *others: Tensor) -> _Launch:
-    replicas, rows, length, channels = x.shape
-    packed = width <= _WIDEST_PACKED and channels % PACK == 0
-    packed = packed and all(map(in_packs, (x, *others)))
-    vector = PACK if packed else 1
-    lanes = replicas * rows * channels // vector
-    run = _run_length(x, lanes)
-    runs = -(-length // run)
-    return _Launch(
-        ConvConfiguration(x.dtype, width, vector, silu),
-        (replicas, rows, length, channels, runs, run),
-        -(-lanes * runs // THREADS),
-    )
-
-
-def _run_length(x: Tensor, lanes: int) -> int:
-    run, length = LONGEST_RUN, x.shape[2]
-    while run > SHORTEST_RUN and lanes * -(-length // run) < _ENOUGH_THREADS * processors_of(
-        x.device
-    ):
-        run //= 2
-    return run
+#: What a kernel's argument has behind the sequences that it reads.
+_FIELDS_BEHIND = {
+    "convolve": ("weight", "bias", "y"),
+    "correlate": ("weight", "bias", "dx", "partial"),
+}
 
 
 def _taps_first(weight: Tensor) -> Tensor:
@@ -93,37 +152,12 @@ def _taps_first(weight: Tensor) -> Tensor:
     return weight.flip(-1).mT.contiguous()
 
 
-def _run(name: str, launch: _Launch, device: torch.device, *addresses: int) -> None:
-    arguments = struct.pack(f"={len(launch.sizes)}i{len(addresses)}q", *launch.sizes, *addresses)
-    kernel(name, launch.configuration, device.index).launch(launch.blocks, THREADS, arguments)
+def _adjacent(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    """Output of `keelback::causal_conv1d`."""
-    y = x.new_empty(x.shape)
-    if y.numel() == 0:
-        return y
-    x, weights, bias = adjacent(x), _taps_first(weight), bias.contiguous()
-    launch = _launch(x, weights.shape[1], silu)
-    pointers = (weights.data_ptr(), bias.data_ptr(), y.data_ptr())
-    _run("convolve", launch, x.device, *sequences(x), *pointers)
-    return y
-
-
-def correlate(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
-    replicas, _, _, channels = x.shape
-    width = weight.shape[-1]
-    dx = x.new_empty(x.shape)
-    if dx.numel() == 0:
-        return dx, torch.zeros_like(weight), torch.zeros_like(bias)
-    x, dy = adjacent(x), adjacent(dy)
-    weights, bias = _taps_first(weight), bias.contiguous()
-    launch = _launch(x, width, silu, dy)
-    partial = weights.new_empty(replicas, x.shape[1] * launch.runs, width + 1, channels)
-    pointers = (weights.data_ptr(), bias.data_ptr(), dx.data_ptr(), partial.data_ptr())
-    _run("correlate", launch, x.device, *sequences(x), *sequences(dy), *pointers)
-    dtaps = partial.sum(1)
-    return dx, dtaps[:, :width].flip(1).mT, dtaps[:, width]
+@lru_cache(maxsize=1024)
+def prepare(signature: Signature, options: tuple[bool, ...]) -> CudaConv:
+    """The convolutions of operands with this signature, and with SiLU or without."""
+    given: Any = ConvOperands(*layouts_of(signature))
+    return CudaConv(given, *options)

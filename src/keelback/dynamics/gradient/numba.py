@@ -9,6 +9,7 @@ Lengths, features and widths are padded with zeros to whole vector registers.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, no_type_check
 
 import numba
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled import LANES
+from keelback.compiled.jit import entry_kernel
 from keelback.compiled.tiles import TILE_ROWS, add_product, prefetch, product
 from keelback.dynamics.gradient.beyond_hinge import BeyondHinge
 from keelback.dynamics.gradient.objective import HingeStep
@@ -30,20 +32,8 @@ def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     `fastmath` leaves out what would let the compiler assume that there are no infinities or NaNs.
     """
-    options = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-        **options,
-    }
-
-    def compiled(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # Numba found no place for its cache.
-            return numba.njit(**options)(function)
-
-    return compiled
+    options = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, **options}
+    return partial(entry_kernel, **options)
 
 
 def _padded(size: int, multiple: int = LANES) -> int:

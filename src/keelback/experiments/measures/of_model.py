@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from keelback.bounds import log_covering_gap, published_log_rademacher, sharpened_log_rademacher
-from keelback.certify import logits, margins, measure_constants, wrong
+from keelback.certify import logits, margins, measure_constants
 from keelback.data import Split
 from keelback.models import SelectiveClassifier, class_constants
 from keelback.scan import switched_scan
+from keelback.training import error_rate
 
 Weights = Mapping[str, Tensor]
 
@@ -175,7 +176,7 @@ def tolerated_deviation(
     """
     sample = train.first(_EXAMPLES)
     weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
-    allowed = float(wrong(logits(model, sample), sample.labels).double().mean()) + _RISE
+    allowed = error_rate(logits(model, sample), sample.labels) + _RISE
     lower, error_at_lower = 0.0, allowed - _RISE
     for sigma in _SIGMAS:
         drawn = {
@@ -193,7 +194,7 @@ def tolerated_deviation(
 def _mean_error(model: SelectiveClassifier, drawn: Weights, sample: Split) -> float:
     z = functional_call(model, dict(drawn), (sample.tokens.expand(_DRAWS, -1, -1),))
     labels = sample.labels.expand(_DRAWS, -1)
-    return float(wrong(z.flatten(0, 1), labels.flatten()).double().mean())
+    return error_rate(z.flatten(0, 1), labels.flatten())
 
 
 def _gradients(

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from pydantic import Field
 
-from keelback.certify import logits, wrong
+from keelback.certify import logits
 from keelback.data import Split, get_task
 from keelback.experiments.measures.of_model import CANDIDATES, measure
 from keelback.models import SelectiveClassifier, model_config
 from keelback.sweeps.run import Progress, RunResult, Scalar
 from keelback.sweeps.training_run import TrainingRun
+from keelback.training import error_rate
 
 FRESH_SEED = 4_000_000_000
 """The data seed of the examples that gaps are measured on; no training uses it."""
@@ -71,4 +72,4 @@ def _fresh_split(task: str, settings: str, name: Any) -> Split:
 
 
 def _error(model: SelectiveClassifier, split: Split) -> float:
-    return float(wrong(logits(model, split), split.labels).double().mean())
+    return error_rate(logits(model, split), split.labels)

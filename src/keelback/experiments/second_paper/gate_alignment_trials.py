@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from keelback.device import default_device
 from keelback.dynamics import GaussianNoise, Locality, MajorityVoting, PatternBatch, sample_patterns
 from keelback.dynamics.descent_of_models import ModelHistory, OptimizerName, train_models
 from keelback.dynamics.gated_mamba import PatternMamba
@@ -71,7 +72,7 @@ class HarnessTrials(Run):
 
     def batch_key(self) -> str:
         """Each model a batch of its own on the CPU; a GPU takes one after the other."""
-        return self.kind if torch.cuda.is_available() else self.name
+        return self.kind if default_device() == "cuda" else self.name
 
     @classmethod
     def execute(cls, runs: Sequence[Self], progress: Progress) -> Iterator[tuple[Self, RunResult]]:

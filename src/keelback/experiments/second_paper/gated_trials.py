@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from keelback.device import default_device
 from keelback.dynamics import (
     CorrelatedNoise,
     GaussianNoise,
@@ -76,7 +77,7 @@ class GatedTrials(Run):
 
     def batch_key(self) -> str:
         """Equal shapes share a batch on the CPU; a GPU takes everything, one shape at a time."""
-        return self.kind if torch.cuda.is_available() else self._shape()
+        return self.kind if default_device() == "cuda" else self._shape()
 
     def cost(self) -> float:
         """Tokens seen in training."""
@@ -135,7 +136,7 @@ class _Share:
 
 def use_device() -> str:
     """The GPU where there is one; on the CPU, as many Numba threads as PyTorch may use."""
-    if torch.cuda.is_available():
+    if default_device() == "cuda":
         return "cuda"
     import numba
 

@@ -1,1 +1,10 @@
 """The CPU backend: Numba kernels, compiled at their first call."""
+
+from keelback.scan.cpu.across import BackwardPart, ForwardPart
+from keelback.scan.cpu.launch import prepare
+from keelback.scan.cpu.step import advance_state
+
+#: Half precision is widened before the kernels see it.
+WIDENS = False
+
+__all__ = ["WIDENS", "BackwardPart", "ForwardPart", "advance_state", "prepare"]

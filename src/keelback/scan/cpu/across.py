@@ -1,16 +1,16 @@
 """A process's part of a long scan on a CPU, in two halves with an exchange between them."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.replicas import one_replica
+from keelback.compiled.layouts import signature_of
 from keelback.scan._decay import decay_over
-from keelback.scan._op import run_scan, run_scan_backward
+from keelback.scan._operands import Operands
+from keelback.scan.cpu.launch import prepare
 
 #: Steps whose sizes are summed up together.
 _CHUNK = 512
@@ -25,17 +25,15 @@ class ForwardPart:
         felt: How many of the first steps feel the state before them.
     """
 
-    def __init__(self, parameters: Any, reset: Tensor | None, softplus: bool) -> None:
-        self._operands = (parameters, reset, softplus)
-        self._y, self.end = _scan(*parameters, None, reset, softplus)
-        u, delta, A, *_, delta_bias = parameters
-        self.decay, self.felt = _decay_of(u, delta, A, delta_bias, reset, softplus)
+    def __init__(self, operands: Operands[Tensor], softplus: bool) -> None:
+        self._operands, self._softplus = operands, softplus
+        self._y, self.end = _scan(operands, softplus)
+        self.decay, self.felt = _decay_of(operands, softplus)
 
     def output(self, start: Float[Tensor, "batch channels state"]) -> Tensor:
         """The output, given the state before the part."""
-        parameters, reset, softplus = self._operands
-        first = _first_steps(self.felt, *parameters)
-        self._y[:, : self.felt] = _scan(*first, start, _upto(reset, self.felt), softplus)[0]
+        first = _first_steps(self.felt, self._operands)._replace(initial_state=start)
+        self._y[:, : self.felt] = _scan(first, self._softplus)[0]
         return self._y
 
 
@@ -46,70 +44,51 @@ class BackwardPart:
         of_start: The gradient of the state before the part, as far as it comes from `dy`.
     """
 
-    def __init__(
-        self,
-        dy: Tensor,
-        start: Float[Tensor, "batch channels state"],
-        parameters: Any,
-        reset: Tensor | None,
-        softplus: bool,
-        felt: int,
-    ) -> None:
-        self._operands = (dy, start, parameters, reset, softplus)
-        first = _first_steps(felt, *parameters)
-        self.of_start = _gradients(dy[:, :felt], None, *first, start, _upto(reset, felt), softplus)[
-            -1
-        ]
+    def __init__(self, dy: Tensor, operands: Operands[Tensor], softplus: bool, felt: int) -> None:
+        self._given = (dy, operands, softplus)
+        first = _first_steps(felt, operands)
+        of_start = _gradients(dy[:, :felt], None, first, softplus)[-1]
+        assert of_start is not None
+        self.of_start = of_start
 
     def gradients(self, of_last: Float[Tensor, "batch channels state"]) -> list[Tensor | None]:
-        """Of the parameters, given that of the state after the part."""
-        dy, start, parameters, reset, softplus = self._operands
-        return _gradients(dy, of_last, *parameters, start, reset, softplus)[:-1]
+        """Of the operands from u to delta_bias, given that of the state after the part."""
+        dy, operands, softplus = self._given
+        return _gradients(dy, of_last, operands, softplus)[:-1]
 
 
-#: Of u, delta, A, B, C, D, z and delta_bias, which have a length.
-_WITH_LENGTH = (True, True, False, True, True, False, True, False)
+#: Operands that have a length.
+_ALONG = ("u", "delta", "B", "C", "z", "reset")
 
 
-def _upto(x: Tensor | None, steps: int) -> Tensor | None:
-    return None if x is None else x[:, :steps]
+def _first_steps(steps: int, operands: Operands[Tensor]) -> Operands[Tensor]:
+    given = operands._asdict()
+    return operands._replace(
+        **{name: given[name][:, :steps] for name in _ALONG if given[name] is not None}
+    )
 
 
-def _first_steps(steps: int, *parameters: Tensor | None) -> list[Any]:
-    return [
-        _upto(x, steps) if long else x for x, long in zip(parameters, _WITH_LENGTH, strict=True)
-    ]
+def _scan(operands: Operands[Tensor], softplus: bool) -> tuple[Tensor, Tensor]:
+    call = prepare(signature_of(operands), (softplus,))
+    return call.forward(operands, False)[:2]
 
 
-def _scan(*operands: Any) -> tuple[Tensor, Tensor]:
-    y, last, _ = run_scan(*one_replica(*operands), False)
-    return y.squeeze(0), last.squeeze(0)
-
-
-def _gradients(dy: Tensor, dlast: Tensor | None, *operands: Any) -> list[Tensor | None]:
+def _gradients(
+    dy: Tensor, dlast: Tensor | None, operands: Operands[Tensor], softplus: bool
+) -> list[Tensor | None]:
     """Of u, ..., delta_bias and the initial state."""
-    replicated = one_replica(dy, dlast, *operands)
-    checkpoints = run_scan(*replicated[2:], True)[2]
-    found = run_scan_backward(*replicated[:2], checkpoints, *replicated[2:])
-    return [
-        None if x is None else gradient.squeeze(0)
-        for x, gradient in zip(operands, found, strict=False)
-    ]
+    call = prepare(signature_of(operands), (softplus,))
+    return list(call.backward((dy, dlast), (None,), operands))
 
 
-def _decay_of(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    delta_bias: Tensor | None,
-    reset: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, int]:
+def _decay_of(operands: Operands[Tensor], softplus: bool) -> tuple[Tensor, int]:
     """What remains of a state after the part, and how many steps feel the state before it."""
+    u, delta, A, *_ = operands
+    reset = operands.reset
     batch, length, channels = u.shape
     if u.numel() == 0 or A.numel() == 0:
         return torch.ones(batch, channels, A.shape[1], dtype=A.dtype), 0
-    elapsed = _elapsed(delta, delta_bias, softplus, A.dtype).cumsum(1)
+    elapsed = _elapsed(delta, operands.delta_bias, softplus, A.dtype).cumsum(1)
     total = elapsed[:, -1]
     slowest = torch.maximum(elapsed * A.amax(1), elapsed * A.amin(1)).amax(-1)
     dead = slowest < math.log(torch.finfo(A.dtype).tiny)

@@ -270,10 +270,10 @@ def backward_chunk(p, scratch, block, split, index, constants, tiles, history, s
     """Every gradient of one chunk of one block."""
     start = index * p.chunk
     steps = min(p.chunk, p.length - start)
-    at = p.checkpoints + index * p.checkpoints_chunk
+    at = p.chunk_states + index * p.chunk_states_chunk
     read(
-        p, scratch, block, history.states, p.states, at, p.checkpoints_replica,
-        p.checkpoints_row, p.checkpoints_state, p.checkpoints_lane,
+        p, scratch, block, history.states, p.states, at, p.chunk_states_replica,
+        p.chunk_states_row, p.chunk_states_state, p.chunk_states_lane,
     )  # fmt: skip
     resets = read_chunk(p, scratch, block, start, steps, constants, tiles)
     if p.quads:

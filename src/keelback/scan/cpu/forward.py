@@ -186,11 +186,11 @@ def forward_chunk(p, scratch, block, index, constants, tiles, state):
     """Scan one chunk of one block."""
     start = index * p.chunk
     steps = min(p.chunk, p.length - start)
-    if p.checkpoints != 0:
-        at = p.checkpoints + index * p.checkpoints_chunk
+    if p.chunk_states != 0:
+        at = p.chunk_states + index * p.chunk_states_chunk
         write(
-            p, scratch, block, state, p.states, at, p.checkpoints_replica,
-            p.checkpoints_row, p.checkpoints_state, p.checkpoints_lane,
+            p, scratch, block, state, p.states, at, p.chunk_states_replica,
+            p.chunk_states_row, p.chunk_states_state, p.chunk_states_lane,
         )  # fmt: skip
     resets = read_chunk(p, scratch, block, start, steps, constants, tiles)
     if p.quads:

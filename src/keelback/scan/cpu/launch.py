@@ -1,68 +1,25 @@
-"""The CPU backend: hands tensors to the compiled kernels, block by block, on several threads.
-
-Operands may come without their axis of replicas; there is one replica then.
-"""
+"""The CPU backend: hands tensors to the compiled kernels, block by block, on several threads."""
 
 import threading
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from keelback.compiled.layouts import Blank, Layout, Signature, layouts_of, row_major
+from keelback.compiled.scratch import kept_scratch
 from keelback.compiled.threads import run_ranges
-from keelback.scan.cpu.plan import OPERANDS, PARAMETERS, Plan, plan_of_sizes
+from keelback.scan._operands import Operands, ScanSizes
+from keelback.scan.cpu.plan import OPERANDS, PARAMETERS, CpuPlan
 
 _kept = threading.local()
-# Scratch beyond this many floats, which only the largest states need, is not kept between scans.
-_KEPT_FLOATS = 1 << 18
-
-
-def aligned_scratch(size: int, dtype: torch.dtype) -> Any:
-    """An uninitialised flat array that starts on a cache line."""
-    scalar = np.float64 if dtype == torch.float64 else np.float32
-    line = 64 // np.dtype(scalar).itemsize
-    buffer = np.empty(size + line, scalar)
-    start = (-buffer.ctypes.data % 64) // buffer.itemsize
-    return buffer[start : start + size]
-
-
-def kept_scratch(size: int, dtype: torch.dtype) -> Any:
-    """Aligned scratch of at least `size` floats that this thread keeps for its next scan."""
-    scratch = getattr(_kept, "double" if dtype == torch.float64 else "single", None)
-    if scratch is None or scratch.size < size:
-        scratch = aligned_scratch(size, dtype)
-        if size <= _KEPT_FLOATS:
-            setattr(_kept, "double" if dtype == torch.float64 else "single", scratch)
-    return scratch
-
-
-@lru_cache(maxsize=1024)
-def _record_without_addresses(
-    plan: Plan, flags: tuple[bool, ...], itemsize: int, strides: tuple[tuple[int, ...] | None, ...]
-) -> Any:
-    values = [0] * len(OPERANDS) + [*plan.sizes, *flags]
-    for (name, axes), given in zip(OPERANDS.items(), strides, strict=True):
-        width = 1 if name == "reset" else itemsize
-        present = [width * stride for stride in given or ()]
-        values += [0] * (len(axes) - len(present)) + present
-    return np.array(values, np.int64)
-
-
-def parameters(
-    plan: Plan, flags: tuple[bool, ...], itemsize: int, operands: dict[str, Tensor | None]
-) -> Any:
-    """The record that describes a scan to the kernels.
-
-    The strides of axes that an operand lacks, which can only be its first, are zero.
-    """
-    tensors = [operands.get(name) for name in OPERANDS]
-    strides = tuple([None if x is None else x.stride() for x in tensors])
-    words, record = _kept_record()
-    words[:] = _record_without_addresses(plan, flags, itemsize, strides)
-    words[: len(tensors)] = [0 if x is None else x.data_ptr() for x in tensors]
-    return record
+#: What the kernels call the operands, and in which order their record has them.
+_NAMES = {"delta_bias": "bias", "initial_state": "initial"}
+_PLACES = {name: place for place, name in enumerate(OPERANDS)}
 
 
 def _kept_record() -> Any:
@@ -73,165 +30,224 @@ def _kept_record() -> Any:
     return _kept.record
 
 
-def _plan(u: Tensor, A: Tensor, B: Tensor) -> Plan:
-    *replicas, rows, length, channels = u.shape
-    return plan_of_sizes(
-        replicas[0] if replicas else 1, rows, length, channels, A.shape[-1], B.shape[-2]
-    )
+@dataclass(frozen=True)
+class _Record:
+    """The record that describes a scan to the kernels, all but the addresses."""
+
+    words: Any
+    places: Any
+
+    @classmethod
+    def of(
+        cls,
+        plan: CpuPlan,
+        flags: tuple[bool, ...],
+        itemsize: int,
+        strides: Mapping[str, tuple[int, ...] | None],
+    ) -> "_Record":
+        """From the strides of the operands that are there, in the order of their addresses.
+
+        The strides of axes that an operand lacks, which can only be its first, are zero.
+        """
+        values = [0] * len(OPERANDS) + [*plan.numbers, *flags]
+        for name, axes in OPERANDS.items():
+            width = 1 if name == "reset" else itemsize
+            present = [width * stride for stride in strides.get(name) or ()]
+            values += [0] * (len(axes) - len(present)) + present
+        given = [_PLACES[name] for name, of_axes in strides.items() if of_axes is not None]
+        return cls(np.array(values, np.int64), np.array(given, np.intp))
+
+    def filled(self, tensors: Sequence[Tensor | None]) -> Any:
+        """The record with the addresses of the tensors that are there."""
+        words, record = _kept_record()
+        words[:] = self.words
+        words[self.places] = [x.data_ptr() for x in tensors if x is not None]
+        return record
 
 
-def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-    keep_checkpoints: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, last state and checkpoints of `keelback::selective_scan`."""
-    from keelback.scan.cpu.forward import forward_blocks, forward_scratch
+class CpuScan:
+    """The scans of one signature; see `keelback.compiled.backends.Prepared`."""
 
-    plan = _plan(u, A, B)
-    y = u.new_empty(u.shape)
-    last = u.new_empty(u.shape[:-2] + A.shape[-2:])
-    checkpoints = u.new_empty(plan.checkpoint_shape(keep_checkpoints))
-    if plan.empty:
-        last.zero_() if initial_state is None else last.copy_(initial_state)
-        return y, last, checkpoints
-    record = parameters(
-        plan,
-        (delta_softplus, False),
-        u.element_size(),
-        {
-            "u": u,
-            "delta": delta if delta.shape == u.shape else delta.expand(u.shape),
-            "z": z,
-            "y": y,
-            "A": A,
-            "B": B,
-            "C": C,
-            "D": D,
-            "bias": delta_bias,
-            "reset": reset,
-            "initial": initial_state,
-            "last": last,
-            "checkpoints": checkpoints if keep_checkpoints else None,
-        },
-    )
-    size = forward_scratch(plan.states, plan.chunk)
+    def __init__(self, given: Operands[Layout], softplus: bool) -> None:
+        u = given.u
+        self._given, self._softplus, self._dtype = given, softplus, u.dtype
+        self._plan = plan = CpuPlan(ScanSizes.of(given))
+        *self._rows, _, _ = u.shape
+        self._per_state = given.A.shape[-2:]
+        self._y = self._blank(u.shape)
+        self._last = self._blank((*self._rows, *self._per_state))
+        self._chunk_states = self._blank(plan.chunk_states_shape)
+        self._forward_records: dict[bool, _Record] = {}
+        self._backward_records: dict[Any, _Record] = {}
+        found = self._gradients_by_name()
+        self._names, self._gradients = list(found), list(found.values())
+        self._returned = [self._names.index(name) if name in found else None for name in _RETURNED]
 
-    def work(start: int, stop: int) -> None:
-        forward_blocks(record, kept_scratch(size, u.dtype), start, stop)
+    def _blank(self, shape: Sequence[int]) -> Blank:
+        return Blank(shape, self._dtype, torch.device("cpu"))
 
-    run_ranges(work, plan.blocks, plan.cost)
-    return y, last, checkpoints
+    def _strides(self) -> dict[str, tuple[int, ...] | None]:
+        """Of the operands, by the names that the kernels have for them."""
+        given = self._given
+        strides = {
+            _NAMES.get(name, name): None if x is None else x.stride
+            for name, x in zip(Operands._fields, given, strict=True)
+        }
+        if given.shares_delta:
+            strides["delta"] = (*given.delta.stride[:-1], 0)
+        return strides
 
+    def forward(
+        self, operands: Sequence[Tensor | None], keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Output, last state, and the states at the starts of chunks."""
+        plan = self._plan
+        y, last, chunk_states = self._y(), self._last(), self._chunk_states() if keep else None
+        if plan.sizes.empty:
+            initial = operands[8]
+            last.zero_() if initial is None else last.copy_(initial)
+            return y, last, chunk_states
+        record = self._forward_records.get(keep) or self._forward_record(keep)
+        outputs = (y, last, chunk_states) if keep else (y, last)
+        parameters = record.filled((*operands, *outputs))
+        self._run_forward(parameters, plan.blocks, plan.cost)
+        return y, last, chunk_states
 
-def _partial_sums(count: int, x: Tensor, dims: int) -> Tensor:
-    """Room for a sum of `count` tensors like x, which has `dims` axes with that of replicas."""
-    if count == 1:
-        return x.new_empty(x.shape)
-    return x.new_empty((count, *(1,) * (dims - x.dim()), *x.shape))
+    @cached_property
+    def _run_forward(self) -> Callable[[Any, int, float], None]:
+        from keelback.scan.cpu.forward import forward_blocks, forward_scratch
 
+        sizes = self._plan.sizes
+        return self._runner(forward_blocks, forward_scratch(sizes.states, self._plan.chunk))
 
-def _added_up(partial: Tensor, x: Tensor) -> Tensor:
-    return partial if partial.dim() == x.dim() else partial.sum(0).view(x.shape)
+    @cached_property
+    def _run_backward(self) -> Callable[[Any, int, float], None]:
+        from keelback.scan.cpu.backward import backward_scratch, backward_units
 
+        sizes = self._plan.sizes
+        return self._runner(backward_units, backward_scratch(sizes.states, self._plan.chunk))
 
-def scan_gradients(
-    dy: Tensor | None,
-    dlast: Tensor | None,
-    checkpoints: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state."""
-    from keelback.scan.cpu.backward import backward_scratch, backward_units
+    def _runner(self, kernel: Any, scratch: int) -> Callable[[Any, int, float], None]:
+        """Runs a kernel over units of work that cost so many microseconds, by several threads."""
+        dtype = self._dtype
 
-    plan = _plan(u, A, B)
-    shared_delta = delta.shape[-1] < u.shape[-1]
-    rows, per_state = u.shape[:-2], A.shape[-2:]
-    du = u.new_empty(u.shape)
-    ddelta_parts = plan.groups * plan.splits if shared_delta else 1
-    ddelta = _partial_sums(ddelta_parts, delta, 4)
-    dA = u.new_empty(rows + per_state)
-    dB = _partial_sums(plan.splits, B, 5)
-    dC = _partial_sums(plan.splits, C, 5)
-    dD = None if D is None else u.new_empty(rows + per_state[:1])
-    dz = None if z is None else u.new_empty(z.shape)
-    dbias = None if delta_bias is None else u.new_empty(rows + per_state[:1])
-    dinitial = None if initial_state is None else u.new_empty(initial_state.shape)
-    if plan.empty:
-        for gradient in (ddelta, dA, dB, dC, dD, dbias):
-            if gradient is not None:
+        def run(parameters: Any, units: int, cost: float) -> None:
+            run_ranges(
+                lambda start, stop: kernel(parameters, kept_scratch(scratch, dtype), start, stop),
+                units,
+                cost,
+            )
+
+        return run
+
+    def _forward_record(self, keep: bool) -> _Record:
+        strides = {**self._strides(), "y": row_major(self._y.shape)}
+        strides["last"] = row_major(self._last.shape)
+        if keep:
+            strides["chunk_states"] = row_major(self._plan.chunk_states_axes)
+        record = _Record.of(self._plan, (self._softplus, False), self._dtype.itemsize, strides)
+        self._forward_records[keep] = record
+        return record
+
+    def _gradients_by_name(self) -> "dict[str, _Gradient]":
+        """Of each gradient that there is: what makes it, or the parts that are added up to it."""
+        given, plan = self._given, self._plan
+        of_delta = plan.sizes.groups * plan.splits if given.shares_delta else 1
+        of_u = _Gradient(self._y)
+        found = {
+            "du": of_u,
+            "ddelta": self._partial_sums(of_delta, given.delta, 4),
+            "dA": self._sum_over_rows(given.A),
+            "dB": self._partial_sums(plan.splits, given.B, 5),
+            "dC": self._partial_sums(plan.splits, given.C, 5),
+        }
+        if given.D is not None:
+            found["dD"] = self._sum_over_rows(given.D)
+        if given.z is not None:
+            found["dz"] = of_u
+        if given.delta_bias is not None:
+            found["dbias"] = self._sum_over_rows(given.delta_bias)
+        if given.initial_state is not None:
+            found["dinitial"] = _Gradient(self._last)
+        return found
+
+    def _partial_sums(self, count: int, x: Layout, axes: int) -> "_Gradient":
+        """A sum of `count` tensors like x, which has `axes` axes with that of replicas."""
+        if count == 1:
+            return _Gradient(self._blank(x.shape))
+        parts = self._blank((count, *(1,) * (axes - len(x.shape)), *x.shape))
+        return _Gradient(parts, 0, x.shape)
+
+    def _sum_over_rows(self, x: Layout) -> "_Gradient":
+        """The gradient of a parameter, one part for each row of the batch."""
+        if self._plan.sizes.sequences == 1:
+            return _Gradient(self._blank(x.shape))
+        replicas = len(self._rows) - 1
+        parts = (*self._rows, *x.shape[replicas:])
+        return _Gradient(self._blank(parts), replicas, x.shape)
+
+    def backward(
+        self,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        operands: Sequence[Tensor | None],
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state."""
+        plan = self._plan
+        found = [gradient.blank() for gradient in self._gradients]
+        if plan.sizes.empty:
+            for gradient in found:
                 gradient.zero_()
-        if dinitial is not None:
-            dinitial.zero_() if dlast is None else dinitial.copy_(dlast)
-    else:
-        record = parameters(
-            plan,
-            (delta_softplus, shared_delta),
-            u.element_size(),
-            {
-                "u": u,
-                "delta": delta if delta.shape == u.shape else delta.expand(u.shape),
-                "z": z,
-                "A": A,
-                "B": B,
-                "C": C,
-                "D": D,
-                "bias": delta_bias,
-                "reset": reset,
-                "checkpoints": checkpoints,
-                "dy": dy,
-                "dlast": dlast,
-                "du": du,
-                "ddelta": ddelta,
-                "dA": dA,
-                "dB": dB,
-                "dC": dC,
-                "dD": dD,
-                "dz": dz,
-                "dbias": dbias,
-                "dinitial": dinitial,
-            },
-        )
-        size = backward_scratch(plan.states, plan.chunk)
+            if self._given.initial_state is not None and gradients[1] is not None:
+                found[-1].copy_(gradients[1])
+        else:
+            (chunk_states,) = kept
+            if chunk_states is None:
+                chunk_states = self.forward(operands, True)[2]
+            assert chunk_states is not None
+            given = (*operands, chunk_states.contiguous(), *gradients)
+            key = tuple([None if x is None else x.stride() for x in gradients])
+            record = self._backward_records.get(key) or self._backward_record(key)
+            parameters = record.filled((*given, *found))
+            self._run_backward(parameters, plan.units, 3.0 * plan.cost)
+        for place, of_parts in enumerate(self._gradients):
+            if of_parts.axis is not None:
+                found[place] = of_parts.of(found[place])
+        return tuple([None if place is None else found[place] for place in self._returned])
 
-        def work(start: int, stop: int) -> None:
-            backward_units(record, kept_scratch(size, u.dtype), start, stop)
-
-        run_ranges(work, plan.units, 3.0 * plan.cost)
-    return (
-        du,
-        _added_up(ddelta, delta),
-        dA.sum(-3),
-        _added_up(dB, B),
-        _added_up(dC, C),
-        None if dD is None else dD.sum(-2),
-        dz,
-        None if dbias is None else dbias.sum(-2),
-        dinitial,
-    )
+    def _backward_record(self, key: tuple[Any, ...]) -> _Record:
+        strides = {**self._strides(), "chunk_states": row_major(self._plan.chunk_states_axes)}
+        strides["dy"], strides["dlast"] = key
+        for name, gradient in zip(self._names, self._gradients, strict=True):
+            strides[name] = row_major(gradient.blank.shape)
+        flags = (self._softplus, self._given.shares_delta)
+        record = _Record.of(self._plan, flags, self._dtype.itemsize, strides)
+        if len(self._backward_records) < _RECORDS:
+            self._backward_records[key] = record
+        return record
 
 
-def scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    """What `scan_gradients` returns, but an empty tensor for an absent operand."""
-    gradients = scan_gradients(*arguments)
-    nothing = arguments[3].new_empty
-    return tuple(nothing(0) if gradient is None else gradient for gradient in gradients)
+class _Gradient(NamedTuple):
+    """What makes a gradient, or parts of it to be summed over an axis to a shape."""
+
+    blank: Blank
+    axis: int | None = None
+    shape: torch.Size = torch.Size()
+
+    def of(self, parts: Tensor) -> Tensor:
+        """The gradient, from what the kernels wrote."""
+        assert self.axis is not None
+        total = parts.sum(self.axis)
+        return total if total.shape == self.shape else total.view(self.shape)
+
+
+_RETURNED = ("du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias", "dinitial")
+#: Records kept for each signature: gradients of an output come with few kinds of strides.
+_RECORDS = 16
+
+
+@lru_cache(maxsize=1024)
+def prepare(signature: Signature, options: tuple[bool, ...]) -> CpuScan:
+    """The scans of operands with this signature, and with softplus or without."""
+    given: Any = Operands(*layouts_of(signature))
+    return CpuScan(given, *options)

@@ -6,27 +6,31 @@ shared between replicas, rows or channels is never expanded in memory.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
 from keelback.compiled import LANES
+from keelback.scan._operands import ScanSizes
 
 # Blocks that walk along the sequence together.
 SIDE_BY_SIDE = 4
 
-#: Attributes of `Plan` that the kernels read.
-SIZES = (
+#: Attributes of `ScanSizes` that the kernels read.
+OF_SIZES = (
     "replicas",
     "rows",
     "length",
     "channels",
     "states",
     "groups",
+    "channels_per_group",
+)
+#: These, and those of `CpuPlan`.
+NUMBERS = (
+    *OF_SIZES,
     "chunk",
     "chunks",
-    "channels_per_group",
     "blocks_per_group",
     "segments",
     "segments_per_block",
@@ -51,7 +55,7 @@ _OPERANDS = {
     "reset": "replica row time",
     "initial": "replica row lane state",
     "last": "replica row lane state",
-    "checkpoints": "replica row chunk state lane",
+    "chunk_states": "replica row chunk state lane",
     "dy": "replica row time lane",
     "du": "replica row time lane",
     "ddelta": "partial replica row time lane",
@@ -69,85 +73,74 @@ OPERANDS = {name: tuple(axes.split()) for name, axes in _OPERANDS.items()}
 #: One record of 64-bit integers: the byte address `x` of each operand `x` (zero if absent), then
 #: sizes, flags, and the operands' byte strides `x_replica`, `x_row`, ...
 PARAMETERS = np.dtype(
-    [(name, np.int64) for name in (*OPERANDS, *SIZES, *FLAGS)]
+    [(name, np.int64) for name in (*OPERANDS, *NUMBERS, *FLAGS)]
     + [(f"{name}_{axis}", np.int64) for name, axes in OPERANDS.items() for axis in axes]
 )
 
 
 @dataclass(frozen=True)
-class Plan:
+class CpuPlan:
     """How a scan is cut into blocks of `LANES` lanes, and blocks into units of work.
 
     A segment is a run of at most `LANES` channels of one row and one group. A block is one
     segment or, where the groups are narrow, several groups side by side. A unit is a run of
     blocks that add to the same gradient of B and C; where rows and groups are too few to share
     the work, several units split the channels of one group, each with its own partial sum. The
-    cut depends on the shape alone, never on the number of threads, and so do the results, to the
+    cut depends on the sizes alone, never on the number of threads, and so do the results, to the
     last bit.
     """
 
-    replicas: int
-    rows: int
-    length: int
-    channels: int
-    states: int
-    groups: int
-
-    @classmethod
-    def of(cls, u: Tensor, A: Tensor, B: Tensor) -> "Plan":
-        """The plan of a scan of u (replicas, rows, length, channels)."""
-        replicas, rows, length, channels = u.shape
-        return cls(replicas, rows, length, channels, A.shape[-1], B.shape[-2])
+    sizes: ScanSizes
 
     @cached_property
-    def sizes(self) -> list[int]:
-        """What `SIZES` names."""
-        return [getattr(self, name) for name in SIZES]
-
-    @cached_property
-    def empty(self) -> bool:
-        """Whether there is nothing to compute."""
-        return not (self.replicas and self.rows and self.length and self.channels)
+    def numbers(self) -> list[int]:
+        """What `NUMBERS` names."""
+        return [getattr(self.sizes if name in OF_SIZES else self, name) for name in NUMBERS]
 
     @cached_property
     def cost(self) -> float:
         """Rough time of a forward scan on one thread, in microseconds."""
-        return self.blocks * self.length * (self.states + 2) * 0.005
-
-    def checkpoint_shape(self, keep: bool) -> tuple[int, ...]:
-        """Shape of the stored states: (replicas, rows, chunks, states, channels), or none."""
-        chunks = self.chunks if keep else 0
-        return (self.replicas, self.rows, chunks, self.states, self.channels)
+        return self.blocks * self.sizes.length * (self.sizes.states + 2) * 0.005
 
     @cached_property
-    def channels_per_group(self) -> int:
-        """Channels that share B and C."""
-        return self.channels // self.groups
+    def chunk_states_axes(self) -> tuple[int, ...]:
+        """Of the states at the starts of chunks: replicas, rows, chunks, states, channels."""
+        sizes = self.sizes
+        return (sizes.replicas, sizes.rows, self.chunks, sizes.states, sizes.channels)
+
+    @cached_property
+    def chunk_states_shape(self) -> tuple[int, ...]:
+        """Their shape, with the last three axes as one.
+
+        An axis of chunks alone would bind exported programs to lengths of one chunk, or of more.
+        """
+        replicas, rows, chunks, states, channels = self.chunk_states_axes
+        return (replicas, rows, chunks * states * channels)
 
     @cached_property
     def chunk(self) -> int:
-        """Time steps between two checkpoints of the state."""
-        return 64 if self.states <= 16 else 32
+        """Time steps between two states that are kept."""
+        return 64 if self.sizes.states <= 16 else 32
 
     @cached_property
     def chunks(self) -> int:
         """Chunks of the length."""
-        return -(-self.length // self.chunk)
+        return -(-self.sizes.length // self.chunk)
 
     @cached_property
     def blocks_per_group(self) -> int:
         """Blocks of one group."""
-        return -(-self.channels_per_group // LANES)
+        return -(-self.sizes.channels_per_group // LANES)
 
     @cached_property
     def segments(self) -> int:
         """Segments of all rows and groups."""
-        return self.replicas * self.rows * self.groups * self.blocks_per_group
+        return self.sizes.replicas * self.sizes.rows * self.sizes.groups * self.blocks_per_group
 
     @cached_property
     def lanes_per_segment(self) -> int:
         """The width of a group, rounded up to a power of two, or all lanes."""
-        return min(LANES, 1 << (self.channels_per_group - 1).bit_length())
+        return min(LANES, 1 << (self.sizes.channels_per_group - 1).bit_length())
 
     @cached_property
     def segments_per_block(self) -> int:
@@ -162,7 +155,7 @@ class Plan:
     @cached_property
     def quads(self) -> bool:
         """Whether the states come in fours, and segments fill four lanes or all."""
-        return self.lanes_per_segment in (4, LANES) and self.states % 4 == 0
+        return self.lanes_per_segment in (4, LANES) and self.sizes.states % 4 == 0
 
     @cached_property
     def blocks(self) -> int:
@@ -175,8 +168,10 @@ class Plan:
 
         As many as leave sixteen units, and partial sums no larger than u.
         """
-        wanted = -(-16 // max(1, self.replicas * self.rows * self.groups))
-        affordable = max(2, self.channels // max(1, 2 * self.groups * self.states))
+        wanted = -(-16 // max(1, self.sizes.replicas * self.sizes.rows * self.sizes.groups))
+        affordable = max(
+            2, self.sizes.channels // max(1, 2 * self.sizes.groups * self.sizes.states)
+        )
         return -(-self.blocks_per_group // max(1, min(wanted, affordable)))
 
     @cached_property
@@ -189,12 +184,4 @@ class Plan:
         """Units of work of the backward pass."""
         if self.packed:
             return self.blocks
-        return self.replicas * self.rows * self.groups * self.splits
-
-
-@lru_cache(maxsize=1024)
-def plan_of_sizes(
-    replicas: int, rows: int, length: int, channels: int, states: int, groups: int
-) -> Plan:
-    """The plan of these sizes, remembered with what it has worked out."""
-    return Plan(replicas, rows, length, channels, states, groups)
+        return self.sizes.replicas * self.sizes.rows * self.sizes.groups * self.splits

@@ -1,6 +1,10 @@
 """The NVIDIA GPU backend: CUDA C++ compiled at run time by the NVRTC that PyTorch brings along."""
 
-from keelback.scan.cuda.operator import scan_backward, scan_forward
+from keelback.scan.cuda.across import BackwardPart, ForwardPart
+from keelback.scan.cuda.launch import prepare
 from keelback.scan.cuda.step import advance_state
 
-__all__ = ["advance_state", "scan_backward", "scan_forward"]
+#: Half precision is read by the kernels, which compute in float32.
+WIDENS = True
+
+__all__ = ["WIDENS", "BackwardPart", "ForwardPart", "advance_state", "prepare"]

@@ -5,76 +5,77 @@ pass on is also what the part passes on; and what comes from the parts before it
 span the way that the others are reached.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.cuda_operands import adjacent
-from keelback.compiled.replicas import one_replica
+from keelback.compiled.layouts import Layout, signature_of
 from keelback.scan._decay import decay_over, decayed
-from keelback.scan.cuda.backward import reverse, sweep
-from keelback.scan.cuda.forward import correct_spans, forward_plan, scan_spans
-from keelback.scan.cuda.operands import operands
+from keelback.scan._operands import Operands
+from keelback.scan.cuda.backward import BackwardPass
+from keelback.scan.cuda.launch import CudaScan, prepare
 
 
 class ForwardPart:
-    """A part scanned without the state before it; as `_across_cpu.ForwardPart`."""
+    """A part scanned without the state before it; as the CPU's."""
 
     felt = 0  # Its backward pass has no use for it.
 
-    def __init__(self, parameters: Any, reset: Tensor | None, softplus: bool) -> None:
-        self._given = operands(*one_replica(*parameters, None, reset, softplus))
-        u, A = self._given.u[0], self._given.A[0]
-        if self._given.shape.empty:
+    def __init__(self, operands: Operands[Tensor], softplus: bool) -> None:
+        self._scan, self._given = _taken(operands, softplus)
+        u, A = self._given.u, self._given.A
+        if self._scan.sizes.empty:
             self.end = A.new_zeros(u.shape[0], *A.shape)
             self.decay = torch.ones_like(self.end)
             return
-        self._spans = scan_spans(self._given, forward_plan(self._given))
+        self._pass = self._scan.forward_pass(self._given)
+        self._spans = self._pass.scan_spans(self._given)
         self.end, elapsed = passed_on(self._spans.states, self._spans.totals, A)
         self.decay = decay_over(elapsed, A)
 
     def output(self, start: Float[Tensor, "batch channels state"]) -> Tensor:
         """The output, given the state before the part."""
-        if self._given.shape.empty:
-            return torch.empty_like(self._given.u[0])
-        return correct_spans(self._given, self._spans, start.contiguous())[0][0]
+        if self._scan.sizes.empty:
+            return torch.empty_like(self._given.u)
+        return self._pass.correct_spans(self._given, self._spans, start.contiguous())[0]
 
 
 class BackwardPart:
-    """A part whose gradients need that of the state after it; as `_across_cpu.BackwardPart`."""
+    """A part whose gradients need that of the state after it; as the CPU's."""
 
-    def __init__(
-        self,
-        dy: Tensor,
-        start: Float[Tensor, "batch channels state"],
-        parameters: Any,
-        reset: Tensor | None,
-        softplus: bool,
-        felt: int,
-    ) -> None:
-        self._parameters = parameters
-        self._given = operands(*one_replica(*parameters, start, reset, softplus))
-        if self._given.shape.empty:
+    def __init__(self, dy: Tensor, operands: Operands[Tensor], softplus: bool, felt: int) -> None:
+        self._scan, self._given = _taken(operands, softplus)
+        if self._scan.sizes.empty:
+            start = operands.initial_state
+            assert start is not None
             self.of_start = torch.zeros_like(start)
             return
-        self._swept = sweep(self._given, adjacent(dy).unsqueeze(0), in_spans=True)
+        dy = self._scan.adjacent(dy)
+        of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
+        plan = self._scan.backward_pass(self._given, dy).plan
+        self._pass = BackwardPass(self._scan, plan, of_dy, in_spans=True)
+        self._swept = self._pass.sweep(self._given, dy)
         adjoints, totals = self._swept.adjoints, self._swept.totals
         assert adjoints is not None
         assert totals is not None
-        self.of_start, _ = passed_on(adjoints.flip(1), totals.flip(1), self._given.A[0])
+        self.of_start, _ = passed_on(adjoints.flip(1), totals.flip(1), self._given.A)
 
     def gradients(self, of_last: Float[Tensor, "batch channels state"]) -> list[Tensor | None]:
-        """Of the parameters, given that of the state after the part."""
-        if self._given.shape.empty:
-            return [None if x is None else torch.zeros_like(x) for x in self._parameters]
-        found = reverse(self._given, self._swept, of_last.contiguous())
+        """Of the operands from u to delta_bias, given that of the state after the part."""
+        present = self._given.differentiable[:-1]
+        if self._scan.sizes.empty:
+            return [None if x is None else torch.zeros_like(x) for x in present]
+        found = self._pass.reverse(self._given, self._swept, of_last.contiguous())
         return [
-            None if x is None or gradient is None else gradient[0]
-            for x, gradient in zip(self._parameters, found, strict=False)
+            None if x is None else gradient
+            for x, gradient in zip(present, found.differentiable, strict=False)
         ]
+
+
+def _taken(operands: Operands[Tensor], softplus: bool) -> tuple[CudaScan, Operands[Tensor]]:
+    scan = prepare(signature_of(operands), (softplus,))
+    return scan, scan.taken(operands)
 
 
 def passed_on(

@@ -1,206 +1,240 @@
 """The gradients of the scan on an NVIDIA GPU: their buffers and launches."""
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from keelback.compiled.cuda_driver import kernel, processors_of
-from keelback.compiled.cuda_operands import address, packed_arguments, sequences
-from keelback.scan.cuda.operands import Operands, state_sequences
-from keelback.scan.cuda.plan import BACKWARD, Plan, plan_of
+from keelback.compiled.cuda_launch import Field, Launch
+from keelback.compiled.cuda_operands import address, outer_strides
+from keelback.compiled.layouts import Blank, Layout, row_major
+from keelback.scan._operands import Operands
+from keelback.scan.cuda.forward import OF_B, OF_U, reset_strides
+from keelback.scan.cuda.plan import CudaPlan
+from keelback.scan.cuda.signature import CudaSignature
 
-#: `Checkpoints` of checkpoints.cuh: address, rows of a sequence, rows from one tile to the next.
-Rows: TypeAlias = tuple[int, int, int]
-
-
-class Gradients(NamedTuple):
-    """The gradients of a scan, shaped as its operands."""
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor
-    z: Tensor | None
-    delta_bias: Tensor
-    initial_state: Tensor | None
+#: Elements at whose multiples the tensors of one allocation begin.
+_ALIGNED = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What the first half of a backward pass leaves: checkpoints, and what its spans pass on.
+    """What the first half of a backward pass leaves: tile states, and what its spans pass on.
 
     `states`, `adjoints` (sequence, span, channel, state) and `totals` (sequence, span, channel) are
-    absent where one span is all, and where spans write letters.
+    absent where one span is all, and where spans write letters. Tile states are in `du` where there
+    is no buffer for them.
     """
 
-    plan: Plan
-    spanned: bool
     dy: Tensor
     du: Tensor
     ddelta: Tensor
-    checkpoints: Rows
     buffer: Tensor | None
     states: Tensor | None
     adjoints: Tensor | None
     totals: Tensor | None
 
-
-def run_backward(
-    given: Operands, dy: Tensor, last_gradient: Tensor | None, plan: Plan | None = None
-) -> Gradients:
-    """The gradients of every operand, from those of the output and the last state."""
-    return reverse(given, sweep(given, dy, plan), last_gradient)
+    @property
+    def tile_states(self) -> Tensor:
+        """Where the states at the starts of tiles are."""
+        return self.du if self.buffer is None else self.buffer
 
 
-def sweep(
-    given: Operands, dy: Tensor, plan: Plan | None = None, *, in_spans: bool = False
-) -> Sweep:
-    """The recurrence without its output; sweep.cu says more.
+class BackwardPass:
+    """The backward pass over operands of one signature, cut by one plan.
 
-    `in_spans` has what the spans pass on in tensors, even of one that is a single span, which
-    then begins without the initial state.
+    `in_spans` has what the spans pass on in tensors, even of one that is a single span, which then
+    begins without the initial state.
     """
-    u, shape = given.u, given.shape
-    du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    ddelta = torch.empty_like(du)
-    if plan is None:
-        traits = given.traits(du, ddelta, dy)
-        plan = plan_of(traits, processors_of(u.device), BACKWARD)
-    checkpoints, buffer = checkpoint_rows(plan, du)
-    states = adjoints = totals = None
-    spanned = in_spans or plan.spans > 1
-    if in_spans or (spanned and not letters_fit(plan, du)):
-        states = given.A.new_empty(shape.sequences, plan.spans, shape.channels, shape.states)
-        adjoints = torch.empty_like(states)
-        totals = given.A.new_empty(shape.sequences, plan.spans, shape.channels)
-    swept = Sweep(plan, spanned, dy, du, ddelta, checkpoints, buffer, states, adjoints, totals)
-    _launch_sweep(given, swept)
-    return swept
+
+    def __init__(
+        self, scan: CudaSignature, plan: CudaPlan, dy: Layout, *, in_spans: bool = False
+    ) -> None:
+        self.plan, self._scan, self._dy = plan, scan, dy
+        sizes, A, u = scan.sizes, scan.given.A, scan.given.u
+        self._spanned = in_spans or plan.spans > 1
+        self._passes_tensors = in_spans or (self._spanned and not letters_fit(plan, u.dtype))
+        spans = (sizes.sequences, plan.spans, sizes.channels)
+        self._states = Blank((*spans, sizes.states), A.dtype, scan.device)
+        self._totals = Blank(spans, A.dtype, scan.device)
+        self._rows, self._buffer = _tile_state_rows(plan, u)
+        self._reversing: dict[bool, _Reversing] = {}
+
+    def sweep(self, given: Operands[Tensor], dy: Tensor) -> Sweep:
+        """The recurrence without its output; sweep.cu says more."""
+        like_u, passes = self._scan.like_u, self._passes_tensors
+        swept = Sweep(
+            dy=dy,
+            du=like_u(),
+            ddelta=like_u(),
+            buffer=None if self._buffer is None else self._buffer(),
+            states=self._states() if passes else None,
+            adjoints=self._states() if passes else None,
+            totals=self._totals() if passes else None,
+        )
+        u, delta, A, B, C, _, z, bias, initial, reset = given
+        used = (u, delta, z, dy, B, C, reset, A, bias, initial, swept.tile_states, swept.ddelta)
+        self._sweeping(map(address, (*used, swept.states, swept.adjoints, swept.totals)))
+        return swept
+
+    def _inputs(self) -> dict[str, Field]:
+        """What both kernels begin with."""
+        given = self._scan.given
+        return {
+            "u": outer_strides(given.u, OF_U),
+            "delta": outer_strides(given.delta, OF_U),
+            "z": outer_strides(given.z, OF_U),
+            "dy": outer_strides(self._dy, OF_U),
+            "B": outer_strides(given.B, OF_B),
+            "C": outer_strides(given.C, OF_B),
+            "reset": reset_strides(given),
+        }
+
+    @property
+    def _kept(self) -> dict[str, Field]:
+        """Tile states, and the time since a span's start at the start of each tile."""
+        return {"tile_states": self._rows, "elapsed": (self._scan.sizes.length, 0)}
+
+    @cached_property
+    def _sweeping(self) -> Launch:
+        configuration = self.plan.configuration.for_sweeping(self._spanned)
+        fields = {
+            **self._inputs(),
+            **dict.fromkeys(("A", "bias", "initial"), ()),
+            **self._kept,
+            **dict.fromkeys(("states", "adjoints", "totals"), ()),
+        }
+        return self._launch("sweep", configuration, fields)
+
+    def _launch(self, name: str, configuration: Any, fields: dict[str, Field]) -> Launch:
+        plan, device = self.plan, self._scan.device
+        threads = configuration.threads
+        return Launch(name, configuration, device.index, plan.blocks, threads, plan.numbers, fields)
+
+    def reverse(
+        self, given: Operands[Tensor], swept: Sweep, last_gradient: Tensor | None
+    ) -> Operands[Tensor]:
+        """The gradients, by a pass backward from tile to tile; reverse.cu says more."""
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        if deterministic not in self._reversing:
+            self._reversing[deterministic] = _Reversing(self._scan, self.plan, deterministic)
+        reversing = self._reversing[deterministic]
+        dz = None if given.z is None else self._scan.like_u()
+        dinitial = None if given.initial_state is None else self._scan.like_state()
+        dB, dC, dA, dD, dbias = reversing.sums()
+        u, delta, A, B, C, D, z, bias, initial, reset = given
+        used = (u, delta, z, swept.dy, B, C, reset, A, D, bias, initial, last_gradient)
+        passed = (swept.states, swept.adjoints, swept.totals, swept.tile_states, swept.ddelta)
+        found = (swept.du, swept.ddelta, dz, dB, dC, dA, dD, dbias, dinitial)
+        self._reverse_launch(reversing)(map(address, (*used, *passed, *found)))
+        if deterministic:
+            dB, dC, dA, dD, dbias = dB.sum(0), dC.sum(0), dA.sum(-3), dD.sum(-2), dbias.sum(-2)
+        else:
+            dB, dC = dB[0], dC[0]
+        ddelta = swept.ddelta
+        return Operands(
+            u=swept.du,
+            delta=ddelta.sum(-1, keepdim=True) if self._scan.given.shares_delta else ddelta,
+            A=dA,
+            B=dB if reversing.narrow else dB.to(B.dtype),
+            C=dC if reversing.narrow else dC.to(C.dtype),
+            D=dD,
+            z=dz,
+            delta_bias=dbias,
+            initial_state=dinitial,
+        )
+
+    def _reverse_launch(self, reversing: "_Reversing") -> Launch:
+        if reversing.launch is None:
+            configuration = self.plan.configuration.for_reversing(
+                self._spanned,
+                reversing.add_grouped,
+                reversing.narrow,
+                not reversing.deterministic,
+            )
+            fields: dict[str, Field] = {
+                **self._inputs(),
+                **dict.fromkeys(("A", "D", "bias", "initial", "final"), ()),
+                **dict.fromkeys(("states", "adjoints", "totals"), ()),
+                **self._kept,
+                **dict.fromkeys(("du", "ddelta", "dz", "dB", "dC"), ()),
+                "partial": reversing.partial,
+                **dict.fromkeys(("dA", "dD", "dbias", "dinitial"), ()),
+            }
+            reversing.launch = self._launch("reverse", configuration, fields)
+        return reversing.launch
 
 
-def reverse(given: Operands, swept: Sweep, last_gradient: Tensor | None) -> Gradients:
-    """The gradients, by a pass backward from checkpoint to checkpoint; reverse.cu says more."""
-    u, shape, plan, new = given.u, given.shape, swept.plan, given.A.new_empty
-    dz = None if given.z is None else torch.empty_like(swept.du)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    parts = plan.blocks_per_group if deterministic else 1
-    narrow = plan.blocks_per_group == 1
-    dB, dC = (new(parts, *x.shape, dtype=x.dtype if narrow else None) for x in (given.B, given.C))
-    per_part = (shape.replicas, shape.rows * plan.spans if deterministic else 1, shape.channels)
-    dA, dD, dbias = new(*per_part, shape.states), new(per_part), new(per_part)
-    add_grouped = plan.blocks_per_group > parts
-    added = [dB, dC] if add_grouped else []
-    if not deterministic:
-        added += [dA, dD, dbias]
-    if added:
-        torch._foreach_zero_(added)
-    dinitial = None if given.initial_state is None else torch.empty_like(given.initial_state)
-    arguments = packed_arguments(
-        plan.sizes,
-        u=sequences(u),
-        delta=sequences(given.delta),
-        z=sequences(given.z),
-        dy=sequences(swept.dy),
-        B=state_sequences(given.B),
-        C=state_sequences(given.C),
-        reset=sequences(given.reset),
-        A=address(given.A),
-        D=address(given.D),
-        bias=address(given.delta_bias),
-        initial=address(given.initial_state),
-        final=address(last_gradient),
-        states=address(swept.states),
-        adjoints=address(swept.adjoints),
-        totals=address(swept.totals),
-        checkpoints=swept.checkpoints,
-        elapsed=_elapsed_rows(given, swept),
-        du=address(swept.du),
-        ddelta=address(swept.ddelta),
-        dz=address(dz),
-        dB=address(dB),
-        dC=address(dC),
-        partial=0 if parts == 1 else dB[0].numel(),
-        dA=address(dA),
-        dD=address(dD),
-        dbias=address(dbias),
-        dinitial=address(dinitial),
-    )
-    configuration = plan.configuration.for_reversing(
-        swept.spanned, add_grouped, narrow, not deterministic
-    )
-    kernel("reverse", configuration, u.device.index).launch(
-        plan.blocks, configuration.threads, arguments
-    )
+class _Reversing:
+    """The sums of a reverse pass, in parts where they must be the same at each call.
 
-    ddelta = swept.ddelta
-    return Gradients(
-        u=swept.du,
-        delta=ddelta.sum(-1, keepdim=True) if given.shared_delta else ddelta,
-        A=_summed(dA, 1),
-        B=_summed(dB, 0).to(given.B.dtype),
-        C=_summed(dC, 0).to(given.C.dtype),
-        D=_summed(dD, 1),
-        z=dz,
-        delta_bias=_summed(dbias, 1),
-        initial_state=dinitial,
-    )
+    The gradients of B and C are one allocation, those of A, D and delta_bias another: they live as
+    long as each other.
+    """
+
+    launch: Launch | None = None
+
+    def __init__(self, scan: CudaSignature, plan: CudaPlan, deterministic: bool) -> None:
+        sizes, given = scan.sizes, scan.given
+        self.deterministic = deterministic
+        parts = plan.blocks_per_group if deterministic else 1
+        self.narrow = plan.blocks_per_group == 1
+        self.add_grouped = plan.blocks_per_group > parts
+        of_B = given.B.dtype if self.narrow else given.A.dtype
+        self._grouped = Blank((2, parts, *given.B.shape), of_B, scan.device)
+        self.partial = 0 if parts == 1 else math.prod(given.B.shape)
+        if deterministic:
+            per_part: tuple[int, ...] = (
+                *given.A.shape[:-2],
+                sizes.rows * plan.spans,
+                sizes.channels,
+            )
+        else:
+            per_part = tuple(given.A.shape[:-1])
+        shapes = ((*per_part, sizes.states), per_part, per_part)
+        self._pieces, end = [], 0
+        for shape in shapes:
+            self._pieces.append((shape, row_major(shape), end))
+            end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
+        self._parameters = Blank((end,), given.A.dtype, scan.device)
+
+    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Memory for the gradients of B, C, A, D and delta_bias; zero where they are added to."""
+        grouped, parameters = self._grouped(), self._parameters()
+        added = [grouped] if self.add_grouped else []
+        if not self.deterministic:
+            added.append(parameters)
+        if added:
+            torch._foreach_zero_(added)
+        dB, dC = grouped.unbind()
+        dA, dD, dbias = (torch.as_strided(parameters, *piece) for piece in self._pieces)
+        return dB, dC, dA, dD, dbias
 
 
-def _launch_sweep(given: Operands, swept: Sweep) -> None:
-    configuration = swept.plan.configuration.for_sweeping(swept.spanned)
-    arguments = packed_arguments(
-        swept.plan.sizes,
-        u=sequences(given.u),
-        delta=sequences(given.delta),
-        z=sequences(given.z),
-        dy=sequences(swept.dy),
-        B=state_sequences(given.B),
-        C=state_sequences(given.C),
-        reset=sequences(given.reset),
-        A=address(given.A),
-        bias=address(given.delta_bias),
-        initial=address(given.initial_state),
-        checkpoints=swept.checkpoints,
-        elapsed=_elapsed_rows(given, swept),
-        states=address(swept.states),
-        adjoints=address(swept.adjoints),
-        totals=address(swept.totals),
-    )
-    kernel("sweep", configuration, given.device.index).launch(
-        swept.plan.blocks, configuration.threads, arguments
-    )
+def _tile_state_rows(plan: CudaPlan, u: Layout) -> tuple[tuple[int, int], Blank | None]:
+    """The states at the starts of tiles: in `du` where they fit, else in a buffer of their own.
 
-
-def _elapsed_rows(given: Operands, swept: Sweep) -> Rows:
-    """The time since a span's start at the start of each tile, where ddelta will be."""
-    return (address(swept.ddelta), given.shape.length, 0)
-
-
-def _summed(x: Tensor, axis: int) -> Tensor:
-    return x.squeeze(axis) if x.shape[axis] == 1 else x.sum(axis)
-
-
-def checkpoint_rows(plan: Plan, du: Tensor) -> tuple[Rows, Tensor | None]:
-    """The states at the starts of tiles: in `du` where they fit, else in a buffer of their own."""
-    shape, rows = plan.shape, _rows_of_states(plan, du)
+    The numbers are rows of a sequence, and rows from one tile to the next (or 0), see
+    tile_states.cuh.
+    """
+    sizes, rows = plan.sizes, _rows_of_states(plan, u.dtype)
     if rows <= plan.configuration.tile:
-        return (address(du), shape.length, 0), None
+        return (sizes.length, 0), None
     of_sequence = plan.spans * plan.tiles_per_span * rows
-    buffer = du.new_empty(shape.sequences, of_sequence, shape.channels)
-    return (address(buffer), of_sequence, rows), buffer
+    shape = (sizes.sequences, of_sequence, sizes.channels)
+    return (of_sequence, rows), Blank(shape, u.dtype, u.device)
 
 
-def letters_fit(plan: Plan, du: Tensor) -> bool:
+def letters_fit(plan: CudaPlan, dtype: torch.dtype) -> bool:
     """Whether what the spans pass on fits into their last tiles of `du`; letters.cuh says more."""
-    tile, rows = plan.configuration.tile, _rows_of_states(plan, du)
-    last_span = plan.shape.length - (plan.spans - 1) * plan.span_length
-    whole = rows == plan.shape.states and last_span >= tile
+    tile, rows = plan.configuration.tile, _rows_of_states(plan, dtype)
+    last_span = plan.sizes.length - (plan.spans - 1) * plan.span_length
+    whole = rows == plan.sizes.states and last_span >= tile
     return whole and rows + (plan.spans - 1) * (rows + 1) <= tile
 
 
-def _rows_of_states(plan: Plan, du: Tensor) -> int:
-    return plan.shape.states * (1 if du.dtype == torch.float64 else 4 // du.element_size())
+def _rows_of_states(plan: CudaPlan, dtype: torch.dtype) -> int:
+    return plan.sizes.states * (1 if dtype == torch.float64 else 4 // dtype.itemsize)

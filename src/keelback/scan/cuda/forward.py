@@ -1,14 +1,19 @@
 """The forward scan on an NVIDIA GPU: its buffers and launches."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from keelback.compiled.cuda_driver import kernel, processors_of
-from keelback.compiled.cuda_operands import address, packed_arguments, sequences
-from keelback.scan.cuda.operands import Operands, state_sequences
-from keelback.scan.cuda.plan import FORWARD, Plan, plan_of
+from keelback.compiled.cuda_launch import Launch
+from keelback.compiled.cuda_operands import address, outer_strides
+from keelback.compiled.layouts import Blank
+from keelback.scan._operands import Operands
+from keelback.scan.cuda.plan import CudaPlan
+from keelback.scan.cuda.signature import CudaSignature
+
+#: Axes before the last one of u and of reset, of B, with that of replicas.
+OF_U, OF_B, OF_RESET = 3, 4, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,98 +24,114 @@ class Spans:
     (sequence, span, channel) the sums of their step sizes, infinite where there is a reset.
     """
 
-    plan: Plan
     y: Tensor
     states: Tensor
     totals: Tensor
 
 
-def run_forward(given: Operands, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
-    """Output (replica, row, time, channel) and last state (replica, row, channel, state)."""
-    plan = plan or forward_plan(given)
-    if plan.spans > 1:
-        return correct_spans(given, scan_spans(given, plan), None)
-    y, last = _new_output(given), _new_state(given)
-    _launch(given, plan, y, last, None, None)
-    return y, last
+class ForwardPass:
+    """The forward pass over operands of one signature, cut by one plan."""
+
+    def __init__(self, scan: CudaSignature, plan: CudaPlan) -> None:
+        self.plan, self._scan = plan, scan
+        sizes, A = scan.sizes, scan.given.A
+        spans = (sizes.sequences, plan.spans, sizes.channels)
+        self._states = Blank((*spans, sizes.states), A.dtype, scan.device)
+        self._totals = Blank(spans, A.dtype, scan.device)
+
+    @cached_property
+    def _whole(self) -> Launch:
+        return self._output(spanned=False)
+
+    @cached_property
+    def _in_spans(self) -> Launch:
+        return self._output(spanned=True)
+
+    def _output(self, spanned: bool) -> Launch:
+        scan, plan, given = self._scan, self.plan, self._scan.given
+        configuration = plan.configuration.for_output(spanned)
+        fields = {
+            "u": outer_strides(given.u, OF_U),
+            "delta": outer_strides(given.delta, OF_U),
+            "z": outer_strides(given.z, OF_U),
+            "B": outer_strides(given.B, OF_B),
+            "C": outer_strides(given.C, OF_B),
+            "reset": reset_strides(given),
+            **dict.fromkeys(("A", "D", "bias", "initial", "y", "last", "states", "totals"), ()),
+        }
+        return Launch(
+            "forward",
+            configuration,
+            scan.device.index,
+            plan.blocks,
+            configuration.threads,
+            plan.numbers,
+            fields,
+        )
+
+    @cached_property
+    def _correcting(self) -> Launch:
+        scan, plan, given = self._scan, self.plan, self._scan.given
+        configuration = plan.configuration.for_correcting
+        fields = {
+            "delta": outer_strides(given.delta, OF_U),
+            "z": outer_strides(given.z, OF_U),
+            "C": outer_strides(given.C, OF_B),
+            "reset": reset_strides(given),
+            **dict.fromkeys(("A", "bias", "initial", "states", "totals", "y", "last"), ()),
+        }
+        return Launch(
+            "correct",
+            configuration,
+            scan.device.index,
+            plan.blocks,
+            configuration.threads,
+            plan.numbers,
+            fields,
+        )
+
+    def run(self, given: Operands[Tensor]) -> tuple[Tensor, Tensor]:
+        """Output and last state."""
+        if self.plan.spans > 1:
+            return self.correct_spans(given, self.scan_spans(given), None)
+        y, last = self._scan.like_u(), self._scan.like_state()
+        self._whole(_addresses(given, y, last, None, None))
+        return y, last
+
+    def scan_spans(self, given: Operands[Tensor]) -> Spans:
+        """The first half of a scan in spans, even of one that is a single span."""
+        y, states, totals = self._scan.like_u(), self._states(), self._totals()
+        self._in_spans(_addresses(given, y, None, states, totals))
+        return Spans(y, states, totals)
+
+    def correct_spans(
+        self, given: Operands[Tensor], spans: Spans, start: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the spans pass on reaches the outputs after them; correct.cu says more.
+
+        `start` (replica, row, channel, state) is the state before the first span, where that began
+        from zero.
+        """
+        last = self._scan.like_state()
+        used = (given.delta, given.z, given.C, given.reset, given.A, given.delta_bias, start)
+        found = (spans.states, spans.totals, spans.y, last)
+        self._correcting(map(address, (*used, *found)))
+        return spans.y, last
 
 
-def forward_plan(given: Operands) -> Plan:
-    """How a forward pass over these operands is cut."""
-    return plan_of(given.traits(), processors_of(given.device), FORWARD)
-
-
-def scan_spans(given: Operands, plan: Plan) -> Spans:
-    """The first half of a scan in spans, even of one that is a single span."""
-    shape, new, y = given.shape, given.A.new_empty, _new_output(given)
-    states = new(shape.sequences, plan.spans, shape.channels, shape.states)
-    totals = new(shape.sequences, plan.spans, shape.channels)
-    _launch(given, plan, y, None, states, totals)
-    return Spans(plan, y, states, totals)
-
-
-def correct_spans(given: Operands, spans: Spans, start: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What the spans pass on reaches the outputs after them; correct.cu says more.
-
-    `start` (replica, row, channel, state) is the state before the first span, where that began
-    from zero.
-    """
-    configuration = spans.plan.configuration.for_correcting
-    last = _new_state(given)
-    arguments = packed_arguments(
-        spans.plan.sizes,
-        delta=sequences(given.delta),
-        z=sequences(given.z),
-        C=state_sequences(given.C),
-        reset=sequences(given.reset),
-        A=address(given.A),
-        bias=address(given.delta_bias),
-        initial=address(start),
-        states=address(spans.states),
-        totals=address(spans.totals),
-        y=address(spans.y),
-        last=address(last),
-    )
-    kernel("correct", configuration, given.device.index).launch(
-        spans.plan.blocks, configuration.threads, arguments
-    )
-    return spans.y, last
-
-
-def _new_output(given: Operands) -> Tensor:
-    return torch.empty(given.u.shape, dtype=given.u.dtype, device=given.device)
-
-
-def _new_state(given: Operands) -> Tensor:
-    return given.A.new_empty(given.u.shape[:2] + given.A.shape[1:])
-
-
-def _launch(
-    given: Operands,
-    plan: Plan,
+def _addresses(
+    given: Operands[Tensor],
     y: Tensor,
     last: Tensor | None,
     states: Tensor | None,
     totals: Tensor | None,
-) -> None:
-    arguments = packed_arguments(
-        plan.sizes,
-        u=sequences(given.u),
-        delta=sequences(given.delta),
-        z=sequences(given.z),
-        B=state_sequences(given.B),
-        C=state_sequences(given.C),
-        reset=sequences(given.reset),
-        A=address(given.A),
-        D=address(given.D),
-        bias=address(given.delta_bias),
-        initial=address(given.initial_state),
-        y=address(y),
-        last=address(last),
-        states=address(states),
-        totals=address(totals),
-    )
-    configuration = plan.configuration.for_output(states is not None)
-    kernel("forward", configuration, given.device.index).launch(
-        plan.blocks, configuration.threads, arguments
-    )
+) -> list[int]:
+    u, delta, A, B, C, D, z, bias, initial, reset = given
+    used = (u, delta, z, B, C, reset, A, D, bias, initial, y, last, states, totals)
+    return [0 if x is None else x.data_ptr() for x in used]
+
+
+def reset_strides(given: Operands) -> tuple[int, ...]:  # type: ignore[type-arg]
+    """`Resets` of place.cuh: strides of (replica, row, time)."""
+    found = () if given.reset is None else given.reset.stride
+    return (0,) * (OF_RESET - len(found)) + found

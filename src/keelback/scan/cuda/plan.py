@@ -6,6 +6,7 @@ from functools import cache
 import torch
 
 from keelback.errors import InputError
+from keelback.scan._operands import ScanSizes
 from keelback.scan.cuda.configuration import WARP, Configuration
 
 MAX_STATES = 256
@@ -39,37 +40,10 @@ BACKWARD = Cutting(states=2, min_span=64, waves=1, least_spans=2, short_span=128
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The sizes of one scan; u has the shape (replicas, rows, length, channels)."""
-
-    replicas: int
-    rows: int
-    length: int
-    channels: int
-    states: int
-    groups: int
-
-    @property
-    def sequences(self) -> int:
-        """Rows of all replicas."""
-        return self.replicas * self.rows
-
-    @property
-    def channels_per_group(self) -> int:
-        """Channels that share B and C."""
-        return self.channels // self.groups
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no step to compute."""
-        return not (self.sequences and self.length and self.channels)
-
-
-@dataclass(frozen=True)
 class Traits:
     """All that a plan depends on."""
 
-    shape: Shape
+    sizes: ScanSizes
     dtype: torch.dtype
     vector: int
     state_vector: int
@@ -82,10 +56,10 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CudaPlan:
     """A configuration, and the spans into which the length is cut over blocks."""
 
-    shape: Shape
+    sizes: ScanSizes
     configuration: Configuration
     spans: int
     span_length: int
@@ -93,12 +67,12 @@ class Plan:
     @property
     def blocks_per_group(self) -> int:
         """Blocks of threads along the channels of a group."""
-        return -(-self.shape.channels_per_group // self.configuration.channels)
+        return -(-self.sizes.channels_per_group // self.configuration.channels)
 
     @property
     def blocks(self) -> int:
         """Blocks of threads of a launch."""
-        return self.shape.sequences * self.shape.groups * self.blocks_per_group * self.spans
+        return self.sizes.sequences * self.sizes.groups * self.blocks_per_group * self.spans
 
     @property
     def tiles_per_span(self) -> int:
@@ -106,16 +80,16 @@ class Plan:
         return -(-self.span_length // self.configuration.tile)
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def numbers(self) -> tuple[int, ...]:
         """`Sizes` of place.cuh."""
-        shape = self.shape
+        sizes = self.sizes
         return (
-            shape.rows,
-            shape.length,
-            shape.channels,
-            shape.states,
-            shape.groups,
-            shape.channels_per_group,
+            sizes.rows,
+            sizes.length,
+            sizes.channels,
+            sizes.states,
+            sizes.groups,
+            sizes.channels_per_group,
             self.blocks_per_group,
             self.spans,
             self.span_length,
@@ -144,15 +118,15 @@ def tile_steps(padded_states: int) -> int:
 
 def configuration_of(traits: Traits, cutting: Cutting) -> Configuration:
     """A block of about BLOCK_THREADS threads, along states and channels."""
-    shape = traits.shape
-    per_thread, lanes = states_over_threads(shape.states, cutting.states)
+    sizes = traits.sizes
+    per_thread, lanes = states_over_threads(sizes.states, cutting.states)
     least = max(WARP // lanes, 4)
-    wanted = -(-shape.channels_per_group // least) * least
+    wanted = -(-sizes.channels_per_group // least) * least
     channels = min(max(BLOCK_THREADS // lanes, least), wanted)
     tile = tile_steps(per_thread * lanes)
     return Configuration(
         dtype=traits.dtype,
-        states=shape.states,
+        states=sizes.states,
         states_per_thread=per_thread,
         state_lanes=lanes,
         state_stride=min(2, WARP // lanes),
@@ -174,27 +148,27 @@ def configuration_of(traits: Traits, cutting: Cutting) -> Configuration:
 
 
 @cache
-def plan_of(traits: Traits, processors: int, cutting: Cutting) -> Plan:
+def plan_of(traits: Traits, processors: int, cutting: Cutting) -> CudaPlan:
     """The length stays whole where it would make few spans, or few would fill the multiprocessors.
 
     Else it is cut so that whole spans fill them: the last one, which is shorter, finds room where
     another ends.
     """
-    shape, configuration = traits.shape, configuration_of(traits, cutting)
-    threads = Plan(shape, configuration, 1, shape.length).blocks * configuration.threads
+    sizes, configuration = traits.sizes, configuration_of(traits, cutting)
+    threads = CudaPlan(sizes, configuration, 1, sizes.length).blocks * configuration.threads
     resident = processors * RESIDENT_THREADS
-    most_spans = shape.length // cutting.min_span
+    most_spans = sizes.length // cutting.min_span
     if min(most_spans, resident // max(threads, 1)) < cutting.least_spans:
-        return cut(shape, configuration, shape.length)
-    filling = -(-shape.length * threads // (resident * cutting.waves))
+        return cut(sizes, configuration, sizes.length)
+    filling = -(-sizes.length * threads // (resident * cutting.waves))
     if filling < cutting.short_span and cutting.states > 1:
         return plan_of(traits, processors, replace(cutting, states=cutting.states // 2))
-    return cut(shape, configuration, max(filling, -(-shape.length // most_spans)))
+    return cut(sizes, configuration, max(filling, -(-sizes.length // most_spans)))
 
 
-def cut(shape: Shape, configuration: Configuration, span_length: int) -> Plan:
+def cut(sizes: ScanSizes, configuration: Configuration, span_length: int) -> CudaPlan:
     """A plan with spans of about this length: of whole tiles, except the last."""
-    if span_length < shape.length:
+    if span_length < sizes.length:
         span_length = -(-span_length // configuration.tile) * configuration.tile
-    span_length = min(span_length, shape.length)
-    return Plan(shape, configuration, -(-shape.length // span_length), span_length)
+    span_length = min(span_length, sizes.length)
+    return CudaPlan(sizes, configuration, -(-sizes.length // span_length), span_length)

@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from keelback.compiled import cuda_driver
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import STORED_TYPES, header_text
 from keelback.compiled.cuda_operands import address
-from keelback.compiled.watchers import is_transformed, needs_gradient
-from keelback.scan._checks import require_step_shapes
+from keelback.compiled.layouts import Layout, Signature, layouts_of, signature_of
+from keelback.scan._operands import Operands, require_step
 from keelback.scan.cuda.configuration import WARP
 from keelback.scan.cuda.plan import MAX_STATES
 
@@ -30,15 +30,6 @@ _ADDRESSES = struct.Struct("=11q")
 
 # Replaced where the kernels run on the host.
 kernel: Any = cuda_driver.kernel
-
-
-class _Operand(NamedTuple):
-    """All of a tensor that a launch is planned by."""
-
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -96,54 +87,26 @@ class _Launch:
 
 
 def advance_state(
-    state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    in_place: bool,
+    operands: Operands[Tensor], softplus: bool, in_place: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """Output and new state of `selective_scan_step`; in place, the new state is `state`.
+    """Output and new state of `selective_scan_step`; in place, that is the state itself.
 
-    None where that is PyTorch's to do: not on a GPU, a gradient or a transform, other dtypes.
+    None where that is PyTorch's to do: other dtypes, or several elements of the state being one.
 
     Raises:
         InputError: An operand has the wrong shape.
     """
-    operands = (state, u, delta, A, B, C, D, z, delta_bias)
-    if not state.is_cuda or is_transformed() or needs_gradient(*operands):
-        return None
-    return run_step(*operands, delta_softplus, in_place)
-
-
-def run_step(
-    state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    in_place: bool,
-) -> tuple[Tensor, Tensor] | None:
-    """`advance_state` where no gradient or transform is in the way."""
+    state, u = operands.initial_state, operands.u
+    assert state is not None
     new_state = state
     if not in_place:
         real = _real(u.dtype)
         state = state.to(real) if state.dtype == u.dtype else state
         new_state = torch.empty(state.shape, dtype=real, device=state.device)
-    given = (state, u, delta, A, B, C, D, z, delta_bias, new_state)
+    given = (state, *operands[:8], new_state)
     addresses = tuple(map(address, given))
     aligned = not (addresses[0] | addresses[3] | addresses[4] | addresses[5]) % _PACK_BYTES
-    launch = _planned(*map(_described, given), delta_softplus, aligned)
+    launch = _planned(signature_of(given), softplus, aligned)
     if launch is None:
         return None
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
@@ -155,27 +118,12 @@ def run_step(
     return y, new_state
 
 
-def _described(x: Tensor | None) -> _Operand | None:
-    return None if x is None else _Operand(x.shape, x.stride(), x.dtype, x.device)
-
-
 @lru_cache(maxsize=1024)
-def _planned(
-    state: _Operand,
-    u: _Operand,
-    delta: _Operand,
-    A: _Operand,
-    B: _Operand,
-    C: _Operand,
-    D: _Operand | None,
-    z: _Operand | None,
-    delta_bias: _Operand | None,
-    new_state: _Operand,
-    softplus: bool,
-    aligned: bool,
-) -> _Launch | None:
-    """How the kernel takes operands like these, if it does."""
-    given = [state, u, delta, A, B, C, D, z, delta_bias]
+def _planned(signature: Signature, softplus: bool, aligned: bool) -> _Launch | None:
+    """How the kernel takes operands like these, and a new state, if it does."""
+    given: Any = layouts_of(signature)
+    *given, new_state = given
+    state, u, delta, A, B, C, D, z, delta_bias = given
     real = _real(u.dtype)
     if any(x.device != state.device for x in given if x) or u.dtype not in STORED_TYPES:
         return None
@@ -185,7 +133,7 @@ def _planned(
         return None
     if any(size > 1 and step == 0 for size, step in zip(*new_state[:2], strict=True)):
         return None  # Several of its elements are one; PyTorch says so.
-    require_step_shapes(*(x.shape if x else None for x in given))  # type: ignore[arg-type]
+    require_step(Operands(u, delta, A, B, C, D, z, delta_bias, state))
     rows, channels, states = state.shape
     groups = B.shape[1]
     vector = _PACK_BYTES // real.itemsize if aligned else 1
@@ -241,11 +189,11 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(at_least - 1, 0).bit_length()
 
 
-def _in_packs(x: _Operand, vector: int) -> bool:
+def _in_packs(x: Layout, vector: int) -> bool:
     return x.stride[-1] == 1 and all(stride % vector == 0 for stride in x.stride[:-1])
 
 
-def _along_channels(delta: _Operand) -> tuple[int, int]:
+def _along_channels(delta: Layout) -> tuple[int, int]:
     """Strides of the step sizes, where one for all channels is read again for each."""
     row, channel = delta.stride
     return row, channel if delta.shape[1] > 1 else 0

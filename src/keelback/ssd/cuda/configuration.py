@@ -1,4 +1,4 @@
-"""What the kernels of the scan by heads are specialised for, and the shared memory that this takes."""
+"""What the kernels of the scan by heads are specialised for, and their shared memory."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -252,7 +252,7 @@ class GradientsConfiguration:
         matrices = 2 * tiles.bytes_of(chunk, tiles.padded_states)
         row_warps = chunk // BLOCK_OF_TILE
         skips = self.skip_sums // self.split if self.skip_per_number else 1
-        numbers = chunk * (1 + row_warps + 2 * self.split) + row_warps * (1 + self.split * skips)
+        numbers = chunk * (2 + row_warps + 2 * self.split) + row_warps * (1 + self.split * skips)
         x = tiles.bytes_of(chunk, tiles.head_tile)
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
         pairs = tiles.bytes_of(chunk, chunk)

@@ -1,146 +1,170 @@
 """The launches that forward and backward passes share: the steps, and the states between chunks."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from keelback.compiled.cuda_driver import encoded_map, kernel
-from keelback.compiled.cuda_operands import address, packed_arguments
-from keelback.ssd.cuda.configuration import StepsConfiguration
-from keelback.ssd.cuda.operands import Operands, limits, sequences, strided
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch
+from keelback.compiled.layouts import Layout
+from keelback.ssd.cuda.configuration import FLOAT, StepsConfiguration, Tiles
 from keelback.ssd.cuda.plan import Cut, StatesPlan
+from keelback.ssd.cuda.signature import CudaSignature, bits_of_limits
 
 THREADS_OF_WARP = 32
 PANEL_COLUMNS = 64
-ALIGNMENT_OF_MAPS = 64
 
 
-def tensor_map(x: Tensor, columns: int, rows: int) -> bytes:
+def strides_of(x: Layout | None) -> tuple[int, ...]:
+    """Of (row, time, head or group)."""
+    return (0, 0, 0) if x is None else tuple(x.stride[:3])
+
+
+def box_map(x: Layout, columns: int, rows: int) -> BoxMap | None:
     """`TensorMap` of an operand (row, time, head, number), for boxes of some columns and times.
 
     float32 has none: threads split its numbers as they copy them.
     """
     if x.dtype == torch.float32:
-        return bytes(128)
-    sizes, strides = x.shape[::-1], [stride * x.element_size() for stride in x.stride()[2::-1]]
+        return None
+    strides = [stride * x.dtype.itemsize for stride in x.stride[2::-1]]
     box = (min(columns, PANEL_COLUMNS), 1, rows, 1)
-    return encoded_map(x.data_ptr(), x.dtype, tuple(sizes), tuple(strides), box)
+    return BoxMap(x.dtype, tuple(x.shape[::-1]), strides, box)
 
 
-def with_maps(maps: bytes, arguments: bytes) -> bytes:
-    """A kernel's argument that begins with tensor maps."""
-    if not maps:
-        return arguments
-    return maps + arguments + bytes(-len(arguments) % ALIGNMENT_OF_MAPS)
+class Room:
+    """Scratch memory of a pass, in one piece: where in it each part begins."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def take(self, numbers: int, width: int = FLOAT) -> int:
+        """The offset of so many numbers."""
+        begins = -(-self.bytes // 256) * 256
+        self.bytes = begins + numbers * width
+        return begins
 
 
-@dataclass(frozen=True, eq=False)
-class Steps:
+class StepsAt(NamedTuple):
     """`Steps` of places.cuh: (row, head, chunk, field, step) and, for the resets, (row, time)."""
 
-    numbers: Tensor
-    firsts: Tensor | None
+    numbers: int
+    firsts: int
 
-    @property
-    def fields(self) -> tuple[int, int]:
-        """The structure."""
-        return address(self.numbers), address(self.firsts)
+    @classmethod
+    def in_room(cls, room: Room, scan: CudaSignature, cut: Cut, tiles: Tiles) -> "StepsAt":
+        """Their offsets."""
+        sizes, padded = scan.sizes, cut.chunks * cut.chunk
+        numbers = room.take(sizes.batch * sizes.heads * padded * tiles.step_fields)
+        return cls(numbers, room.take(sizes.batch * padded if scan.given.reset is not None else 0))
 
-
-@dataclass(frozen=True, eq=False)
-class Walk:
-    """`Walk` of states.cu: one direction through the chunks."""
-
-    x: Tensor
-    B: Tensor
-    start: Tensor | None
-    states: Tensor
-    end: Tensor | None
-
-    @property
-    def fields(self) -> tuple[int, ...]:
-        """The structure."""
-        pointers = (self.start, self.states, self.end)
-        return (*sequences(self.x), *sequences(self.B), *map(address, pointers))
+    def moved(self, start: int) -> "StepsAt":
+        """Their addresses in a room that begins at an address."""
+        return StepsAt(self.numbers + start, self.firsts + start)
 
 
-def find_steps(given: Operands, cut: Cut, configuration: StepsConfiguration) -> Steps:
-    """Step sizes and decays of every step; steps.cu says more."""
-    shape = given.shape
-    tiles = configuration.tiles
-    size = (shape.batch, shape.heads, cut.chunks, tiles.step_fields, tiles.chunk)
-    numbers = torch.empty(size, dtype=torch.float32, device=given.device)
-    firsts = None
-    if given.reset is not None:
-        padded = cut.chunks * cut.chunk
-        firsts = torch.empty(shape.batch, padded, dtype=torch.int32, device=given.device)
-    steps = Steps(numbers, firsts)
-    arguments = packed_arguments(
+def steps_launch(scan: CudaSignature, cut: Cut, configuration: StepsConfiguration) -> Launch:
+    """Step sizes and decays of every step, from dt, A, bias, reset to steps; steps.cu says more."""
+    given, sizes = scan.given, scan.sizes
+    warps = configuration.threads // THREADS_OF_WARP
+    reset = (0, 0) if given.reset is None else given.reset.stride
+    return Launch(
+        "steps",
+        configuration,
+        scan.device.index,
+        sizes.batch * cut.chunks * -(-sizes.heads // warps),
+        configuration.threads,
         cut.sizes(),
-        dt=strided(given.dt, 3),
-        A=address(given.A),
-        bias=address(given.dt_bias),
-        limits=limits(given.dt_limit),
-        reset=strided(given.reset, 2),
-        steps=steps.fields,
+        {
+            "dt": given.dt.stride,
+            "A": (),
+            "bias": (),
+            "limits": bits_of_limits(scan.limits),
+            "reset": reset,
+            **dict.fromkeys(("steps", "firsts"), ()),
+        },
     )
-    blocks = shape.batch * cut.chunks * -(-shape.heads // (configuration.threads // THREADS_OF_WARP))
-    kernel("steps", configuration, given.device.index).launch(
-        blocks, configuration.threads, arguments
-    )
-    return steps
 
 
-def states_buffer(given: Operands, cut: Cut, plan: StatesPlan) -> Tensor:
-    """Room for the states between the chunks, in one direction, of a launch."""
-    numbers = plan.configuration.tiles.state_numbers
-    return given.x.new_empty(given.shape.batch, cut.chunks, cut.slots, numbers)
+class Walk(NamedTuple):
+    """`Walk` of states.cuh: the layouts of x and B, or dy and C, in one direction."""
+
+    x: Layout
+    B: Layout
+
+    def fields(self, name: str) -> Mapping[str, Field]:
+        """The structure."""
+        of_x: Field = strides_of(self.x)
+        of_B: Field = strides_of(self.B)
+        rest: dict[str, Field] = {f"{name}.{one}": () for one in ("start", "states", "end")}
+        return {f"{name}.x": of_x, f"{name}.B": of_B, **rest}
 
 
-def find_states(
-    given: Operands,
-    cut: Cut,
-    plan: StatesPlan,
-    launch: int,
-    steps: Steps,
-    ahead: Walk | None,
-    back: Walk | None,
-) -> None:
-    """The states before each chunk, and the gradients of those after; states.cu says more."""
-    walks = [walk for walk in (ahead, back) if walk is not None]
+class WalkAt(NamedTuple):
+    """The addresses of its tensors."""
+
+    x: int
+    B: int
+    start: int
+    states: int
+    end: int
+
+
+class StatesLaunches:
+    """The states before each chunk, or the gradients of those after; states.cuh says more."""
+
+    def __init__(
+        self,
+        scan: CudaSignature,
+        cut: Cut,
+        plan: StatesPlan,
+        launch: int,
+        ahead: Walk | None,
+        back: Walk | None,
+    ) -> None:
+        configuration, blocks = plan.configuration, plan.blocks_of_segment(cut, launch)
+        walks = [walk for walk in (ahead, back) if walk is not None]
+        maps: list[BoxMap | None] = []
+        if configuration.tiles.wide:
+            for walk in (walks[0], walks[-1]):
+                maps.append(box_map(walk.x, configuration.tiles.head_tile, configuration.rows))
+                maps.append(box_map(walk.B, configuration.state_tile, configuration.rows))
+        fields: dict[str, Field] = {**walks[0].fields("ahead"), **walks[-1].fields("back")}
+        fields |= dict.fromkeys(("steps", "firsts", "sums", "decays"), ())
+        numbers = (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None)
+        self._mapped = bool(maps)
+        self._launches = [
+            Launch(
+                configuration.kernel,
+                configuration,
+                scan.device.index,
+                len(walks) * plan.segments * blocks,
+                configuration.threads,
+                (*numbers, pass_),
+                fields,
+                maps,
+            )
+            for pass_ in (range(2) if plan.segments > 1 else (1,))
+        ]
+
+    def __call__(self, walks: Sequence[WalkAt], steps: StepsAt, sums: int, decays: int) -> None:
+        """Walk ahead, back or both, in this order."""
+        first, last = walks[0], walks[-1]
+        mapped = (*first[:2], *last[:2]) if self._mapped else ()
+        for launch in self._launches:
+            launch((*first, *last, *steps, sums, decays), mapped)
+
+
+def sums_of_segments(cut: Cut, plan: StatesPlan, walks: int) -> tuple[int, int]:
+    """How many numbers `sums` and `decays` of states.cuh have."""
+    if plan.segments == 1:
+        return 0, 0
     configuration = plan.configuration
-    blocks = plan.blocks_of_segment(cut, launch)
-    sums = decays = None
-    if plan.segments > 1:
-        of_block = configuration.warps * THREADS_OF_WARP * _sums_of_thread(plan)
-        new = given.A.new_empty
-        sums = new(len(walks), plan.segments, blocks, of_block, dtype=torch.float32)
-        decays = new(len(walks), plan.segments, blocks, configuration.heads, dtype=torch.float32)
-    maps = b""
-    if configuration.tiles.wide:
-        every = [back if ahead is None else ahead, ahead if back is None else back]
-        for walk in every:
-            assert walk is not None
-            maps += tensor_map(walk.x, configuration.tiles.head_tile, configuration.rows)
-            maps += tensor_map(walk.B, configuration.state_tile, configuration.rows)
-    for pass_ in range(2) if plan.segments > 1 else (1,):
-        arguments = packed_arguments(
-            (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None, pass_),
-            ahead=walks[0].fields,
-            back=walks[-1].fields,
-            steps=steps.fields,
-            sums=address(sums),
-            decays=address(decays),
-        )
-        kernel(configuration.kernel, configuration, given.device.index).launch(
-            len(walks) * plan.segments * blocks,
-            configuration.threads,
-            with_maps(maps, arguments),
-        )
-
-
-def _sums_of_thread(plan: StatesPlan) -> int:
-    configuration = plan.configuration
+    blocks = walks * plan.segments * plan.blocks_of_segment(cut)
     numbers = configuration.heads * configuration.tiles.head_tile * configuration.state_tile
-    return numbers // (configuration.warps * THREADS_OF_WARP)
+    return blocks * numbers, blocks * configuration.heads
+
+
+def numbers_of_states(scan: CudaSignature, cut: Cut, plan: StatesPlan) -> int:
+    """Of the states between the chunks, in one direction, of a launch."""
+    return scan.sizes.batch * cut.chunks * cut.slots * plan.configuration.tiles.state_numbers

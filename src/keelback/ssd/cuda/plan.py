@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from keelback.errors import JobError
+from keelback.ssd._operands import SsdSizes
 from keelback.ssd.cuda.configuration import (
     BLOCK_OF_TILE,
     GradientsConfiguration,
@@ -17,7 +18,6 @@ from keelback.ssd.cuda.configuration import (
     StepsConfiguration,
     Tiles,
 )
-from keelback.ssd.cuda.operands import Shape
 
 #: Numbers of a head, and states, that a block works on at a time.
 HEAD_TILE = 64
@@ -55,13 +55,14 @@ class Card:
     processors: int
     shared_bytes: int  # of a block, at most
     wide: bool = False  # whether warpgroups multiply: on Hopper
+    multiplies: bool = True  # whether it has matrix units for bfloat16
 
 
 @dataclass(frozen=True)
 class Cut:
     """A group's heads in subsets of `heads` each, `subsets` of them per launch and `launches`."""
 
-    shape: Shape
+    shape: SsdSizes
     chunk: int
     heads: int
     subsets: int = 1
@@ -149,7 +150,7 @@ class BackwardPlan:
 
 
 def tiles_of(
-    shape: Shape,
+    shape: SsdSizes,
     dtype: torch.dtype,
     planes: int,
     chunk: int,
@@ -167,12 +168,14 @@ def tiles_of(
 
 
 def wide_tiles_of(
-    shape: Shape, dtype: torch.dtype, planes: int, chunk: int, head_tile: int = HEAD_TILE
+    shape: SsdSizes, dtype: torch.dtype, planes: int, chunk: int, head_tile: int = HEAD_TILE
 ) -> Tiles | None:
     """Tiles for products by warpgroups, whose columns are 32, 64 or 128; none for the smallest."""
     if shape.head_dim <= BLOCK_OF_TILE or shape.states <= BLOCK_OF_TILE:
         return None
-    states = next((size for size in (32, 64) if shape.states <= size), -(-shape.states // 128) * 128)
+    states = next(
+        (size for size in (32, 64) if shape.states <= size), -(-shape.states // 128) * 128
+    )
     if -(-shape.head_dim // 32) % 2:  # halves of a tile would be empty
         head_tile = 32
     return Tiles(dtype, chunk, head_tile, -(-shape.head_dim // head_tile), states, planes, True)
@@ -220,7 +223,7 @@ def states_configuration(tiles: Tiles, heads_per_group: int, card: Card) -> Stat
 
 
 def _ways(
-    shape: Shape, traits: Traits, card: Card, sizes: Iterable[tuple[int, int]], split: int
+    shape: SsdSizes, traits: Traits, card: Card, sizes: Iterable[tuple[int, int]], split: int
 ) -> list[Tiles]:
     """Tiles for chunks and parts of a head of these sizes, those for warpgroups first."""
     given = (shape, traits.dtype, traits.planes)
@@ -233,12 +236,14 @@ def _ways(
     return [tiles for tiles in wide if tiles is not None] + narrow
 
 
-def outputs_configuration(shape: Shape, traits: Traits, card: Card) -> OutputsConfiguration:
+def outputs_configuration(shape: SsdSizes, traits: Traits, card: Card) -> OutputsConfiguration:
     """As many stages as there is room for, in as long chunks."""
     sizes = ((FORWARD_CHUNK, HEAD_TILE), (64, HEAD_TILE), (64, 32), (32, 16))
     flags = (traits.has_z, False, traits.has_reset, traits.skip_per_number, traits.signed)
     tiles = _ways(shape, traits, card, sizes, 1)
-    return _first_fitting((way for one in tiles for way in _outputs_ways(one, flags)), card, "a chunk")
+    return _first_fitting(
+        (way for one in tiles for way in _outputs_ways(one, flags)), card, "a chunk"
+    )
 
 
 def _outputs_ways(
@@ -271,7 +276,7 @@ def heads_of_subset(blocks: int, heads: int, resident: int, prologue: float) -> 
 
 
 def segments_of(blocks: int, chunks: int, resident: int) -> tuple[int, int]:
-    """Segments of the length, and chunks of a segment: more than one where few blocks would walk."""
+    """Segments of the length, and chunks of each: several where few blocks would walk."""
 
     def cost(segments: int) -> float:
         waves = -(-blocks * segments // resident)
@@ -283,7 +288,9 @@ def segments_of(blocks: int, chunks: int, resident: int) -> tuple[int, int]:
     return -(-chunks // length), length
 
 
-def states_plan(cut: Cut, configuration: StatesConfiguration, directions: int, card: Card) -> StatesPlan:
+def states_plan(
+    cut: Cut, configuration: StatesConfiguration, directions: int, card: Card
+) -> StatesPlan:
     """A walk through all chunks by as many blocks as the card has room for."""
     whole = StatesPlan(configuration, 1, cut.chunks)
     resident = card.processors * configuration.blocks_per_processor
@@ -292,7 +299,7 @@ def states_plan(cut: Cut, configuration: StatesConfiguration, directions: int, c
 
 
 @cache
-def forward_plan(shape: Shape, traits: Traits, card: Card) -> ForwardPlan:
+def forward_plan(shape: SsdSizes, traits: Traits, card: Card) -> ForwardPlan:
     """The launches of a forward pass."""
     outputs = outputs_configuration(shape, traits, card)
     tiles = outputs.tiles
@@ -309,7 +316,7 @@ def forward_plan(shape: Shape, traits: Traits, card: Card) -> ForwardPlan:
     )
 
 
-def gradients_configuration(shape: Shape, traits: Traits, card: Card) -> GradientsConfiguration:
+def gradients_configuration(shape: SsdSizes, traits: Traits, card: Card) -> GradientsConfiguration:
     """By warpgroups where these have room for the gradients of B and C; else two warps share 16
     steps. The chunks are as long as there is room for.
     """
@@ -324,13 +331,13 @@ def gradients_configuration(shape: Shape, traits: Traits, card: Card) -> Gradien
     return _first_fitting(ways, card, "the gradients of a chunk")
 
 
-def launches_of(shape: Shape, tiles: Tiles) -> int:
-    """Launches into which a group's heads fall, for the memory that the states between them take."""
+def launches_of(shape: SsdSizes, tiles: Tiles) -> int:
+    """Launches into which a group's heads fall, for the memory that states between them take."""
     ratio = 2 * tiles.state_numbers / (tiles.chunk * shape.head_dim)
     return min(max(1, math.ceil(ratio / STATES_AT_A_TIME)), shape.heads_per_group)
 
 
-def backward_cut(shape: Shape, tiles: Tiles, launches: int, blocks: int, resident: int) -> Cut:
+def backward_cut(shape: SsdSizes, tiles: Tiles, launches: int, blocks: int, resident: int) -> Cut:
     """The heads of each launch in subsets for the blocks."""
     of_launch = -(-shape.heads_per_group // launches)
     heads = heads_of_subset(blocks, of_launch, resident, GRADIENTS_PROLOGUE)
@@ -340,7 +347,7 @@ def backward_cut(shape: Shape, tiles: Tiles, launches: int, blocks: int, residen
 
 
 @cache
-def backward_plan(shape: Shape, traits: Traits, card: Card) -> BackwardPlan:
+def backward_plan(shape: SsdSizes, traits: Traits, card: Card) -> BackwardPlan:
     """The launches of a backward pass."""
     gradients = gradients_configuration(shape, traits, card)
     tiles = gradients.tiles

@@ -13,7 +13,7 @@ struct ReverseArguments {
   const Real* initial;      // (sequence, channel, state), or null
   const Real* final;        // the same: the gradient of the last state
   const Real *states, *adjoints, *totals;  // what the spans pass on, where there are several; null: by letters
-  Checkpoints checkpoints, elapsed;
+  TileStates tile_states, elapsed;
   Stored *du, *ddelta, *dz;  // (sequence, time, channel)
   void *dB, *dC;            // (partial, sequence, time, group, state): Stored with kNarrowGrouped, else Real
   Index partial;            // elements from one block's sums of dB and dC to the next block's, or 0
@@ -129,9 +129,9 @@ struct TileStart {
 #pragma unroll
     for (int j = 0; j < kStatesPerThread; ++j) kept[j] = Real(0);
     if (tile <= 0) return;
-    read_checkpoint(p.checkpoints, place, p.sizes, cut, tile, seat, kept);
+    read_tile_state(p.tile_states, place, p.sizes, cut, tile, seat, kept);
     if (kSpanned && seat.active)
-      elapsed = read_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, tile, seat.channel), p.sizes.channels);
+      elapsed = read_rows(tile_state_at(p.elapsed, place, p.sizes, cut, tile, seat.channel), p.sizes.channels);
   }
 
   // Where there is one span, the sweep began with the true state.
@@ -402,7 +402,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) reverse_kernel(cons
   read_states(part(p.final, place.sequence, p.sizes), place, seat, adjoint.carried);
   const bool by_letter = kSpanned && p.states == nullptr;
   if constexpr (kSpanned) {
-    const Passed passed = by_letter ? Passed(letter_to(place.span, p.checkpoints, place, p.sizes), place, p.sizes)
+    const Passed passed = by_letter ? Passed(letter_to(place.span, p.tile_states, place, p.sizes), place, p.sizes)
                                     : Passed(p.adjoints, p.totals, place, p.sizes);
     const int after = p.sizes.spans - 1;
     receive(adjoint.carried, passed, after, -1, after - place.span, seat, rates);
@@ -410,7 +410,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) reverse_kernel(cons
   StateVector& span_start = shared.span_start[thread];
   read_states(part(p.initial, place.sequence, p.sizes), place, seat, span_start.at);
   if constexpr (kSpanned) {
-    const Passed passed = by_letter ? Passed(letter_to(place.span, p.checkpoints, place, p.sizes), place, p.sizes)
+    const Passed passed = by_letter ? Passed(letter_to(place.span, p.tile_states, place, p.sizes), place, p.sizes)
                                     : Passed(p.states, p.totals, place, p.sizes);
     receive(span_start.at, passed, 0, 1, place.span, seat, rates);
   }
@@ -438,7 +438,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) reverse_kernel(cons
     next.store(shared, steps, bias, mover, thread);
     load_resets(place, p.reset, cut.start_of(index), steps, thread, shared.reset);
     if (index > 0) prefetch_inputs(p, place, TileAddress(place, p.sizes, mover, cut.start_of(index - 1)), mover);
-    if (index > 1) prefetch_checkpoint(p.checkpoints, place, p.sizes, cut, index - 1, seat);
+    if (index > 1) prefetch_tile_state(p.tile_states, place, p.sizes, cut, index - 1, seat);
     synchronize_block();
 
 #pragma unroll 1

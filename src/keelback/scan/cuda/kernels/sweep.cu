@@ -1,4 +1,4 @@
-// The state without the output: checkpoints for the reverse pass, and what each span of the length passes
+// The state without the output: tile states for the reverse pass, and what each span of the length passes
 // to the next one (its end state from a zero start) and to the one before it (its adjoint from a zero end).
 #include "letters.cuh"
 #include "recurrence.cuh"
@@ -10,9 +10,9 @@ struct SweepArguments {
   Resets reset;
   const Real *A, *bias;
   const Real* initial;      // (sequence, channel, state) or null; read where there is one span (not kSpanned)
-  Checkpoints checkpoints;  // of the states
+  TileStates tile_states;  // of the states
   // Where there are several spans (kSpanned); the last three are null where spans write letters:
-  Checkpoints elapsed;  // of the time since the span's start
+  TileStates elapsed;  // of the time since the span's start
   Real* states;         // (sequence, span, channel, state): end states
   Real* adjoints;       // the same shape
   Real* totals;         // (sequence, span, channel): the sum of the step sizes
@@ -100,9 +100,9 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) sweep_kernel(const 
     synchronize_block();
     if (index + 1 < cut.count) load(kTile);
     if (index > 0) {
-      write_checkpoint(p.checkpoints, place, p.sizes, cut, index, seat, h);
+      write_tile_state(p.tile_states, place, p.sizes, cut, index, seat, h);
       if (kSpanned && seat.active && seat.state_lane == 0)
-        write_rows(checkpoint_at(p.elapsed, place, p.sizes, cut, index, seat.channel), p.sizes.channels, elapsed);
+        write_rows(tile_state_at(p.elapsed, place, p.sizes, cut, index, seat.channel), p.sizes.channels, elapsed);
     }
     auto step = [&](int first, int i, const auto& ahead, int k) {
       const bool reset = kHasReset && tile.input.reset[first + i];
@@ -123,7 +123,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) sweep_kernel(const 
 
   if constexpr (kSpanned) {
     if (p.states == nullptr) {
-      write_letters(p.checkpoints, place, p.sizes, seat, h, adjoint, elapsed);
+      write_letters(p.tile_states, place, p.sizes, seat, h, adjoint, elapsed);
     } else {
       pass_on(p.states, p.totals, h, elapsed, place, p.sizes, seat);
       write_states(part(p.adjoints, place.sequence_span, p.sizes), place, seat, adjoint);

@@ -120,7 +120,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
   const GradientsStage& stage = unit.stage;
   const Seat seat(unit.lane);
   const RowPair logs = rows_of(stage.steps.logs, unit.first), sizes = rows_of(stage.steps.sizes, unit.first);
-  RowPair lows = {}, weights_of_row = {};
+  RowPair lows = {}, weights_of_row = {}, own_weights = {};
   float skip = 0.0f;
   if (!kHalf) lows = rows_of(stage.steps.rests, unit.first);
 #pragma unroll
@@ -155,8 +155,10 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
           const float product = keeps ? products[half][r * 2 + e] * decay : 0.0f;
           factors[half][r * 2 + e] = keeps ? score * decay : 0.0f;
           products[half][r * 2 + e] = product * sizes.at[r];
-          weights_of_row.at[r] += product * score;
-          weights_of_column[half * 2 + e] += product * score * sizes.at[r];
+          const bool itself = later == 0 && column == row;
+          weights_of_row.at[r] += itself ? 0.0f : product * score;
+          own_weights.at[r] += itself ? product * score : 0.0f;
+          weights_of_column[half * 2 + e] += itself ? 0.0f : product * score * sizes.at[r];
         }
       }
     }
@@ -181,6 +183,7 @@ INLINE void add_pairs(Du& du, Grouped& grouped, const LeftRows& x, const Gradien
   }
   if (unit.place.split) return;
   put_rows(unit.sums.weights_of_row, weights_of_row, unit.first, unit.adds, seat);
+  put_rows(unit.sums.own_weights, own_weights, unit.first, unit.adds, seat);
   if (!kSkipPerNumber) put_sum(unit.sums.skips[unit.place.row_warp][0], skip, unit.adds, unit.lane);
 }
 

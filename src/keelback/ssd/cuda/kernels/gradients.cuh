@@ -54,8 +54,11 @@ struct GradientsStage {
 
 // What the warps find for the steps of a head, to be put together when the head is done.
 struct HeadSums {
+  // Of the pairs of two steps; a step's pair with itself has no decay, and in sums from which it goes again it would leave
+  // its rounding behind.
   float weights_of_row[kChunk];                 // W summed over i, without size_j
   float weights_of_column[kRowWarps][kChunk];   // W summed over the 16 rows of a warp
+  float own_weights[kChunk];                    // W of the pair j, j, without size_j
   float leaves[kSplit][kChunk];                 // x_j . du_j of what goes past the chunk's end
   float enters[kSplit][kChunk];                 // dy_i . (decay to i) h C_i
   float passes[kRowWarps];                      // h . g
@@ -267,7 +270,7 @@ INLINE void finish_head(const HeadSums& sums, const GradientsArguments& p, const
     const float of_log = ahead[i] + later + (i ? behind[i - 1] : 0.0f) + earlier + passing;
     const float raw = widen(p.dt[place.row * p.dt_row + (place.time + step) * p.dt_time + head * p.dt_head]) + bias;
     const float size = kSoftplus ? softplus(raw) : raw;
-    float gradient = sums.weights_of_row[step] + sum_at(sums.leaves, step) + of_log * rate;
+    float gradient = sums.own_weights[step] + sums.weights_of_row[step] + sum_at(sums.leaves, step) + of_log * rate;
     if (kSoftplus) gradient *= sigmoid(raw);
     if (size < p.limits.low || size > p.limits.high) gradient = 0.0f;
     store(p.ddt + (Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + head, gradient);

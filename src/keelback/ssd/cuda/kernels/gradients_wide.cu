@@ -61,9 +61,9 @@ INLINE void find_scores(Pairs& scores, const GradientsWideShared& shared, const 
   finish(scores);
 }
 
-// What a lane knows of its steps j, in all pairs, and their weights summed over i.
+// What a lane knows of its steps j, in all pairs, and their weights summed over i: other steps, and j itself.
 struct LaneSteps {
-  RowPair logs, lows, sizes, weights;
+  RowPair logs, lows, sizes, weights, own_weights;
   int row;
 };
 
@@ -94,8 +94,10 @@ INLINE void find_pairs(float (&products)[2][4], float (&factors)[2][4], const fl
         factors[half][at] = all || keeps ? score * decay : 0.0f;
         const float weight = product * score;
         products[half][at] = product;
-        own.weights.at[r] += weight;
-        of_column += weight * own.sizes.at[r];
+        const bool itself = kDiagonal && within == r * 8 + seat.row;
+        own.weights.at[r] += itself ? 0.0f : weight;
+        if (kDiagonal) own.own_weights.at[r] += itself ? weight : 0.0f;
+        of_column += itself ? 0.0f : weight * own.sizes.at[r];
       }
       weights_of_column[half * 2 + e] = of_column;
     }
@@ -138,7 +140,7 @@ INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArgumen
   put_rows(unit.sums.leaves[0], of_leaving, unit.first, unit.adds, seat);
 
   LaneSteps own{rows_of(stage.steps.logs, unit.first), rows_of(stage.steps.rests, unit.first),
-                rows_of(stage.steps.sizes, unit.first), {}, unit.first};
+                rows_of(stage.steps.sizes, unit.first), {}, {}, unit.first};
   float skip = 0.0f;
 #pragma unroll
   for (int i = 0; i < kRowWarps; ++i) {
@@ -158,6 +160,7 @@ INLINE void work_on_pairs(Pairs& dS, const Pairs& scores, const GradientsArgumen
     multiply_together<false>(du, factors, stage.dy, i * 2, 0);
   }
   put_rows(unit.sums.weights_of_row, own.weights, unit.first, unit.adds, seat);
+  put_rows(unit.sums.own_weights, own.own_weights, unit.first, unit.adds, seat);
   if (!kSkipPerNumber) put_sum(unit.sums.skips[unit.place.row_warp][0], skip, unit.adds, unit.lane);
   if (kSkipPerNumber) find_skips(unit);
   finish(du);

@@ -1,0 +1,185 @@
+"""Microseconds of a call, as a user sees them, on inputs so small that they are the host's.
+
+Calls follow each other without a pause; on a GPU that is the time which the host takes to enqueue
+one, as long as the kernels are shorter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keelback.benchmarks import scan_peers
+from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
+from keelback.benchmarks.scan_peers import Call
+from keelback.benchmarks.timing import interleaved_medians
+from keelback.conv import causal_conv1d, causal_conv1d_update
+from keelback.errors import InputError, JobError
+from keelback.scan import selective_state_update
+
+PASSES = ("forward without graph", "forward with graph", "forward+backward")
+#: Kernels are short on these.
+SHAPES = {"cpu": ScanSize(1, 16, 16, 4), "cuda": ScanSize(16, 256, 96, 8)}
+PEERS = ("mamba_ssm", "causal_conv1d")
+#: Seconds of calls in a row.
+BURST = 0.05
+_WIDTH = 4
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of ours, and those of peers, each on tensors in the layout that it likes best."""
+
+    ours: Call
+    peers: Mapping[str, Callable[[], Call]]
+    differentiable: bool = True
+
+
+def _scan(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
+    inputs = make_inputs(shape, device, dtype)
+    peers = {"mamba_ssm": partial(scan_peers.mamba_ssm, inputs)} if device == "cuda" else {}
+    return Case(scan_peers.keelback(inputs), peers)
+
+
+def _normal(device: str, seed: int, *size: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, generator=generator).to(device, dtype)
+
+
+def _convolution(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
+    normal = partial(_normal, device, dtype=dtype)
+    x = normal(0, shape.batch, shape.length, shape.channels)
+    weight, bias = normal(1, shape.channels, _WIDTH), normal(2, shape.channels)
+    dy = normal(3, *x.shape)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+        return causal_conv1d(x, weight, bias, "silu")
+
+    def package() -> Call:
+        from causal_conv1d import causal_conv1d_fn
+
+        def run(x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+            return causal_conv1d_fn(x, weight, bias, activation="silu").mT
+
+        return Call((x.mT.contiguous(), weight, bias), dy, run)
+
+    return Case(Call((x, weight, bias), dy, run), {"causal_conv1d": package})
+
+
+def _step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
+    normal, real = partial(_normal, device, dtype=dtype), torch.promote_types(dtype, torch.float32)
+    batch, channels, states = shape.batch, shape.channels, shape.state
+    u, delta, B, C = (
+        normal(seed, batch, size) for seed, size in enumerate((channels, channels, states, states))
+    )
+    state = torch.zeros(batch, channels, states, device=device, dtype=real)
+    A = -_normal(device, 4, channels, states, dtype=real).abs()
+
+    def called(run: Function) -> Call:
+        return Call((state.clone(), u, delta, A, B, C), u, run)
+
+    def mamba_ssm() -> Call:
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update as theirs
+
+        return called(theirs)
+
+    return Case(called(selective_state_update), {"mamba_ssm": mamba_ssm}, False)
+
+
+def _convolution_step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
+    normal = partial(_normal, device, dtype=dtype)
+    x, weight = normal(0, shape.batch, shape.channels), normal(1, shape.channels, _WIDTH)
+    state = normal(2, shape.batch, shape.channels, _WIDTH)
+
+    def called(update: Function) -> Call:
+        def run(x: Tensor, state: Tensor, weight: Tensor) -> Any:
+            return update(x, state, weight, activation="silu")
+
+        return Call((x, state.clone(), weight), x, run)
+
+    def package() -> Call:
+        from causal_conv1d import causal_conv1d_update as theirs
+
+        return called(theirs)
+
+    return Case(called(causal_conv1d_update), {"causal_conv1d": package}, False)
+
+
+#: What is timed, by name. Another operator adds a line.
+OPERATORS: dict[str, Callable[[ScanSize, str, torch.dtype], Case]] = {
+    "selective_scan": _scan,
+    "causal_conv1d": _convolution,
+    "selective_state_update": _step,
+    "causal_conv1d_update": _convolution_step,
+}
+
+
+def compare_calls(
+    operators: Sequence[str],
+    shape: ScanSize,
+    device: str,
+    dtype: str,
+    repeats: int,
+    required: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Time calls of operators beside their peers, in one process, bursts interleaved.
+
+    Returns:
+        One row for each operator and pass, with `ours_us`, `peers` (microseconds by name) and
+        `ratio`, the time of the fastest peer over ours (absent if there is no peer).
+
+    Raises:
+        InputError: An operator, a required peer or the dtype is unknown.
+        JobError: A required peer is not installed, or a peer's output is not ours.
+    """
+    for peer in required:
+        if peer not in PEERS:
+            raise InputError(f"peer is {peer!r}; it should be one of {', '.join(PEERS)}")
+    rows = []
+    for name in operators:
+        if name not in OPERATORS:
+            known = ", ".join(OPERATORS)
+            raise InputError(f"operator is {name!r}; it should be one of {known}")
+        case = OPERATORS[name](shape, device, dtype_named(dtype))
+        ways = {"ours": case.ours, **scan_peers.load_peers(case.peers, required)}
+        _require_same(name, ways)
+        for pass_ in PASSES if case.differentiable else PASSES[:1]:
+            calls = {way: _call(one, pass_) for way, one in ways.items()}
+            found = interleaved_medians(calls, device, repeats, BURST)
+            times = {way: 1e3 * milliseconds for way, milliseconds in found.items()}
+            ours = times.pop("ours")
+            row = {
+                "operator": name,
+                "batch": shape.batch,
+                "length": shape.length if case.differentiable else 1,
+                "channels": shape.channels,
+                "state": shape.state,
+                "dtype": dtype,
+                "pass": pass_,
+                "ours_us": ours,
+                "peers": times,
+            }
+            rows.append({**row, **({"ratio": min(times.values()) / ours} if times else {})})
+    return rows
+
+
+def _require_same(name: str, ways: Mapping[str, Call]) -> None:
+    found = {way: one.forward().double() for way, one in ways.items()}
+    ours = found["ours"]
+    for way, y in found.items():
+        if (y - ours).norm() > 2e-2 * ours.norm():
+            raise JobError(f"the {name} of {way} differs from ours")
+
+
+def _call(one: Call, pass_: str) -> Callable[[], object]:
+    if pass_ == PASSES[0]:
+        return one.forward
+    leaves = tuple(x.detach().requires_grad_() for x in one.leaves)
+    if pass_ == PASSES[1]:
+        return lambda: one.run(*leaves)
+    return lambda: torch.autograd.grad(one.run(*leaves), leaves, one.dy)

@@ -1,0 +1,219 @@
+"""Each number of the docs leads to a committed file, and from there to a command that exists."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+from keelback.cli.app import app, load_commands
+from keelback.commit import is_clean
+from keelback.experiments import get_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+
+
+def tool(name: str) -> ModuleType:
+    if str(TOOLS) not in sys.path:
+        sys.path.insert(0, str(TOOLS))
+    return importlib.import_module(name)
+
+
+index = tool("results_index")
+RESULTS = index.results()
+FILES = {file: result for result in RESULTS.values() for file in result.files}
+DOCUMENTS = index.documents()
+
+
+def test_the_index_is_what_the_files_and_the_docs_say() -> None:
+    assert index.INDEX.read_text() == index.index() + "\n"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_table_and_figure_is_of_a_result(document: Path) -> None:
+    text = document.read_text()
+    shown = [name.partition("#")[0] for name in re.findall(r"<!-- table: (\S+) -->", text)]
+    folder = document.parent
+    for figure in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        shown.append((folder / figure).resolve().relative_to(ROOT).as_posix())
+    assert set(shown) <= set(FILES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_result_that_is_named_is_there(document: Path) -> None:
+    named = index.SHOWN.findall(document.read_text())
+    missing = [name for name in named if Path(name).suffix and not (ROOT / name).exists()]
+    written = "\n".join(re.findall(r"^    (.*)$", document.read_text(), re.MULTILINE))
+    assert [name for name in missing if f"--out {name}" not in written] == []
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=lambda result: result.path)
+def test_every_result_has_a_command_that_exists_and_writes_it(result: Any) -> None:
+    assert result.commands
+    for command in result.commands:
+        check(command)
+        if result.path not in NAMELESS and not command.startswith("make "):
+            assert result.path in command
+
+
+NAMELESS = {"results/experiments/certificates/certificates.csv"}
+"""Written by a command that needs no name: there is one such table."""
+
+
+def check(command: str) -> None:
+    """Fail unless the command line is one that its program takes."""
+    words = shlex.split(command.partition(" > ")[0])
+    while "=" in words[0]:
+        del words[0]
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+        return
+    if words[0] == "python":
+        script = ROOT / words[1]
+        assert script.parent == TOOLS
+        assert script.is_file()
+        module = tool(script.stem)
+        if hasattr(module, "parser"):
+            module.parser().parse_args(words[2:])
+        else:
+            assert words[2:] == []
+        return
+    assert words[0] == "keelback"
+    load_commands()
+    name, options = parsed(words[1:])
+    if name == "reproduce":
+        pairs = dict(pair.split("=", 1) for pair in options["setting"] or [])
+        given = {key: options[key] for key in ("task", "seeds", "data") if options.get(key)}
+        fields = get_experiment(options["experiment"]).settings_type.model_fields
+        assert set(pairs) | set(given) <= set(fields)
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """The command's own name and its options, as the real command line reads them."""
+    command: Any = typer.main.get_command(app)
+    name, context = "keelback", None
+    while True:
+        context = command.make_context(name, words, parent=context)
+        if not hasattr(command, "commands"):
+            return name, context.params
+        left = [*context._protected_args, *context.args]
+        name, command, words = command.resolve_command(context, left)
+
+
+def test_the_list_of_dirty_results_is_exact() -> None:
+    assert index.allowed_dirty() == [r.path for r in RESULTS.values() if r.dirty]
+
+
+def test_every_recorded_commit_is_in_the_history() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no history here")
+    git = ["git", "-C", str(ROOT)]
+    shallow = subprocess.run([*git, "rev-parse", "--is-shallow-repository"], capture_output=True)
+    if shallow.stdout.strip() != b"false":
+        pytest.skip("not the whole history is here")
+    commits = {c.removesuffix("-dirty") for r in RESULTS.values() for c in r.commits if c}
+    asked = "".join(f"{commit}^{{commit}}\n" for commit in sorted(commits))
+    done = subprocess.run(
+        [*git, "cat-file", "--batch-check"], input=asked, capture_output=True, text=True, check=True
+    )
+    assert "missing" not in done.stdout
+
+
+class TestATreeOfItsOwn:
+    """The rules, each on a small tree that breaks it."""
+
+    @pytest.fixture
+    def tree(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        results = tmp_path / "results"
+        (results / "benchmarks").mkdir(parents=True)
+        monkeypatch.setattr(index, "ROOT", tmp_path)
+        monkeypatch.setattr(index, "RESULTS", results)
+        for name, file in (("INDEX", "index.json"), ("BY_HAND", "made_by.toml")):
+            monkeypatch.setattr(index, name, results / file)
+        monkeypatch.setattr(index, "DIRTY", results / "dirty.txt")
+        (results / "made_by.toml").write_text("")
+        (results / "dirty.txt").write_text("# none\n")
+        (tmp_path / "README.md").write_text(
+            "<!-- table: results/benchmarks/one.json -->\n<!-- end -->\n"
+        )
+        self.write(results, "abc123")
+        return results
+
+    def write(self, results: Path, commit: str | None) -> None:
+        known = "" if commit is None else f'"commit": "{commit}", '
+        (results / "benchmarks/one.json").write_text(
+            f'{{"provenance": {{"command": "keelback bench conv --json", {known}"python": "3", '
+            '"versions": {}, "device": "x", "date": "2026"}, "rows": [{"a": 1}]}'
+        )
+
+    def test_a_clean_result_may_be_shown(self, tree: Path) -> None:
+        assert index.refused() == set()
+        [result] = index.results().values()
+        assert result.commands == ["keelback bench conv --json > results/benchmarks/one.json"]
+        assert result.commits == {"abc123"}
+        assert index.shown() == {"results/benchmarks/one.json": {"README.md"}}
+
+    @pytest.mark.parametrize("commit", ["abc123-dirty", None])
+    def test_a_dirty_result_or_one_of_no_known_commit_may_not(
+        self, tree: Path, commit: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.write(tree, commit)
+        assert index.refused() == {"results/benchmarks/one.json"}
+        monkeypatch.setattr(sys, "argv", ["fill_tables.py"])
+        with pytest.raises(SystemExit, match=r"differed from its commit.*one\.json"):
+            tool("fill_tables").main()
+
+    def test_the_list_makes_an_exception(self, tree: Path) -> None:
+        self.write(tree, "abc123-dirty")
+        (tree / "dirty.txt").write_text("# why\nresults/benchmarks/one.json\n")
+        assert index.refused() == set()
+
+    def test_a_file_of_no_result_is_an_error(self, tree: Path) -> None:
+        (tree / "benchmarks/two.csv").write_text("a,b\n1,2\n")
+        with pytest.raises(SystemExit, match=r"two\.csv"):
+            index.results()
+
+    def test_a_file_that_a_refused_command_left_empty_is_named(self, tree: Path) -> None:
+        (tree / "benchmarks/one.json").write_text("")
+        with pytest.raises(SystemExit, match=r"one\.json is not JSON"):
+            index.results()
+
+    def test_a_file_made_from_results_is_as_dirty_as_they(self, tree: Path) -> None:
+        self.write(tree, "abc123-dirty")
+        (tree / "benchmarks/two.csv").write_text("a,b\n1,2\n")
+        (tree / "made_by.toml").write_text(
+            '["results/benchmarks/two.csv"]\ncommands = ["python tools/tabulate.py"]\n'
+            'from = ["results/benchmarks/one.json"]\n'
+        )
+        found = index.results()["results/benchmarks/two.csv"]
+        assert found.dirty
+        assert not any(is_clean(commit) for commit in found.commits)
+
+    def test_what_the_toml_names_must_be_there(self, tree: Path) -> None:
+        (tree / "made_by.toml").write_text(
+            '["results/benchmarks/gone.csv"]\ncommands = ["x"]\nfrom = []\n'
+        )
+        with pytest.raises(SystemExit, match=r"gone\.csv"):
+            index.results()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "today"),
+    [
+        ("python benchmarks/mamba_inner.py", "python tools/mamba_inner.py"),
+        ("x --out benchmarks/results/a.json", "x --out results/benchmarks/a.json"),
+        ("x --report-to results/a", "x --report-to results/experiments/a"),
+        ("x --out results/benchmarks/a.json", "x --out results/benchmarks/a.json"),
+        ("x --out results/experiments/a", "x --out results/experiments/a"),
+    ],
+)
+def test_old_commands_are_read_with_todays_folders(recorded: str, today: str) -> None:
+    assert index.as_of_today(recorded) == today
+    assert index.as_of_today(today) == today
