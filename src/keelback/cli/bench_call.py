@@ -15,8 +15,8 @@ def call(
     operator: Annotated[
         list[str] | None,
         typer.Option(
-            help="selective_scan, causal_conv1d, selective_state_update or causal_conv1d_update; "
-            "may be given several times. All by default."
+            help="selective_scan, ssd, causal_conv1d, selective_state_update or "
+            "causal_conv1d_update; may be given several times. All by default."
         ),
     ] = None,
     shape: Annotated[
