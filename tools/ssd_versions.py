@@ -178,7 +178,7 @@ def microseconds(run: Callable[[], object]) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for event in events:
         if event.device_type == torch._C._autograd.DeviceType.CUDA:
-            name = event.name if event.name.endswith("_kernel") else "other"
+            name = event.name if event.name.startswith("keelback_") else "other"
             found[name] += event.device_time / CALLS
     return dict(found) | {"sum": sum(found.values())}
 

@@ -22,7 +22,7 @@ WATCH_RACES = "KEELBACK_HOST_RACES"
 _RUNNER = """
 extern "C" const int argument_bytes = sizeof({arguments});
 extern "C" void run(int blocks, int threads, int shared, const {arguments}* arguments) {{
-  host_launch({name}_kernel, blocks, threads, shared, *arguments);
+  host_launch(keelback_{name}, blocks, threads, shared, *arguments);
 }}
 """
 

@@ -18,6 +18,7 @@ OPERANDS = 10
 
 
 def host_map(
+    device: int | None,
     address: int,
     dtype: torch.dtype,
     sizes: tuple[int, ...],

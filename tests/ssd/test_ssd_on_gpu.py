@@ -129,3 +129,13 @@ def test_gradients_through_a_graph_of_autograd_are_those_of_the_operator() -> No
     expected = run_backward(dy.detach(), dlast, *plain, softplus, *limits)
     for name, ours, theirs in zip(leaves, found, expected, strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_a_backward_pass_in_a_thread_of_autograd_finds_its_context() -> None:
+    """The thread may have no context yet, where the forward pass described other addresses."""
+    for length in (200, 300, 400):
+        case = Case(length=length, head_dim=64, state=128, dtype=torch.bfloat16)
+        given = make_operands(case, "cuda")
+        leaves = [x.requires_grad_() for name, x in given.items() if name in ("x", "B", "C")]
+        gradients = torch.autograd.grad(ssd(**given).float().sum(), leaves)
+        assert all(x.isfinite().all() for x in gradients)

@@ -82,10 +82,10 @@ def _step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
         normal(seed, batch, size) for seed, size in enumerate((channels, channels, states, states))
     )
     state = torch.zeros(batch, channels, states, device=device, dtype=real)
-    A = -_normal(device, 4, channels, states, dtype=real).abs()
+    A, D = -_normal(device, 4, channels, states, dtype=real).abs(), normal(5, channels).to(real)
 
     def called(run: Function) -> Call:
-        return Call((state.clone(), u, delta, A, B, C), u, run)
+        return Call((state.clone(), u, delta, A, B, C, D), u, run)
 
     def mamba_ssm() -> Call:
         from mamba_ssm.ops.triton.selective_state_update import selective_state_update as theirs

@@ -96,7 +96,7 @@ class Kernel:
         _check(driver.cuModuleLoadData(ctypes.byref(self._module), code), f"load {name}")
         _check(
             driver.cuModuleGetFunction(
-                ctypes.byref(self._function), self._module, f"{name}_kernel".encode()
+                ctypes.byref(self._function), self._module, f"keelback_{name}".encode()
             ),
             f"find {name}",
         )
@@ -141,13 +141,14 @@ _MAP_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
 
 
 def encoded_map(
+    device: int,
     address: int,
     dtype: torch.dtype,
     sizes: tuple[int, ...],
     strides: tuple[int, ...],
     box: tuple[int, ...],
 ) -> bytes:
-    """What the copying unit of Hopper needs to know to copy boxes of an array in half precision.
+    """What a Hopper's copying unit needs to know to copy boxes of an array in half precision.
 
     Sizes, strides and the box begin with the last axis, whose numbers are adjacent; `strides` are
     those of the other axes, in bytes. Rows of the box, of 64 or 128 bytes, are swizzled.
@@ -155,20 +156,21 @@ def encoded_map(
     rank = len(sizes)
     room = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
     start = -ctypes.addressof(room) % _MAP_ALIGNMENT
-    status = _driver().cuTensorMapEncodeTiled(
-        ctypes.c_void_p(ctypes.addressof(room) + start),
-        _MAP_DTYPES[dtype],
-        rank,
-        ctypes.c_void_p(address),
-        (ctypes.c_uint64 * rank)(*sizes),
-        (ctypes.c_uint64 * (rank - 1))(*strides),
-        (ctypes.c_uint32 * rank)(*box),
-        (ctypes.c_uint32 * rank)(*[1] * rank),
-        0,
-        _MAP_SWIZZLES[box[0] * dtype.itemsize],
-        _MAP_PROMOTION,
-        0,
-    )
+    with _Entered(device):  # A thread of autograd may have none.
+        status = _driver().cuTensorMapEncodeTiled(
+            ctypes.c_void_p(ctypes.addressof(room) + start),
+            _MAP_DTYPES[dtype],
+            rank,
+            ctypes.c_void_p(address),
+            (ctypes.c_uint64 * rank)(*sizes),
+            (ctypes.c_uint64 * (rank - 1))(*strides),
+            (ctypes.c_uint32 * rank)(*box),
+            (ctypes.c_uint32 * rank)(*[1] * rank),
+            0,
+            _MAP_SWIZZLES[box[0] * dtype.itemsize],
+            _MAP_PROMOTION,
+            0,
+        )
     _check(status, "describe an array")
     return room.raw[start : start + _MAP_BYTES]
 

@@ -31,12 +31,13 @@ class BoxMap:
 
     def __init__(
         self,
+        device: int | None,
         dtype: torch.dtype,
         sizes: Sequence[int],
         strides: Sequence[int],
         box: Sequence[int],
     ) -> None:
-        self._layout = (dtype, tuple(sizes), tuple(strides), tuple(box))
+        self._device, self._layout = device, (dtype, tuple(sizes), tuple(strides), tuple(box))
         self._known: dict[int, bytes] = {}
 
     def __call__(self, address: int) -> bytes:
@@ -45,7 +46,7 @@ class BoxMap:
         if found is None:
             if len(self._known) >= _ADDRESSES:
                 self._known.clear()
-            found = self._known[address] = encoded_map(address, *self._layout)
+            found = self._known[address] = encoded_map(self._device, address, *self._layout)
         return found
 
 

@@ -29,7 +29,7 @@ def box_map(x: Layout, columns: int, rows: int) -> BoxMap | None:
         return None
     strides = [stride * x.dtype.itemsize for stride in x.stride[2::-1]]
     box = (min(columns, PANEL_COLUMNS), 1, rows, 1)
-    return BoxMap(x.dtype, tuple(x.shape[::-1]), strides, box)
+    return BoxMap(x.device.index, x.dtype, tuple(x.shape[::-1]), strides, box)
 
 
 class Room:

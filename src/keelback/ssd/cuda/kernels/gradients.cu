@@ -272,7 +272,7 @@ INLINE void add_scores(Grouped& grouped, GradientsShared& shared, const Gradient
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_kernel(const GradientsArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_gradients(const GradientsArguments p) {
   SHARED_MEMORY(GradientsShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const GradientsPlace place(p.sizes, blockIdx.x, warp);

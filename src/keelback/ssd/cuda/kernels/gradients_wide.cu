@@ -228,7 +228,7 @@ INLINE void add_scores(OfStates& dB, OfStates& dC, const GradientsWideShared& sh
   finish(dC);
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) gradients_wide_kernel(const GRID_CONSTANT GradientsWideArguments arguments) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_gradients_wide(const GRID_CONSTANT GradientsWideArguments arguments) {
   SHARED_MEMORY(GradientsWideShared, shared);
   const GradientsArguments& p = arguments.gradients;
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;

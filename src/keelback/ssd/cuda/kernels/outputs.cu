@@ -100,7 +100,7 @@ INLINE void find_outputs(Outputs& y, const OutputsStage& stage, const OutputsSha
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) outputs_kernel(const OutputsArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_outputs(const OutputsArguments p) {
   SHARED_MEMORY(OutputsShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const OutputsPlace place(p.sizes, blockIdx.x);

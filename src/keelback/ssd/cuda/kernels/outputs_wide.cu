@@ -139,7 +139,7 @@ INLINE void find_outputs(const Scores& scores, const OutputsStage& stage, const 
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) outputs_wide_kernel(const GRID_CONSTANT OutputsWideArguments arguments) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_outputs_wide(const GRID_CONSTANT OutputsWideArguments arguments) {
   SHARED_MEMORY(OutputsWideShared, shared);
   const OutputsArguments& p = arguments.outputs;
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;

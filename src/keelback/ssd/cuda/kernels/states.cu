@@ -44,7 +44,7 @@ INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace&
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) states_kernel(const StatesArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states(const StatesArguments p) {
   SHARED_MEMORY(StatesShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const StatesPlace place(p.sizes, p.segments, p.first_direction, blockIdx.x, warp);

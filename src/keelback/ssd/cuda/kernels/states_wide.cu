@@ -57,7 +57,7 @@ INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace&
   finish(sums.at[0]);
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) states_wide_kernel(const GRID_CONSTANT StatesWideArguments arguments) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states_wide(const GRID_CONSTANT StatesWideArguments arguments) {
   const StatesArguments& p = arguments.states;
   SHARED_MEMORY(StatesWideShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
