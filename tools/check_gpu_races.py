@@ -134,7 +134,7 @@ def findings(tool: str, *options: str) -> tuple[dict[str, Any], int, str]:
     summary = SUMMARY.findall(text)
     results = [line for line in text.splitlines() if line.startswith('{"cases"')]
     if not summary or not results:
-        raise SystemExit(f"{' '.join(command)} did not end well:\n{text[-3000:]}")
+        raise SystemExit(f"{' '.join(command)} did not end well:\n{text[:3000]}")
     return json.loads(results[0]), int(summary[-1]), text
 
 
@@ -142,11 +142,11 @@ def check(tool: str) -> dict[str, Any]:
     """One tool's findings over all cases."""
     _, planted, text = findings(tool, "--planted", tool)
     if not planted:
-        raise SystemExit(f"{tool} does not find the mistake that is planted:\n{text[-3000:]}")
+        raise SystemExit(f"{tool} does not find the mistake that is planted:\n{text[:3000]}")
     results, found, text = findings(tool, "--cases")
     row = {"tool": tool, **results, "findings": found, "planted mistake found": planted}
     well = not found and not results["wrong results"]
-    print(json.dumps(row), "" if well else text[-3000:], file=sys.stderr)
+    print(json.dumps(row), "" if well else text[:3000], file=sys.stderr)
     return row
 
 

@@ -2,3 +2,6 @@
 #pragma once
 
 #include "matrix_intrinsics.h"
+
+template <int>
+void synchronize_groups() { synchronize_block(); }

@@ -274,13 +274,13 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_gradients_
         wait_for_bytes(shared.full[at], parity);
       } else {
         publish_to_matrix_unit();
-        synchronize_block();
+        synchronize_groups<kThreads>();
       }
       const int number = i / kHeadTiles, tile = i % kHeadTiles;
       const Unit unit{shared.stages[at], shared.B, shared.C, shared.firsts, shared.sums[number % 2], place, lane,
                       place.row_warp * 16 + lane / 4, tile > 0, tile};
       work(unit, number);
-      synchronize_block();
+      synchronize_groups<kThreads>();
       fetch(i + kStages, at);
       if (++at == kStages) at = 0, parity ^= 1;
     }
@@ -300,7 +300,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_gradients_
                       split(dS[i][j / 2][j % 2 * 2], dS[i][j / 2][j % 2 * 2 + 1]));
       }
     publish_to_matrix_unit();
-    synchronize_block();
+    synchronize_groups<kThreads>();
   } else {
     OfStates dB, dC;
     clear(dB);
@@ -313,7 +313,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_gradients_
     });
     const int last = place.heads.count - 1;
     if (place.row_warp == 0) finish_head(shared.sums[last % 2], p, place, place.heads.first + last, lane);
-    synchronize_block();
+    synchronize_groups<kThreads>();
     add_scores(dB, dC, shared, place, lane);
     write_grouped(p.dB, p.dB_sums, dB, p, place, lane);
     write_grouped(p.dC, p.dC_sums, dC, p, place, lane);

@@ -5,6 +5,10 @@
 
 #include "matrix_intrinsics.h"
 
+// A barrier that the warpgroups of a block of so many threads reach in different places of the code.
+template <int kCount>
+INLINE void synchronize_groups() { asm volatile("bar.sync 1, %0;" ::"n"(kCount) : "memory"); }
+
 // Where a right factor (16, n) lies in shared memory. In blocks of 8 x 8 of 128 bytes each: how many bytes it is from block
 // to block along the columns n and along the 16.
 INLINE unsigned long long encoded_bytes(unsigned bytes) { return (bytes & 0x3ffff) >> 4; }

@@ -158,7 +158,7 @@ INLINE void for_each_plain(Number* plain, const StatesArguments& p, const States
 // The states before the first step, or zero.
 INLINE void set_out(States& sums, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int lane) {
   sums.clear();
-  if (walk.start && p.walk) {
+  if (walk.start && p.walk && place.head < place.heads) {
     for_each_plain(walk.start, p, place, sums, lane, [](const float* from, float& sum) { sum = *from; });
   }
 }
