@@ -14,9 +14,16 @@ from keelback.cli.options import Json
 @bench.command()
 def calibration(
     first_seed: Annotated[
-        int, typer.Option(min=0, max=10**6, help="The first of three seeds of the trainings.")
+        int,
+        typer.Option(
+            min=0,
+            max=10**6,
+            help="Seed of the first of three trainings; the others have the next ones.",
+        ),
     ] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; by default none; e.g. calibration.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Audit models whose faults are known, and count what is found and what is made up."""

@@ -14,9 +14,14 @@ from keelback.cli.options import Json
 @bench.command()
 def families(
     family: Annotated[
-        list[str] | None, typer.Option(help="Only this one (repeatable); all by default.")
+        list[str] | None,
+        typer.Option(
+            help="Family of transformers to try; may be repeated; all by default; e.g. mamba2."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; by default none; e.g. families.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Audit, repair, restore and monitor a tiny model of each family of transformers."""
