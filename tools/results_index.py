@@ -162,7 +162,9 @@ def as_of_today(command: str) -> str:
         command = command.replace(there, name)
     command = command.replace("python benchmarks/", "python tools/")
     command = command.replace("benchmarks/results/", "results/benchmarks/")
-    return re.sub(r"(?<!\S)results/(?!benchmarks/|experiments/)", "results/experiments/", command)
+    return re.sub(
+        r"(?<!\S)results/(?!benchmarks/|experiments/|proofs/)", "results/experiments/", command
+    )
 
 
 def documents() -> list[Path]:

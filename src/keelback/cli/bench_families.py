@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, print_measured, provenance_of_command
+from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
+from keelback.cli.options import Json
 
 
 @bench.command()
