@@ -9,8 +9,8 @@ from torch import nn
 
 from keelback.bounds._constants import ClassConstants
 from keelback.bounds._grid import ClassGrid
+from keelback.bounds._numbers import log
 from keelback.bounds._risk import covering_risk
-from keelback.bounds._series import safe_log
 from keelback.bounds._summary import BoundSummary, summarise
 from keelback.certify._measure import (
     logits,
@@ -95,7 +95,7 @@ def certify_class(
         sample_risk = ramp_risk(on_sample, margin)
         summary = summarise(constants, margin=margin, delta=delta, **sizes)
         log_risk = {
-            route: float(np.logaddexp(safe_log(sample_risk), summary.log_risk[route]))
+            route: float(np.logaddexp(log(sample_risk), summary.log_risk[route]))
             for route in ("published", "sharpened")
         }
         log_risk["covering"] = math.log(covering(constants, margin, delta))
