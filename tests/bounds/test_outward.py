@@ -445,9 +445,16 @@ def test_doubles_err_where_the_outward_inverse_does_not() -> None:
         assert short
         for mean, budget in short:
             assert exact_kl(mean, outward.kl_inverse(mean, budget)) >= budget
-    approximate = bounds.clopper_pearson(3, 10, 3e-16)
-    assert exact_tail(3, 10, approximate) > Fraction(3e-16)
-    assert exact_tail(3, 10, outward.clopper_pearson(3, 10, 3e-16)) <= Fraction(3e-16)
+    above = []
+    for delta in (0.05, 1e-10, 3e-16, 1e-100):
+        for errors in range(10):
+            approximate = bounds.clopper_pearson(errors, 10, delta)
+            found = outward.clopper_pearson(errors, 10, delta)
+            assert approximate == pytest.approx(found, rel=1e-12)
+            assert exact_tail(errors, 10, found) <= Fraction(delta)
+            if exact_tail(errors, 10, approximate) > Fraction(delta):
+                above.append((errors, delta))
+    assert above
 
 
 def test_arguments_outside_their_domain_are_refused() -> None:

@@ -45,6 +45,7 @@ from keelback.bounds._martingale import (
     best_rate,
     freedman_excess,
 )
+from keelback.bounds._numbers import has_flint
 from keelback.bounds._pac_bayes import monte_carlo_bound, pac_bayes_bound
 from keelback.bounds._published import (
     PublishedTerms,
@@ -94,6 +95,7 @@ __all__ = [
     "covering_risk",
     "dudley_integral",
     "freedman_excess",
+    "has_flint",
     "interval_log_count",
     "kl_inverse",
     "level_weight",

@@ -7,6 +7,7 @@ as every number in it that is not a small integer comes from its arguments.
 
 import math
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 Real = Any
@@ -135,6 +136,11 @@ def lower_end(x: Real) -> float:
     end = x.lower()
     nearest = float(end)
     return nearest if type(x)(nearest) <= end else math.nextafter(nearest, -math.inf)
+
+
+def has_flint() -> bool:
+    """Whether python-flint is installed."""
+    return find_spec("flint") is not None
 
 
 def flint() -> Any:

@@ -18,7 +18,8 @@ def pac_bayes_bound(sample_error: float, kl: float, examples: int, delta: float)
     check_confidence(delta)
     if examples < 1 or not kl >= 0:
         raise InputError(f"a PAC-Bayes bound needs n >= 1 and KL >= 0, not {examples} and {kl:g}")
-    return kl_inverse(sample_error, (kl + math.log(2 * math.sqrt(examples) / delta)) / examples)
+    log_term = math.log(2 * math.sqrt(examples)) - math.log(delta)
+    return kl_inverse(sample_error, (kl + log_term) / examples)
 
 
 def monte_carlo_bound(values: Sequence[float], delta: float) -> float:
@@ -38,10 +39,10 @@ def monte_carlo_bound(values: Sequence[float], delta: float) -> float:
     if k < 1:
         raise InputError("a Monte-Carlo bound needs at least one draw")
     mean = min(1.0, math.fsum(values) / k)
-    chernoff = kl_inverse(mean, math.log(2 / delta) / k)
+    chernoff = kl_inverse(mean, (math.log(2) - math.log(delta)) / k)
     if k == 1:
         return chernoff
     variance = math.fsum((value - mean) ** 2 for value in values) / (k - 1)
-    log_term = math.log(4 / delta)
+    log_term = math.log(4) - math.log(delta)
     bernstein = mean + math.sqrt(2 * variance * log_term / k) + 7 * log_term / (3 * (k - 1))
     return min(chernoff, bernstein, 1.0)

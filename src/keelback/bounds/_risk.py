@@ -45,7 +45,7 @@ def confidence_term(m: int, delta: float) -> float:
     if m < 1:
         raise InputError(f"m = {m} must be at least 1")
     check_confidence(delta)
-    return 3 * math.sqrt(math.log(2 / delta) / (2 * m))
+    return 3 * math.sqrt((math.log(2) - math.log(delta)) / (2 * m))
 
 
 def loss_complexity_factor(margin: float, classes: int = 2) -> float:
@@ -186,7 +186,7 @@ def best_radius(
         InputError: delta outside (0, 1).
     """
     check_confidence(delta)
-    log_events = math.log(len(radii) / delta)
+    log_events = math.log(len(radii)) - math.log(delta)
     means = np.minimum(1.0, empirical_risk + radii)
     bounds = radii + _kl_inverses(means, (counts + log_events) / m)
     best = int(np.argmin(bounds))

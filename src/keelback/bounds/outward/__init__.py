@@ -31,6 +31,7 @@ from keelback.bounds.outward._inversions import (
     pac_bayes_bound,
     test_set_bound,
 )
+from keelback.bounds.outward._summary import summarise
 
 __all__ = [
     "betting_bound",
@@ -54,5 +55,6 @@ __all__ = [
     "sharpened_log_rademacher",
     "softmax_attention_log_rademacher",
     "step_sums",
+    "summarise",
     "test_set_bound",
 ]

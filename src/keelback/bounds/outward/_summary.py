@@ -1,0 +1,69 @@
+"""Every bound of a class at once, rounded outward."""
+
+from fractions import Fraction
+
+from keelback.bounds._constants import ClassConstants
+from keelback.bounds._numbers import Real, ball, enclosed, log, sqrt, upper_end
+from keelback.bounds._risk import confidence_term
+from keelback.bounds._summary import BoundSummary
+from keelback.bounds.outward._classes import (
+    linear_attention_log_rademacher,
+    log_covering_gap,
+    log_output_bound,
+    log_risk_gap,
+    lower_log_rademacher,
+    lti_log_rademacher,
+    published_log_rademacher,
+    rnn_log_rademacher,
+    sharpened_log_rademacher,
+    softmax_attention_log_rademacher,
+)
+from keelback.bounds.outward._doubles import exact
+
+
+def summarise(
+    constants: ClassConstants,
+    *,
+    margin: float = 1.0,
+    delta: float | Fraction = 0.05,
+    classes: int = 2,
+    vocab_size: int = 0,
+) -> BoundSummary:
+    """`keelback.bounds.summarise`: upper bounds rounded up, the lower bound rounded down.
+
+    Raises:
+        InputError: an argument is outside its domain, or python-flint is not installed.
+    """
+    confidence_term(constants.m, float(delta))
+
+    def confidence() -> Real:
+        return 3 * sqrt(log(2 / exact(delta)) / (2 * ball(constants.m)))
+
+    rademacher = {
+        "published": published_log_rademacher(constants),
+        "sharpened": sharpened_log_rademacher(constants, vocab_size=vocab_size),
+        "lower": lower_log_rademacher(constants),
+        "linear_attention": linear_attention_log_rademacher(constants),
+        "softmax_attention": softmax_attention_log_rademacher(constants),
+        "rnn": rnn_log_rademacher(constants),
+        "lti": lti_log_rademacher(constants),
+    }
+    risk = {
+        name: log_risk_gap(
+            rademacher[name], constants.m, margin=margin, delta=delta, classes=classes
+        )
+        for name in ("published", "sharpened")
+    }
+    risk["covering"] = log_covering_gap(
+        constants, margin=margin, delta=delta, classes=classes, vocab_size=vocab_size
+    )
+    return BoundSummary(
+        margin=margin,
+        delta=float(delta),
+        classes=classes,
+        confidence=upper_end(enclosed(confidence)),
+        log_output_bound=log_output_bound(constants),
+        log_rademacher=rademacher,
+        log_risk=risk,
+        rounding="outward",
+    )
