@@ -46,7 +46,7 @@ from keelback.bounds._martingale import (
     freedman_excess,
 )
 from keelback.bounds._numbers import has_flint
-from keelback.bounds._pac_bayes import monte_carlo_bound, pac_bayes_bound
+from keelback.bounds._pac_bayes import monte_carlo_bound, pac_bayes_bound, test_set_bound
 from keelback.bounds._published import (
     PublishedTerms,
     log_step_factor,
@@ -129,6 +129,7 @@ __all__ = [
     "stack_layers",
     "stacked_log_rademacher",
     "summarise",
+    "test_set_bound",
     "volume_log_count",
 ]
 

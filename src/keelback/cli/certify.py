@@ -27,6 +27,26 @@ def certify(
         list[str] | None, typer.Option("--set", help="Another setting of the task, NAME=VALUE.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Failure probability of each statement.")] = 0.05,
+    attempt: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="The how manieth configuration this is that is tried on these examples: attempt k "
+            "has delta / (k (k + 1)), so that all attempts together have delta.",
+        ),
+    ] = 1,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-overlap", help="Count copies of training examples as new ones, and say so."
+        ),
+    ] = False,
+    drop_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--drop-overlap", help="Leave out copies of training examples and repeated examples."
+        ),
+    ] = False,
     pac_bayes: Annotated[
         bool, typer.Option(help="Train a prior and optimise a PAC-Bayes certificate.")
     ] = True,
@@ -34,23 +54,28 @@ def certify(
         float, typer.Option(help="Share of the training split behind the prior.")
     ] = 0.5,
     prior_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of the prior; the paper's by default.")
+        int | None, typer.Option(min=1, help="Epochs of the prior; the paper's by default.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps on the PAC-Bayes bound.")] = 500,
     draws: Annotated[int, typer.Option(help="Monte-Carlo draws behind it.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the prior and of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the prior and of all draws.")] = 0,
     json: Json = False,
 ) -> None:
     """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
 
-    Says for each number which classifier and which distribution it is about.
+    Says for each number which classifier and which distribution it is about, and at which
+    confidence. Copies of training examples among those held out, and repeated ones, are looked for:
+    where loaded data hold any, no certificate is given unless an option says what to do.
     """
-    from keelback.certify import certify_model
+    from keelback.certify import Policy, certify_model
     from keelback.data import get_task
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
     from keelback.models import load_model
 
+    if allow_overlap and drop_overlap:
+        raise InputError("--allow-overlap and --drop-overlap exclude each other")
+    policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"
     options: dict[str, Any] = {
         "seq_len": seq_len,
         "data_seed": data_seed,
@@ -69,6 +94,8 @@ def certify(
         model,
         chosen,
         delta=delta,
+        attempt=attempt,
+        overlap=policy,
         pac_bayes=pac_bayes,
         prior_share=prior_share,
         prior_recipe=paper_recipe(task, prior_epochs),
@@ -89,6 +116,8 @@ def _print(found: "Certification") -> None:
     from rich.table import Table
 
     console = Console()
+    for notice in found.notices:
+        console.print(notice)
     constants = Table(title="Class constants")
     constants.add_column("constant")
     constants.add_column("measured", justify="right")
@@ -99,8 +128,8 @@ def _print(found: "Certification") -> None:
         constants.add_row(name, f"{value:.6g}", f"{outer[name]:.6g}")
     console.print(constants)
     for title, certificate in (
-        ("Class announced in advance", bounds.a_priori),
-        ("Class read off the trained model", bounds.a_posteriori),
+        ("No certificate: the class read off the trained model", bounds.a_priori),
+        ("The class that holds it in a grid fixed in advance", bounds.a_posteriori),
     ):
         table = Table(title=f"{title}: ramp risk {certificate.sample_risk:.4f} on the sample")
         table.add_column("error bound")

@@ -31,7 +31,7 @@ from keelback.bounds.outward._inversions import (
     pac_bayes_bound,
     test_set_bound,
 )
-from keelback.bounds.outward._summary import summarise
+from keelback.bounds.outward._summary import log_class_risks, summarise
 
 __all__ = [
     "betting_bound",
@@ -40,6 +40,7 @@ __all__ = [
     "covering_risk",
     "kl_inverse",
     "linear_attention_log_rademacher",
+    "log_class_risks",
     "log_covering_gap",
     "log_inverse",
     "log_output_bound",

@@ -207,7 +207,7 @@ def log_covering_gap(
     vocab_size: int = 0,
 ) -> float:
     """`keelback.bounds.log_covering_gap`, rounded up."""
-    approximate, in_balls = _selective(constants, classes, vocab_size)
+    approximate, in_balls = selective(constants, classes, vocab_size)
     counts, radii = _risk.loss_cover(approximate, margin, classes)
     deviations = np.sqrt((counts - math.log(float(delta))) / (2 * constants.m))
     radius = float(radii[int(np.argmin(2 * radii + deviations))])
@@ -254,9 +254,10 @@ def covering_risk(
     return min(1.0, bound), cover
 
 
-def _selective(
+def selective(
     constants: ClassConstants, classes: int, vocab_size: int
 ) -> tuple[CoveredClass, Callable[[], CoveredClass]]:
+    """The class of the logits of selective SSMs, in doubles and as a function that gives balls."""
     rows = 1 if classes == 2 else classes
     return (
         _sharpened.selective_class(constants, vocab_size=vocab_size, classes=rows),

@@ -3,10 +3,11 @@
 from fractions import Fraction
 
 from keelback.bounds._constants import ClassConstants
-from keelback.bounds._numbers import Real, ball, enclosed, log, sqrt, upper_end
+from keelback.bounds._numbers import Real, ball, enclosed, log, logaddexp, sqrt, upper_end
 from keelback.bounds._risk import confidence_term
 from keelback.bounds._summary import BoundSummary
 from keelback.bounds.outward._classes import (
+    covering_risk,
     linear_attention_log_rademacher,
     log_covering_gap,
     log_output_bound,
@@ -15,10 +16,42 @@ from keelback.bounds.outward._classes import (
     lti_log_rademacher,
     published_log_rademacher,
     rnn_log_rademacher,
+    selective,
     sharpened_log_rademacher,
     softmax_attention_log_rademacher,
 )
 from keelback.bounds.outward._doubles import exact
+
+
+def log_class_risks(
+    sample_risk: float, constants: ClassConstants, summary: BoundSummary, *, vocab_size: int = 0
+) -> dict[str, float]:
+    """Logarithms of upper bounds on the true risk by route, rounded up.
+
+    Args:
+        sample_risk: empirical ramp risk at the summary's margin, rounded up.
+        constants: the class.
+        summary: its bounds, from `summarise`.
+        vocab_size: number of trained embedding rows, as for `summarise`.
+
+    Raises:
+        InputError: an argument is outside its domain, or python-flint is not installed.
+    """
+
+    def risk(route: str) -> Real:
+        return logaddexp(log(ball(sample_risk)), ball(summary.log_risk[route]))
+
+    found = {
+        route: upper_end(enclosed(lambda route=route: risk(route)))  # type: ignore[misc]
+        for route in ("published", "sharpened")
+    }
+    approximate, in_balls = selective(constants, summary.classes, vocab_size)
+    covering, _ = covering_risk(
+        sample_risk, approximate, in_balls, constants.m,
+        margin=summary.margin, delta=summary.delta, classes=summary.classes,
+    )  # fmt: skip
+    found["covering"] = min(0.0, upper_end(enclosed(lambda: log(ball(covering)))))
+    return found
 
 
 def summarise(
