@@ -18,7 +18,7 @@ def calibration(
         typer.Option(
             min=0,
             max=10**6,
-            help="Seed of the first of three trainings; the others have the next ones.",
+            help="Seed of the first of three trainings, a whole number.",
         ),
     ] = 0,
     out: Annotated[

@@ -1,8 +1,8 @@
 """`keelback bound`: every bound from class constants alone."""
 
-import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,10 @@ _RADEMACHER = {
     "softmax_attention": "softmax attention",
     "rnn": "vanilla RNN",
     "lti": "LTI SSM",
+}
+_ROUNDING = {
+    "outward": "Upper bounds are rounded up, the lower bound down (ball arithmetic).",
+    "none": "Approximate, to about ten digits: pip install 'keelback[certify]' to round outward.",
 }
 _RISK = {"published": "published", "sharpened": "sharpened", "covering": "one cover, sharpened"}
 
@@ -53,11 +57,13 @@ def bound(
 
     A risk is a gap: true risk minus empirical ramp risk, for every model of the class at once,
     with probability 1 - delta over the sample. Choose class, margin and delta before the data.
+    Numbers are rounded outward where python-flint is installed, and approximate elsewhere.
     """
-    from keelback.bounds import ClassConstants, summarise
+    from keelback.bounds import ClassConstants, has_flint, outward, summarise
 
     checked = ClassConstants.from_json(constants)
-    summary = summarise(checked, margin=margin, delta=delta, classes=classes, vocab_size=vocab)
+    evaluate = outward.summarise if has_flint() else summarise
+    summary = evaluate(checked, margin=margin, delta=delta, classes=classes, vocab_size=vocab)
     if json:
         print_json({"constants": checked.as_dict(), **summary.as_dict()})
     else:
@@ -71,25 +77,35 @@ def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
     table.add_column("bound")
     table.add_column("log10", justify="right")
     table.add_column("value", justify="right")
-    table.add_row("largest output |z|", *_cells(summary.log_output_bound))
+    numbers: Any = summary.as_dict()
+    table.add_row("largest output |z|", *_cells(numbers["output_bound"], ROUND_CEILING))
     table.add_section()
     for name, label in _RADEMACHER.items():
-        table.add_row(f"Rademacher, {label}", *_cells(summary.log_rademacher[name]))
+        outward = ROUND_FLOOR if name == "lower" else ROUND_CEILING
+        table.add_row(f"Rademacher, {label}", *_cells(numbers["rademacher"][name], outward))
     table.add_section()
     for name, label in _RISK.items():
-        vacuous = " (vacuous)" if summary.log_risk[name] >= 0 else ""
-        table.add_row(f"risk gap, {label}{vacuous}", *_cells(summary.log_risk[name]))
+        vacuous = " (vacuous)" if numbers["risk"][name]["vacuous"] else ""
+        table.add_row(f"risk gap, {label}{vacuous}", *_cells(numbers["risk"][name], ROUND_CEILING))
     terminal = console()
     terminal.print(table)
     terminal.print(
         f"Risk gap: true risk minus empirical ramp risk at margin {summary.margin:g}, for every "
-        f"model of the class at once, with probability {1 - summary.delta:g} or more."
+        f"model of the class at once, with probability at least 1 - {summary.delta:g}."
     )
+    terminal.print(_ROUNDING[summary.rounding])
 
 
-def _cells(log: float) -> tuple[str, str]:
-    if log == -math.inf:
+def _cells(number: dict[str, float | None], outward: str) -> tuple[str, str]:
+    """log10 and value of one bound, each rounded outward to the digits shown."""
+    log10, value = number["log10"], number["value"]
+    if log10 is None:
         return "-inf", "0"
-    log10 = log / math.log(10)
-    exponent = f"{log10:.4f}" if abs(log10) < 1e6 else f"{log10:.6g}"
-    return exponent, f"{math.exp(log):.4g}" if log < 709 else f"10^{exponent}"
+    exact = Decimal(log10)
+    if abs(log10) < 1e6:
+        exponent = f"{exact.quantize(Decimal('0.0001'), rounding=outward)}"
+    else:
+        exponent = f"{Context(prec=6, rounding=outward).plus(exact):g}"
+    if value is None:
+        return exponent, f"10^{exponent}"
+    return exponent, f"{Context(prec=4, rounding=outward).plus(Decimal(value)):g}"

@@ -38,6 +38,26 @@ def certify(
         float,
         typer.Option(min=0, max=1, help="Failure probability of each statement, between 0 and 1."),
     ] = 0.05,
+    attempt: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of the attempt on these examples: attempt k has delta / (k (k + 1)), so "
+            "that all attempts together have delta.",
+        ),
+    ] = 1,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-overlap", help="Count copies of training examples as new ones, and say so."
+        ),
+    ] = False,
+    drop_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--drop-overlap", help="Leave out copies of training examples and repeated examples."
+        ),
+    ] = False,
     pac_bayes: Annotated[
         bool,
         typer.Option(
@@ -75,14 +95,20 @@ def certify(
 ) -> None:
     """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
 
-    Says for each number which classifier and which distribution it is about.
+    Says for each number which classifier and which distribution it is about, and at which
+    confidence. Copies of training examples among those held out, and repeated ones, are looked for:
+    where loaded data hold any, no certificate is given unless an option says what to do.
     """
-    from keelback.certify import certify_model
+    from keelback.certify import Policy, certify_model
     from keelback.cli.reproduce import named_settings
     from keelback.data import get_task
+    from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
     from keelback.models import load_model
 
+    if allow_overlap and drop_overlap:
+        raise InputError("--allow-overlap and --drop-overlap exclude each other")
+    policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"
     options: dict[str, Any] = {
         "seq_len": seq_len,
         "data_seed": data_seed,
@@ -100,6 +126,8 @@ def certify(
             model,
             chosen,
             delta=delta,
+            attempt=attempt,
+            overlap=policy,
             pac_bayes=pac_bayes,
             prior_share=prior_share,
             prior_recipe=paper_recipe(task, prior_epochs),
@@ -134,6 +162,8 @@ def _print(found: "Certification") -> None:
     from rich.table import Table
 
     terminal = console()
+    for notice in found.notices:
+        terminal.print(notice)
     constants = Table(title="Class constants")
     constants.add_column("constant")
     constants.add_column("measured", justify="right")
@@ -144,8 +174,8 @@ def _print(found: "Certification") -> None:
         constants.add_row(name, f"{value:.6g}", f"{outer[name]:.6g}")
     terminal.print(constants)
     for title, certificate in (
-        ("Class announced in advance", bounds.a_priori),
-        ("Class read off the trained model", bounds.a_posteriori),
+        ("No certificate: the class read off the trained model", bounds.a_priori),
+        ("The class that holds it in a grid fixed in advance", bounds.a_posteriori),
     ):
         table = Table(title=f"{title}: ramp risk {certificate.sample_risk:.4f} on the sample")
         table.add_column("error bound")
