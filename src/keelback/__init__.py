@@ -38,6 +38,10 @@ _NAMES = {
     "save_model": "models",
     "get_task": "data",
     "register_task": "data",
+    "register_model": "models",
+    "register_adapter": "audit.adapters",
+    "register_experiment": "experiments",
+    "load_plugin": "plugins",
     "train": "training",
     "Recipe": "training",
     "StabilityMonitor": "training",
@@ -61,4 +65,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS, *_NAMES])
+    return sorted(["__doc__", "__version__", *_ROOMS, *_NAMES])

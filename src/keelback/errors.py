@@ -12,6 +12,10 @@ class InputError(ValueError):
     """The input was wrong. The command line prints the message on one line and exits with 2."""
 
 
+class PluginError(InputError):
+    """A part from outside keelback went wrong; the message names its file and line."""
+
+
 class JobError(RuntimeError):
     """The input was right and the job failed. The command line prints why and exits with 1."""
 
@@ -31,6 +35,23 @@ def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:
     """`; did you mean X?` where one of `names` is close to `name`, else nothing."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Any error in one line of printable text: its type, and what it says of itself."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    text = "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST])
+    said = " ".join(text.split())
+    if isinstance(error, InputError):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+_LONGEST = 500
+"""Characters of an error of other people's code that are shown."""
 
 
 def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -> str:

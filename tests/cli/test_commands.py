@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from keelback.models import SelectiveSSMConfig, save_weights
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -120,11 +123,11 @@ class Evil:
     [
         ("trian", "No such command 'trian'"),
         ("train --task majorty --out new", "majorty"),
-        ("train --task majority --seq-len 0 --out new", "1 or more"),
+        ("train --task majority --seq-len 0 --out new", "or equal to 1; given: 0"),
         ("train --task majority --seq-len ten --out new", "--seq-len"),
         ("train --task majority --seed -1 --out new", "--seed"),
         ("train --task majority --seed 1.5 --out new", "--seed"),
-        ("train --task majority --abscissa nan --out new", "spectral_abscissa"),
+        ("train --task majority --abscissa nan --out new", "given: nan"),
         ("train --task majority --abscissa 0 --parametrisation stable --out new", "not below"),
         ("train --task majority --parametrisation odd --out new", "parametrisation"),
         ("train --task majority --out file", "file is a file"),
@@ -136,14 +139,14 @@ class Evil:
         ("reproduce length-independence --seq-len 10,x --out new", "seq_len.1 is 'x'"),
         ("reproduce length-independence --seq-len -5 --out new", "seq_len"),
         ("reproduce length-independence --seq-len 2.5 --out new", "seq_len"),
-        ("reproduce length-independence --seeds 0 --out new", "seeds is 0"),
+        ("reproduce length-independence --seeds 0 --out new", "given: 0"),
         ("reproduce length-independence --seeds five --out new", "--seeds"),
         ("reproduce length-independence --workers 0 --out new", "--workers"),
         ("reproduce length-independence --executor slurm --out new", "--executor"),
         ("reproduce length-independence --address auto --out new", "add --executor ray"),
         ("reproduce length-independence --executor ray --workers 2 --out new", "--workers is for"),
         ("reproduce length-independence --executor ray --address x --out new", "HOST:PORT"),
-        ("reproduce length-independence --executor ray --gpus-per-task -1 --out new", "-1 GPUs"),
+        ("reproduce length-independence --executor ray --gpus-per-task -1 --out new", "given: -1"),
         ("reproduce length-independence --set epoch=1 --out new", "did you mean epochs?"),
         ("reproduce length-independence --set epochs --out new", "NAME=VALUE"),
         ("reproduce length-independence --out old", "version 999"),
@@ -177,6 +180,37 @@ def test_bad_input_exits_2_with_one_line_and_leaves_nothing(
     assert err.count("\n") == 1
     assert complaint in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+BAD_WEIGHTS = {"nan": torch.nan, "inf": torch.inf, "complex": 1j, "double": 1}
+
+
+@pytest.mark.parametrize("fault", BAD_WEIGHTS)
+@pytest.mark.parametrize("command", ["evaluate", "certify", "audit"])
+def test_weights_that_are_no_finite_real_numbers_are_never_used(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, fault: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = SelectiveSSMConfig(vocab_size=2).build(torch.Generator().manual_seed(0))
+    weights = dict(model.state_dict())
+    weights["head.weight"] = weights["head.weight"] * BAD_WEIGHTS[fault]
+    if fault == "double":
+        weights["head.weight"] = weights["head.weight"].double()
+    save_weights(weights, model.config, Path("m.safetensors"))
+    given = [] if command == "audit" else ["--task", "majority", "--seq-len", "5"]
+    code, out, err = cli(command, "m.safetensors", *given)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "m.safetensors: tensor head.weight holds " in err
+
+
+def test_a_report_that_is_not_written_has_no_place(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli(
+        "reproduce", "length-independence", "--no-report", "--report-to", tmp_path / "r",
+        "--out", tmp_path / "new",
+    )  # fmt: skip
+    assert code == 2
+    assert "--no-report writes none" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_exits_130_and_says_that_what_was_finished_is_kept(

@@ -162,6 +162,17 @@ def test_an_edited_configuration_is_told(cli: Cli, store: Store) -> None:
         ("--delete zzz", "has no run zzz"),
         ("--rerun zzz", "has no run zzz"),
         ("--export out.xlsx", ".csv, .parquet, .json"),
+        ("--history", "add --export FILE"),
+        ("--where seq_len>abc", "seq_len>abc never holds"),
+        ("--where seq_len=abc", "holds numbers, and 'abc' is none"),
+        ("--where test_accuracy>nan", "above or below NaN"),
+        ("--where task>5", "holds texts, which have no order with 5"),
+        ("--compare a --compare b --where seed=1", "--where has no effect beside --compare"),
+        ("--delete a --where seed=1", "--where has no effect beside --delete"),
+        ("--delete a --export runs.csv", "--export has no effect beside --delete"),
+        ("--rerun a --sort seed", "--sort has no effect beside --rerun"),
+        ("--json --columns seed", "--columns has no effect beside --json"),
+        ("--export runs.csv --columns seed", "--columns has no effect beside --export"),
     ],
 )
 def test_wrong_flags_exit_2_and_change_nothing(
@@ -173,6 +184,18 @@ def test_wrong_flags_exit_2_and_change_nothing(
     assert complaint in err
     assert err.count("\n") == 1
     assert sorted(store.directory.rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", ["--delete", "--rerun", "--compare"])
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_name_is_no_run(cli: Cli, store: Store, option: str, empty: str) -> None:
+    """An unset variable of a shell must not delete the only run."""
+    for name in store.names()[1:]:
+        store.delete(name)
+    code, out, err = cli("runs", store.directory, option, empty)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the name of a run is empty" in err
+    assert len(store.names()) == 1
 
 
 def test_one_run_is_not_compared_with_itself(cli: Cli, store: Store) -> None:

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from keelback.data import get_task
 from keelback.errors import InputError
-from keelback.models import SelectiveClassifier, SelectiveSSMConfig, load_model, save_model
+from keelback.models import (
+    SelectiveClassifier,
+    SelectiveSSMConfig,
+    load_model,
+    save_model,
+    save_weights,
+)
 from keelback.training import accuracy
 
 
@@ -124,3 +131,58 @@ def test_other_state_dicts_are_refused(tmp_path: Path, content: object) -> None:
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no checkpoint at .*absent\.pth"):
         load_model(tmp_path / "absent.pth")
+
+
+def bad_values() -> dict[str, torch.Tensor]:
+    """By what is said of it: a tensor for W_B, (3, 4), that must not be scored."""
+    sound = torch.zeros(3, 4)
+    one, infinite = sound.clone(), sound.clone()
+    one[1, 1], infinite[1, 2] = 1.0, torch.inf
+    return {
+        "NaN or infinity, 12 of 12": torch.full((3, 4), float("nan")),
+        "NaN or infinity, 1 of 12": infinite,
+        "complex64": sound * 1j,
+        "float64, which the model's float32 cannot": sound.double(),
+        "int64": sound.long(),
+        "bool": sound.bool(),
+        "sparse": one.to_sparse(),
+        "no values": sound.to("meta"),
+    }
+
+
+SAID = list(bad_values())
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_state_dict_that_is_no_finite_real_numbers_is_refused(tmp_path: Path, said: str) -> None:
+    torch.save(reference_state() | {"SSM.ssm.W_B": bad_values()[said]}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"m\.pth: tensor ssm.W_B .*" + said):
+        load_model(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("said", SAID[:-2])
+def test_a_safetensors_file_that_is_no_finite_real_numbers_is_refused(
+    tmp_path: Path, said: str
+) -> None:
+    model = make_model(d_model=4, d_state=3)
+    weights = dict(model.state_dict()) | {"ssm.W_B": bad_values()[said]}
+    save_weights(weights, model.config, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: tensor ssm.W_B .*" + said):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_weights_of_a_narrower_type_are_read_exactly(tmp_path: Path, narrow: torch.dtype) -> None:
+    model = make_model()
+    weights = {name: x.to(narrow) for name, x in model.state_dict().items()}
+    save_weights(weights, model.config, tmp_path / "model.safetensors")
+    for name, tensor in load_model(tmp_path).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, weights[name].float())
+
+
+@pytest.mark.parametrize("fields", ["[1]", "3", "null", '"selective-ssm"'])
+def test_a_configuration_that_is_no_object_is_refused(tmp_path: Path, fields: str) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", {"keelback": fields})
+    with pytest.raises(InputError, match="is not a JSON object"):
+        load_model(tmp_path)

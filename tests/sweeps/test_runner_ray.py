@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def quiet_ray() -> Iterator[None]:
     """Workers find this folder's runs; Ray phones nobody."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         yield

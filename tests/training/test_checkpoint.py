@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from keelback.data import Split, get_task
-from keelback.errors import JobError
+from keelback.errors import InputError, JobError
 from keelback.models import SelectiveClassifier, SelectiveSSMConfig
 from keelback.training import Checkpoint, Recipe, TrainingResult, train
 from keelback.training.loop import _Training
@@ -213,3 +213,22 @@ def test_threads_that_may_not_listen_for_signals_train_as_well(
     thread.start()
     thread.join()
     assert_same_bits(found[0], uninterrupted)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1j])
+def test_parameters_that_are_no_finite_real_numbers_are_not_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: complex
+) -> None:
+    undo = signal_after(monkeypatch, 3)
+    path = tmp_path / "c"
+    with pytest.raises(JobError):
+        run(Checkpoint(path))
+    undo()
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["flat"] = tensors["flat"] * value
+    save_file(tensors, path, metadata)
+    with pytest.raises(InputError, match=r"not finite real numbers.*delete it to begin"):
+        run(Checkpoint(path))
+    assert path.exists()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from keelback.audit._recurrence import Recurrence
-from keelback.audit.adapters import ADAPTERS, Adapter, LayerCall, Seen
+from keelback.audit.adapters import Adapter, LayerCall, Seen, known_adapters
 from keelback.errors import InputError
 
 
@@ -42,8 +42,9 @@ def find_layers(model: nn.Module, adapters: Sequence[Adapter] | None = None) -> 
     """
     layers: list[Layer] = []
     inside: set[int] = set()
+    tried = list(adapters or known_adapters())
     for name, module in model.named_modules():
-        adapter = next((a for a in adapters or ADAPTERS if a.matches(module)), None)
+        adapter = next((a for a in tried if a.matches(module)), None)
         if id(module) not in inside and adapter is not None:
             layers.append(Layer(len(layers), name, module, adapter))
             inside.update(id(part) for part in module.modules())

@@ -17,7 +17,7 @@ from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
 from keelback.audit._verdict import Finding, findings, in_words
-from keelback.files import replacing, write_atomically
+from keelback.files import write_atomically, write_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -205,8 +205,7 @@ class AuditResult:
         for name in (*_FRAMES, "gate_types"):
             frame: pl.DataFrame = getattr(self, name)
             if frame.width:
-                with replacing(folder / f"{name}.parquet") as file:
-                    frame.write_parquet(file)
+                write_table(folder / f"{name}.parquet", frame)
         text = json.dumps(self.to_json(), indent=2, allow_nan=False)
         write_atomically(folder / "audit.json", text)
 

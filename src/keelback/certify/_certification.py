@@ -13,6 +13,7 @@ from keelback.certify._measure import logits
 from keelback.certify._pac_bayes import PacBayesCertificate, certify_pac_bayes, gibbs_errors
 from keelback.data import Split, Task
 from keelback.errors import InputError, JobError
+from keelback.progress import tell
 from keelback.training import Recipe, train, wrong
 
 _TEST_DRAWS = 50
@@ -143,10 +144,12 @@ def certify_model(
     if not 0 < prior_share < 1:
         raise InputError(f"prior_share = {prior_share:g} must lie strictly between 0 and 1")
     examples, test = task.train_and_test()
+    tell("measuring the class")
     class_bounds = certify_class(model, examples, delta=delta)
     unseen = {"test": test}
     if task.shifted_test:
         unseen["fresh"] = task.fresh().split("train")
+    tell("scoring examples held out")
     held_out = {name: _hold_out(model, split, delta) for name, split in unseen.items()}
     found = None
     if pac_bayes:
@@ -159,6 +162,7 @@ def certify_model(
         certificate = certify_pac_bayes(
             prior, rest, delta=delta, steps=steps, draws=draws, seed=seed
         )
+        tell("testing the posterior")
         error = {
             name: math.fsum(
                 gibbs_errors(
@@ -188,7 +192,13 @@ def _hold_out(model: nn.Module, split: Split, delta: float) -> HeldOut:
 
 def _train_prior(model: Any, examples: Split, recipe: Recipe, seed: int) -> nn.Module:
     prior: nn.Module = model.config.build(torch.Generator().manual_seed(seed))
-    [result] = train([prior], [examples], recipe, [seed])
+    [result] = train(
+        [prior],
+        [examples],
+        recipe,
+        [seed],
+        on_epoch=lambda epoch, living: tell("training the prior", epoch, recipe.epochs),
+    )
     if result.divergence is not None:
         raise JobError(
             f"training the prior diverged in epoch {result.divergence.epoch}; another seed may help"

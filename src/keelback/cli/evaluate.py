@@ -5,25 +5,37 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import (
+    Checkpoint,
+    DataPath,
+    DataSeed,
+    Json,
+    SeqLenOfTask,
+    TaskName,
+    TaskSettings,
+    TokenizerFile,
+)
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors or reference .pth file.")],
-    task: Annotated[str, typer.Option(help="The task to score it on.")],
-    seq_len: Annotated[int | None, typer.Option(help="Sequence length T.")] = None,
-    data_seed: Annotated[int | None, typer.Option(help="Seed of a generated task.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    checkpoint: Checkpoint,
+    task: TaskName,
+    seq_len: SeqLenOfTask = None,
+    data_seed: DataSeed = None,
+    data: DataPath = None,
+    tokenizer: TokenizerFile = None,
+    setting: TaskSettings = None,
+    split: Annotated[str, typer.Option(help="Split to score, train or test.")] = "test",
     json: Json = False,
 ) -> None:
     """Print the accuracy of a checkpoint on a task."""
+    from keelback.cli.reproduce import named_settings
     from keelback.data import SPLIT_NAMES, get_task
-    from keelback.errors import InputError
+    from keelback.errors import InputError, JobError
     from keelback.models import load_model
-    from keelback.training import accuracy
+    from keelback.training import score
 
     if split not in SPLIT_NAMES:
         raise InputError(f"--split is {split!r}; it must be {' or '.join(SPLIT_NAMES)}")
@@ -32,14 +44,22 @@ def evaluate(
         "data_seed": data_seed,
         "data": data,
         "tokenizer": tokenizer,
+        **named_settings(setting or []),
     }
     chosen = get_task(task, **options)
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
     examples = chosen.split(next(name for name in SPLIT_NAMES if name == split))
-    share = accuracy(model, examples)
+    share, undecided = score(model, examples)
+    if undecided:
+        raise JobError(
+            f"{checkpoint} gives NaN instead of a decision for {undecided} of {len(examples)} "
+            "examples; nothing is scored"
+        )
     if json:
-        print_json({"accuracy": share, "examples": len(examples), "task": task, "split": split})
+        print_json(
+            {"accuracy": share, "examples": len(examples), "task": chosen.name, "split": split}
+        )
     else:
         print(f"{share:.5f}")
 
@@ -53,6 +73,8 @@ def require_fit(model: Any, vocab_size: int, n_classes: int, checkpoint: Path, t
     from keelback.errors import InputError
 
     config = model.config
+    if not hasattr(config, "n_classes"):
+        raise InputError(f"{checkpoint} is no classifier: a model {config.kind} has no classes")
     if (config.vocab_size, config.n_classes) != (vocab_size, n_classes):
         raise InputError(
             f"{checkpoint} is a model for {config.vocab_size} token ids and {config.n_classes} "

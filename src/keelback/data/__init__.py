@@ -6,16 +6,15 @@ from keelback.data.imdb import IMDb, IMDbSettings
 from keelback.data.listops import ListOps, ListOpsSettings
 from keelback.data.majority import Majority, MajoritySettings
 from keelback.data.ragged import PaddingSide, Ragged
+from keelback.data.split import SPLIT_NAMES, Split, SplitName
 from keelback.data.task import (
-    SPLIT_NAMES,
     TASKS,
-    Split,
-    SplitName,
     Task,
     TaskSettings,
     fresh_seed,
     get_task,
     register_task,
+    task_name,
 )
 
 __all__ = [
@@ -38,6 +37,7 @@ __all__ = [
     "fresh_seed",
     "get_task",
     "register_task",
+    "task_name",
 ]
 
 __getattr__ = moved(

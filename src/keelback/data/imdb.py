@@ -11,7 +11,8 @@ from pydantic import Field
 from keelback.data.cache import CacheKey, TokenisedTexts, cached_tokens
 from keelback.data.ragged import PaddingSide
 from keelback.data.reviews import find_reviews
-from keelback.data.task import SPLIT_NAMES, Split, SplitName, Task, TaskSettings, register_task
+from keelback.data.split import SPLIT_NAMES, Split, SplitName
+from keelback.data.task import Task, TaskSettings, register_task
 from keelback.data.wordpiece import WordPiece
 from keelback.errors import InputError
 

@@ -12,14 +12,8 @@ from pydantic import Field, model_validator
 from keelback.data.listops_grammar import TOKENS, generate_trees
 from keelback.data.listops_tsv import read_listops_tsv
 from keelback.data.ragged import PaddingSide, Ragged
-from keelback.data.task import (
-    SPLIT_NAMES,
-    Split,
-    SplitName,
-    Task,
-    TaskSettings,
-    register_task,
-)
+from keelback.data.split import SPLIT_NAMES, Split, SplitName
+from keelback.data.task import Task, TaskSettings, register_task
 from keelback.errors import InputError
 from keelback.memory import require_memory
 

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from keelback.data.task import Split, SplitName, Task, TaskSettings, register_task
+from keelback.data.split import Split, SplitName
+from keelback.data.task import Task, TaskSettings, register_task
 from keelback.memory import require_memory
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keelback.data.hub import hub_errors
-from keelback.data.task import SplitName
+from keelback.data.split import SplitName
 from keelback.errors import InputError
 
 if TYPE_CHECKING:

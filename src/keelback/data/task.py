@@ -1,11 +1,8 @@
 """What a task is: sequences of token ids with labels, in a training and a test split."""
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -13,47 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from keelback.data.ragged import PaddingSide, Ragged
+from keelback.data.split import Split, SplitName, checked_split
 from keelback.errors import InputError, describe, nearest
-
-SplitName = Literal["train", "test"]
-SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
-
-
-@dataclass(frozen=True)
-class Split:
-    """The examples of one split, padded to one length.
-
-    `tokens` is int32 (which `torch.nn.functional.embedding` takes as it is), `labels` is int64.
-    `lengths` counts the tokens of each sequence before padding.
-    """
-
-    tokens: Int[Tensor, "examples length"]
-    labels: Int[Tensor, " examples"]
-    lengths: Int[Tensor, " examples"]
-
-    def __post_init__(self) -> None:
-        if not len(self.tokens) == len(self.labels) == len(self.lengths):
-            raise ValueError(
-                f"a split needs one label and one length for each sequence, not "
-                f"{len(self.tokens)} sequences, {len(self.labels)} labels, "
-                f"{len(self.lengths)} lengths"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def seq_len(self) -> int:
-        """The padded length: the position that a last-position head reads is `seq_len - 1`."""
-        return self.tokens.shape[1]
-
-    def first(self, count: int) -> "Split":
-        """The first `count` examples, as views."""
-        return Split(self.tokens[:count], self.labels[:count], self.lengths[:count])
-
-    def to(self, device: torch.device | str) -> "Split":
-        """The same split on another device."""
-        return Split(self.tokens.to(device), self.labels.to(device), self.lengths.to(device))
+from keelback.plugins import check_output, only_part, require_methods
+from keelback.registry import Registry
 
 
 class TaskSettings(BaseModel):
@@ -85,6 +45,12 @@ class Task(ABC):
     """Whether the test split is drawn from another distribution than the training split."""
 
     settings: TaskSettings
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What a task gives is checked where it enters, whoever asks for it."""
+        super().__init_subclass__(**options)
+        for name, check in _CHECKS.items():
+            check_output(cls, name, check)
 
     def __init__(self, settings: TaskSettings) -> None:
         if not isinstance(settings, self.settings_type):
@@ -163,19 +129,109 @@ def fresh_seed(data_seed: int) -> int:
     return (data_seed + 1_000_000) % 2**32
 
 
-TaskT = TypeVar("TaskT", bound=Task)
+def check_task(task: object) -> None:
+    """Check that `task` is a class that can be registered.
 
-TASKS: dict[str, type[Task]] = {}
-"""The known tasks by name. `register_task` adds to it."""
+    Raises:
+        InputError: it says what is missing.
+    """
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise InputError(f"{task!r} is no task: derive a class from keelback.data.Task")
+    missing = sorted(getattr(task, "__abstractmethods__", ()))
+    missing += [name for name in ("name", "n_classes") if not hasattr(task, name)]
+    if missing:
+        raise InputError(f"the task {task.__qualname__} lacks {', '.join(missing)}")
+    if not (isinstance(task.settings_type, type) and issubclass(task.settings_type, TaskSettings)):
+        raise InputError(
+            f"the settings_type of the task {task.__qualname__} should be a class derived from "
+            "keelback.data.TaskSettings"
+        )
+    for name, check in (("vocab_size", _check_vocab_size), ("n_classes", _check_n_classes)):
+        value = getattr(task, name)
+        if not isinstance(value, property):
+            check(task, value)
+
+
+def _check_split(task: Task, split: object, name: SplitName) -> Split:
+    try:
+        vocab_size = _check_vocab_size(task, task.vocab_size)
+        return checked_split(split, vocab_size, _check_n_classes(task, task.n_classes))
+    except InputError as error:
+        raise InputError(f"task {task.name}, {name} split: {error}") from None
+
+
+def _check_vocab_size(task: Any, size: object) -> int:
+    return _whole(task, "vocab_size", size, 1, "token ids are 0, ..., vocab_size - 1")
+
+
+def _check_n_classes(task: Any, classes: object) -> int:
+    return _whole(task, "n_classes", classes, 2, "labels are 0, ..., n_classes - 1")
+
+
+def _whole(task: Any, name: str, value: object, least: int, meaning: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31:
+        return value
+    raise InputError(
+        f"the {name} of the task {task.name} is {value!r}; it should be a whole number, {least} or "
+        f"more: {meaning}"
+    )
+
+
+def _check_pair(task: Task, pair: object) -> tuple[Split, Split]:
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise InputError(f"task {task.name}: train_and_test() gives {pair!r:.60}, not two splits")
+    return _check_split(task, pair[0], "train"), _check_split(task, pair[1], "test")
+
+
+def _check_fresh(task: Task, fresh: object) -> Task:
+    if isinstance(fresh, Task):
+        return fresh
+    raise InputError(f"task {task.name}: fresh() gives {fresh!r:.60}, not a task")
+
+
+def _check_fingerprint(task: Task, fingerprint: object) -> str | None:
+    if fingerprint is None or isinstance(fingerprint, str):
+        return fingerprint
+    raise InputError(
+        f"the fingerprint of the task {task.name} is {fingerprint!r}; it should be text that the "
+        "data decide, or None"
+    )
+
+
+_CHECKS: dict[str, Any] = {
+    "split": _check_split,
+    "train_and_test": _check_pair,
+    "fresh": _check_fresh,
+    "vocab_size": _check_vocab_size,
+    "n_classes": _check_n_classes,
+    "fingerprint": _check_fingerprint,
+}
+
+TaskT = TypeVar("TaskT", bound=Task)
 
 
 def register_task(task: type[TaskT]) -> type[TaskT]:
-    """Make a task known to `get_task` and to the command line; use it as a class decorator."""
-    known = TASKS.get(task.name)
-    if known is not None and known.__qualname__ != task.__qualname__:
-        raise InputError(f"there is already a task named {task.name!r}: {known.__qualname__}")
-    TASKS[task.name] = task
+    """Make a task known to `get_task` and to the command line; use it as a class decorator.
+
+    Raises:
+        InputError: it is no task, or not a whole one, or another task has its name.
+    """
+    check_task(task)
+    TASKS.add(task.name, task)
     return task
+
+
+TASKS: Registry[type[Task]] = Registry("task", "keelback.tasks", register_task)
+"""The known tasks by name. `register_task` adds to it, and so do installed packages."""
+
+
+def task_name(task: str) -> str:
+    """The name of a task that is given by its name or as `FILE.py`, which is loaded.
+
+    Raises:
+        InputError: the file cannot be loaded, or does not register one task.
+    """
+    return only_part(TASKS, task) if task.endswith(".py") else task
 
 
 def get_task(name: str, **settings: object) -> Task:
@@ -186,12 +242,14 @@ def get_task(name: str, **settings: object) -> Task:
     Raises:
         InputError: there is no such task or setting, or a setting has a wrong value.
     """
-    task = _task_from_file(Path(name)) if name.endswith(".py") else TASKS.get(name)
-    if task is None:
+    name = task_name(name)
+    if name not in TASKS:
+        known = sorted(TASKS)
         raise InputError(
-            f"there is no task {name!r}; choose one of {', '.join(sorted(TASKS))}, or name a "
-            f"Python file that registers one{nearest(name, list(TASKS))}"
+            f"there is no task {name!r}; choose one of {', '.join(known)}, or name a "
+            f"Python file that registers one{nearest(name, known)}"
         )
+    task = TASKS[name]
     given = {key: value for key, value in settings.items() if value is not None}
     fields = list(task.settings_type.model_fields)
     for unknown in sorted(given.keys() - set(fields)):
@@ -200,28 +258,8 @@ def get_task(name: str, **settings: object) -> Task:
             f"{nearest(unknown, fields)}"
         )
     try:
-        return task(task.settings_type.model_validate(given))
+        made = task(task.settings_type.model_validate(given))
     except ValidationError as error:
         raise InputError(f"task {task.name}: {describe(error)}") from None
-
-
-def _task_from_file(path: Path) -> type[Task]:
-    if not path.is_file():
-        raise InputError(f"there is no task file {path}")
-    spec = importlib.util.spec_from_file_location(f"keelback_task_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file")
-    before = dict(TASKS)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    found = [task for key, task in TASKS.items() if before.get(key) is not task]
-    if len(found) != 1:
-        raise InputError(
-            f"{path} registers {len(found)} tasks with @register_task; it should register one"
-        )
-    return found[0]
+    require_methods(made, ("split", "train_and_test", "fresh", "fingerprint"))
+    return made

@@ -6,7 +6,7 @@ constants as 1, so a predicted count is a scale to compare slopes with, not a fo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 
 from keelback.dynamics.patterns import Locality, MajorityVoting
 from keelback.errors import InputError
@@ -49,17 +49,22 @@ def predicted(pattern: MajorityVoting | Locality, step_size: float, epochs: int)
     length, dim, gap = pattern.length, pattern.dim, pattern.gap
     if isinstance(pattern, Locality):
         return Prediction(
-            epochs=length**2 / (step_size * gap),
-            samples=length**2 * dim / (step_size * gap) ** 2,
+            epochs=_over(length**2, step_size * gap),
+            samples=_over(length**2 * dim, (step_size * gap) * (step_size * gap)),
             class_projection=None,
         )
     if pattern.classes != 2:
         raise InputError(f"theory: the theorems take two classes, not {pattern.classes}")
     return Prediction(
-        epochs=1 / (step_size * gap**2),
-        samples=dim / (step_size * gap) ** 2,
+        epochs=_over(1, step_size * gap**2),
+        samples=_over(dim, (step_size * gap) * (step_size * gap)),
         class_projection=step_size * epochs * gap**2 / 8,
     )
+
+
+def _over(numerator: float, denominator: float) -> float:
+    """The quotient; infinite where the denominator is too small for a float."""
+    return numerator / denominator if denominator else inf
 
 
 def conditions(

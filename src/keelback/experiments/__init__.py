@@ -1,11 +1,23 @@
 """The experiments of two papers and beyond, by name; their runs are `keelback.sweeps`."""
 
 from keelback._moved import moved
-from keelback.experiments._catalogue import EXPERIMENTS, get_experiment
+from keelback.experiments._catalogue import get_experiment
 from keelback.experiments.everything import everything
-from keelback.experiments.experiment import Experiment, Settings
+from keelback.experiments.experiment import (
+    EXPERIMENTS,
+    Experiment,
+    Settings,
+    register_experiment,
+)
 
-__all__ = ["EXPERIMENTS", "Experiment", "Settings", "everything", "get_experiment"]
+__all__ = [
+    "EXPERIMENTS",
+    "Experiment",
+    "Settings",
+    "everything",
+    "get_experiment",
+    "register_experiment",
+]
 
 __getattr__ = moved(
     __name__,

@@ -1,9 +1,9 @@
-"""Every experiment by name."""
+"""The experiments that come with keelback, in the order in which they are listed."""
 
 from typing import Any
 
 from keelback.errors import InputError, nearest
-from keelback.experiments.experiment import Experiment
+from keelback.experiments.experiment import EXPERIMENTS, Experiment, register_experiment
 from keelback.experiments.first_paper.baselines import Baselines
 from keelback.experiments.first_paper.bound_comparison import BoundComparison
 from keelback.experiments.first_paper.data_histograms import DataHistograms
@@ -18,25 +18,22 @@ from keelback.experiments.second_paper.locality import LocalityExperiment
 from keelback.experiments.second_paper.majority_voting import MajorityVotingExperiment
 from keelback.experiments.second_paper.sample_complexity import SampleComplexity
 
-EXPERIMENTS: dict[str, Experiment[Any]] = {
-    experiment.name: experiment
-    for experiment in (
-        LengthIndependence(),
-        StabilityMargin(),
-        StableByConstruction(),
-        TrainShortTestLong(),
-        Baselines(),
-        MambaStack(),
-        DataHistograms(),
-        MajorityVotingExperiment(),
-        LocalityExperiment(),
-        SampleComplexity(),
-        GateAlignment(),
-        BoundComparison(),
-        Measures(),
-    )
-}
-"""A new experiment adds itself here."""
+for _experiment in (
+    LengthIndependence,
+    StabilityMargin,
+    StableByConstruction,
+    TrainShortTestLong,
+    Baselines,
+    MambaStack,
+    DataHistograms,
+    MajorityVotingExperiment,
+    LocalityExperiment,
+    SampleComplexity,
+    GateAlignment,
+    BoundComparison,
+    Measures,
+):
+    register_experiment(_experiment)
 
 
 def get_experiment(name: str) -> Experiment[Any]:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keelback.data import get_task
+from keelback.data import TASKS, get_task
 from keelback.errors import InputError
-from keelback.experiments._catalogue import EXPERIMENTS
-from keelback.experiments.experiment import Experiment, Settings
+from keelback.experiments.experiment import EXPERIMENTS, Experiment, Settings
+from keelback.registry import is_from_outside
 
 Planned = tuple[Experiment[Any], Settings]
 
@@ -17,30 +17,47 @@ _LOADED = "imdb"
 def everything(given: Mapping[str, Any]) -> tuple[list[Planned], list[str]]:
     """All experiments with the settings that each has, and a sentence for each task skipped.
 
-    A `task` in `given` restricts the plan to it. `data` and `tokenizer` go to that task, or else to
-    the one that loads its data.
+    A `task` in `given` restricts the plan to it; one from outside goes to every experiment whose
+    settings leave the task open. `data` and `tokenizer` go to that task, or else to the one that
+    loads its data. An experiment of an installed package that cannot be loaded is skipped too.
 
     Raises:
         InputError: a value is wrong, or the data that were named cannot be read.
     """
+    problems = EXPERIMENTS.load_all()
     without_paths = {k: v for k, v in given.items() if k not in ("data", "tokenizer")}
     planned: list[Planned] = []
     skipped: dict[str, str] = {}
-    for experiment in EXPERIMENTS.values():
+    for experiment in EXPERIMENTS.registered().values():
         if "task" not in given and not experiment.tasks:
-            planned.append((experiment, experiment.settings(_known(experiment, without_paths))))
-        for task in experiment.tasks:
+            try:
+                settings = experiment.settings(_known(experiment, without_paths))
+            except InputError as error:
+                if not is_from_outside(experiment):
+                    raise
+                problems.append(f"{experiment.name} is skipped: {error}")
+            else:
+                planned.append((experiment, settings))
+        for task in (*experiment.tasks, *_opened(experiment, given)):
             if given.get("task", task) != task or task in skipped:
                 continue
             loads = task == given.get("task", _LOADED)
             own = _known(experiment, {**(given if loads else without_paths), "task": task})
-            if "data" not in own and (missing := _missing(task)):
+            if "data" not in own and task in experiment.tasks and (missing := _missing(task)):
                 skipped[task] = f"{task} is skipped: {missing}"
             else:
                 planned.append((experiment, experiment.settings(own)))
     if not planned and not skipped:
         raise InputError(f"no experiment has a task {given['task']!r}")
-    return planned, list(skipped.values())
+    return planned, [*skipped.values(), *problems]
+
+
+def _opened(experiment: Experiment[Any], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The task from outside that was asked for, where the experiment takes any task."""
+    task, field = given.get("task"), experiment.settings_type.model_fields.get("task")
+    takes_any = field is not None and field.annotation is str
+    known = {name for one in EXPERIMENTS.registered().values() for name in one.tasks}
+    return (str(task),) if takes_any and task in TASKS and task not in known else ()
 
 
 def _known(experiment: Experiment[Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """What an experiment is: settings, the runs they call for, and what the results say."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from keelback.errors import InputError, describe, nearest
+from keelback.errors import InputError, describe, in_one_line, nearest
+from keelback.experiments._checked_outcome import checked_outcome
 from keelback.outcome import Outcome
+from keelback.plugins import check_output, require_methods
+from keelback.registry import Registry, is_from_outside, require_name
 from keelback.sweeps.run import Run
 from keelback.sweeps.store import StoredRun
 
@@ -37,6 +40,13 @@ class Experiment(ABC, Generic[S]):
     tasks: ClassVar[tuple[str, ...]] = ()
     """The tasks that it is made for, where its settings have a `task`."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What an experiment from outside gives is checked, whoever asks for it."""
+        super().__init_subclass__(**options)
+        if is_from_outside(cls):
+            check_output(cls, "runs", _check_runs)
+            check_output(cls, "outcome", _check_outcome)
+
     @abstractmethod
     def runs(self, settings: S) -> Sequence[Run]:
         """The runs to execute, each the full configuration of one training."""
@@ -59,6 +69,72 @@ class Experiment(ABC, Generic[S]):
                     f"; it has {', '.join(fields)}"
                 )
         try:
-            return cast(S, self.settings_type.model_validate(dict(given)))
+            settings = cast(S, self.settings_type.model_validate(dict(given)))
         except ValidationError as error:
             raise InputError(f"experiment {self.name}: {describe(error)}") from None
+        if is_from_outside(self):
+            require_name(f"label of {self.name}'s settings", settings.label)
+        return settings
+
+
+def _check_runs(experiment: Experiment[Any], runs: object, *_: Any, **__: Any) -> list[Run]:
+    if not isinstance(runs, Iterable) or isinstance(runs, str | bytes | Mapping):
+        raise InputError(f"experiment {experiment.name}: runs() gives {runs!r:.60}, not runs")
+    found = list(runs)
+    for run in found:
+        if not isinstance(run, Run):
+            raise InputError(f"experiment {experiment.name}: {run!r:.60} is no run")
+    return found
+
+
+def _check_outcome(experiment: Experiment[Any], outcome: object, *_: Any, **__: Any) -> Outcome:
+    try:
+        return checked_outcome(outcome)
+    except InputError as error:
+        raise InputError(f"experiment {experiment.name}, outcome(): {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"experiment {experiment.name}, outcome(): {in_one_line(error)}"
+        ) from error
+
+
+E = TypeVar("E", bound=Experiment[Any])
+
+
+def register_experiment(experiment: type[E]) -> type[E]:
+    """Make an experiment known to `keelback reproduce`; use it as a class decorator.
+
+    The class is called without arguments.
+
+    Raises:
+        InputError: it is no whole experiment, or another one has its name.
+    """
+    if not (isinstance(experiment, type) and issubclass(experiment, Experiment)):
+        raise InputError(
+            f"{experiment!r} is no experiment: derive a class from keelback.experiments.Experiment"
+        )
+    missing = sorted(getattr(experiment, "__abstractmethods__", ()))
+    missing += [n for n in ("name", "summary", "settings_type") if not hasattr(experiment, n)]
+    if missing:
+        raise InputError(f"the experiment {experiment.__qualname__} lacks {', '.join(missing)}")
+    settings = experiment.settings_type
+    if not (isinstance(settings, type) and issubclass(settings, Settings)):
+        raise InputError(
+            f"the settings_type of the experiment {experiment.__qualname__} should be a class "
+            "derived from keelback.experiments.Settings"
+        )
+    if not isinstance(experiment.summary, str) or experiment.name == "all":
+        raise InputError(
+            f"the experiment {experiment.__qualname__} needs a name other than `all`, and a "
+            "summary in one line"
+        )
+    made = experiment()
+    require_methods(made, ("runs", "outcome"))
+    EXPERIMENTS.add(experiment.name, made)
+    return experiment
+
+
+EXPERIMENTS: Registry[Experiment[Any]] = Registry(
+    "experiment", "keelback.experiments", register_experiment
+)
+"""The known experiments by name. `register_experiment` adds to it, as do installed packages."""

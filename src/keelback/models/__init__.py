@@ -1,6 +1,13 @@
 """Models: the selective SSM and the classifiers built on it, their initial values and weights."""
 
-from keelback.models._registry import MODELS, Classifier, ModelConfig, model_config, require_room
+from keelback.models._registry import (
+    MODELS,
+    Classifier,
+    ModelConfig,
+    model_config,
+    register_model,
+    require_room,
+)
 from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
 from keelback.models.attention import SoftmaxAttention, SoftmaxAttentionConfig
 from keelback.models.constants import class_constants
@@ -63,6 +70,7 @@ __all__ = [
     "matched_baseline",
     "model_config",
     "parameter_count",
+    "register_model",
     "require_room",
     "save_model",
     "save_weights",

@@ -1,7 +1,7 @@
 """Which models there are, by the `kind` that names them in a configuration."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from keelback.errors import InputError, describe, nearest
 from keelback.memory import require_memory
+from keelback.models._built import check_models_of
 from keelback.models.attention import SoftmaxAttentionConfig
 from keelback.models.linear_attention import LinearAttentionConfig
 from keelback.models.lti import DiagonalLTIConfig
 from keelback.models.mamba_stack import MambaClassifierConfig, MambaLanguageModelConfig
 from keelback.models.rnn import VanillaRNNConfig
 from keelback.models.selective_ssm import SelectiveSSMConfig
+from keelback.models.sequence_classifier import SequenceClassifierConfig
+from keelback.registry import Registry, is_from_outside
 
 
 @runtime_checkable
@@ -40,16 +43,64 @@ class Classifier(Protocol):
         ...
 
 
-MODELS: dict[str, type[BaseModel]] = {
-    "selective-ssm": SelectiveSSMConfig,
-    "softmax-attention": SoftmaxAttentionConfig,
-    "linear-attention": LinearAttentionConfig,
-    "lti-ssm": DiagonalLTIConfig,
-    "rnn": VanillaRNNConfig,
-    "mamba-stack": MambaClassifierConfig,
-    "mamba-lm": MambaLanguageModelConfig,
-}
-"""Configurations by kind; a new model adds its configuration class here."""
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def register_model(config: type[ConfigT]) -> type[ConfigT]:
+    """Make a model known by its configuration's class; use it as a class decorator.
+
+    The configuration is a frozen pydantic model with the fields `kind` (a name, its default),
+    `vocab_size` and, for a classifier, `n_classes`, and a method `build(generator)` that gives the
+    module. The module turns tokens `(batch, length)` into logits: `(batch,)` for two classes,
+    `(batch, n_classes)` for more, `(batch, length, vocab_size)` without `n_classes`. It is checked
+    when it is built, and its logits whenever it is called.
+
+    Raises:
+        InputError: it is no such class, or another model has its kind.
+    """
+    kind = _kind_of(config)
+    if is_from_outside(config):
+        check_models_of(config)
+    MODELS.add(kind, config)
+    return config
+
+
+def _kind_of(config: Any) -> str:
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        raise InputError(
+            f"{config!r} is no configuration of a model: derive the class from pydantic's BaseModel"
+        )
+    fields = config.model_fields
+    lacking = [name for name in ("kind", "vocab_size") if name not in fields]
+    lacking += [] if callable(getattr(config, "build", None)) else ["a method build(generator)"]
+    if getattr(config, "mixer", None) is SequenceClassifierConfig.mixer:
+        lacking.append("a method mixer(generator)")
+    if lacking:
+        raise InputError(
+            f"the model configuration {config.__qualname__} lacks {', '.join(lacking)}"
+        )
+    if not config.model_config.get("frozen"):
+        raise InputError(
+            f"the model configuration {config.__qualname__} can be changed after it was made: give "
+            "it model_config = ConfigDict(frozen=True, extra='forbid')"
+        )
+    kind: str = fields["kind"].default
+    return kind
+
+
+MODELS: Registry[type[BaseModel]] = Registry("model", "keelback.models", register_model)
+"""Configurations by kind. `register_model` adds to it, and so do installed packages."""
+
+for _config in (
+    SelectiveSSMConfig,
+    SoftmaxAttentionConfig,
+    LinearAttentionConfig,
+    DiagonalLTIConfig,
+    VanillaRNNConfig,
+    MambaClassifierConfig,
+    MambaLanguageModelConfig,
+):
+    register_model(_config)
 
 
 def require_room(config: ModelConfig, copies: int = 1) -> None:
@@ -79,13 +130,14 @@ def model_config(fields: Mapping[str, Any]) -> Any:
     Raises:
         InputError: an unknown kind, or a field that is unknown or has the wrong type or value.
     """
-    kind = fields.get("kind")
+    kind = str(fields.get("kind"))
     if kind not in MODELS:
         known = sorted(MODELS)
         raise InputError(
-            f"unknown model {kind!r}; there are {', '.join(known)}{nearest(str(kind), known)}"
+            f"unknown model {kind!r}; there are {', '.join(known)}{nearest(kind, known)}"
         )
+    config = MODELS[kind]
     try:
-        return MODELS[kind].model_validate(dict(fields))
+        return config.model_validate(dict(fields))
     except ValidationError as error:
-        raise InputError(f"model {kind}: {describe(error, MODELS[kind])}") from None
+        raise InputError(f"model {kind}: {describe(error, config)}") from None

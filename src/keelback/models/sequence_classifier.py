@@ -2,20 +2,31 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from keelback.errors import InputError
 from keelback.models._embedding import look_up
 from keelback.models.selective_ssm import LastPositionHead
+from keelback.plugins import check_output
+from keelback.registry import is_from_outside
 
 
 class SequenceMixer(nn.Module, ABC):
     """A causal map of sequences: the output at a position depends on the inputs up to it."""
 
     d_output: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """The output of a mixer from outside is checked, wherever it is used."""
+        super().__init_subclass__(**options)
+        if is_from_outside(cls):
+            check_output(cls, "forward", _check_sequence)
+            check_output(cls, "last", _check_sequence)
 
     @abstractmethod
     def forward(
@@ -25,7 +36,22 @@ class SequenceMixer(nn.Module, ABC):
 
     def last(self, u: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch 1 d_output"]:
         """The output at the last position alone, which may cost less than all of them."""
-        return self.forward(u)[:, -1:]
+        y: Tensor = self(u)  # By the module's call, so that hooks see it.
+        return y[:, -1:]
+
+
+def _check_sequence(mixer: SequenceMixer, y: object, u: Tensor) -> Tensor:
+    """The mixer's output, if it has its width and one position, or those of the input."""
+    if not isinstance(y, Tensor):
+        raise InputError(f"{type(mixer).__name__} gives a {type(y).__name__}, not a tensor")
+    wanted = (u.shape[0], u.shape[1], mixer.d_output)
+    if not y.is_floating_point() or tuple(y.shape) not in (wanted, (wanted[0], 1, wanted[2])):
+        raise InputError(
+            f"{type(mixer).__name__} gives {str(y.dtype).removeprefix('torch.')} of shape "
+            f"{tuple(y.shape)} for an input {tuple(u.shape)}; it should be floating point of "
+            f"shape {wanted}, or of one position from `last`"
+        )
+    return y
 
 
 class SequenceClassifierConfig(BaseModel):

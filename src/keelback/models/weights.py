@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from keelback.errors import InputError
 from keelback.files import replacing
-from keelback.models._registry import model_config, require_room
+from keelback.models._registry import MODELS, model_config, require_room
 from keelback.models.selective_ssm import SelectiveClassifier, SelectiveSSMConfig
+from keelback.plugins import digests, origins
+from keelback.registry import PluginWarning, shown, whence
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -36,7 +38,9 @@ def save_model(model: nn.Module, path: Path) -> None:
 
 def save_weights(weights: Mapping[str, Tensor], config: Any, path: Path) -> None:
     """`save_model` from the parts: named tensors and the configuration that builds their model."""
-    metadata = {"keelback": json.dumps(config.model_dump())}
+    metadata = {"keelback": json.dumps(config.model_dump(mode="json"))}
+    if made_by := origins({"model": type(config)}):
+        metadata["keelback-plugin"] = json.dumps(made_by | digests({"digest": type(config)}))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with replacing(path) as partial:
         save_file(tensors, partial, metadata)
@@ -46,11 +50,13 @@ def load_model(path: Path) -> nn.Module:
     """Read a model from a `.safetensors` file, a folder that holds one, or a reference state dict.
 
     The reference implementation of arXiv 2502.01473 saves PyTorch state dicts (`.pth`); they are
-    read without running any code that they may carry.
+    read without running any code that they may carry. A model from outside keelback must be
+    registered (`register_model`); a checkpoint never loads its code by itself.
 
     Raises:
-        InputError: no such file, a truncated file, a pickle with more than tensors in it, or the
-            weights of another architecture.
+        InputError: no such file, a truncated file, a pickle with more than tensors in it, a model
+            that is not registered, the weights of another architecture, or weights that are not
+            finite, not real, or of a type that the model would round.
     """
     path = Path(path)
     if path.is_dir():
@@ -80,6 +86,7 @@ def _load_safetensors(path: Path) -> nn.Module:
         fields = json.loads(metadata["keelback"])
     except json.JSONDecodeError:
         raise InputError(f"the configuration inside {path} is not JSON") from None
+    _require_known(fields, metadata.get("keelback-plugin"), path)
     config = model_config(fields)
     require_room(config)
     model: nn.Module = config.build()
@@ -87,8 +94,39 @@ def _load_safetensors(path: Path) -> nn.Module:
     return model
 
 
+def _require_known(fields: Any, plugin: str | None, path: Path) -> None:
+    """Check that the model's kind is known; say so where its code is another than saved it.
+
+    Raises:
+        InputError: the configuration is none, or it needs a plugin that is not there.
+    """
+    if not isinstance(fields, dict):
+        raise InputError(f"the configuration inside {path} is not a JSON object")
+    try:
+        made_by = json.loads(plugin) if plugin else {}
+        origin, digest = str(made_by.get("model")), made_by.get("digest")
+    except (json.JSONDecodeError, AttributeError):
+        raise InputError(f"the name of the plugin inside {path} is not a JSON object") from None
+    kind = str(fields.get("kind"))
+    if not made_by:
+        return
+    if kind not in MODELS:
+        cure = f"add --plugin {shown(origin)}" if digest else f"install {origin}"
+        raise InputError(
+            f"{path} holds a model {kind!r} of {shown(origin)}, which is not known; {cure}"
+        )
+    if digests({"digest": MODELS[kind]}).get("digest") != digest:
+        warnings.warn(
+            f"{path} was saved by another version of the model {kind!r} than the one that is "
+            f"loaded now, {whence(MODELS[kind])}; its numbers may differ",
+            PluginWarning,
+            stacklevel=4,
+        )
+
+
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -96,7 +134,28 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{path} holds another architecture: tensor {name} has shape "
                 f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}"
             )
+    for name, tensor in tensors.items():
+        _require_numbers(name, tensor, state[name].dtype, path)
     model.load_state_dict(dict(tensors))
+
+
+def _require_numbers(name: str, tensor: Tensor, wanted: torch.dtype, path: Path) -> None:
+    """Check that a tensor holds finite real numbers, all of which the type `wanted` has."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise InputError(f"{path}: tensor {name} is sparse or has no values; save it dense")
+    narrower = tensor.is_floating_point() and tensor.dtype.itemsize < wanted.itemsize
+    if tensor.dtype != wanted and not narrower:
+        held, kept = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted))
+        raise InputError(
+            f"{path}: tensor {name} holds {held}, which the model's {kept} cannot; "
+            f"save the weights as {kept}"
+        )
+    bad = int((~torch.isfinite(tensor.to(wanted))).sum())
+    if bad:
+        raise InputError(
+            f"{path}: tensor {name} holds NaN or infinity, {bad} of {tensor.numel()} entries; the "
+            "checkpoint is damaged or its training diverged"
+        )
 
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -141,5 +200,5 @@ def _model_from_reference(state: Mapping[str, Tensor], path: Path) -> nn.Module:
             d_state=A.shape[1],
         )
     )
-    _fill(model, {ours: state[theirs].float() for theirs, ours in names.items()}, path)
+    _fill(model, {ours: state[theirs] for theirs, ours in names.items()}, path)
     return model

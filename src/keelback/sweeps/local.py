@@ -14,7 +14,7 @@ from typing import Any
 
 from keelback.errors import InputError, JobError
 from keelback.sweeps.executor import Executor
-from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, execute_job
+from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, PackedJob, execute_packed
 
 WORKER_MEMORY = 400 * 2**20
 """Bytes that a worker takes before it executes anything: Python, PyTorch and compiled kernels."""
@@ -73,7 +73,7 @@ class LocalExecutor(Executor):
     def submit(self, job: Job) -> None:
         """Hand the job to an idle worker."""
         assert self._pool is not None
-        self._running[self._pool.submit(_work, job)] = job.memory
+        self._running[self._pool.submit(_work, PackedJob.of(job))] = job.memory
 
     def wait(self, seconds: float) -> list[list[BatchEnd]]:
         """Report progress from all workers; give the jobs that are over."""
@@ -165,5 +165,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(job: Job) -> list[BatchEnd]:
-    return execute_job(job, lambda index, share: _progress.put((index, share)))
+def _work(packed: PackedJob) -> list[BatchEnd]:
+    return execute_packed(packed, lambda index, share: _progress.put((index, share)))

@@ -5,12 +5,13 @@ import math
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from keelback.errors import InputError, JobError
 from keelback.sweeps.executor import Executor
-from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, execute_job
+from keelback.sweeps.worker import BatchEnd, BatchProgress, Job, PackedJob, execute_packed
 
 _CONNECT_SECONDS = 5.0
 _RESOURCES_SECONDS = 5.0
@@ -85,7 +86,9 @@ class RayExecutor(Executor):
         """Hand the job to the cluster."""
         options = {"memory": job.memory} if job.memory else {}
         threads = max(1, int(self._cpus))
-        reference = self._execute.options(**options).remote(job, self._queue, threads)
+        packed = PackedJob.of(job, self._ray.cloudpickle.dumps)
+        place = str(job.directory)
+        reference = self._execute.options(**options).remote(packed, place, self._queue, threads)
         self._running[reference] = job.memory
 
     def wait(self, seconds: float) -> list[list[BatchEnd]]:
@@ -222,19 +225,19 @@ def _require_reachable(address: str) -> None:
         ) from None
 
 
-def _execute_on_node(job: Job, queue: Any, threads: int) -> list[BatchEnd]:
+def _execute_on_node(packed: PackedJob, place: str, queue: Any, threads: int) -> list[BatchEnd]:
     import torch
 
     torch.set_num_threads(threads)
-    if not job.directory.is_dir():
+    if not Path(place).is_dir():
         message = (
-            f"{job.directory} is not to be seen on node {socket.gethostname()}; a sweep on "
+            f"{place} is not to be seen on node {socket.gethostname()}; a sweep on "
             "several nodes needs a store on a file system that they share"
         )
-        return [BatchEnd(next(iter(job.batches)), "store failed", message)]
+        return [BatchEnd(packed.first, "sweep failed", message)]
 
     def report(index: int, share: float) -> None:
         with contextlib.suppress(Exception):
             queue.put_nowait((index, share))
 
-    return execute_job(job, report)
+    return execute_packed(packed, report)

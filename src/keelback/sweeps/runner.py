@@ -5,7 +5,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
-from keelback.errors import InputError, JobError
+from keelback.errors import InputError, JobError, PluginError
 from keelback.sweeps.executor import Executor
 from keelback.sweeps.local import LocalExecutor, available_cores
 from keelback.sweeps.run import Run
@@ -42,6 +42,8 @@ def sweep(
 
     Raises:
         InputError: a run in the store is damaged.
+        PluginError: a part from outside keelback went wrong in a run; what was finished is in the
+            store.
         JobError: a run failed, a worker was killed, or the store cannot be written; what was
             finished is in the store.
     """
@@ -99,6 +101,7 @@ class _Sweep:
         self._waiting_cost = self._whole
         self._busy_until: dict[int, float] = {}
         self._failures: list[str] = []
+        self._plugin_failures: list[str] = []
 
     def run(self) -> None:
         self._workers = self._executor.start(len(self._batches), self._note)
@@ -106,6 +109,10 @@ class _Sweep:
             self._drive()
         finally:
             self._executor.stop()
+        if self._plugin_failures:
+            more = len(self._plugin_failures) + len(self._failures) - 1
+            others = f" (batches that failed beside this one: {more})" if more else ""
+            raise PluginError(f"{self._plugin_failures[0]}{others}")
         if self._failures:
             raise JobError(
                 f"{len(self._failures)} batches failed, the others are stored; "
@@ -163,7 +170,7 @@ class _Sweep:
         return self._costs[index]
 
     def _take_end(self, end: BatchEnd) -> None:
-        if end.state == "store failed":
+        if end.state == "sweep failed":
             raise JobError(end.message)
         if end.state == "busy":
             self._busy_until[end.index] = time.monotonic() + _BUSY_SECONDS
@@ -172,6 +179,8 @@ class _Sweep:
             return
         if end.state == "failed":
             self._failures.append(end.message)
+        if end.state == "plugin failed":
+            self._plugin_failures.append(end.message)
         self._unfinished -= 1
         self._note(end.index, 1.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keelback.errors import InputError, JobError, nearest
-from keelback.files import replacing
+from keelback.files import write_table
 from keelback.sweeps.run import Scalar
 from keelback.sweeps.store import Store, StoredRun
 
@@ -114,6 +114,28 @@ class Condition:
             )
         return cls(match[1], match[2].replace("==", "="), match[3])
 
+    def require_sense(self, rows: Sequence[Row]) -> None:
+        """Check that the value can be compared with what the column holds.
+
+        Raises:
+            InputError: a number with texts, a text with numbers, or anything with NaN.
+        """
+        held = [value for row in rows if (value := row.get(self.column)) is not None]
+        value, ordered = _scalar(self.value), self.comparison in _ORDERS
+        if value is None and not ordered:
+            return
+        numbers = bool(held) and all(isinstance(one, int | float) for one in held)
+        texts = bool(held) and all(isinstance(one, str) for one in held)
+        if isinstance(value, float) and math.isnan(value):
+            problem = "nothing is equal to, above or below NaN"
+        elif numbers and not isinstance(value, int | float):
+            problem = f"{self.column} holds numbers, and {self.value!r} is none"
+        elif texts and ordered and not isinstance(value, str):
+            problem = f"{self.column} holds texts, which have no order with {self.value}"
+        else:
+            return
+        raise InputError(f"{self.column}{self.comparison}{self.value} never holds: {problem}")
+
     def holds(self, row: Row) -> bool:
         """Whether the row meets it; order holds between numbers or between texts only."""
         found, value = row.get(self.column), _scalar(self.value)
@@ -142,12 +164,13 @@ def select(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
     """The rows that meet all conditions.
 
     Raises:
-        InputError: a condition cannot be read or names no column.
+        InputError: a condition cannot be read, names no column, or can never hold.
     """
-    columns = columns_of(rows)
+    columns, everything = columns_of(rows), rows
     for text in conditions:
         given = Condition.parse(text)
         found = Condition(resolve(given.column, columns), given.comparison, given.value)
+        found.require_sense(everything)
         rows = [row for row in rows if found.holds(row)]
     return list(rows)
 
@@ -178,8 +201,11 @@ def find_name(store: Store, beginning: str) -> str:
     """The name of the only run whose name begins so.
 
     Raises:
-        InputError: there is none, or there are several.
+        InputError: there is none, or there are several; or the beginning is empty, as an unset
+            variable of a shell is.
     """
+    if not beginning.strip():
+        raise InputError("the name of a run is empty; give its beginning at least")
     found = [name for name in store.names() if name.startswith(beginning)]
     if len(found) == 1:
         return found[0]
@@ -209,15 +235,9 @@ def export(rows: Sequence[Row], path: Path) -> None:
         {column: _series(column, [row.get(column) for row in rows]) for column in columns}
     )
     try:
-        with replacing(path) as partial, partial.open("wb") as file:
-            if path.suffix == ".csv":
-                table.write_csv(file)
-            elif path.suffix == ".parquet":
-                table.write_parquet(file)
-            else:
-                table.write_json(file)
+        write_table(path, table)
     except OSError as error:
-        raise JobError(f"cannot write {path}: {error.strerror}") from None
+        raise JobError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _series(name: str, values: Sequence[Scalar]) -> Any:

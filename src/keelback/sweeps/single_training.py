@@ -4,10 +4,10 @@ import time
 from contextlib import nullcontext
 
 from keelback.device import default_device
-from keelback.sweeps.provenance import provenance
 from keelback.sweeps.run import Progress
 from keelback.sweeps.store import Store, StoredRun
 from keelback.sweeps.training_run import TrainingRun
+from keelback.sweeps.worker import provenance_of
 from keelback.training import Checkpoint, Place
 
 _CHECKPOINTS = "checkpoints"
@@ -60,7 +60,7 @@ def train_single(
                 )
                 seconds = round(time.monotonic() - started, 3)
                 if place.is_main:
-                    store.add(run, result, {**provenance(), "seconds_of_batch": seconds})
+                    store.add(run, result, provenance_of(run) | {"seconds_of_batch": seconds})
         if not may_train:
             time.sleep(_POLL_SECONDS)
     if place.is_main:

@@ -5,6 +5,7 @@
     DIR/runs/NAME/run.json       configuration, result, provenance, sizes of the other files
     DIR/runs/NAME/history.parquet
     DIR/runs/NAME/model.safetensors
+    DIR/plugins/STEM-DIGEST.py   the plugin files that runs need, as they were
 
 A folder under `runs` is complete: it is written under another name and renamed, so a process that
 is killed leaves nothing that looks finished.
@@ -28,14 +29,15 @@ from typing import Any, TextIO
 from safetensors import SafetensorError
 
 from keelback.errors import InputError, JobError
-from keelback.files import filling, write_json
+from keelback.files import filling, write_atomically, write_json
+from keelback.plugins import PluginFile, files_of, loaded_plugins
 from keelback.sweeps.provenance import provenance as provenance_now
 from keelback.sweeps.run import NAME_LENGTH, Run, RunResult, Scalar, name_of
 
 STORE_VERSION = 1
 
 _FORMAT = "keelback-store"
-_MANIFEST, _LOCK, _RUNS = "manifest.json", "lock", "runs"
+_MANIFEST, _LOCK, _RUNS, _PLUGINS = "manifest.json", "lock", "runs", "plugins"
 _RUN, _HISTORY = "run.json", "history.parquet"
 _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}")
 
@@ -92,6 +94,27 @@ class Store:
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from None
         return store
+
+    @classmethod
+    @contextlib.contextmanager
+    def created(cls, directory: Path) -> Iterator["Store"]:
+        """`create`, for the block: where the input is found wrong in it, a new store goes again.
+
+        Raises:
+            InputError: as `create`, and what the block raises.
+        """
+        absent = [path for path in (directory, *directory.parents) if not path.exists()]
+        fresh = bool(absent) or not any(directory.iterdir())
+        try:
+            yield cls.create(directory)
+        except InputError:
+            runs = directory / _RUNS
+            if fresh and not (runs.is_dir() and any(runs.iterdir())):
+                for path in directory.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                for path in absent:
+                    path.rmdir()
+            raise
 
     @classmethod
     def open(cls, directory: Path) -> "Store":
@@ -189,6 +212,7 @@ class Store:
         with self._telling_failures():
             self._require_presence()
             self._runs.mkdir(exist_ok=True)
+            self.keep(files_of(run.parts()).values())
             try:
                 with filling(self._runs / run.name) as partial:
                     _write_run(partial, run, result, provenance)
@@ -196,6 +220,34 @@ class Store:
             except OSError:
                 if run not in self:
                     raise
+
+    def keep(self, plugins: Iterable[PluginFile]) -> None:
+        """Keep copies of plugin files, so that what they made can be made again."""
+        for plugin in plugins:
+            path = self._copy_of(plugin.path.stem, plugin.digest)
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, plugin.source)
+
+    def _copy_of(self, stem: str, digest: str) -> Path:
+        return self.directory / _PLUGINS / f"{stem}-{digest[:16]}.py"
+
+    def require_plugins(self, needed: Mapping[str, str]) -> None:
+        """Check that plugin files are loaded, given by part and digest as a record names them.
+
+        Raises:
+            InputError: one is not; the message names the store's copy.
+        """
+        loaded = {plugin.digest for plugin in loaded_plugins()}
+        for part, digest in needed.items():
+            if digest in loaded:
+                continue
+            copies = sorted((self.directory / _PLUGINS).glob(f"*-{str(digest)[:16]}.py"))
+            cure = f"add --plugin {copies[0]}" if copies else "add --plugin FILE.py"
+            raise InputError(
+                f"the {part} of this run is from a plugin file that is not loaded, or is another "
+                f"version of the one that is; {cure}"
+            )
 
     def delete(self, name: str) -> None:
         """Delete a run, whole or not at all; damaged ones too.

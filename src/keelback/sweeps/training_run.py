@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from pydantic import Field, JsonValue, field_validator
 
-from keelback.data import Split, Task, fresh_seed, get_task
+from keelback.data import TASKS, Split, Task, fresh_seed, get_task
 from keelback.device import default_device
-from keelback.models import model_config, require_room
+from keelback.errors import InputError
+from keelback.models import MODELS, model_config, require_room
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 from keelback.training import (
     Checkpoint,
@@ -48,11 +49,27 @@ class TrainingRun(Run):
     recipe: Recipe = Recipe()
     seed: int = Field(ge=0, le=2**32 - 1)
 
+    @field_validator("task")
+    @classmethod
+    def _is_a_name(cls, task: str) -> str:
+        """A record names its task and never the file: reading a record runs no code."""
+        if task.endswith(".py"):
+            raise InputError(
+                f"a run names its task: load {task} with keelback.load_plugin, and give the name "
+                "of the task"
+            )
+        return task
+
     @field_validator("model")
     @classmethod
     def _complete(cls, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Write out the defaults, so that a run's name does not depend on which were given."""
         return dict(model_config(fields).model_dump(mode="json"))
+
+    def parts(self) -> dict[str, object]:
+        """The class of the run, its task and its model."""
+        named = {"task": TASKS.get(self.task), "model": MODELS.get(str(self.model["kind"]))}
+        return super().parts() | {name: part for name, part in named.items() if part is not None}
 
     def batch_key(self) -> str:
         """Everything but the seeds and the initial spectral abscissa."""

@@ -9,7 +9,7 @@ from keelback.training.monitor import StabilityMonitor
 from keelback.training.place import AcceleratePlace, Place
 from keelback.training.recipe import Recipe
 from keelback.training.recompute import recompute_layers
-from keelback.training.scores import accuracy, correct, error_rate, wrong
+from keelback.training.scores import Score, accuracy, correct, error_rate, score, wrong
 
 __all__ = [
     "AcceleratePlace",
@@ -17,6 +17,7 @@ __all__ = [
     "Divergence",
     "Place",
     "Recipe",
+    "Score",
     "StabilityMonitor",
     "TrainingResult",
     "accuracy",
@@ -24,6 +25,7 @@ __all__ = [
     "epoch_order",
     "error_rate",
     "recompute_layers",
+    "score",
     "train",
     "wrong",
 ]

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from keelback.errors import InputError
+
 
 class Replicas:
     """Models of one architecture whose parameters lie in the rows of one matrix.
@@ -54,8 +56,19 @@ class Replicas:
         return vmap(lambda own, t: functional_call(self.model, own, (t,)))(self.parameters, tokens)
 
     def gradient(self, losses: Float[Tensor, " replicas"]) -> Float[Tensor, "replicas size"]:
-        """The gradient of each replica's loss in its own parameters, one row a replica."""
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        """The gradient of each replica's loss in its own parameters, one row a replica.
+
+        Raises:
+            InputError: the loss does not depend on one of the parameters.
+        """
+        parameters = list(self.parameters.values())
+        gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        for name, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is None:
+                raise InputError(
+                    f"the parameter {name} of {type(self.model).__name__} has no part in its "
+                    "logits: there is nothing to learn for it"
+                )
         return torch.cat([g.flatten(1) for g in gradients], dim=1)
 
     def weights(self, index: int) -> dict[str, Tensor]:

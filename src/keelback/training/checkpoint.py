@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from keelback.data import Split
-from keelback.errors import JobError
+from keelback.errors import InputError, JobError
 from keelback.files import replacing
 from keelback.training._state import TrainingState
 from keelback.training.place import Place
@@ -66,7 +67,11 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def read(self, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and facts of the training of this identity, where they are kept."""
+        """The tensors and facts of the training of this identity, where they are kept.
+
+        Raises:
+            InputError: the parameters are not finite real numbers.
+        """
         if not self.path.exists():
             return None
         try:
@@ -76,7 +81,7 @@ class Checkpoint:
                     _log.warning("%s is of another training: beginning anew", self.path)
                     return None
                 facts: dict[str, Any] = json.loads(metadata["facts"])
-                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             aside = self.path.with_name(f"{self.path.name}.damaged")
             with contextlib.suppress(OSError):
@@ -88,6 +93,15 @@ class Checkpoint:
                 aside.name,
             )
             return None
+        parameters = tensors.get("flat")
+        if parameters is None or not (
+            parameters.is_floating_point() and bool(torch.isfinite(parameters).all())
+        ):
+            raise InputError(
+                f"the checkpoint {self.path} holds parameters that are not finite real numbers: it "
+                "was damaged or edited; delete it to begin the training again"
+            )
+        return tensors, facts
 
     def remove(self) -> None:
         """The training has ended; a folder that held nothing else goes too."""

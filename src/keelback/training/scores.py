@@ -1,10 +1,15 @@
 """What a model's logits decide, and how often that is right."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from keelback.data import Split
+from keelback.errors import InputError
 from keelback.models import Classifier
 
 
@@ -28,11 +33,56 @@ def error_rate(logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, 
     return float(wrong(logits, labels).double().mean())
 
 
-@torch.no_grad()
 def accuracy(model: Classifier, split: Split, batch_size: int = 512) -> float:
-    """The share of the split's examples that the model labels right."""
-    hits = 0
-    for start in range(0, len(split), batch_size):
-        batch = slice(start, start + batch_size)
-        hits += int(correct(model(split.tokens[batch]), split.labels[batch]).sum())
-    return hits / len(split)
+    """The share of the split's examples that the model, in evaluation mode, labels right.
+
+    Raises:
+        InputError: the logits are not one for each example, or one for each of its classes.
+    """
+    return score(model, split, batch_size).accuracy
+
+
+class Score(NamedTuple):
+    """How a model did on a split; `undecided` examples have a logit that is not a number."""
+
+    accuracy: float
+    undecided: int
+
+
+@torch.no_grad()
+def score(model: Classifier, split: Split, batch_size: int = 512) -> Score:
+    """`accuracy`, and for how many examples the model gives no decision.
+
+    Such examples count as if the logit were below zero, or the largest.
+
+    Raises:
+        InputError: as for `accuracy`.
+    """
+    hits = undecided = 0
+    with _evaluating(model):
+        for start in range(0, len(split), batch_size):
+            batch = slice(start, start + batch_size)
+            logits, labels = model(split.tokens[batch]), split.labels[batch]
+            if logits.shape[:1] != labels.shape or logits.ndim > 2 or logits.shape[1:] == (1,):
+                raise InputError(
+                    f"the model gives logits {tuple(logits.shape)} for {len(labels)} examples; one "
+                    "for each is needed or, for more than two classes, one for each class"
+                )
+            hits += int(correct(logits, labels).sum())
+            undecided += int(logits.reshape(len(labels), -1).isnan().any(1).sum())
+    return Score(hits / len(split), undecided)
+
+
+@contextlib.contextmanager
+def _evaluating(model: Classifier) -> Iterator[None]:
+    """Within the block the model is in evaluation mode: without dropout, say."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

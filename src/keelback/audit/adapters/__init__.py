@@ -1,5 +1,7 @@
 """Adapters: one small class for each kind of state-space layer that an audit can read."""
 
+import warnings
+
 from keelback.audit._delta_rule import DeltaRuleRecurrence
 from keelback.audit._recurrence import SelectiveRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, Seen
@@ -13,6 +15,8 @@ from keelback.audit.adapters.delta_net import (
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
 from keelback.audit.adapters.mamba2 import Mamba2Adapter
 from keelback.audit.adapters.own import MambaBlockAdapter, SelectiveSSMAdapter
+from keelback.audit.adapters.registered import REGISTERED, register_adapter
+from keelback.registry import PluginWarning
 
 ADAPTERS: list[Adapter] = [
     SelectiveSSMAdapter(),
@@ -25,10 +29,22 @@ ADAPTERS: list[Adapter] = [
     OlmoHybridAdapter(),
     KimiDeltaAdapter(),
 ]
-"""Tried in this order; insert your own in front."""
+"""keelback's own, tried in this order, after those that `register_adapter` added."""
+
+
+def known_adapters() -> list[Adapter]:
+    """All adapters in the order in which they are tried: the one registered last comes first.
+
+    Those of installed packages that cannot be loaded are named in a `PluginWarning`.
+    """
+    for problem in REGISTERED.load_all():
+        warnings.warn(f"{problem}; its layers are not audited", PluginWarning, stacklevel=3)
+    return [*reversed(REGISTERED.registered().values()), *ADAPTERS]
+
 
 __all__ = [
     "ADAPTERS",
+    "REGISTERED",
     "Adapter",
     "DeltaRuleRecurrence",
     "GatedDeltaNetAdapter",
@@ -44,4 +60,6 @@ __all__ = [
     "Seen",
     "SelectiveRecurrence",
     "SelectiveSSMAdapter",
+    "known_adapters",
+    "register_adapter",
 ]

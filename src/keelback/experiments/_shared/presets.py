@@ -2,16 +2,17 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
-from keelback.data import get_task
+from keelback.data import TASKS, Task, get_task
 from keelback.errors import InputError
 from keelback.models import BASELINES, SelectiveSSMConfig, matched_baseline, model_config
+from keelback.registry import is_from_outside
 from keelback.sweeps.training_run import TrainingRun
 from keelback.training import Recipe
 
@@ -132,23 +133,49 @@ STABILITY_MARGIN = {
 
 
 def preset(presets: Mapping[str, P], task: str) -> P:
-    """The preset of a task.
+    """The preset of a task: the paper's or, for a task from outside, its sizes without lengths.
 
     Raises:
-        InputError: the experiment has none for it.
+        InputError: there is no such task.
     """
-    if task not in presets:
+    if task in presets:
+        return presets[task]
+    if task not in TASKS:
         raise InputError(
-            f"unknown task {task!r} for this experiment; there are {', '.join(sorted(presets))}"
+            f"unknown task {task!r} for this experiment; there are {', '.join(sorted(presets))}, "
+            "and those that a plugin registers"
         )
-    return presets[task]
+    return replace(presets["majority"], **_FROM_OUTSIDE)
+
+
+_FROM_OUTSIDE: dict[str, Any] = {
+    "d_model": 16,
+    "lengths": (),
+    "quick_lengths": (),
+    "task_settings": {},
+}
+"""What a task from outside has unlike Majority: the width of ListOps, and its own defaults."""
+
+
+def chosen_lengths(task: str, given: Sequence[int] | None, papers: Sequence[int]) -> Sequence[int]:
+    """The lengths that were asked for, or else the paper's for this task.
+
+    Raises:
+        InputError: there are neither.
+    """
+    if given or papers:
+        return given or papers
+    raise InputError(
+        f"the task {task} is not the paper's, which has no lengths for it: give --seq-len 10,20 "
+        "(in Python, seq_len)"
+    )
 
 
 def selective_ssm_run(
     task: str,
     preset: Preset,
     *,
-    seq_len: int,
+    seq_len: int | None,
     seed: int,
     epochs: int | None = None,
     paths: Mapping[str, Path] | None = None,
@@ -158,19 +185,22 @@ def selective_ssm_run(
 ) -> TrainingRun:
     """The training of the paper's model on a task; `model` overrides the model's defaults.
 
-    `paths` says where a task that loads its data finds them (`data`, `tokenizer`); `padding_side`
-    where padding stands, in a task that has any; `norm_precision` is the recipe's.
+    `seq_len` None is the task's own default. `paths` says where a task that loads its data finds
+    them (`data`, `tokenizer`); `padding_side` where padding stands, in a task that has a setting
+    for it; `norm_precision` is the recipe's.
 
     Raises:
         InputError: the task or the model cannot be had so, or its data cannot be found or are
             damaged.
     """
     paths = dict(paths or {})
-    settings: dict[str, Any] = {**preset.task_settings, "seq_len": seq_len}
+    settings: dict[str, Any] = dict(preset.task_settings)
+    if seq_len is not None:
+        settings["seq_len"] = seq_len
     if preset.seeded_data:
         settings["data_seed"] = seed
     described = get_task(task, **settings, **paths)
-    if padding_side is not None and described.pad_id is not None:
+    if padding_side is not None and "padding_side" in described.settings_type.model_fields:
         settings["padding_side"] = padding_side
     fields = {
         "kind": "selective-ssm",
@@ -181,11 +211,9 @@ def selective_ssm_run(
         **model,
     }
     return TrainingRun(
-        task=task,
+        task=described.name,
         task_settings=settings,
-        data_fingerprint=_fingerprint_of_checked_data(
-            task, json.dumps(settings, sort_keys=True), tuple(sorted(paths.items()))
-        ),
+        data_fingerprint=_fingerprint_of_checked_data(described),
         paths=paths,
         model=model_config(fields).model_dump(mode="json"),
         recipe=Recipe(
@@ -224,16 +252,32 @@ def as_baseline(run: TrainingRun, kind: str) -> TrainingRun:
     return run.model_copy(update={"model": baseline})
 
 
-@functools.cache
-def _fingerprint_of_checked_data(
-    task: str, settings: str, paths: tuple[tuple[str, Path], ...]
-) -> str | None:
-    """A task's fingerprint, once loaded data were read through: before anything is written.
+def _fingerprint_of_checked_data(task: Task) -> str | None:
+    """A task's fingerprint, once data that may be wrong were read through: before all is written.
 
-    Read once for each length, since the runs of a sweep share their data.
+    Loaded data are read once for each length, since the runs of a sweep share them. A task from
+    outside that generates its data does so for one seed of each length.
     """
-    loaded = get_task(task, **json.loads(settings), **dict(paths))
-    fingerprint = loaded.fingerprint()
-    if fingerprint is not None:
-        loaded.train_and_test()
+    settings = task.settings.model_dump(mode="json")
+    fingerprint = _fingerprint(type(task), json.dumps(settings, sort_keys=True))
+    if fingerprint is None and is_from_outside(task):
+        del settings["data_seed"]
+        _read_through(type(task), json.dumps(settings, sort_keys=True))
     return fingerprint
+
+
+@functools.cache
+def _fingerprint(task: type[Task], settings: str) -> str | None:
+    fingerprint = _with(task, settings).fingerprint()
+    if fingerprint is not None:
+        _with(task, settings).train_and_test()
+    return fingerprint
+
+
+@functools.cache
+def _read_through(task: type[Task], settings: str) -> None:
+    _with(task, settings).train_and_test()
+
+
+def _with(task: type[Task], settings: str) -> Task:
+    return task(task.settings_type.model_validate_json(settings))

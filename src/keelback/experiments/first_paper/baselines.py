@@ -10,6 +10,7 @@ from keelback.experiments._shared.presets import (
     LENGTH_INDEPENDENCE,
     Preset,
     as_baseline,
+    chosen_lengths,
     preset,
     selective_ssm_run,
     stable_model,
@@ -49,9 +50,8 @@ class BaselinesSettings(OnTaskSettings):
     @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths, each of which is a training of every model."""
-        if self.seq_len is not None:
-            return tuple(sorted(set(self.seq_len)))
-        return (_QUICK_LENGTHS if self.quick else _LENGTHS)[self.task]
+        papers = (_QUICK_LENGTHS if self.quick else _LENGTHS).get(self.task, ())
+        return tuple(sorted(set(chosen_lengths(self.task, self.seq_len, papers))))
 
 
 class Baselines(Experiment[BaselinesSettings]):

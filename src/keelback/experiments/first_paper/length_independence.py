@@ -14,6 +14,7 @@ from keelback.data import best_count_rule
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import (
     LENGTH_INDEPENDENCE,
+    chosen_lengths,
     preset,
     selective_ssm_run,
     stable_model,
@@ -132,9 +133,8 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
 
 
 def _lengths(settings: LengthIndependenceSettings) -> tuple[int, ...]:
-    if settings.seq_len is not None:
-        return tuple(sorted(set(settings.seq_len)))
-    return preset(LENGTH_INDEPENDENCE, settings.task).at(settings.quick).lengths
+    papers = preset(LENGTH_INDEPENDENCE, settings.task).at(settings.quick).lengths
+    return tuple(sorted(set(chosen_lengths(settings.task, settings.seq_len, papers))))
 
 
 def _row(task: str, seq_len: int, runs: Sequence[StoredRun]) -> Row:
@@ -201,7 +201,8 @@ def _slope(
     if len({x for x, _ in points}) < 2 or len(points) < 3:
         return None
     fit = stats.linregress(*zip(*points, strict=True))
-    half = float(stats.t.ppf(0.975, len(points) - 2) * fit.stderr)
+    alike = len({value for _, value in points}) == 1  # Then the error is 0, where SciPy says NaN.
+    half = 0.0 if alike else float(stats.t.ppf(0.975, len(points) - 2) * fit.stderr)
     slope = float(fit.slope)
     return {"per_doubling": slope, "lower": slope - half, "upper": slope + half}
 

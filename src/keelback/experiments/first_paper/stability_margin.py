@@ -16,6 +16,7 @@ from keelback.experiments._shared.presets import (
     STABILITY_MARGIN,
     STABLE_START,
     MarginPreset,
+    chosen_lengths,
     preset,
     selective_ssm_run,
 )
@@ -56,24 +57,30 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
     tasks: ClassVar[tuple[str, ...]] = tuple(STABILITY_MARGIN)
 
     def runs(self, settings: StabilityMarginSettings) -> list[TrainingRun]:
-        """The sweep of lengths, then the sweep of abscissas that it does not hold already."""
+        """The sweep of lengths, then the sweep of abscissas that it does not hold already.
+
+        The abscissas are swept at the paper's length or, for a task that is not the paper's, at the
+        longest of those that were asked for.
+        """
         both = self._by_length(settings) + self._by_abscissa(settings)
         return list({run.name: run for run in both}.values())
 
     def _by_length(self, settings: StabilityMarginSettings) -> list[TrainingRun]:
         chosen = preset(STABILITY_MARGIN, settings.task).at(settings.quick)
-        lengths = settings.seq_len or chosen.lengths
         return [
             _run(settings, chosen, seq_len, _start(settings, chosen.abscissa), seed)
-            for seq_len in lengths
+            for seq_len in chosen_lengths(settings.task, settings.seq_len, chosen.lengths)
             for seed in settings.seed_range
         ]
 
     def _by_abscissa(self, settings: StabilityMarginSettings) -> list[TrainingRun]:
         chosen = preset(STABILITY_MARGIN, settings.task).at(settings.quick)
         abscissas = settings.abscissas or chosen.abscissas[:: 5 if settings.quick else 1]
+        seq_len = chosen.seq_len
+        if not chosen.lengths:
+            seq_len = max(chosen_lengths(settings.task, settings.seq_len, ()))
         return [
-            _run(settings, chosen, chosen.seq_len, _start(settings, abscissa), seed)
+            _run(settings, chosen, seq_len, _start(settings, abscissa), seed)
             for abscissa in abscissas
             for seed in settings.seed_range
         ]

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -142,7 +142,7 @@ def build(config: ByteLMConfig) -> nn.Module:
 def train(
     model: nn.Module,
     config: ByteLMConfig,
-    data: Int[Tensor, " bytes"],
+    data: UInt8[Tensor, " bytes"],
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
     """Train in place on random windows of `data`; gives the loss of each step, in nats a byte.
@@ -206,7 +206,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _windows(
-    data: Int[Tensor, " bytes"], config: ByteLMConfig, generator: torch.Generator
+    data: UInt8[Tensor, " bytes"], config: ByteLMConfig, generator: torch.Generator
 ) -> Int[Tensor, "batch length"]:
     starts = torch.randint(len(data) - config.seq_len - 1, (config.batch,), generator=generator)
     positions = starts.unsqueeze(-1) + torch.arange(config.seq_len + 1)

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import (
     LENGTH_INDEPENDENCE,
+    chosen_lengths,
     preset,
     selective_ssm_run,
     stable_model,
@@ -58,9 +59,8 @@ class TrainShortTestLongSettings(OnTaskSettings):
     @property
     def trained_length(self) -> int:
         """The length that the models are trained at."""
-        if self.seq_len is not None:
-            return self.seq_len[0]
-        return (_QUICK_SHORT if self.quick else _SHORT)[self.task]
+        paper = (_QUICK_SHORT if self.quick else _SHORT).get(self.task)
+        return chosen_lengths(self.task, self.seq_len, () if paper is None else (paper,))[0]
 
     @property
     def test_lengths(self) -> tuple[int, ...]:
@@ -271,6 +271,8 @@ def _table(settings: TrainShortTestLongSettings, rows: Sequence[Row]) -> Table:
 def _notes(settings: TrainShortTestLongSettings) -> list[str]:
     if settings.task == "majority":
         return ["Strings have no padding. The test strings are clean at every length."]
+    if settings.task not in LENGTH_INDEPENDENCE:
+        return []
     return [
         "Padding stands in front of the sequence, in training and in testing, so that the head "
         "always reads the sequence's own last token and a longer test adds text, not padding "

@@ -1,4 +1,4 @@
-"""Runs that train a gated SSM many times: one setting of arXiv 2602.12499, one seed a trial."""
+"""Runs that train a gated SSM many times: one setting of arXiv 2602.12499, one seed per trial."""
 
 import json
 from collections import defaultdict
@@ -35,7 +35,7 @@ RANKING = 0.9
 class GatedTrials(Run):
     """Independent trainings of one setting; seeds are `first_seed`, `first_seed + 1`, ...
 
-    `record` "ends" leaves a row a trial; "course" a row a trial and measured epoch.
+    `record` "ends" leaves one row per trial; "course" one per trial and measured epoch.
     """
 
     kind: ClassVar[str] = "gated-trials"

@@ -6,15 +6,20 @@ alignment of the gating vector over the epochs, with the near = 1 case in which 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
 
 from keelback.dynamics import Locality, PowerLaw, fit_power_law
 from keelback.dynamics.descent import Source
-from keelback.experiments.experiment import Experiment, Settings
+from keelback.experiments.experiment import Experiment
+from keelback.experiments.second_paper.gated_experiment import (
+    GatedSettings,
+    Measured,
+    count_of_trainings,
+    measured,
+    order_claim,
+)
 from keelback.experiments.second_paper.gated_reading import (
     alignment_panels,
     bayes_note,
@@ -67,29 +72,14 @@ _SCALES = {
 }  # fmt: skip
 
 
-class LocalitySettings(Settings):
-    """Which setting: the paper's width and dimension, or one that meets the theorem's conditions.
-
-    "paper" is d = 32, m = 50; "theorem" is d = 7, m = 100, where m >= d^2 log d and tau <= 1/d.
-    """
-
-    setting: Literal["paper", "theorem"] = "paper"
-    trials: PositiveInt | None = None
-
-    @property
-    def label(self) -> str:
-        """quick, paper or theorem."""
-        return "quick" if self.quick else self.setting
-
-
-class LocalityExperiment(Experiment[LocalitySettings]):
+class LocalityExperiment(Experiment[GatedSettings]):
     """Epochs to the target against the near separation, and the alignment of the gate."""
 
     name: ClassVar[str] = "locality"
     summary: ClassVar[str] = "how fast does a gated SSM learn which pair is close, by what gate?"
-    settings_type = LocalitySettings
+    settings_type = GatedSettings
 
-    def runs(self, settings: LocalitySettings) -> list[GatedTrials]:
+    def runs(self, settings: GatedSettings) -> list[GatedTrials]:
         """The grid of data sources and separations, then the runs of the alignment figure."""
         scale = _SCALES[settings.label]
         trials = settings.trials or scale.trials
@@ -125,12 +115,10 @@ class LocalityExperiment(Experiment[LocalitySettings]):
         ]
         return [*grid, *aligned]
 
-    def outcome(self, settings: LocalitySettings, results: Sequence[StoredRun]) -> Outcome:
+    def outcome(self, settings: GatedSettings, results: Sequence[StoredRun]) -> Outcome:
         """The two figures, success shares, fitted exponents, and a verdict for each claim."""
-        by_name = {result.name: result for result in results}
-        found = [(run, by_name[run.name]) for run in self.runs(settings) if run.name in by_name]
-        grid = [pair for pair in found if pair[0].record == "ends"]
-        aligned = [pair for pair in found if pair[0].record == "course"]
+        runs = self.runs(settings)
+        grid, aligned = measured(runs, results, "ends"), measured(runs, results, "course")
         rows = [
             {"near": _near(run), **trial_row(_series(run), run, stored)} for run, stored in grid
         ]
@@ -187,11 +175,7 @@ class LocalityExperiment(Experiment[LocalitySettings]):
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
             title="Locality: how fast the gate learns",
-            summary=(
-                f"{sum(row['trials'] for row in rows)} trainings of the gated SSM in "
-                f"{len(rows)} settings; {sum(row['reached'] for row in rows)} reached test loss "
-                f"{target:g}, {sum(row['diverged'] for row in rows)} diverged."
-            ),
+            summary=count_of_trainings(rows, f"test loss {target:g}"),
             claims=[
                 *_rate_claims(laws, rows, f"test loss {target:g}"),
                 *_rate_claims(ranking_laws, ranked, f"ranking {RANKING:g}"),
@@ -224,7 +208,7 @@ def _series(run: GatedTrials) -> str:
     return f"N = {run.samples}{sources[run.source]}"
 
 
-def _laws(grid: Sequence[tuple[GatedTrials, StoredRun]], goal: Goal) -> dict[str, PowerLaw | None]:
+def _laws(grid: Sequence[Measured], goal: Goal) -> dict[str, PowerLaw | None]:
     return {
         series: fit_power_law(
             [run.pattern.gap for run, _ in grid if _series(run) == series],
@@ -248,7 +232,7 @@ def _ranking_row(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
     }
 
 
-def _ranking_table(settings: LocalitySettings, rows: Sequence[dict[str, Any]]) -> Table:
+def _ranking_table(settings: GatedSettings, rows: Sequence[dict[str, Any]]) -> Table:
     return Table(
         f"locality-ranking-{settings.label}",
         f"Epochs to ranking {RANKING:g}",
@@ -284,22 +268,9 @@ def _rate_claims(
     claims = []
     for series, law in laws.items():
         points = [row for row in rows if row["series"] == series]
-        medians = [row["epochs"] for row in points if row["epochs"] is not None]
-        counted = f"{len(medians)} of {len(points)} separations have a median"
         statement = f"Epochs to {goal} grow with the near pair's separation ({series})."
-        if len(medians) < 2:
-            claims.append(Claim(statement, "not measured", counted))
-        else:
-            grows = all(a < b for a, b in pairwise(medians))
-            shown = ", ".join(f"{median:.0f}" for median in medians)
-            claims.append(
-                Claim(
-                    statement,
-                    "holds" if grows else "does not hold",
-                    f"median epochs from near = {points[0]['near']} up: {shown}; {counted}",
-                    holds=grows,
-                )
-            )
+        first = f"near = {points[0]['near']}"
+        claims.append(order_claim(statement, points, "grows", first, "separations"))
         claims.append(
             exponent_claim(f"T ~ L^2 / (eta (2^-near - 2^-far)) to {goal} ({series}).", law, THEORY)
         )
@@ -339,9 +310,7 @@ def _gate_claim(run: GatedTrials, stored: StoredRun) -> Claim:
     )
 
 
-def _alignment_figure(
-    settings: LocalitySettings, aligned: Sequence[tuple[GatedTrials, StoredRun]]
-) -> Figure:
+def _alignment_figure(settings: GatedSettings, aligned: Sequence[Measured]) -> Figure:
     run = aligned[0][0]
     return Figure(
         f"locality-alignment-{settings.label}",

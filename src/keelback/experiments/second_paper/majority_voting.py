@@ -6,11 +6,10 @@ alpha_r - alpha_c, and the alignment of the gating vector over the epochs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
-from typing import Any, ClassVar, Literal
+from itertools import groupby
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
 
 from keelback.dynamics import (
     CorrelatedNoise,
@@ -21,7 +20,14 @@ from keelback.dynamics import (
     fit_power_law,
     predicted,
 )
-from keelback.experiments.experiment import Experiment, Settings
+from keelback.experiments.experiment import Experiment
+from keelback.experiments.second_paper.gated_experiment import (
+    GatedSettings,
+    Measured,
+    count_of_trainings,
+    measured,
+    order_claim,
+)
 from keelback.experiments.second_paper.gated_reading import (
     alignment_panels,
     bayes_note,
@@ -79,29 +85,14 @@ _NOISES = tuple(
 )
 
 
-class MajorityVotingSettings(Settings):
-    """Which setting: the paper's width and dimension, or one that meets the theorem's conditions.
-
-    "paper" is d = 32, m = 50; "theorem" is d = 7, m = 100, where m >= d^2 log d and tau <= 1/d.
-    """
-
-    setting: Literal["paper", "theorem"] = "paper"
-    trials: PositiveInt | None = None
-
-    @property
-    def label(self) -> str:
-        """quick, paper or theorem."""
-        return "quick" if self.quick else self.setting
-
-
-class MajorityVotingExperiment(Experiment[MajorityVotingSettings]):
+class MajorityVotingExperiment(Experiment[GatedSettings]):
     """Epochs to the target against the gap for several N, and the alignment of the gate."""
 
     name: ClassVar[str] = "majority-voting"
     summary: ClassVar[str] = "how fast does a gated SSM learn a majority vote, and by what gate?"
-    settings_type = MajorityVotingSettings
+    settings_type = GatedSettings
 
-    def runs(self, settings: MajorityVotingSettings) -> list[GatedTrials]:
+    def runs(self, settings: GatedSettings) -> list[GatedTrials]:
         """The grid of N and gap, then the run of the alignment figure."""
         scale = _SCALES[settings.label]
         grid = [
@@ -139,14 +130,12 @@ class MajorityVotingExperiment(Experiment[MajorityVotingSettings]):
         ]
         return [*grid, aligned, *noisy]
 
-    def outcome(self, settings: MajorityVotingSettings, results: Sequence[StoredRun]) -> Outcome:
+    def outcome(self, settings: GatedSettings, results: Sequence[StoredRun]) -> Outcome:
         """The two figures, success shares, fitted exponents, and a verdict for each claim."""
-        by_name = {result.name: result for result in results}
-        found = [(run, by_name[run.name]) for run in self.runs(settings) if run.name in by_name]
-        ends = [pair for pair in found if pair[0].record == "ends"]
+        runs = self.runs(settings)
+        ends, aligned = measured(runs, results, "ends"), measured(runs, results, "course")
         grid = [pair for pair in ends if pair[0].noise == GatedTrials.model_fields["noise"].default]
         noisy = [pair for pair in ends if pair not in grid]
-        aligned = [pair for pair in found if pair[0].record == "course"]
         rows = [trial_row(f"N = {run.samples}", run, stored) for run, stored in grid]
         laws = {
             samples: fit_power_law(
@@ -185,11 +174,7 @@ class MajorityVotingExperiment(Experiment[MajorityVotingSettings]):
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
             title="Majority voting: how fast the gate learns",
-            summary=(
-                f"{sum(row['trials'] for row in rows)} trainings of the gated SSM in "
-                f"{len(rows)} settings; {sum(row['reached'] for row in rows)} reached test loss "
-                f"1e-3, {sum(row['diverged'] for row in rows)} diverged."
-            ),
+            summary=count_of_trainings(rows, "test loss 1e-3"),
             claims=claims,
             figures=figures,
             tables=tables,
@@ -209,8 +194,8 @@ def _pattern(scale: _Scale, own: int) -> MajorityVoting:
 
 
 def _by_samples(
-    grid: Sequence[tuple[GatedTrials, StoredRun]],
-) -> list[tuple[int, list[tuple[GatedTrials, StoredRun]]]]:
+    grid: Sequence[Measured],
+) -> list[tuple[int, list[Measured]]]:
     return [(n, list(points)) for n, points in groupby(grid, key=lambda pair: pair[0].samples)]
 
 
@@ -218,18 +203,8 @@ def _rate_claims(laws: dict[int, PowerLaw | None], rows: Sequence[dict[str, Any]
     claims = []
     for samples, law in laws.items():
         points = [row for row in rows if row["samples"] == samples]
-        medians = [row["epochs"] for row in points if row["epochs"] is not None]
-        falls = all(a > b for a, b in pairwise(medians))
-        reached = f"{len(medians)} of {len(points)} gaps have a median"
-        claims.append(
-            Claim(
-                f"Epochs to test loss 1e-3 fall as the gap grows (N = {samples}).",
-                "holds" if falls and len(medians) > 1 else "does not hold",
-                f"median epochs from the least gap up: "
-                f"{', '.join(f'{m:.0f}' for m in medians)}; {reached}",
-                holds=falls and len(medians) > 1,
-            )
-        )
+        statement = f"Epochs to test loss 1e-3 fall as the gap grows (N = {samples})."
+        claims.append(order_claim(statement, points, "falls", "the least gap", "gaps"))
         claims.append(exponent_claim(f"T ~ 1 / (eta gap^2) (N = {samples}).", law, THEORY))
     return claims
 
@@ -285,9 +260,7 @@ def _projection_claim(run: GatedTrials, stored: StoredRun) -> Claim:
     )
 
 
-def _alignment_figure(
-    settings: MajorityVotingSettings, run: GatedTrials, stored: StoredRun
-) -> Figure:
+def _alignment_figure(settings: GatedSettings, run: GatedTrials, stored: StoredRun) -> Figure:
     projections = alignment_panels(stored, "projection", "")
     epochs = course(stored, "test_loss").x
     assert isinstance(run.pattern, MajorityVoting)
@@ -344,9 +317,7 @@ def _noise_name(run: GatedTrials) -> str:
     return "Gaussian"
 
 
-def _noise_table(
-    settings: MajorityVotingSettings, noisy: Sequence[tuple[GatedTrials, StoredRun]]
-) -> Table:
+def _noise_table(settings: GatedSettings, noisy: Sequence[Measured]) -> Table:
     run = noisy[0][0]
     return Table(
         f"majority-noise-{settings.label}",
