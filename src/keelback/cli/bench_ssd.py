@@ -6,35 +6,33 @@ import typer
 
 from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Json
+from keelback.cli.options import Device, Json, Repeats
 from keelback.device import chosen_device
 
 
 @bench.command()
 def ssd(
-    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            help="Size as batch,length,heads,head_dim,state,groups; may be repeated; by default "
-            "those of the benchmark; e.g. 1,2048,24,64,128,1."
+            help="Shape of the inputs, batch,length,heads,head_dim,state,groups; may be repeated; "
+            "by default a set of shapes for the device; e.g. 1,2048,24,64,128,1."
         ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Data type: float32, bfloat16 or float16; by default float32 on a CPU, bfloat16 "
-            "on a GPU; e.g. float32."
+            help="Type of the inputs: float32, bfloat16 or float16; by default float32 on a CPU "
+            "and bfloat16 on a GPU; e.g. bfloat16."
         ),
     ] = None,
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Number of timed runs of each, of which the median counts.")
-    ] = 7,
+    repeats: Repeats = 7,
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Peer that must be there (transformers on a CPU; mamba_ssm, fla on a GPU); may be "
-            "repeated; by default those that are; e.g. transformers."
+            help="Peer that must be installed: transformers on a CPU, mamba_ssm or fla on a GPU; "
+            "may be repeated; by default none is needed; e.g. mamba_ssm."
         ),
     ] = None,
     json: Json = False,
