@@ -133,7 +133,7 @@ def test_each_attempt_pays_and_all_together_have_delta(
         share = 0.05 / (int(attempt) * (int(attempt) + 1))
         assert result["delta_after_attempts"] == pytest.approx(share)
         held = result["held_out"]["test"]
-        again = outward.clopper_pearson(held["errors"], held["examples"], Fraction(0.05) / (
+        again = outward.clopper_pearson(held["errors"], held["examples"], Fraction("0.05") / (
             int(attempt) * (int(attempt) + 1)
         )) if has_flint() else clopper_pearson(held["errors"], held["examples"], share)  # fmt: skip
         assert held["bound"] == again

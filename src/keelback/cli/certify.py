@@ -59,6 +59,13 @@ def certify(
     steps: Annotated[int, typer.Option(help="Gradient steps on the PAC-Bayes bound.")] = 500,
     draws: Annotated[int, typer.Option(help="Monte-Carlo draws behind it.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the prior and of all draws.")] = 0,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what was certified about held-out examples and by PAC-Bayes to this new "
+            "file, for keelback-check."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
@@ -67,12 +74,18 @@ def certify(
     confidence. Copies of training examples among those held out, and repeated ones, are looked for:
     where loaded data hold any, no certificate is given unless an option says what to do.
     """
-    from keelback.certify import Policy, certify_model
+    from keelback.bounds import has_flint
+    from keelback.certify import Policy, certificate_of, certify_model
     from keelback.data import get_task
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
+    from keelback.files import write_json
     from keelback.models import load_model
 
+    if certificate is not None and certificate.exists():
+        raise InputError(f"{certificate} exists already; a certificate is written to a new file")
+    if certificate is not None and not has_flint():
+        raise InputError("--certificate needs python-flint: pip install 'keelback[certify]'")
     if allow_overlap and drop_overlap:
         raise InputError("--allow-overlap and --drop-overlap exclude each other")
     policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"
@@ -103,8 +116,13 @@ def certify(
         draws=draws,
         seed=seed,
     )
+    made_by = provenance_of_command()
+    if certificate is not None:
+        written = certificate_of(
+            found, checkpoint=checkpoint, task=chosen, made_by=made_by, seed=seed
+        )
+        write_json(certificate, written)
     if json:
-        made_by = provenance_of_command()
         named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": chosen.name}
         print_json({**named, **found.as_dict()})
     else:
