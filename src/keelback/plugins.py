@@ -191,10 +191,16 @@ def _origin(part: object) -> str:
     module = definition(part).__module__
     if module in _loaded:
         return str(_loaded[module].path)
-    for package in packages_distributions().get(package_of(module), []):
+    return _package_with_version(package_of(module)) or f"module {module}"
+
+
+@functools.cache
+def _package_with_version(module: str) -> str | None:
+    """The installed package of a top-level module; finding it reads the records of all packages."""
+    for package in packages_distributions().get(module, []):
         with contextlib.suppress(PackageNotFoundError):
             return f"{package} {version(package)}"
-    return f"module {module}"
+    return None
 
 
 def blame(error: BaseException) -> PluginError | None:

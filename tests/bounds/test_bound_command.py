@@ -81,8 +81,8 @@ def test_numbers_beyond_a_double_have_a_logarithm_and_no_value(
         ({}, ("--delta", "1"), "delta = 1 must lie strictly between 0 and 1"),
         ({}, ("--delta", "0"), "delta = 0"),
         ({}, ("--margin", "0"), "margin = 0"),
-        ({}, ("--classes", "1"), "classes = 1"),
-        ({}, ("--vocab", "-1"), "vocab_size"),
+        ({}, ("--classes", "1"), "--classes"),
+        ({}, ("--vocab", "-1"), "--vocab"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

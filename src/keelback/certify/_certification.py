@@ -18,6 +18,7 @@ from keelback.certify._rounding import rounding
 from keelback.certify._unseen import Unseen, unseen
 from keelback.data import Split, Task
 from keelback.errors import InputError, JobError
+from keelback.progress import tell
 from keelback.training import Recipe, train
 
 _TEST_DRAWS = 50
@@ -240,11 +241,14 @@ def certify_model(
     splits = {"test": test}
     if task.shifted_test:
         splits["fresh"] = task.fresh().split("train")
+    tell("looking for copies among the examples")
     found = {
         name: unseen(task, split, examples, f"{name} examples", overlap)
         for name, split in splits.items()
     }
+    tell("measuring the class")
     class_bounds = certify_class(model, examples, delta=float(share))
+    tell("scoring examples held out")
     label = commonest_label(examples)
     held_out = {name: hold_out(model, own.split, share) for name, own in found.items()}
     constants = {name: hold_out(label, own.split, share) for name, own in found.items()}
@@ -260,6 +264,7 @@ def certify_model(
         certificate = certify_pac_bayes(
             prior, sample.split, delta=share, steps=steps, draws=draws, seed=seed
         )
+        tell("testing the posterior")
         error = {
             name: float(
                 sum(
@@ -288,7 +293,13 @@ def certify_model(
 
 def _train_prior(model: Any, examples: Split, recipe: Recipe, seed: int) -> nn.Module:
     prior: nn.Module = model.config.build(torch.Generator().manual_seed(seed))
-    [result] = train([prior], [examples], recipe, [seed])
+    [result] = train(
+        [prior],
+        [examples],
+        recipe,
+        [seed],
+        on_epoch=lambda epoch, living: tell("training the prior", epoch, recipe.epochs),
+    )
     if result.divergence is not None:
         raise JobError(
             f"training the prior diverged in epoch {result.divergence.epoch}; another seed may help"

@@ -16,6 +16,7 @@ from keelback.certify._measure import require_finite
 from keelback.certify._rounding import monte_carlo_bound, pac_bayes_bound, test_set_bound
 from keelback.data import Split
 from keelback.errors import InputError
+from keelback.progress import tracked
 from keelback.training import wrong
 
 PRIOR_SIGMAS = tuple(2.0**-j for j in range(1, 13))
@@ -116,7 +117,7 @@ def gibbs_errors(
     """
     generator = torch.Generator().manual_seed(seed)
     rates = []
-    for _ in range(draws):
+    for _ in tracked(range(draws), "drawing weights"):
         drawn = weights.draw(generator)
         picked = split
         if examples is not None and examples < len(split):
@@ -239,7 +240,7 @@ def _descend(
     posterior = GaussianWeights(mean, log_sigma)
     optimiser = torch.optim.Adam([*mean.values(), *log_sigma.values()], lr=learning_rate)
     n = len(sample)
-    for _ in range(steps):
+    for _ in tracked(range(steps), "optimising the bound"):
         picked = torch.randint(n, (min(batch_size, n),), generator=generator)
         drawn = posterior.draw(generator)
         logits = functional_call(model, drawn, (sample.tokens[picked],))

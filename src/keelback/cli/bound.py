@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import Json
+from keelback.cli.terminal import console
 
 if TYPE_CHECKING:
     from keelback.bounds import BoundSummary, ClassConstants
@@ -32,15 +34,22 @@ def bound(
     constants: Annotated[
         Path,
         typer.Option(
-            help="JSON object with the keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo p_hi "
-            "T m d N."
+            help="File with a JSON object, keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo "
+            "p_hi T m d N; e.g. constants.json."
         ),
     ],
-    margin: Annotated[float, typer.Option(help="Ramp width, in units of the logit.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Failure probability, in (0, 1).")] = 0.05,
-    classes: Annotated[int, typer.Option(help="Number of classes; 2 means one logit.")] = 2,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Width of the ramp loss, in units of the logit.")
+    ] = 1.0,
+    delta: Annotated[
+        float, typer.Option(min=0, max=1, help="Failure probability, between 0 and 1.")
+    ] = 0.05,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes; 2 means one logit.")] = 2,
     vocab: Annotated[
-        int, typer.Option(help="Trained embedding rows; 0 when the tokens are fixed vectors.")
+        int,
+        typer.Option(
+            min=0, help="Number of trained embedding rows; 0 where the tokens are fixed vectors."
+        ),
     ] = 0,
     json: Json = False,
 ) -> None:
@@ -62,7 +71,6 @@ def bound(
 
 
 def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Bounds at T = {constants.T}, m = {constants.m}, s_A = {constants.s_A:g}")
@@ -79,13 +87,13 @@ def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
     for name, label in _RISK.items():
         vacuous = " (vacuous)" if numbers["risk"][name]["vacuous"] else ""
         table.add_row(f"risk gap, {label}{vacuous}", *_cells(numbers["risk"][name], ROUND_CEILING))
-    console = Console()
-    console.print(table)
-    console.print(
+    terminal = console()
+    terminal.print(table)
+    terminal.print(
         f"Risk gap: true risk minus empirical ramp risk at margin {summary.margin:g}, for every "
         f"model of the class at once, with probability at least 1 - {summary.delta:g}."
     )
-    console.print(_ROUNDING[summary.rounding])
+    terminal.print(_ROUNDING[summary.rounding])
 
 
 def _cells(number: dict[str, float | None], outward: str) -> tuple[str, str]:

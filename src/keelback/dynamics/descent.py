@@ -19,6 +19,8 @@ from keelback.dynamics.gradient import HingeObjective, hinge_objective
 from keelback.dynamics.noise import GaussianNoise, Noise
 from keelback.dynamics.patterns import Pattern, PatternBatch, sample_patterns, stream
 from keelback.errors import InputError
+from keelback.memory import require_memory
+from keelback.progress import tracked
 
 Source = Literal["fixed", "paired", "fresh"]
 Status = Literal["reached", "censored", "diverged"]
@@ -72,6 +74,8 @@ class GatedTraining:
                 f"gradient descent: the batched trainer takes two classes, not "
                 f"{self.pattern.classes}"
             )
+        dim = self.pattern.dim
+        require_memory(4.0 * dim * (self.width + 3 * dim), "the weights of the gated model")
         class_readout(self.width)
         if self.source not in ("fixed", "paired", "fresh"):
             raise InputError(
@@ -79,9 +83,10 @@ class GatedTraining:
             )
         if self.epochs < 1:
             raise InputError(f"gradient descent: at least one epoch is needed, not {self.epochs}")
-        if not 0 < self.step_size < float("inf"):
+        if not 1e-38 <= self.step_size <= 3.4e38:
             raise InputError(
-                f"gradient descent: the step size is a finite number above 0, not {self.step_size}"
+                f"gradient descent: the step size is a number from 1e-38 to 3.4e38, not "
+                f"{self.step_size}"
             )
         if self.target is not None and not 0 < self.target < 1:
             raise InputError(
@@ -259,7 +264,7 @@ class _Batch:
         times = set(measured_epochs(epochs))
         logs = [_Log(t) for t in self._trainings]
         present = list(range(len(self._trainings)))
-        for epoch in range(epochs + 1):
+        for epoch in tracked(range(epochs + 1), "gradient descent"):
             train = self._training_data()
             step = train.gradient(self._w, self._W_O)
             if epoch in times:
