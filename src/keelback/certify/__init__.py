@@ -1,5 +1,6 @@
 """Certificates: what holds for one trained model, from its weights and its data."""
 
+from keelback.certify._certificate import certificate_of
 from keelback.certify._certification import Certification, PacBayes, certify_model
 from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
 from keelback.certify._held_out import HeldOut
@@ -27,6 +28,7 @@ __all__ = [
     "PacBayesCertificate",
     "Policy",
     "bounded_cross_entropy",
+    "certificate_of",
     "certify_class",
     "certify_model",
     "certify_pac_bayes",

@@ -84,6 +84,16 @@ class Certification:
             found.append(self.pac_bayes.sample.notice("examples of the PAC-Bayes bound"))
         return sorted(found, key=lambda text: not text.startswith("WARNING"))
 
+    def distribution(self, name: str) -> str:
+        """What a split is drawn from, in words."""
+        drawn_from = _DISTRIBUTIONS[name] if self.shifted_test else "the data's distribution"
+        return self.less_copies(drawn_from) if self.unseen[name].policy == "drop" else drawn_from
+
+    @staticmethod
+    def less_copies(distribution: str) -> str:
+        """A distribution in words where copies of the training examples were left out."""
+        return f"{distribution} less what copies the training examples"
+
     def as_dict(self) -> dict[str, Any]:
         """The certification for JSON."""
         pac_bayes = None
@@ -100,7 +110,7 @@ class Certification:
                 "prior_examples": self.pac_bayes.prior_examples,
                 "draws": found.draws,
                 "error": self.pac_bayes.error,
-                "constant": vars(self.pac_bayes.constant),
+                "constant": self.pac_bayes.constant.as_dict(),
                 "overlap": self.pac_bayes.sample.as_dict(),
             }
         bounds = self.class_bounds
@@ -116,8 +126,8 @@ class Certification:
             "a_priori": {"is_certificate": False, **_class_fields(bounds.a_priori)},
             "a_posteriori": _class_fields(bounds.a_posteriori),
             "pac_bayes": pac_bayes,
-            "held_out": {name: vars(found) for name, found in self.held_out.items()},
-            "best_constant": {name: vars(found) for name, found in self.constants.items()},
+            "held_out": {name: found.as_dict() for name, found in self.held_out.items()},
+            "best_constant": {name: found.as_dict() for name, found in self.constants.items()},
             "overlap": {name: found.as_dict() for name, found in self.unseen.items()},
             "verdict": self.verdict(),
         }
@@ -137,19 +147,17 @@ class Certification:
         )
         if self.pac_bayes is not None:
             own = self.pac_bayes.certificate
-            weights = "posterior" if own.kl > 0 else "prior"
+            weights = "posterior" if own.steps else "prior"
             says.append(
                 f"{own.kind} bound, for weights drawn anew from the {weights} at each prediction, "
                 f"on the training distribution: error at most {_up(own.error_bound)}."
                 + _against(own.error_bound, self.pac_bayes.constant)
             )
         for name, held in self.held_out.items():
-            distribution = _DISTRIBUTIONS[name] if self.shifted_test else "the data's distribution"
-            if self.unseen[name].policy == "drop":
-                distribution += " less what copies the training examples"
             says.append(
-                f"Held out, for the checkpoint itself, on {distribution}: error {held.error:.3f}, "
-                f"at most {_up(held.bound)}." + _against(held.bound, self.constants[name])
+                f"Held out, for the checkpoint itself, on {self.distribution(name)}: error "
+                f"{held.error:.3f}, at most {_up(held.bound)}."
+                + _against(held.bound, self.constants[name])
             )
         joint = max(0.0, 1 - self.statements * self.delta)
         says.append(
@@ -168,13 +176,15 @@ class Certification:
 def paid(delta: float, attempt: int) -> Fraction:
     """delta / (k (k + 1)) for attempt k: over all k these sum to delta.
 
+    delta is meant as it is written: 0.05 is 1/20.
+
     Raises:
         InputError: an attempt below 1, or delta outside (0, 1).
     """
     check_confidence(delta)
     if attempt < 1:
         raise InputError(f"attempt = {attempt} must be at least 1")
-    return Fraction(delta) / (attempt * (attempt + 1))
+    return Fraction(str(delta)) / (attempt * (attempt + 1))
 
 
 _DISTRIBUTIONS = {"test": "the test distribution", "fresh": "the training distribution"}
@@ -231,7 +241,7 @@ def certify_model(
     splits = {"test": test}
     if task.shifted_test:
         splits["fresh"] = task.fresh().split("train")
-    tell("looking for copies")
+    tell("looking for copies among the examples")
     found = {
         name: unseen(task, split, examples, f"{name} examples", overlap)
         for name, split in splits.items()

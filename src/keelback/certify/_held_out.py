@@ -1,7 +1,9 @@
 """Errors on examples that nothing has seen, and what they certify."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -23,6 +25,7 @@ class HeldOut:
         error: their ratio.
         bound: upper confidence bound on the error of a new example (Clopper and Pearson).
         label: the answer, if the classifier gives the same one always.
+        wrong_examples: rows of the split that a model labels wrong.
     """
 
     errors: int
@@ -30,6 +33,11 @@ class HeldOut:
     error: float
     bound: float
     label: int | None = None
+    wrong_examples: Sequence[int] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the list of rows."""
+        return {name: value for name, value in vars(self).items() if name != "wrong_examples"}
 
 
 def commonest_label(examples: Split) -> int:
@@ -45,17 +53,19 @@ def hold_out(classifier: nn.Module | int, split: Split, delta: Fraction) -> Held
         split: the examples.
         delta: failure probability.
     """
-    label = classifier if isinstance(classifier, int) else None
+    rows: list[int] = []
     if isinstance(classifier, int):
         errors = int((split.labels != classifier).sum())
     else:
-        errors = int(wrong(logits(classifier, split), split.labels).sum())
+        rows = wrong(logits(classifier, split), split.labels).nonzero().flatten().tolist()
+        errors = len(rows)
     return HeldOut(
         errors=errors,
         examples=len(split),
         error=errors / len(split),
         bound=clopper_pearson(errors, len(split), delta),
-        label=label,
+        label=classifier if isinstance(classifier, int) else None,
+        wrong_examples=rows,
     )
 
 

@@ -1,7 +1,7 @@
 """PAC-Bayes: a certificate for a classifier that draws its weights anew for each prediction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -75,6 +75,9 @@ class PacBayesCertificate:
         prior_sigma: standard deviation of the prior.
         examples: size of the sample, which the prior's mean has not seen.
         draws: Monte-Carlo draws behind `sample_error`.
+        draw_errors: how many of the examples tried each draw labels wrong.
+        tried: how many examples each draw is tried on.
+        steps: gradient steps that were taken; without one the posterior is the prior.
         posterior: the Gaussian from which the classifier draws its weights.
     """
 
@@ -86,12 +89,15 @@ class PacBayesCertificate:
     prior_sigma: float
     examples: int
     draws: int
+    draw_errors: Sequence[int]
+    tried: int
+    steps: int
     posterior: GaussianWeights
 
     @property
     def kind(self) -> str:
         """`PAC-Bayes`, or `test set` where the sample decided nothing but the prior's sigma."""
-        return "PAC-Bayes" if self.kl > 0 else "test set"
+        return "PAC-Bayes" if self.steps else "test set"
 
 
 @torch.no_grad()
@@ -171,6 +177,7 @@ def certify_pac_bayes(
     if steps < 0 or draws < 1 or batch_size < 1 or len(sample) < 1:
         raise InputError("need a sample, steps >= 0, draws >= 1 and batch_size >= 1")
     n = len(sample)
+    tried = min(n, _EXAMPLES_A_DRAW)
     for_draws = Fraction(delta) / 5
     per_sigma = (Fraction(delta) - for_draws) / len(PRIOR_SIGMAS)
     log_complexity = math.log(2 * math.sqrt(n)) + math.log(per_sigma.denominator)
@@ -195,6 +202,9 @@ def certify_pac_bayes(
         prior_sigma=sigma,
         examples=n,
         draws=draws,
+        draw_errors=[int(rate * tried) for rate in rates],
+        tried=tried,
+        steps=steps,
         posterior=posterior,
     )
 

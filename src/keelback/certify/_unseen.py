@@ -35,7 +35,8 @@ class Unseen:
     def as_dict(self) -> dict[str, Any]:
         """The counts for JSON; near is None where near copies were not looked for."""
         counts = self.overlap.counts() | ({} if self.near_copies else {"near": None})
-        return {**counts, "drawn": self.drawn, "policy": self.policy, "counted": len(self.split)}
+        policy = None if self.drawn else self.policy
+        return {**counts, "drawn": self.drawn, "policy": policy, "counted": len(self.split)}
 
     def notice(self, what: str) -> str:
         """One sentence: what was found among `what`."""

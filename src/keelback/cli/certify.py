@@ -1,6 +1,7 @@
 """`keelback certify`: what can be promised about the error of one checkpoint."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,6 +92,13 @@ def certify(
             help="Seed, a whole number, of the split, the prior and all draws.",
         ),
     ] = 0,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="New file for the certificate of held-out examples and of PAC-Bayes, which "
+            "keelback-check checks; by default none; e.g. certificate.json."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
@@ -99,13 +107,21 @@ def certify(
     confidence. Copies of training examples among those held out, and repeated ones, are looked for:
     where loaded data hold any, no certificate is given unless an option says what to do.
     """
-    from keelback.certify import Policy, certify_model
+    from keelback.bounds import has_flint
+    from keelback.certify import Policy, certificate_of, certify_model
     from keelback.cli.reproduce import named_settings
     from keelback.data import get_task
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
+    from keelback.files import write_json
     from keelback.models import load_model
 
+    if certificate is not None and certificate.exists():
+        raise InputError(f"{certificate} exists already; a certificate is written to a new file")
+    if certificate is not None and not certificate.absolute().parent.is_dir():
+        raise InputError(f"--certificate is {certificate}; its folder does not exist")
+    if certificate is not None and not has_flint():
+        raise InputError("--certificate needs python-flint: pip install 'keelback[certify]'")
     if allow_overlap and drop_overlap:
         raise InputError("--allow-overlap and --drop-overlap exclude each other")
     policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"
@@ -135,8 +151,13 @@ def certify(
             draws=draws,
             seed=seed,
         )
+    made_by = provenance_of_command()
+    if certificate is not None:
+        written = certificate_of(
+            found, checkpoint=checkpoint, task=chosen, made_by=made_by, seed=seed
+        )
+        write_json(certificate, written)
     if json:
-        made_by = provenance_of_command()
         named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": chosen.name}
         print_json({**named, **found.as_dict()})
     else:
