@@ -170,7 +170,6 @@ def _tell_notes(quiet: bool) -> None:
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     if not log.handlers:
         log.addHandler(_Notes())
-        log.propagate = False
 
 
 class _Notes(logging.Handler):

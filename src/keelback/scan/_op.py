@@ -163,7 +163,7 @@ def step(operands: Operands[Tensor], softplus: bool, in_place: bool) -> tuple[Te
     names = (*Operands._fields[:8], "state")
     converted: dict[str, Any] = {
         name: None if x is None else x.to(dtype)
-        for name, x in zip(names, operands.differentiable, strict=True)
+        for name, x in zip(names, operands[:-1], strict=True)
     }
     y, new_state = selective_scan_step_reference(**converted, delta_softplus=softplus)
     return y.to(operands.u.dtype), state.copy_(new_state) if in_place else new_state

@@ -98,7 +98,8 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str) -> None:
     """Raise unless the shapes fit, where `axes` come before the channels of u."""
-    shapes: Any = [None if x is None else x.shape for x in given.differentiable]
+    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
+    shapes: Any = [None if x is None else x.shape for x in differentiable]
     u, delta, A, B, C, D, z, delta_bias, state = shapes
     require_shape("u", u, (*axes, "channels"))
     *rows, channels = u
@@ -120,7 +121,8 @@ def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str
 def computing_dtype_of(given: Operands[Any], state_name: str = "initial_state") -> torch.dtype:
     """In which dtype to compute, once all operands are floating and on one device."""
     names = (*Operands._fields[:8], state_name)
-    return computing_dtype(dict(zip(names, given.differentiable, strict=True)))
+    *differentiable, _ = given
+    return computing_dtype(dict(zip(names, differentiable, strict=True)))
 
 
 def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
@@ -134,8 +136,8 @@ def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) ->
     found = {x.dtype for x in sequences if x is not None}
     shared = widens and len(found) == 1 and found <= set(HALF) and not given.shares_delta
     stored = given.u.dtype if shared else computing
-    dtypes = Operands(*[stored if x in _SEQUENCES else computing for x in Operands._fields])
-    return dtypes._replace(reset=torch.bool)
+    dtypes = {**dict.fromkeys(_SEQUENCES, stored), "reset": torch.bool}
+    return Operands(*[dtypes.get(name, computing) for name in Operands._fields])
 
 
 _SEQUENCES = ("u", "delta", "B", "C", "z")

@@ -80,7 +80,7 @@ def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
     names = (*Operands._fields[:8], "states")
     converted: dict[str, Any] = {
         name: None if x is None else x.to(dtype)
-        for name, x in zip(names, operands.differentiable, strict=True)
+        for name, x in zip(names, operands[:-1], strict=True)
     }
     with without_autocast(operands.x.device):
         y, states = ssd_step_reference(**converted, dt_softplus=options[0], dt_limit=options[1:])

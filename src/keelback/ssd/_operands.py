@@ -89,7 +89,8 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states: str) -> None:
     """Raise unless the shapes fit, where `rows` are the axes before the heads."""
-    shapes: Any = [None if one is None else one.shape for one in given.differentiable]
+    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
+    shapes: Any = [None if one is None else one.shape for one in differentiable]
     x, dt, A, B, C, D, z, dt_bias, states = shapes
     require_shape("x", x, (*rows, "heads", "head_dim"))
     *sizes, heads, head_dim = x
@@ -124,7 +125,8 @@ def options_of(dt_softplus: bool, dt_limit: DtLimit) -> Options:
 def computing_dtype_of(given: Operands[Any], name_of_states: str = "initial_states") -> torch.dtype:
     """In which dtype to compute, once all operands are floating and on one device."""
     names = (*Operands._fields[:8], name_of_states)
-    return computing_dtype(dict(zip(names, given.differentiable, strict=True)))
+    *differentiable, _ = given
+    return computing_dtype(dict(zip(names, differentiable, strict=True)))
 
 
 def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
