@@ -86,6 +86,9 @@ WORKING = (
     "bench dynamics --repeats 1 --replicas 2 --epochs 2",
     "bench monitor --seeds 1",
     "bench parallel --processes 1 --only scan --length 8 --channels 2",
+    "bench families --family mamba",
+    "bench calibration",
+    "bench ssd --repeats 1 --shape 1,8,2,4,4,1",
     "bench sweep --seq-len 6 --seeds 1 --epochs 1 --empty-runs 2",
     "bench transformers --length 8 --layers 1 --d-model 16 --no-loop",
 )
