@@ -38,7 +38,7 @@ import result_file
 from command_options import Parameter, commands
 from keelback.cli.app import main
 
-SECONDS, SECONDS_TO_STOP = 8.0, 30.0
+SECONDS, SECONDS_TO_STOP = 4.5, 30.0
 MEMORY = 6 * 2**30
 
 TRAIN = "train --seq-len 6 --epochs 1"
@@ -293,7 +293,7 @@ def fuzz(count: int, start: int, materials: Path, verbose: bool = False) -> Foun
         found.codes[str(code)] += 1
         found.damaged += damage is not None
         if wrong:
-            last = err.strip().splitlines()[-3:]
+            last = [line for line in err.splitlines() if line.startswith("error: ")]
             found.faults.append({"words": words, "damage": damage, "wrong": wrong, "said": last})
             print(found.faults[-1], file=sys.stderr, flush=True)
 
