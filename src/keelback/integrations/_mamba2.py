@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +33,12 @@ def scan_by_heads(
 ):
     """`mamba2_chunk_scan` of transformers; `chunk_size` has no effect, packed sequences are kept
     apart."""
+    reset = reset_of(options, *hidden_states.shape[:2])
+    if hidden_states.dtype == torch.float64:  # A layer in float64 computes A in float32.
+        dt, A, B, C = (x.double() for x in (dt, A, B, C))
+        D, z, dt_bias, initial_states = (
+            None if x is None else x.double() for x in (D, z, dt_bias, initial_states)
+        )
     return ssd(
         hidden_states,
         dt,
@@ -45,5 +52,5 @@ def scan_by_heads(
         dt_limit,
         initial_states,
         return_final_states,
-        reset=reset_of(options, *hidden_states.shape[:2]),
+        reset=reset,
     )
