@@ -312,14 +312,19 @@ def as_numbers(found: Found) -> dict[str, Any]:
     }
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the script."""
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--inputs", type=int, default=600)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--verbose", action="store_true", help="name each input on stderr")
+    result_file.add_options(options)
+    return options
+
+
 def program() -> None:
     """Fuzz as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--inputs", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbose", action="store_true", help="name each input on stderr")
-    result_file.add_options(parser)
-    given_ = parser.parse_args()
+    given_ = parser().parse_args()
     record = result_file.started(given_)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
