@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from keelback.integrations._packed import reset_of
+from keelback.integrations._widths import in_one_width
 from keelback.ssd import ssd
 
 
@@ -34,13 +34,11 @@ def scan_by_heads(
     """`mamba2_chunk_scan` of transformers; `chunk_size` has no effect, packed sequences are kept
     apart."""
     reset = reset_of(options, *hidden_states.shape[:2])
-    if hidden_states.dtype == torch.float64:  # A layer in float64 computes A in float32.
-        dt, A, B, C = (x.double() for x in (dt, A, B, C))
-        D, z, dt_bias, initial_states = (
-            None if x is None else x.double() for x in (D, z, dt_bias, initial_states)
-        )
+    x, dt, A, B, C, D, z, dt_bias, states = in_one_width(
+        hidden_states, dt, A, B, C, D, z, dt_bias, initial_states
+    )
     return ssd(
-        hidden_states,
+        x,
         dt,
         A,
         B,
@@ -50,7 +48,7 @@ def scan_by_heads(
         dt_bias,
         dt_softplus,
         dt_limit,
-        initial_states,
+        states,
         return_final_states,
         reset=reset,
     )
