@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
-from keelback.compiled.checks import HALF, computing_dtype, require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape
 from keelback.compiled.resets import require_reset
 
 T = TypeVar("T")
@@ -118,13 +117,6 @@ def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str
         require_shape(state_name, state, (rows[0], channels, states))
 
 
-def computing_dtype_of(given: Operands[Any], state_name: str = "initial_state") -> torch.dtype:
-    """In which dtype to compute, once all operands are floating and on one device."""
-    names = (*Operands._fields[:8], state_name)
-    *differentiable, _ = given
-    return computing_dtype(dict(zip(names, differentiable, strict=True)))
-
-
 def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
     """In which dtype a backend takes each operand.
 
@@ -141,10 +133,3 @@ def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) ->
 
 
 _SEQUENCES = ("u", "delta", "B", "C", "z")
-
-
-def in_dtypes(given: Operands[Tensor], wanted: Operands[Any]) -> Operands[Tensor]:
-    """The operands in the dtypes that they should have."""
-    return Operands(
-        *(None if x is None else x.to(to) for x, to in zip(given, wanted, strict=True))  # type: ignore[arg-type]
-    )
