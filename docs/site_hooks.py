@@ -1,4 +1,4 @@
-"""Hooks of the site: its figures, its formulas, and that it needs no other host.
+"""Hooks of the site: its figures, formulas and API pages, and that it needs no other host.
 
 In the repository a page names a figure as `../../results/...`; on the site `results` lies beside
 the pages. A formula becomes MathML when the site is built, so that no script has to draw it; the
@@ -8,6 +8,8 @@ font for it comes out of ziamath, of which nothing else is used.
 import html
 import logging
 import re
+import sys
+from importlib import import_module
 from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from math_core import LatexToMathML
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+api_pages = import_module("api_pages")
 FOLDER = "results"
 OUTSIDE = re.compile(rf"\(((?:\.\./)*)\.\./{FOLDER}/")
 FORMULA = re.compile(
@@ -35,6 +39,8 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((ROOT / FOLDER).rglob("*.png")):
         name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
+    for name, text in api_pages.pages().items():
+        files.append(File.generated(config, name, content=text))
     font = str(files_of("ziamath") / FONT)
     files.append(File.generated(config, FONT, abs_src_path=font))
     return files

@@ -12,8 +12,11 @@ pytest.importorskip("mkdocs")
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+import keelback
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
+api_pages = importlib.import_module("api_pages")
 site_hooks = importlib.import_module("site_hooks")
 
 
@@ -39,8 +42,29 @@ def pages_of(nav: Any) -> Iterator[str]:
 def test_every_page_is_in_the_navigation_once() -> None:
     named = sorted(pages_of(load_config(str(ROOT / "mkdocs.yml")).nav))
     docs = ROOT / "docs"
-    there = [path for kind in ("*.md", "*.ipynb") for path in docs.rglob(kind)]
-    assert named == sorted(path.relative_to(docs).as_posix() for path in there)
+    written = [path.relative_to(docs).as_posix() for path in docs.rglob("*.md")]
+    assert named == sorted([*written, *api_pages.pages()])
+
+
+def test_every_room_has_a_page_of_its_public_names() -> None:
+    """The names as Python sees them, against those that are read from the sources."""
+    assert set(keelback._ROOMS) <= set(api_pages.rooms())
+    for room in api_pages.rooms():
+        module = importlib.import_module(f"keelback.{room}")
+        if hasattr(module, "__all__"):
+            assert set(api_pages.names_of(room)) == set(module.__all__), room
+        for name in api_pages.names_of(room):
+            assert hasattr(module, name), (room, name)
+
+
+@pytest.mark.slow
+def test_every_public_name_is_described_on_its_rooms_page(site: Path) -> None:
+    for room in api_pages.rooms():
+        text = (site / f"reference/api/{room}/index.html").read_text()
+        names = api_pages.names_of(room)
+        assert names
+        for name in names:
+            assert f'id="keelback.{room}.{name}"' in text, (room, name)
 
 
 @pytest.mark.slow

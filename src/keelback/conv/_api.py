@@ -85,7 +85,9 @@ def causal_conv1d_update(
     Args:
         x: The input of the step, or of several.
         state: At least width - 1 past inputs; the newest is the last.
-        weight, bias, activation: As in `causal_conv1d`.
+        weight: As in `causal_conv1d`.
+        bias: As in `causal_conv1d`.
+        activation: As in `causal_conv1d`.
 
     Raises:
         InputError: An operand has the wrong shape or dtype.

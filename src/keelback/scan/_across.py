@@ -47,10 +47,10 @@ def selective_scan_across(
     before them. On a GPU that is the correction that the spans of one long scan need anyway. On a
     CPU those first steps are scanned once more, until the slowest decay is below the smallest
     normal number, and the backward pass goes through them once more too. Exchanged are 2 numbers
-    a batch, channel and state, forward and backward, whatever the length.
+    a batch, channel and state, forward and backward, whatever the length. Operands that are
+    not described here are as in `selective_scan`, each process's part of them.
 
     Args:
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, reset: As in `selective_scan`.
         initial_state: The state before the first step of the first process. All processes pass it,
             or none does; its gradient is whole on each of them.
         return_last_state: Whether to return the state after the last step of the last process too,
