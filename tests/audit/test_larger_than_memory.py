@@ -106,8 +106,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def libraries() -> int:
     """Bytes of address space that the libraries take: 1 GB with a CPU build, 4 GB with CUDA's."""
     code = "from transformers import MambaForCausalLM; print(open('/proc/self/status').read())"
-    status = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    peak = next(line for line in status.stdout.splitlines() if line.startswith("VmPeak:"))
+    status = subprocess.check_output([sys.executable, "-c", code], text=True)
+    peak = next(line for line in status.splitlines() if line.startswith("VmPeak:"))
     return 1024 * int(peak.split()[1])
 
 
