@@ -14,7 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from flint import arb, ctx, fmpq
+try:
+    from flint import arb, ctx, fmpq
+
+    READY = True
+except ModuleNotFoundError:
+    READY = False
 
 FORMAT = "keelback certificate 1"
 SIGMAS = 12
@@ -211,10 +216,13 @@ def main(arguments: list[str] | None = None) -> int:
     if len(given) not in (1, 3) or given[0].startswith("-") or given[1:2] not in ([], ["--file"]):
         print("usage: keelback-check CERTIFICATE.json [--file CHECKPOINT]", file=sys.stderr)
         return 2
+    if not READY:
+        print("error: needs python-flint: pip install 'keelback[certify]'", file=sys.stderr)
+        return 2
     try:
         certificate = json.loads(Path(given[0]).read_text(encoding="utf-8"))
         hashes = [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in given[2:]]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
