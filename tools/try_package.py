@@ -24,8 +24,8 @@ COMMANDS = (
     "bound --constants constants.json --json",
     "train --task majority --seq-len 20 --epochs 2 --out run --json",
     "evaluate {directory} --task majority --seq-len 20 --json",
-    "reproduce length-independence --task majority --seq-len 20 --seeds 1 --epochs 1 --no-report "
-    "--out sweep",
+    "reproduce length-independence --task majority --seq-len 20 --seeds 1 --set epochs=1 "
+    "--no-report --out sweep",
 )
 
 
