@@ -1,5 +1,5 @@
 (** From covers to complexity: one net, and chaining on nested nets
-    (docs/bounds.md, Proposition 2), down to the sum that the code computes. *)
+    (docs/studies/bounds.md, Proposition 2), down to the sum that the code computes. *)
 
 From Coq Require Import Reals Lra Lia List.
 From Coquelicot Require Import Coquelicot.

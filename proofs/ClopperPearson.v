@@ -1,4 +1,4 @@
-(** The exact binomial bound as a monotone inversion (docs/bounds.md, "Held out"). *)
+(** The exact binomial bound as a monotone inversion (docs/studies/bounds.md, "Held out"). *)
 
 From Coq Require Import Reals Lra Lia List Ranalysis5.
 From Coquelicot Require Import Coquelicot.

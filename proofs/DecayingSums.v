@@ -1,5 +1,5 @@
 (** The sums in which a step is weighted by how much has decayed since
-    (docs/bounds.md, "The sums over steps": Lemmas 2 and 3). *)
+    (docs/studies/bounds.md, "The sums over steps": Lemmas 2 and 3). *)
 
 From Coq Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.

@@ -1,4 +1,4 @@
-(** One population gradient step of the gate (docs/dynamics.md).
+(** One population gradient step of the gate (docs/studies/dynamics.md).
 
     Feature 0 is o_+, feature 1 is o_-, all others are irrelevant. A population is a finite list of
     noiseless sequences of class z = +1, each equally likely; the class z = -1 is the same list with

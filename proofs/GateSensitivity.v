@@ -1,4 +1,4 @@
-(** How far the output moves with the gate and with the tokens (docs/bounds.md, Lemma 5:
+(** How far the output moves with the gate and with the tokens (docs/studies/bounds.md, Lemma 5:
     p, q and tokens). *)
 
 From Coq Require Import Reals Lra Lia.

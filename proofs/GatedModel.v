@@ -1,4 +1,4 @@
-(** The gated state-space model of arXiv 2602.12499 (docs/dynamics.md, "The model"): the recurrence
+(** The gated state-space model of arXiv 2602.12499 (docs/studies/dynamics.md, "The model"): the recurrence
     is the quadratic form, what noiseless tokens leave of it, and the gradient of its gate at the
     start of training. *)
 

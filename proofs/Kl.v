@@ -1,4 +1,4 @@
-(** The kl inversion as a monotone inversion (docs/bounds.md, "Risk" and "PAC-Bayes"): what a
+(** The kl inversion as a monotone inversion (docs/studies/bounds.md, "Risk" and "PAC-Bayes"): what a
     checker of certificates relies on. *)
 
 From Coq Require Import Reals Lra Lia Ranalysis5.

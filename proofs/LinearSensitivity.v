@@ -1,5 +1,5 @@
 (** How far the output moves with the parameters in which it is linear
-    (docs/bounds.md, Lemma 5: w, W_B and W_C). *)
+    (docs/studies/bounds.md, Lemma 5: w, W_B and W_C). *)
 
 From Coq Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.

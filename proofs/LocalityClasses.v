@@ -1,5 +1,5 @@
 (** Locality: the first step on the features of the classes and of the readout
-    (docs/dynamics.md, "First step, locality"). *)
+    (docs/studies/dynamics.md, "First step, locality"). *)
 
 From Coq Require Import Reals Lra Lia List.
 From Coquelicot Require Import Coquelicot.

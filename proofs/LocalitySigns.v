@@ -1,5 +1,5 @@
 (** Locality: which way one population gradient step moves the gate on irrelevant features
-    (docs/dynamics.md, "Locality").
+    (docs/studies/dynamics.md, "Locality").
 
     By [locality_irrelevant_step] the step is minus a positive number times the mean over placements
     of [inside_excess]. Its sign is found here for every near, far and L. *)

@@ -1,4 +1,4 @@
-(** Locality: the signs of one population gradient step (docs/dynamics.md).
+(** Locality: the signs of one population gradient step (docs/studies/dynamics.md).
 
     Two tokens of o_+ stand [near] positions apart and two of o_- [far] positions, near < far; where
     they stand is uniform over all placements without overlap, and every other token is an irrelevant

@@ -1,4 +1,4 @@
-(** The lower bound (docs/bounds.md, Theorem 4, lower part). *)
+(** The lower bound (docs/studies/bounds.md, Theorem 4, lower part). *)
 
 From Coq Require Import Reals Lra Lia List.
 From Coquelicot Require Import Coquelicot.

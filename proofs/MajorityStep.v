@@ -1,4 +1,4 @@
-(** Majority voting: the signs of one population gradient step (docs/dynamics.md).
+(** Majority voting: the signs of one population gradient step (docs/studies/dynamics.md).
 
     [own] tokens carry o_+ and [other] tokens o_-, at random positions among L; the rest are
     irrelevant features. *)

@@ -1,4 +1,4 @@
-(** Massart's finite class lemma (docs/bounds.md, Proposition 2 uses it at each level). *)
+(** Massart's finite class lemma (docs/studies/bounds.md, Proposition 2 uses it at each level). *)
 
 From Coq Require Import Reals Lra Lia List.
 From Coquelicot Require Import Coquelicot.

@@ -1,4 +1,4 @@
-(** The selective SSM and the class of its members (docs/bounds.md, "Setting"). *)
+(** The selective SSM and the class of its members (docs/studies/bounds.md, "Setting"). *)
 
 From Coq Require Import Reals Lra Lia.
 From Keelback Require Import FiniteSums Vectors StepSums Softplus.

@@ -1,4 +1,4 @@
-(** The output bound (docs/bounds.md, Proposition 1). *)
+(** The output bound (docs/studies/bounds.md, Proposition 1). *)
 
 From Coq Require Import Reals Lra Lia.
 From Keelback Require Import FiniteSums Vectors StepSums Softplus Model.

@@ -1,5 +1,5 @@
 (** Locality: how many irrelevant tokens lie inside the near pair and inside the far one, weighted
-    and summed over all placements (docs/dynamics.md, "Locality"). *)
+    and summed over all placements (docs/studies/dynamics.md, "Locality"). *)
 
 From Coq Require Import Reals Lra Lia List.
 From Coquelicot Require Import Coquelicot.

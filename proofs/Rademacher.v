@@ -1,4 +1,4 @@
-(** Empirical Rademacher complexity (docs/bounds.md, "From covers to Rademacher complexity").
+(** Empirical Rademacher complexity (docs/studies/bounds.md, "From covers to Rademacher complexity").
 
     A class is known on a sample of m inputs by the lists of its values there: [F x] says that
     some member takes the values x_1, ..., x_m. *)

@@ -1,5 +1,5 @@
 (** The step size of a token, softplus(x) = log(1 + e^x), and how it moves with x
-    (docs/bounds.md, Lemma 5). *)
+    (docs/studies/bounds.md, Lemma 5). *)
 
 From Coq Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.

@@ -1,4 +1,4 @@
-(** How far the output moves with the state matrix (docs/bounds.md, Lemma 4). *)
+(** How far the output moves with the state matrix (docs/studies/bounds.md, Lemma 4). *)
 
 From Coq Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.

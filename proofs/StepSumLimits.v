@@ -1,5 +1,5 @@
 (** Limits of the step sums, and the closed forms that the code evaluates
-    (docs/bounds.md, "The sums over steps" and "Published form"). *)
+    (docs/studies/bounds.md, "The sums over steps" and "Published form"). *)
 
 From Coq Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.

@@ -1,4 +1,4 @@
-(** The sums over steps (docs/bounds.md, "The sums over steps": Lemmas 1, 2 and 3).
+(** The sums over steps (docs/studies/bounds.md, "The sums over steps": Lemmas 1, 2 and 3).
 
     A model reads T tokens with steps delta_t in (0, D]; tau_t is the sum of the steps after
     token t. Tokens are counted from 0 here: t = 0, ..., T - 1. *)

@@ -13,7 +13,7 @@ from keelback.audit import AuditResult
 from keelback.audit.adapters import REGISTERED
 from keelback.models import MambaLanguageModelConfig
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs/guides"
 
 
 def blocks(name: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The published bound, the output bound and the lower bound, each written again in high precision.
 
-The formulas are taken from docs/bounds.md; sums up to T = 40, and up to T = 400 where the ratio is
-near 1 and the closed forms lose digits, are added up term by term; the closed forms give the rest.
+The formulas are taken from docs/studies/bounds.md; sums up to T = 40, and up to T = 400 where the
+ratio is near 1 and the closed forms lose digits, are added up term by term; the closed forms give
+the rest.
 """
 
 import math

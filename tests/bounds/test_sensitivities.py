@@ -26,7 +26,7 @@ def largest_step(c: ClassConstants) -> float:
 
 
 def sharpened_constants(c: ClassConstants) -> dict[str, float]:
-    """The Lipschitz constants of docs/bounds.md, Lemma 5, for c's class."""
+    """The Lipschitz constants of docs/studies/bounds.md, Lemma 5, for c's class."""
     sums = StepSums.of(c.s_A, c.log_largest_step, c.T)
     s1 = math.exp(sums.log_output)
     s2, s3, gate = (

@@ -1,4 +1,4 @@
-"""The examples of docs/tasks.md run, and print what the page says."""
+"""The examples of docs/guides/tasks.md run, and print what the page says."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ import pytest
 from keelback.data import TASKS, get_task
 from keelback.errors import InputError
 
-PAGE = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/guides/tasks.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", PAGE, flags=re.DOTALL)
 EXAMPLES = [(code, output) for code, output in BLOCKS if output]
 
@@ -19,7 +19,7 @@ EXAMPLES = [(code, output) for code, output in BLOCKS if output]
 def test_examples_print_what_the_page_says(code, output):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "docs/tasks.md", "exec"), {"__name__": "example"})
+        exec(compile(code, "docs/guides/tasks.md", "exec"), {"__name__": "example"})
     assert printed.getvalue() == output
 
 

@@ -12,7 +12,7 @@ import pytest
 from keelback.cli.app import app, load_commands
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,8 @@ def test_the_python_of_the_page_on_sweeps_runs(
 ) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs/guides/sweeps.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(code, "sweeps.md", "exec"), {})
     assert "'epoch': 1" in capsys.readouterr().out
     assert list((tmp_path / "logs").rglob("events*"))
@@ -54,7 +55,7 @@ SNIPPETS = [
     pytest.param(code, id=f"{name}-{number}")
     for name in RUN_AS_THEY_STAND
     for number, code in enumerate(
-        re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{name}.md").read_text(), re.DOTALL)
+        re.findall(r"```python\n(.*?)```", (ROOT / f"docs/guides/{name}.md").read_text(), re.DOTALL)
     )
 ]
 

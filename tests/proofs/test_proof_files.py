@@ -53,7 +53,7 @@ def test_the_index_lists_every_theorem_and_nothing_else() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_what_a_theorem_is_tied_to_exists(row: dict[str, str]) -> None:
     page, _, statement = row["statement"].partition(": ")
-    assert statement in _words((ROOT / "docs" / page).read_text())
+    assert statement in _words((ROOT / "docs/studies" / page).read_text())
     for code in filter(None, row["code"].split(", ")):
         module, _, attributes = code.strip("`").partition(":")
         value = importlib.import_module(f"keelback.{module}")
@@ -79,7 +79,7 @@ def test_the_docs_mark_what_is_proved_by_machine_and_nothing_else() -> None:
     statements = re.compile(r"\*\*([^*]+)\*\* \*\(([^)]*)\)\*")
     marked = {
         (page.name, " ".join(statement.split()))
-        for page in (ROOT / "docs").glob("*.md")
+        for page in (ROOT / "docs").rglob("*.md")
         for statement, how in statements.findall(page.read_text())
         if "by machine" in how
     }
@@ -88,7 +88,7 @@ def test_the_docs_mark_what_is_proved_by_machine_and_nothing_else() -> None:
 
 
 def test_every_statement_of_the_bounds_says_how_it_is_proved() -> None:
-    text = (ROOT / "docs/bounds.md").read_text()
+    text = (ROOT / "docs/studies/bounds.md").read_text()
     name = r"(?:Lemma|Proposition|Theorem|Corollary) \d+"
     stated = re.findall(rf"^\*\*({name})[^*]*\*\*(.*)", text, re.M)
     assert len(stated) >= 13

@@ -1,4 +1,4 @@
-"""The output bound and the sensitivities that Coq speaks of are the code's (docs/bounds.md)."""
+"""The output bound and sensitivities that Coq speaks of are the code's (docs/studies/bounds.md)."""
 
 import math
 from dataclasses import replace

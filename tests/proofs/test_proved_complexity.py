@@ -1,4 +1,4 @@
-"""Chaining and the lower bound as Coq speaks of them are the code's (docs/bounds.md)."""
+"""Chaining and the lower bound as Coq speaks of them are the code's (docs/studies/bounds.md)."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The gated model and its first step as Coq speaks of them are the code's (docs/dynamics.md)."""
+"""The gated model and its first step in Coq are those of the code (docs/studies/dynamics.md)."""
 
 import itertools
 from collections.abc import Sequence

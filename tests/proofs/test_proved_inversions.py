@@ -1,4 +1,4 @@
-"""What the code inverts keeps the claims that Coq proves of the inverses (docs/bounds.md)."""
+"""What the code inverts keeps the claims that Coq proves of inverses (docs/studies/bounds.md)."""
 
 import math
 

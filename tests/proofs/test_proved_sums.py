@@ -1,4 +1,4 @@
-"""The sums over steps that Coq speaks of are those that the code computes (docs/bounds.md)."""
+"""The sums over steps that Coq speaks of are those of the code (docs/studies/bounds.md)."""
 
 import math
 

@@ -21,7 +21,7 @@ def linear_attention_log_rademacher(constants: ClassConstants) -> float:
 
     Output bound B_w B_B B_C B_u^3 T, attained; sensitivities to w, W_B, W_C equal to it.
 
-    Source: docs/bounds.md, Companions; compared in arXiv 2502.01473, Table 1.
+    Source: docs/studies/bounds.md, Companions; compared in arXiv 2502.01473, Table 1.
     """
     return linear_attention_class(constants).log_rademacher(constants.m)
 
@@ -32,7 +32,7 @@ def softmax_attention_log_rademacher(constants: ClassConstants) -> float:
     Output bound B_w B_u. The softmax moves by at most max_t |ds_t| in l1, so a change of W_B (or
     W_C) moves the output by at most B_w B_C B_u^3 (B_w B_B B_u^3) times its spectral norm.
 
-    Source: docs/bounds.md, Companions; Edelman et al., ICML 2022, for the same mechanism.
+    Source: docs/studies/bounds.md, Companions; Edelman et al., ICML 2022, for the same mechanism.
     """
     return softmax_attention_class(constants).log_rademacher(constants.m)
 
@@ -44,7 +44,7 @@ def rnn_log_rademacher(constants: ClassConstants) -> float:
     selective SSM's published step factor, so both forget at the same rate. States are bounded by
     X = min(sqrt(N), B_B B_u S_1) with S_1 = sum_{k < T} rho^k.
 
-    Source: docs/bounds.md, Companions; Chen, Li and Zhao, AISTATS 2020, for the mechanism.
+    Source: docs/studies/bounds.md, Companions; Chen, Li and Zhao, AISTATS 2020, for the mechanism.
     """
     return rnn_class(constants).log_rademacher(constants.m)
 
@@ -55,7 +55,7 @@ def lti_log_rademacher(constants: ClassConstants) -> float:
     Output bound B_w B_B B_C B_u S1 with D = softplus(p_hi), B and C bounded by B_B, M_B and
     B_C, M_C. Linear in B_u where the selective model is cubic.
 
-    Source: docs/bounds.md, Companions; compare Racz et al., arXiv 2405.20278.
+    Source: docs/studies/bounds.md, Companions; compare Racz et al., arXiv 2405.20278.
     """
     return lti_class(constants).log_rademacher(constants.m)
 

@@ -32,8 +32,8 @@ def maurey_log_count(log_ratio: Numbers, coordinates: int) -> NDArray[np.float64
 
     log N <= (M/e)^2 log(2 k + 1), and N = 1 once e >= M. No ceiling is needed: an average of n
     signed vertices, shrunk by sqrt(n) / (1 + sqrt(n)), lies within M / (1 + sqrt(n)) of the
-    target (docs/bounds.md). Centres can be taken inside any convex subset of the ball, because
-    Euclidean projection brings no two points further apart.
+    target (docs/studies/bounds.md). Centres can be taken inside any convex subset of the ball,
+    because Euclidean projection brings no two points further apart.
 
     Args:
         log_ratio: log(M / e), any shape.

@@ -64,7 +64,8 @@ class ClassGrid:
     Raises:
         InputError: ratio or spacing outside its domain.
 
-    Source: docs/bounds.md, Theorem 7; the union bound over classes of arXiv 2502.01473's constants.
+    Source: docs/studies/bounds.md, Theorem 7; the union bound over classes of arXiv
+    2502.01473's constants.
     """
 
     ratio: float = 1.25

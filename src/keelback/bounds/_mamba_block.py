@@ -74,7 +74,7 @@ class MambaBlockConstants(MambaBlockFormulas):
     Raises:
         InputError: a constant is negative, not finite or, where it is a count, below 1.
 
-    Source: docs/bounds.md, Corollary 9; Gu and Dao 2023 (arXiv 2312.00752), Figure 3.
+    Source: docs/studies/bounds.md, Corollary 9; Gu and Dao 2023 (arXiv 2312.00752), Figure 3.
     """
 
     selective: ClassConstants
@@ -112,7 +112,7 @@ def log_mamba_output_bound(constants: MambaBlockFormulas) -> Real:
     Y = B_B B_C B_v^3 S1 bounds each channel of y, B_v each token v. The gate multiplies channel by
     channel, so the largest channel counts and not the norm of y, which is up to sqrt(d) larger.
 
-    Source: docs/bounds.md, Corollary 9.
+    Source: docs/studies/bounds.md, Corollary 9.
     """
     c = constants
     gate = log(c.selective.B_w) + log(c.B_g) + log(c.B_x)
@@ -130,7 +130,7 @@ def mamba_log_rademacher(constants: MambaBlockConstants, *, vocab_size: int = 0)
     Raises:
         InputError: `vocab_size` is negative.
 
-    Source: docs/bounds.md, Corollary 9.
+    Source: docs/studies/bounds.md, Corollary 9.
     """
     found = mamba_class(constants, vocab_size=vocab_size)
     return found.log_rademacher(constants.selective.m)

@@ -34,7 +34,8 @@ def azuma_excess(confidence: Real, tokens: Real, width: Real, rate: Real) -> Rea
         width: upper bound on a loss.
         rate: the parameter of the supermartingale.
 
-    Source: Azuma, Tohoku 1967; Howard et al., Probability Surveys 2020; docs/bounds.md, Theorem 12.
+    Source: Azuma, Tohoku 1967; Howard et al., Probability Surveys 2020;
+    docs/studies/bounds.md, Theorem 12.
     """
     return width * (confidence / rate + rate * tokens / 8) / tokens
 
@@ -54,7 +55,7 @@ def freedman_excess(confidence: Real, tokens: Real, width: Real, rate: Real, squ
         squares: the sum of the squares of Y_t - forecast_t.
 
     Source: Fan, Grama and Liu, EJP 2015, Lemma 4.1; Freedman, Annals of Probability 1975, for the
-    form; Finzi et al., arXiv 2504.15208, for its use; docs/bounds.md, Theorem 12.
+    form; Finzi et al., arXiv 2504.15208, for its use; docs/studies/bounds.md, Theorem 12.
     """
     psi = -log1p(-rate) - rate
     return width * (psi * squares / width**2 + confidence) / (rate * tokens)

@@ -120,7 +120,7 @@ def log_covering_gap(
     Raises:
         InputError: an argument is outside its domain.
 
-    Source: docs/bounds.md, Theorem 6.
+    Source: docs/studies/bounds.md, Theorem 6.
     """
     rows = 1 if classes == 2 else classes
     covered = selective_class(constants, vocab_size=vocab_size, classes=rows)
@@ -156,7 +156,7 @@ def covering_risk(
     Raises:
         InputError: an argument is outside its domain.
 
-    Source: docs/bounds.md, Theorem 6; Langford, JMLR 2005, for the kl inversion.
+    Source: docs/studies/bounds.md, Theorem 6; Langford, JMLR 2005, for the kl inversion.
     """
     if not 0 <= empirical_risk <= 1:
         raise InputError(f"empirical_risk = {empirical_risk:g} must lie in [0, 1]")

@@ -16,7 +16,7 @@ def log_output_bound(constants: ClassFormulas) -> Real:
     """Logarithm of the largest |z| in the class at length T; -inf if the class is {0}.
 
     b = B_w B_B B_C B_u^3 D sum_{k < T} e^{s_A D k}. A member of the class attains it on the
-    constant sequence u_t = B_u e_1, for every T and every sign of s_A (docs/bounds.md,
+    constant sequence u_t = B_u e_1, for every T and every sign of s_A (docs/studies/bounds.md,
     Proposition 1).
     """
     return constants.log_gain + _steps(constants).log_output
@@ -35,7 +35,7 @@ def sharpened_log_rademacher(constants: ClassConstants, *, vocab_size: int = 0) 
     Raises:
         InputError: `vocab_size` is negative.
 
-    Source: docs/bounds.md, Theorem 4 (and Corollary 5 for the embedding).
+    Source: docs/studies/bounds.md, Theorem 4 (and Corollary 5 for the embedding).
     """
     return selective_class(constants, vocab_size=vocab_size).log_rademacher(constants.m)
 
@@ -96,7 +96,7 @@ def log_token_reach(constants: ClassFormulas) -> Real:
     3 + B_u B_q (S1 + S2) / S1: a token is a value, a key and (the last one) a query, and it sets
     its step. The bound is on the largest change of a token, so it does not grow with T.
 
-    Source: docs/bounds.md, Lemma 5.
+    Source: docs/studies/bounds.md, Lemma 5.
     """
     steps = _steps(constants)
     log_gate = logaddexp(0 * steps.log_output, steps.log_relative)
@@ -121,7 +121,7 @@ def log_state_reach(c: ClassFormulas, steps: StepSums) -> Real:
     eta serves; the best of a fixed grid is taken, with the plain logarithm (eta = 0) and the
     plain interval (eta = infinity) at its ends.
 
-    Source: docs/bounds.md, Lemma 4.
+    Source: docs/studies/bounds.md, Lemma 4.
     """
     if c.B_A + c.s_A == 0:
         return log(c.B_A + c.s_A)

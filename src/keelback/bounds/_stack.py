@@ -26,7 +26,7 @@ def stack_layers(layers: Sequence[Layer]) -> list[Layer]:
     Raises:
         InputError: no layer, layers that differ in T, m or d, or token norms beyond the range.
 
-    Source: docs/bounds.md, Corollary 8.
+    Source: docs/studies/bounds.md, Corollary 8.
     """
     if not layers:
         raise InputError("a stack needs at least one layer")
@@ -61,7 +61,7 @@ def stacked_log_rademacher(layers: Sequence[ClassConstants]) -> float:
     Raises:
         InputError: as for `stack_layers`.
 
-    Source: docs/bounds.md, Corollary 8.
+    Source: docs/studies/bounds.md, Corollary 8.
     """
     return stacked_class(layers).log_rademacher(layers[-1].m)
 

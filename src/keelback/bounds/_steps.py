@@ -29,7 +29,7 @@ class StepSums:
     def of(cls, s_A: Real, log_D: Real, T: Real) -> "StepSums":
         """The sums for abscissa `s_A`, largest step e^{log_D} and length `T`.
 
-        Source: docs/bounds.md, Lemmas 1 to 3.
+        Source: docs/studies/bounds.md, Lemmas 1 to 3.
         """
         D = exp(log_D)
         log_output = log_D + log_geometric_sum(s_A * D, T)

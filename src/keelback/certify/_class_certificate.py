@@ -38,7 +38,7 @@ class ClassCertificate:
         margin: ramp width.
         delta: failure probability available to this class.
         sample_risk: empirical ramp risk at the margin, on the training split, rounded up; of the
-            model with real numbers for floats (docs/bounds.md, Certificates).
+            model with real numbers for floats (docs/studies/bounds.md, Certificates).
         summary: every bound of the class.
         log_risk: logarithms of upper bounds on the true error, by route: published, sharpened,
             covering (never above 0).
@@ -84,7 +84,7 @@ def certify_class(
     Raises:
         InputError: another architecture, weights that are not finite, or delta outside (0, 1).
 
-    Source: docs/bounds.md, Theorems 4, 6 and 7.
+    Source: docs/studies/bounds.md, Theorems 4, 6 and 7.
     """
     grid = grid or ClassGrid()
     model = require_selective(model)

@@ -168,7 +168,7 @@ def certify_pac_bayes(
     Raises:
         InputError: weights that are not finite, an empty sample, or an argument outside its domain.
 
-    Source: docs/bounds.md, PAC-Bayes; Perez-Ortiz et al., JMLR 2021 (objective and recipe).
+    Source: docs/studies/bounds.md, PAC-Bayes; Perez-Ortiz et al., JMLR 2021 (objective and recipe).
     """
     check_confidence(float(delta))
     require_finite(prior)

@@ -187,7 +187,7 @@ def martingale_bound(
     Raises:
         InputError: an argument is outside its domain.
 
-    Source: docs/bounds.md, Theorem 12.
+    Source: docs/studies/bounds.md, Theorem 12.
     """
     check_rate(rate)
     if tokens < 1 or not 0 <= mean <= width < math.inf or not confidence >= 0:
@@ -225,7 +225,7 @@ def betting_bound(
     Raises:
         InputError: an argument is outside its domain.
 
-    Source: Waudby-Smith and Ramdas, JRSS B 2024, Section 4; docs/bounds.md, Theorem 11.
+    Source: Waudby-Smith and Ramdas, JRSS B 2024, Section 4; docs/studies/bounds.md, Theorem 11.
     """
     check_rate(rate)
     if not losses or min(losses) < 0 or max(losses) * unit > width:

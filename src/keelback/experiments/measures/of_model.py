@@ -85,7 +85,8 @@ def measure(
         batch_size: of the training, for the gradient noise.
         seed: of the perturbations and mini-batches.
 
-    Source: docs/bounds.md, section on measures, says of each what it is and where it comes from.
+    Source: docs/studies/bounds.md, section on measures, says of each what it is and where it
+    comes from.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
