@@ -1,7 +1,7 @@
 """`keelback dynamics`: one training of the gated SSM, and what its gate learned."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -10,7 +10,7 @@ from keelback.device import chosen_device
 
 if TYPE_CHECKING:
     from keelback.dynamics import Locality, MajorityVoting
-    from keelback.dynamics.descent import GatedHistory, GatedTraining
+    from keelback.dynamics.descent import GatedHistory, GatedTraining, Source
     from keelback.dynamics.noise import Noise
 
 
@@ -40,9 +40,45 @@ def dynamics(
     noise_family: Annotated[
         str, typer.Option(help="gaussian, student or correlated.")
     ] = "gaussian",
-    eta: Annotated[float, typer.Option(help="Step size.")] = 0.5,
+    eta: Annotated[float, typer.Option(help="Step size of the gate and the read-out.")] = 0.5,
+    eta_gate: Annotated[
+        float | None, typer.Option(help="Step size of the gate w (that of --eta).")
+    ] = None,
+    eta_out: Annotated[
+        float | None, typer.Option(help="Step size of the read-out W_O (that of --eta).")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="gd, momentum or adam.")] = "gd",
+    momentum: Annotated[
+        float, typer.Option(help="Share of the last change kept by momentum and Adam.")
+    ] = 0.9,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Of the step sizes: constant; decaying, eta / (1 + epoch / --decay); or stable, "
+            "shortened so that step size times measured sharpness is at most --stability."
+        ),
+    ] = "constant",
+    decay: Annotated[
+        float, typer.Option(help="Epochs after which a decaying step size is halved.")
+    ] = 1000.0,
+    stability: Annotated[
+        float, typer.Option(help="Largest step size times sharpness of a stable schedule.")
+    ] = 0.2,
+    symmetry: Annotated[
+        str,
+        typer.Option(
+            help="none; readout, W_O unchanged under exchange of the classes, so that the "
+            "read-outs of o_+ and o_- add up to 0; or model, w as well."
+        ),
+    ] = "none",
+    readout_scale: Annotated[
+        float, typer.Option(help="Standard deviation of W_O at the start.")
+    ] = 0.1,
     epochs: Annotated[int, typer.Option(help="Steps of full-batch gradient descent.")] = 400,
     target: Annotated[float, typer.Option(help="Test loss whose first epoch is reported.")] = 1e-3,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Test accuracy that --target needs at the same epoch.")
+    ] = None,
     mixing: Annotated[
         str, typer.Option(help="W_B and W_C: identity, orthogonal or gaussian.")
     ] = "identity",
@@ -53,25 +89,37 @@ def dynamics(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Draw new sequences at every step.")
     ] = False,
+    population: Annotated[
+        bool,
+        typer.Option(
+            "--population",
+            help="Locality with --noise 0: the exact mean over all sequences, on the CPU.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     json: Json = False,
 ) -> None:
     """Train the gated SSM of arXiv 2602.12499 once and report what its gate learned.
 
     The gating vector w starts at zero. Reported are its projections and cosines on the class
-    features o_+ and o_- and on every irrelevant one, what the theorem predicts (constants taken
-    as 1), which of its conditions hold, and the Bayes error under the noise.
+    features o_+ and o_- and on every irrelevant one, what the theorem predicts for plain gradient
+    descent (constants taken as 1), which of its conditions hold, and the Bayes error under the
+    noise.
     """
-    from keelback.dynamics.descent import GatedTraining, train_gated
-    from keelback.errors import InputError
+    from keelback.dynamics.descent import (
+        GatedTraining,
+        OptimizerName,
+        ScheduleName,
+        Symmetry,
+        train_gated,
+    )
 
-    if paired and fresh:
-        raise InputError("--paired and --fresh exclude each other: fresh data are never repeated")
+    source = _source(paired, fresh, population)
     training = GatedTraining(
         pattern=_pattern(data, alpha_r, alpha_c, near, far, length, dim),
         noise=_noise(noise_family, noise),
         samples=samples,
-        source="fresh" if fresh else "paired" if paired else "fixed",
+        source=source,
         width=width,
         step_size=eta,
         epochs=epochs,
@@ -80,6 +128,16 @@ def dynamics(
         target=target,
         stop_at_target=False,
         mixing=_choice("--mixing", mixing, ("identity", "orthogonal", "gaussian")),
+        gate_step_size=eta_gate,
+        readout_step_size=eta_out,
+        optimizer=_choice("--optimizer", optimizer, get_args(OptimizerName)),
+        momentum=momentum,
+        schedule=_choice("--schedule", schedule, get_args(ScheduleName)),
+        decay=decay,
+        stability=stability,
+        symmetry=_choice("--symmetry", symmetry, get_args(Symmetry)),
+        readout_scale=readout_scale,
+        target_accuracy=target_accuracy,
     )
     history = train_gated([training], device=chosen_device(device))[0]
     result = _result(training, history)
@@ -92,8 +150,21 @@ def dynamics(
 
         raise JobError(
             f"the training diverged by epoch {history.diverged_by}: a parameter is not finite; "
-            f"lower --eta"
+            f"lower --eta, --eta-gate or --eta-out"
         )
+
+
+def _source(paired: bool, fresh: bool, population: bool) -> "Source":
+    from keelback.errors import InputError
+
+    asked = {"paired": paired, "fresh": fresh, "population": population}
+    chosen = [name for name, wanted in asked.items() if wanted]
+    if len(chosen) > 1:
+        raise InputError(
+            f"--{' and --'.join(chosen)} exclude each other: training data come from one source"
+        )
+    sources: dict[str, Source] = {"paired": "paired", "fresh": "fresh", "population": "population"}
+    return sources[chosen[0]] if chosen else "fixed"
 
 
 def _pattern(
@@ -146,18 +217,11 @@ def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any
     finite = history.status != "diverged"
     pattern: Any = training.pattern
     ran = int(history.epochs[-1])
-    checks = conditions(
-        pattern,
-        width=training.width,
-        noise=training.noise.scale,
-        samples=None if training.source == "fresh" else training.samples,
-        step_size=training.step_size,
-        epochs=ran,
-    )
     result: dict[str, Any] = {
         "status": history.status,
         "epochs": ran,
         "epochs_to_target": history.epochs_to_target,
+        "progress": _finite(history.progress[-1]),
         "train_loss": _finite(history.train_loss[-1]),
         "test_loss": _finite(history.test_loss[-1]),
         "test_accuracy": float(history.test_accuracy[-1]),
@@ -170,8 +234,18 @@ def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any
             "o_minus": found.o_minus if found else None,
             "irrelevant": list(found.irrelevant) if found else [],
         }
-    result["predicted"] = asdict(predicted(pattern, training.step_size, ran))
-    result["conditions"] = [asdict(check) for check in checks]
+    result["predicted"], result["conditions"] = None, []
+    if training.plain:
+        checks = conditions(
+            pattern,
+            width=training.width,
+            noise=training.noise.scale,
+            samples=training.samples if training.source in ("fixed", "paired") else None,
+            step_size=training.eta_gate,
+            epochs=ran,
+        )
+        result["predicted"] = asdict(predicted(pattern, training.eta_gate, ran))
+        result["conditions"] = [asdict(check) for check in checks]
     result["bayes_error"] = None
     if type(training.noise).__name__ == "GaussianNoise":
         error = bayes_error(pattern, training.noise.scale)
@@ -209,8 +283,22 @@ def _print(result: dict[str, Any]) -> None:
             numbers = (row["o_plus"], row["o_minus"], *spread)
             table.add_row(name, *(f"{number:+.3f}" for number in numbers))
     console.print(table)
+    _print_theorem(result)
+    error = result["bayes_error"]
+    if error is not None and error["log10_upper"] is not None:
+        console.print(
+            f"Bayes error: from 10^{error['log10_lower']:.1f} to 10^{error['log10_upper']:.1f}"
+        )
+
+
+def _print_theorem(result: dict[str, Any]) -> None:
     forecast = result["predicted"]
-    console.print(
+    if forecast is None:
+        print(
+            "no prediction: the theorem is about plain gradient descent with one constant step size"
+        )
+        return
+    print(
         f"theorem, constants taken as 1: {forecast['epochs']:.4g} epochs, "
         f"{forecast['samples']:.4g} samples"
         + (
@@ -222,12 +310,7 @@ def _print(result: dict[str, Any]) -> None:
     for check in result["conditions"]:
         verdict = "holds" if check["holds"] else "does not hold"
         comparison = f"{check['actual']:g} against {check['required']:.4g}"
-        console.print(f"  {check['statement']}: {verdict} ({comparison})")
-    error = result["bayes_error"]
-    if error is not None and error["log10_upper"] is not None:
-        console.print(
-            f"Bayes error: from 10^{error['log10_lower']:.1f} to 10^{error['log10_upper']:.1f}"
-        )
+        print(f"  {check['statement']}: {verdict} ({comparison})")
 
 
 def _number(value: float | None) -> str:
