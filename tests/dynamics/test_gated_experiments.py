@@ -19,9 +19,9 @@ from keelback.dynamics import (
 from keelback.errors import InputError
 from keelback.experiments import get_experiment
 from keelback.experiments.second_paper.gate_alignment_trials import HarnessTrials
+from keelback.experiments.second_paper.gated_experiment import order_claim
 from keelback.experiments.second_paper.gated_reading import exponent_claim, trial_row
 from keelback.experiments.second_paper.gated_trials import GatedTrials, outcomes_of
-from keelback.experiments.second_paper.locality import _rate_claims
 from keelback.experiments.second_paper.sample_complexity import _at_gap, _ranked
 from keelback.experiments.second_paper.sample_threshold import (
     SampleThreshold,
@@ -222,6 +222,38 @@ def test_settings_make_different_runs_that_can_be_read_again(name, given, quick)
         assert max(trials) == 100
 
 
+@pytest.mark.slow
+def test_the_quick_locality_is_learned_by_every_trial(tmp_path):
+    """To accuracy .99 and hinge .1, at near = 2 and beyond, where a gate is needed."""
+    experiment = get_experiment("locality")
+    settings = experiment.settings({"quick": True})
+    runs = [run for run in experiment.runs(settings) if run.record == "ends"]
+    results = sweep(runs, Store.create(tmp_path / "store"), workers=1)
+    outcome = experiment.outcome(settings, results)
+    rows = {row["near"]: row for row in outcome.numbers["grid"]}
+    for near in (2, 3):
+        assert rows[near]["reached"] == rows[near]["trials"] == 4
+        assert rows[near]["last_accuracy"] >= 0.99
+        assert rows[near]["last_loss"] <= 0.1
+    assert outcome.claims[0].holds
+
+
+def test_later_fields_leave_the_names_of_stored_runs_alone():
+    """Names of runs that were stored before step sizes, optimizers and goals could be chosen."""
+    stored = {
+        "majority-voting": "697e08fdb6513b7d",
+        "sample-complexity": "624df565ae3fef6a",
+    }
+    for name, first in stored.items():
+        experiment = get_experiment(name)
+        assert experiment.runs(experiment.settings({}))[0].name == first
+    assert "optimizer" not in TINY.fields()
+    changed = TINY.model_copy(update={"optimizer": "adam"})
+    assert changed.fields()["optimizer"] == "adam"
+    assert changed.name != TINY.name
+    assert run_from_fields(changed.fields()) == changed
+
+
 def test_theorem_settings_meet_width_and_noise():
     from keelback.dynamics import conditions
 
@@ -242,7 +274,8 @@ def test_theorem_settings_meet_width_and_noise():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "given"), [("majority-voting", {}), ("locality", {}), ("sample-complexity", {})]
+    ("name", "given"),
+    [("majority-voting", {}), ("locality", {}), ("locality-laws", {}), ("sample-complexity", {})],
 )
 def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
     """One trial a point of the quick size, through the store, to claims that JSON can hold."""
@@ -274,7 +307,7 @@ def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
 )
 def test_growth_is_claimed_of_two_medians_or_more(medians, verdict, evidence):
     rows = [{"series": "s", "near": n, "epochs": m} for n, m in enumerate(medians, start=1)]
-    grows, _ = _rate_claims({"s": None}, rows, "ranking 0.9")
+    grows = order_claim("Epochs grow.", rows, "grows", "near = 1", "separations")
     assert grows.verdict == verdict
     assert grows.evidence.endswith(evidence)
 
