@@ -99,7 +99,6 @@ _REGIMES = (
         "stable steps, no symmetry", 20, 32, 12, (1, 2, 3, 4), 1.0, 100.0, 10**6,
         "stable", "none",
     ),
-    _Regime("one step size, many features", 6, 1000, 5, (1, 2, 3), 1.0, 1.0, 10**6),
     _Regime("at scale", 500, 256, 40, (2, 3, 5, 8, 12, 16, 20), 1.0, 3e5, 3 * 10**7),
     _Regime("at scale, gate at rest", 500, 256, 40, (1, 2, 3, 5, 8), 1e-6, 1e5, 8 * 10**6),
 )  # fmt: skip
