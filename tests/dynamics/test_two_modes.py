@@ -84,6 +84,14 @@ def test_the_gate_comes_first_with_exponent_one():
     assert TwoModes(Locality(1, 30, 60, 50), 1.0, 2.0).gate_epochs == np.inf
 
 
+def test_many_features_keep_the_gate_at_rest_with_one_step_size():
+    """The docs' smallest example: L = 6, where the theorem's exponent is -1."""
+    patterns = [Locality(near, 5, 6, 10**4) for near in (1, 2, 3)]
+    epochs = [TwoModes(pattern, 1.0, 1.0).epochs(0.8) for pattern in patterns]
+    slope = np.polyfit(np.log([pattern.gap for pattern in patterns]), np.log(epochs), 1)[0]
+    assert slope == pytest.approx(-1.86, abs=0.01)
+
+
 def test_where_the_hinge_is_left_the_modes_end():
     modes = TwoModes(Locality(5, 12, 20, 16), 1.0, 1.0)
     assert modes.epochs(0.1) is None
