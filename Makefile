@@ -11,7 +11,7 @@ TORCH_NEWEST ?= --extra-index-url https://download.pytorch.org/whl/cpu torch
 TESTS ?=
 RECORD ?=
 
-.PHONY: demo test test-newest test-oldest check docs lock versions package clean
+.PHONY: demo test test-newest test-oldest check prove docs lock versions package clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/keelback reproduce length-independence --task majority --out demo
@@ -43,6 +43,11 @@ check: $(VENV)/test-installed
 	$(BIN)/lint-imports
 	$(BIN)/python tools/fill_tables.py --check
 	$(BIN)/python tools/results_index.py --check
+
+# Has Coq check every proof in proofs/ anew. It needs no .venv; where Coq is missing it installs it by
+# apt-get if it may, and says how to get it if not. RECORD=1 writes what it found (needs keelback).
+prove:
+	$(PYTHON) tools/check_proofs.py --install --clean $(if $(RECORD),--out results/proofs/coq.json)
 
 docs: $(VENV)/docs-installed
 	$(BIN)/mkdocs build --strict

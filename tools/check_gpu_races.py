@@ -5,12 +5,14 @@
 Needs an NVIDIA GPU and the CUDA toolkit. The sanitizer's tools look for accesses out of bounds
 (memcheck), for threads that read or write shared memory without a barrier between them (racecheck)
 and for barriers that not all threads reach (synccheck). The scans, with what is before them and
-without, the steps and convolutions are those of the tests on the host, and their results are
-compared with float64 on the way. PyTorch's own kernels are left out, and its allocator keeps no
-memory, so that the bounds of a tensor are those of its memory.
+without, the scans by heads, the steps and convolutions are those of the tests on the host, and
+their results are compared with float64 on the way. PyTorch's own kernels are left out, and its
+allocator keeps no memory, so that the bounds of a tensor are those of its memory. Each tool has to
+find the mistake in a kernel that is made for it, first: else it looks at none of ours either.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -25,7 +27,10 @@ from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cuda"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "ssd"))
 
+import ssd_cases
+import torch
 from conv_cases import ConvCase
 from conv_cases import errors_of as convolution_errors
 from cuda_cases import TOLERANCE, Case, tolerance
@@ -37,11 +42,24 @@ from test_cuda_conv_on_host import CASES as CONVOLUTIONS
 from test_cuda_kernels_on_host import CASES as SCANS
 from test_cuda_scan_across_on_host import CASES as PARTS
 from test_cuda_scan_across_on_host import Distributed, errors_of_parts
+from test_ssd_kernels_on_host import CASES as SCANS_BY_HEADS
+from test_ssd_on_gpu import run_backward, run_forward
 
 import result_file
+from keelback.compiled import cuda_driver, nvrtc
 from keelback.scan import _across
 
-TOOLS = ("memcheck", "racecheck", "synccheck")
+#: What the names of all kernels begin with.
+PREFIX = "keelback_"
+PLANTED = "planted"
+#: By tool, a kernel with the mistake that it looks for.
+MISTAKES = {
+    "memcheck": "numbers[threadIdx.x + 64] = 1;",
+    "racecheck": "__shared__ int shared[64]; shared[threadIdx.x] = threadIdx.x; "
+    "numbers[threadIdx.x] = shared[63 - threadIdx.x];",
+    "synccheck": "if (threadIdx.x < 16) __syncthreads(); numbers[threadIdx.x] = 1;",
+}
+TOOLS = tuple(MISTAKES)
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 
 
@@ -65,8 +83,13 @@ def calls() -> dict[str, Callable[[], float]]:
         # In one part: autograd has one thread for a GPU, which cannot wait for itself.
         return max(errors_of_parts(case, (sum(parts),), "cuda").values()) / tolerance(case)
 
+    def scan_by_heads(case: ssd_cases.Case) -> float:
+        errors = ssd_cases.errors_of(case, run_forward, run_backward, "cuda")
+        return max(errors.values()) / ssd_cases.tolerance(case)
+
     mock.patch.object(_across, "dist", Distributed).start()
     return {
+        **{f"scan by heads {case}": partial(scan_by_heads, case) for case in SCANS_BY_HEADS},
         **{f"part {case}": partial(scan_of_part, case, parts) for case, parts in PARTS},
         **{f"scan {case}": partial(scan, case) for case in SCANS},
         **{f"step {name}": partial(step_error, options) for name, options in STEPS.items()},
@@ -82,13 +105,27 @@ def run_all() -> None:
         print(wrong, file=sys.stderr)
 
 
-def check(tool: str) -> dict[str, Any]:
-    """One tool's findings over all cases."""
-    command = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=scan_"]
-    command += ["--report-api-errors", "no"]
+def run_planted(tool: str) -> None:
+    """The kernel with the mistake that the tool looks for."""
+    source = f'extern "C" __global__ void {PREFIX}{PLANTED}(int* numbers) {{ {MISTAKES[tool]} }}'
+    architecture = cuda_driver.architecture_of(torch.cuda.get_device_capability())
+    code = nvrtc._compile(nvrtc._nvrtc(), PLANTED, {f"{PLANTED}.cu": source}, architecture)
+    numbers = torch.zeros(64, dtype=torch.int32, device="cuda")
+    with mock.patch.object(cuda_driver, "compiled", return_value=code):
+        kernel = cuda_driver.Kernel(PLANTED, mock.Mock(), 0)
+    kernel.launch(1, 64, numbers.data_ptr().to_bytes(8, sys.byteorder))
+    with contextlib.suppress(RuntimeError):  # The tool stops a kernel that it finds at fault.
+        torch.cuda.synchronize()
+    print(json.dumps({"cases": 1}))
+
+
+def findings(tool: str, *options: str) -> tuple[dict[str, Any], int, str]:
+    """What this script printed under a tool, how much the tool found, and all output."""
+    command = ["compute-sanitizer", "--tool", tool, "--report-api-errors", "no"]
+    command += ["--kernel-name", f"kns={PREFIX}"]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = subprocess.run(
-        [*command, sys.executable, __file__, "--cases"],
+        [*command, sys.executable, __file__, *options],
         env=environment,
         capture_output=True,
         text=True,
@@ -97,16 +134,26 @@ def check(tool: str) -> dict[str, Any]:
     summary = SUMMARY.findall(text)
     results = [line for line in text.splitlines() if line.startswith('{"cases"')]
     if not summary or not results:
-        raise SystemExit(f"{' '.join(command)} did not end well:\n{text[-3000:]}")
-    found = {"tool": tool, **json.loads(results[0]), "findings": int(summary[-1])}
-    well = not found["findings"] and not found["wrong results"]
-    print(json.dumps(found), "" if well else text[-3000:], file=sys.stderr)
-    return found
+        raise SystemExit(f"{' '.join(command)} did not end well:\n{text[:3000]}")
+    return json.loads(results[0]), int(summary[-1]), text
+
+
+def check(tool: str) -> dict[str, Any]:
+    """One tool's findings over all cases."""
+    _, planted, text = findings(tool, "--planted", tool)
+    if not planted:
+        raise SystemExit(f"{tool} does not find the mistake that is planted:\n{text[:3000]}")
+    results, found, text = findings(tool, "--cases")
+    row = {"tool": tool, **results, "findings": found, "planted mistake found": planted}
+    well = not found and not results["wrong results"]
+    print(json.dumps(row), "" if well else text[:3000], file=sys.stderr)
+    return row
 
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--cases", action="store_true", help="run the cases, without a tool")
+    options.add_argument("--planted", choices=TOOLS, help="run a kernel with a mistake instead")
     result_file.add_options(options)
     return options
 
@@ -115,6 +162,9 @@ def main() -> None:
     given = parser().parse_args()
     if given.cases:
         run_all()
+        return
+    if given.planted:
+        run_planted(given.planted)
         return
     if shutil.which("compute-sanitizer") is None:
         raise SystemExit("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")

@@ -59,14 +59,17 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
     rows = json.loads(path.read_text())[part]
     if part == "claims":
         return _claims(rows)
+    if "call_ms" in rows[0]:
+        return _by_measure(rows)
     if "peers" not in rows[0]:
         return [list(rows[0]), *([_text(cell) for cell in row.values()] for row in rows)]
-    shape = [name for name in ("batch", "length", "channels", "state") if name in rows[0]]
-    peers = list(rows[0]["peers"])
+    peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
+    ours = next(name for name in ("ours_ms", "ours_us") if name in rows[0])
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
-        ", ".join(shape): lambda row: ", ".join(str(row[name]) for name in shape),
+        **({"operator": lambda row: row["operator"]} if "operator" in rows[0] else {}),
+        **_shape(rows[0]),
         "pass": lambda row: row["pass"],
-        "keelback": lambda row: row["ours_ms"],
+        "keelback": lambda row: row[ours],
         **{peer: partial(_of_peer, peer) for peer in peers},
         "fastest peer / keelback": lambda row: row.get("ratio", ""),
     }
@@ -76,6 +79,39 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
         title = f"MB, {'keelback' if name == 'ours' else name}"
         columns[title] = partial(_megabytes, name)
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
+
+
+SIZES = ("batch", "length", "channels", "heads", "head_dim", "state", "groups")
+#: What a benchmark measures of each way, by the name of the numbers; and in which unit.
+MEASURES = {"gpu_ms": ("GPU ms", 1.0), "call_ms": ("call ms", 1.0), "peak_bytes": ("MB", 1e6)}
+
+
+def _shape(row: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], Any]]:
+    names = [name for name in SIZES if name in row]
+    return {", ".join(names): lambda row: ", ".join(str(row[name]) for name in names)}
+
+
+def _by_measure(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Each measure of all ways, and the ratio of the best peer to ours."""
+    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
+        **_shape(rows[0]),
+        "pass": lambda row: row["pass"],
+    }
+    for measure, (title, unit) in MEASURES.items():
+        for way in rows[0].get(measure, ()):
+            name = "keelback" if way == "ours" else way
+            columns[f"{title}, {name}"] = partial(_measured, measure, way, unit)
+        if measure in rows[0]["ratios"]:
+            columns[f"{title}, best peer / keelback"] = partial(_ratio, measure)
+    return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
+
+
+def _measured(measure: str, way: str, unit: float, row: dict[str, Any]) -> float:
+    return float(row[measure][way]) / unit
+
+
+def _ratio(measure: str, row: dict[str, Any]) -> float:
+    return float(row["ratios"][measure])
 
 
 def _of_peer(peer: str, row: dict[str, Any]) -> Any:

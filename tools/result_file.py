@@ -45,4 +45,5 @@ def write(given: argparse.Namespace, record: Mapping[str, Any], found: Mapping[s
     if given.out is None:
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(given.out, document)

@@ -10,7 +10,8 @@ script has other options now. `results/dirty.txt` lists the results that were ma
 differed from its commit. That list may only shrink: the docs show no such result that is not in it.
 
 In a command `IMDB`, `VOCAB` and `CHECKPOINTS` stand for where the reviews, BERT's vocabulary and
-the checkpoints of the first paper's reference implementation lie, `STORES` for a folder of sweeps.
+the checkpoints of the first paper's reference implementation lie, `STORES` for a folder of sweeps,
+`PACKAGES` for one where packages of others were unpacked.
 """
 
 import argparse
@@ -161,7 +162,9 @@ def as_of_today(command: str) -> str:
         command = command.replace(there, name)
     command = command.replace("python benchmarks/", "python tools/")
     command = command.replace("benchmarks/results/", "results/benchmarks/")
-    return re.sub(r"(?<!\S)results/(?!benchmarks/|experiments/)", "results/experiments/", command)
+    return re.sub(
+        r"(?<!\S)results/(?!benchmarks/|experiments/|proofs/)", "results/experiments/", command
+    )
 
 
 def documents() -> list[Path]:

@@ -7,6 +7,7 @@ Reads `results/experiments/certificates/*.json` and writes `certificates.csv` be
 
 import csv
 import json
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "results/experiments/certificates"
@@ -17,6 +18,7 @@ HEADING = (
     "its classifier's error",
     "held-out bound",
     "checkpoint's error",
+    "best constant's bound",
 )
 
 
@@ -24,13 +26,20 @@ def row(path: Path) -> list[str]:
     found = json.loads(path.read_text())
     own_distribution = "fresh" if "fresh" in found["held_out"] else "test"
     pac_bayes, held_out = found["pac_bayes"], found["held_out"][own_distribution]
-    numbers = (
-        pac_bayes["error_bound"],
-        pac_bayes["error"][own_distribution],
-        held_out["bound"],
-        held_out["error"],
-    )
-    return [path.stem, str(pac_bayes["examples"]), *(f"{number:.3f}" for number in numbers)]
+    constant = found["best_constant"][own_distribution] if "best_constant" in found else None
+    return [
+        path.stem,
+        str(pac_bayes["examples"]),
+        rounded_up(pac_bayes["error_bound"]),
+        f"{pac_bayes['error'][own_distribution]:.3f}",
+        rounded_up(held_out["bound"]),
+        f"{held_out['error']:.3f}",
+        "not made" if constant is None else rounded_up(constant["bound"]),
+    ]
+
+
+def rounded_up(bound: float) -> str:
+    return str(Decimal(bound).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ _ROOMS = (
     "outcome",
     "report",
     "scan",
+    "ssd",
     "sweeps",
     "training",
 )

@@ -14,7 +14,7 @@ BUILT = "commit.txt"
 DIRTY = "-dirty"
 """What a commit ends in where the code was not as that commit has it."""
 
-CODE = ("src", "tools", "tests", "pyproject.toml", "hatch_build.py")
+CODE = ("src", "tools", "tests", "proofs", "pyproject.toml", "hatch_build.py")
 """What makes a number. Results and docs may differ from the commit: they are what it makes."""
 
 

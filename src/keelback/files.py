@@ -1,13 +1,17 @@
 """Files and folders that are whole or absent: written under another name, then renamed."""
 
+import io
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @contextmanager
@@ -26,6 +30,40 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make `folder`, and take back what of it and its parents is still empty if the block fails."""
+    fresh = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in fresh:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def adding_to(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, and move what is in it into `folder` once the block ends well.
+
+    Files of the same names are replaced, others stay. Nothing is left behind if the block fails,
+    and no space is needed once it has ended.
+    """
+    partial = _beside(folder)
+    try:
+        partial.mkdir()
+        yield partial
+        for path in sorted(partial.rglob("*")):
+            target = folder / path.relative_to(partial)
+            if path.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -51,6 +89,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file, text as UTF-8, in one step."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_table(path: Path, table: "pl.DataFrame") -> None:
+    """Write a data frame in one step, as CSV, JSON or, whatever else the name says, Parquet.
+
+    Polars writes into memory, since it hides some of a full disk's errors.
+    """
+    content = io.BytesIO()
+    if path.suffix == ".csv":
+        table.write_csv(content)
+    elif path.suffix == ".json":
+        table.write_json(content)
+    else:
+        table.write_parquet(content)
+    write_atomically(path, content.getvalue())
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -218,13 +218,68 @@ def test_own_layers_are_read_as_they_compute() -> None:
     assert len(seen) == 3
 
 
-def test_decoding_through_a_cache_is_not_read(tiny_model: Any, tokens: torch.Tensor) -> None:
-    model = tiny_model("mamba2")
-    passes = []
-    with torch.no_grad(), watching(find_layers(model), lambda _, __, r: passes.append(r.length)):
-        first = model(tokens, use_cache=True)
-        model(tokens[:, :1], cache_params=first.cache_params, use_cache=True)
-    assert passes == [40, 40]
+CACHES = ("cache", "cache_params", "past_key_values")
+
+
+def cache_of(output: Any) -> tuple[str, Any]:
+    """What a model gives to go on from, under the name that it takes it by."""
+    return next((name, output[name]) for name in CACHES if output.get(name) is not None)
+
+
+@pytest.mark.parametrize("more", [1, 3])
+def test_what_goes_on_from_a_cache_is_not_read(
+    tiny_model: Any, tokens: torch.Tensor, more: int
+) -> None:
+    """Whatever the version of transformers calls it, and however many tokens come at once."""
+    for family in ("mamba", "mamba2", "jamba", "qwen3-next", "qwen3.5"):
+        model = tiny_model(family)
+        passes = []
+        layers = find_layers(model)
+        with torch.no_grad(), watching(layers, lambda _, __, r, own=passes: own.append(r.length)):
+            name, cache = cache_of(model(tokens, use_cache=True))
+            model(tokens[:, :more], **{name: cache}, use_cache=True)
+            model(tokens[:, :1], use_cache=True)
+        assert passes == [40] * len(layers) + [1] * len(layers), family
+
+
+class InferenceParams:
+    """As mamba_ssm has it."""
+
+    def __init__(self, seqlen_offset: int) -> None:
+        self.seqlen_offset = seqlen_offset
+
+
+def test_states_under_other_names() -> None:
+    class Takes(FusedMamba):
+        def forward(self, u: Any, past: Any = None, ssm_state: Any = None) -> Any:
+            return self.inputs(u)[0]
+
+    layer, x = Takes(), torch.randn(2, 5, 8)
+    passes: list[int] = []
+    with watching(find_layers(layer), lambda _, __, r: passes.append(r.length)):
+        layer(x, InferenceParams(0))
+        layer(x[:, :4], past=InferenceParams(7))
+        layer(u=x[:, :3], ssm_state=torch.zeros(2, 16, 4))
+        layer(x[:, :2], ssm_state=torch.ones(2, 16, 4))
+        layer(u=x[:, :1], past=None)
+    assert passes == [5, 3, 1]
+
+
+def test_packed_sequences_are_not_read_as_one() -> None:
+    class Packs(FusedMamba):
+        def forward(self, hidden_states: Any, cu_seqlens: Any = None, **kwargs: Any) -> Any:
+            return self.inputs(hidden_states)[0]
+
+    layer, x = Packs(), torch.randn(1, 40, 8)
+    passes: list[int] = []
+    bounds = torch.tensor([0, 10, 40])
+    with watching(find_layers(layer), lambda _, __, r: passes.append(r.length)):
+        layer(x, bounds)
+        layer(x, cu_seq_lens_q=bounds)
+        layer(x, seq_idx=torch.arange(40)[None] // 10)
+        layer(x, cu_seq_lens_q=torch.tensor([0, 40]))
+        layer(x[:, :30], seq_idx=torch.zeros(1, 30, dtype=torch.int32))
+    assert passes == [40, 30]
 
 
 def test_a_model_without_state_spaces_says_what_it_is() -> None:

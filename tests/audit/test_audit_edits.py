@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from keelback.audit import find_layers, repair, watching
-from keelback.audit._edits import (
+from keelback.audit._measures import horizon
+from keelback.audit._parameters import keep, substituted
+from keelback.audit.repairs._edits import (
     EDIT_KINDS,
     DecayFloor,
     EditableLayer,
     RateScale,
     StepScale,
     clipped,
-    keep,
-    substituted,
 )
-from keelback.audit._measures import horizon
 from keelback.errors import InputError
 from keelback.models import MambaLanguageModelConfig, SelectiveSSMConfig
 
@@ -79,7 +78,9 @@ def test_rates_in_every_family(family: str, model: nn.Module) -> None:
     if family in BOUNDED:
         layers = find_layers(model)
         assert all(own.adapter.edit_rates(own.module, own.state_matrix()) is None for own in layers)
-        with pytest.raises(InputError, match=r"cannot be edited$"):
+        with pytest.raises(
+            InputError, match=r"cannot be edited: its rates are no weights of its own$"
+        ):
             repair(model, torch.arange(2, 60).repeat(2), target_length=40, train_length=20)
         return
     check_rates(model, exact=family != "kimi-linear")

@@ -135,20 +135,48 @@ def test_streamed_sums_equal_those_of_whole_tensors() -> None:
     states = whole_states(passes)
     norms = states.square().sum(-1).sqrt().mean(0)[statistics.positions]
     assert torch.allclose(statistics.state_mean(), norms)
-    settled, beyond = (
-        [i for i, p in enumerate(statistics.positions) if part.start <= p < part.stop]
-        for part in (span.settled, span.beyond)
-    )
-    growth = norms[beyond].mean(0) / norms[settled].mean(0)
+    settled = [i for i, p in enumerate(statistics.positions) if p in range(8, 16)]
     measures = LayerMeasures(None, statistics)  # type: ignore[arg-type]
-    assert torch.allclose(measures.state_growth, growth)
+    assert torch.allclose(measures.settled_norm, norms[settled].mean(0))
+    assert measures.state_growth.isnan().all()
 
 
-def whole_states(passes: list[SelectiveRecurrence]) -> torch.Tensor:
+def test_what_the_length_does_is_told_from_what_the_text_does() -> None:
+    """Against the same tokens in windows that begin anew, of whatever size each is."""
+    span = Span(60, 16)
+    whole = recurrence(60, 1)
+    statistics = LayerStatistics(whole.A, span, 7)
+    statistics.update(whole, torch.randn(2, 60, 4), torch.zeros(2, 60, dtype=torch.long))
+    windows = span.restart_windows()
+    norms = torch.full((60, 5), float("nan"), dtype=torch.float64)
+    steps = []
+    for window, counted in windows:
+        start = window.start
+        own = SelectiveRecurrence(
+            whole.u[:1, window],
+            whole.delta[:1, window],
+            whole.A,
+            whole.B[:1, window],
+            whole.C[:1, window],
+        )
+        statistics.restarted.update(own, [(window, counted)])
+        alone = whole_states([own], 1)[0].square().sum(-1).sqrt()
+        norms[counted] = alone[counted.start - start : counted.stop - start]
+        steps.append(own.delta[0, counted.start - start : counted.stop - start])
+    beyond = [p for p in statistics.positions if p >= 16]
+    measures = LayerMeasures(None, statistics)  # type: ignore[arg-type]
+    with_length = whole_states([whole])[:, beyond].square().sum(-1).sqrt().mean(0).mean(0)
+    assert torch.allclose(measures.state_growth, with_length / norms[beyond].mean(0))
+    difference = whole.delta[:, 16:].mean((0, 1)) - torch.cat(steps).mean(0)
+    deviation = whole.delta[:, :16].flatten(0, 1).std(0, unbiased=False)
+    assert torch.allclose(measures.step_shift, difference / deviation)
+
+
+def whole_states(passes: list[SelectiveRecurrence], batch: int = 2) -> torch.Tensor:
     """Every state of every pass, `(batch, length, channels, state)`, step by step."""
     rows = []
     for p in passes:
-        h = torch.zeros(2, 5, 3, dtype=torch.float64)
+        h = torch.zeros(batch, 5, 3, dtype=torch.float64)
         states = []
         for t in range(p.length):
             step = p.delta[:, t, :, None]

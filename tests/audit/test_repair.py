@@ -14,10 +14,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from keelback.audit import METHODS, audit, bundled_text, load_any_model, repair
-from keelback.audit._edits import DecayFloor, EditKind
-from keelback.audit._repair import HeldOutLoss
-from keelback.audit._save import REPLACED_FILE, REPORT_FILE
-from keelback.audit._search import Found, coordinate_search, gradient_search, shared_search
+from keelback.audit.checkpoints import REPLACED_FILE, REPORT_FILE
+from keelback.audit.repairs import HeldOutLoss
+from keelback.audit.repairs._edits import DecayFloor, EditKind
+from keelback.audit.repairs._search import Found, coordinate_search, gradient_search, shared_search
 from keelback.cli import main
 from keelback.errors import InputError
 from keelback.models import SelectiveSSM, SelectiveSSMConfig

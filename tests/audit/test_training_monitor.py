@@ -1,23 +1,16 @@
 """The training monitor: what it reads is right, it warns in time, it acts, it keeps quiet."""
 
+import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import MambaConfig, MambaForCausalLM, Trainer, TrainingArguments
 
-from keelback.audit import (
-    TrainingMonitor,
-    find_layers,
-    lightning_callback,
-    transformers_callback,
-    watching,
-)
-from keelback.audit._monitor import ACTIONS, _median_slope
+from keelback.audit import TrainingMonitor, find_layers, watching
+from keelback.audit.monitoring._alarms import ACTIONS, median_slope
 from keelback.errors import InputError
 from keelback.models import MambaLanguageModelConfig, SelectiveSSMConfig
 
@@ -158,101 +151,86 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
 
 def test_median_slope() -> None:
     line = [(i, 2.0 * i) for i in range(5)]
-    assert _median_slope(line) == 2.0
-    assert _median_slope([*line[:4], (4, 50.0)]) == pytest.approx(2.0)
-    assert _median_slope(line[:4]) == 0.0
-    assert _median_slope([(-1, math.inf), *line]) == 2.0
+    assert median_slope(line) == 2.0
+    assert median_slope([*line[:4], (4, 50.0)]) == pytest.approx(2.0)
+    assert median_slope(line[:4]) == 0.0
+    assert median_slope([(-1, math.inf), *line]) == 2.0
 
 
-def tiny_mamba() -> Any:
-    torch.manual_seed(0)
-    return MambaForCausalLM(
-        MambaConfig(vocab_size=8, hidden_size=16, num_hidden_layers=1, state_size=2)
+def test_a_step_is_read_once_however_often_it_is_told() -> None:
+    """With gradient accumulation, the same count of updates comes several times."""
+    monitor = TrainingMonitor(classifier(0.5), every=2)
+    told = [len(monitor.after_step(step, TOKENS)) for step in (0, 0, 0, 1, 1, 2, 2)]
+    assert told == [1, 0, 0, 0, 0, 1, 0]
+    assert [reading.step for reading in monitor.readings] == [0, 2]
+
+
+def test_a_monitor_goes_on_where_an_earlier_one_ended() -> None:
+    model = classifier(0.0, seed=1)
+    whole, first = (TrainingMonitor(model, every=5, horizon=100) for _ in range(2))
+    second: TrainingMonitor | None = None
+    for step in range(0, 120, 5):
+        with torch.no_grad():
+            model.ssm.state_matrix.A[0, 0] = 2e-3 * step
+        if step == 60:
+            second = TrainingMonitor(model, every=5, horizon=100)
+            second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            assert second.after_step(55, TOKENS) == []
+        for monitor in (whole, first if second is None else second):
+            monitor.after_step(step, TOKENS)
+    assert second is not None
+    assert second.readings == whole.readings
+    assert second.alarms == whole.alarms != []
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_no_reading_that_fails_ends_a_training(
+    action: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = classifier(0.5)
+    monitor = TrainingMonitor(model, every=1, action=action, log=lambda values, step: 1 / 0)
+    assert monitor.after_step(0, TOKENS + 99) == []
+    assert monitor.after_step(1, None) == []
+    assert monitor.after_step(2, lambda: None) == []
+    assert len(monitor.after_step(3, TOKENS)) == 1
+    words = ("index out of range", "no batch", "calls none of the layers", "division by zero")
+    assert len(monitor.failures) == 4
+    assert all(w in failure for w, failure in zip(words, monitor.failures, strict=True))
+    assert len(caplog.records) == 1
+    assert "the training goes on" in caplog.text
+
+
+def test_an_edit_that_fails_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(0.5)
+    monitor = TrainingMonitor(model, every=1, action="clip")
+    layer = find_layers(model)[0]
+    monkeypatch.setattr(type(layer.adapter), "edit_rates", lambda *given: 1 / 0)
+    assert len(monitor.after_step(0, TOKENS)) == 1
+    assert monitor.failures == ["ssm could not be edited: division by zero"]
+
+
+def test_what_runs_the_model_may_be_given() -> None:
+    model = classifier(0.05)
+    given, usual = TrainingMonitor(model), TrainingMonitor(model)
+    given.after_step(0, lambda: model.trace(TOKENS[:4]))
+    usual.after_step(0, TOKENS)
+    assert given.readings == usual.readings
+
+
+def test_lowered_rates_stay_low_beneath_schedulers() -> None:
+    model = classifier(0.5)
+    optimizers = [torch.optim.SGD([p], lr=1.0) for p in list(model.parameters())[:2]]
+    chain = torch.optim.lr_scheduler.SequentialLR(
+        optimizers[0],
+        [torch.optim.lr_scheduler.LambdaLR(optimizers[0], lambda step: 1.0) for _ in range(2)],
+        [5],
     )
-
-
-class Sequences(torch.utils.data.Dataset):
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = torch.arange(index, index + 20) % 8
-        return {"input_ids": ids, "labels": ids}
-
-
-def trained_with(callback: Any, model: Any, folder: Path, steps: int = 6) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=3,
-        logging_steps=2,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Sequences(), callbacks=[callback])
-    trainer.train()
-    return trainer
-
-
-def test_in_transformers_trainer(tmp_path: Path) -> None:
-    model = tiny_mamba()
-    callback = transformers_callback(every=2)
-    trainer = trained_with(callback, model, tmp_path)
-    assert [r.step for r in callback.monitor.readings] == [2, 4, 6]
-    logged = [entry for entry in trainer.state.log_history if "keelback/log_state" in entry]
-    assert len(logged) >= 3
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-
-
-def test_stopping_transformers_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = tiny_mamba()
-    with torch.no_grad():
-        model.backbone.layers[0].mixer.x_proj.weight *= 1e36
-    trainer = trained_with(transformers_callback(every=1, action="stop"), model, tmp_path)
-    assert trainer.state.global_step == 1
-    assert "backbone.layers.0.mixer" in caplog.text
-
-
-def test_in_lightning_trainer(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
-
-    class Wrapped(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = tiny_mamba()
-
-        def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            return self.model(**batch).loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.Adam(self.parameters())
-
-    callback = lightning_callback(every=2)
-    trainer = lightning.Trainer(
-        max_steps=4,
-        callbacks=[callback],
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(Wrapped(), torch.utils.data.DataLoader(Sequences(), batch_size=3))
-    assert [r.step for r in callback.monitor.readings] == [2, 4]
-
-
-def test_lightning_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    import builtins
-
-    original = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if "lightning" in name:
-            raise ImportError(name)
-        return original(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match="pip install lightning"):
-        lightning_callback()
+    other = torch.optim.lr_scheduler.LambdaLR(optimizers[1], lambda step: 1.0)
+    monitor = TrainingMonitor(model, action="lower-rate")
+    monitor.after_step(0, TOKENS, optimizers, [chain, other])
+    for _ in range(8):
+        for own in optimizers:
+            own.step()
+        chain.step()
+        other.step()
+        assert [own.param_groups[0]["lr"] for own in optimizers] == pytest.approx([0.3, 0.3])

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from bounds_reference import SMALL, with_constants
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from keelback.bounds import (
     ClassConstants,
+    chaining_radii,
     linear_attention_log_rademacher,
     log_covering_gap,
     log_output_bound,
@@ -18,6 +20,7 @@ from keelback.bounds import (
     published_log_rademacher,
     published_terms,
     rnn_log_rademacher,
+    selective_blocks,
     sharpened_log_rademacher,
     softmax_attention_log_rademacher,
     summarise,
@@ -189,3 +192,21 @@ def test_a_trained_embedding_costs_more_and_only_through_its_entropy() -> None:
     c = dataclasses.replace(SMALL, m=10**6)
     fixed, trained = sharpened_log_rademacher(c), sharpened_log_rademacher(c, vocab_size=50)
     assert fixed < trained < fixed + math.log(10)
+
+
+@pytest.mark.parametrize("s_A", [-0.4, 0.0, 0.2])
+@pytest.mark.parametrize("m", [1, 50, 10**6])
+@pytest.mark.parametrize("T", [1, 30, 10**4])
+def test_the_sharpened_bound_is_at_most_that_of_one_net(s_A: float, m: int, T: int) -> None:
+    """The last inequality of Theorem 4, with its constant: twelve times the largest reach."""
+    c = with_constants(s_A=s_A, m=m, T=T)
+    blocks = selective_blocks(c)
+    coordinates = sum(block.coordinates for block in blocks)
+    assert coordinates == 3 * c.N * c.d + 2 * c.d + 1
+    log_kappa = math.log(12) + max(block.log_reach for block in blocks)
+    one_net = min(
+        math.exp(log_radius)
+        + math.sqrt(2 / m * coordinates * np.logaddexp(0.0, log_kappa - log_radius))
+        for log_radius in chaining_radii()
+    )
+    assert sharpened_log_rademacher(c) <= log_output_bound(c) + math.log(one_net) + 1e-9

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import mpmath
 import pytest
 from bounds_reference import SMALL
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keelback.bounds import ClassGrid, level_weight
@@ -48,6 +49,25 @@ def test_a_class_of_the_grid_is_its_own_enclosure() -> None:
     grid = ClassGrid()
     once = grid.enclose(SMALL).constants
     assert grid.enclose(once).constants == once
+
+
+@given(st.floats(-1e59, 1e59), st.floats(1e-30, 1e3))
+@example(p=0.7, spacing=0.1)
+@example(p=-1e59, spacing=1e-30)
+def test_offsets_are_held_at_every_spacing(p: float, spacing: float) -> None:
+    c = dataclasses.replace(SMALL, p_lo=p, p_hi=p)
+    enclosure = ClassGrid(spacing=spacing).enclose(c)
+    assert enclosure.constants.p_lo <= p <= enclosure.constants.p_hi
+    gap = Fraction(enclosure.constants.p_hi) - Fraction(p)
+    assert gap <= Fraction(spacing) + Fraction(math.ulp(p))
+    assert math.isfinite(enclosure.log_weight)
+
+
+def test_a_share_that_no_double_holds_is_refused() -> None:
+    enclosure = ClassGrid().enclose(SMALL)
+    assert 0 < enclosure.share(1e-250) < 1e-250
+    with pytest.raises(InputError, match=r"delta = 9\.99989e-321 is too small"):
+        enclosure.share(1e-320)
 
 
 def test_zeros_have_their_own_level() -> None:

@@ -163,3 +163,52 @@ def test_complex_states_in_a_sector_cost_its_opening(sector: float) -> None:
         opening = math.sqrt(1 + sector**2)
         moved = np.sum(delta * np.abs(a) * tau * np.abs(np.exp(a * tau)))
         assert moved <= opening * s1 * math.exp(sums.log_decaying)
+
+
+@pytest.mark.parametrize("omega", [10.0, 100.0, 300.0, 1e4])
+def test_a_half_plane_does_not_bound_the_gate_term(omega: float) -> None:
+    """Proposition 10: the output stays below 2 delta, its derivative in p grows with omega."""
+    s, delta = 1.0, 1.0
+    A = -s * torch.eye(2, dtype=torch.float64)
+    A = A + omega * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    assert torch.linalg.eigvalsh((A + A.T) / 2).max().item() == pytest.approx(-s)
+    b = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    c = A @ torch.linalg.matrix_exp(A * delta) @ b
+    c = c / c.norm()
+    p = torch.tensor(math.log(math.expm1(delta)), dtype=torch.float64, requires_grad=True)
+
+    def output() -> torch.Tensor:
+        step = torch.nn.functional.softplus(p)
+        state = torch.zeros(2, dtype=torch.float64)
+        for _ in range(2):
+            state = torch.linalg.matrix_exp(A * step) @ state + step * b
+        return c @ state
+
+    z = output()
+    [slope] = torch.autograd.grad(z, p)
+    assert abs(z.item()) <= 2 * delta
+    least = -math.expm1(-delta) * (delta * math.hypot(s, omega) * math.exp(-s * delta) - 2)
+    assert slope.item() >= least * (1 - 1e-9)
+    assert slope.item() <= 0.24 * omega + 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_eigenvectors_of_normal_blocks_move_the_exponential_by_twice_their_move(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def hermitian(scale: float) -> torch.Tensor:
+        x = torch.randn(4, 4, dtype=torch.complex128, generator=generator)
+        x = (x + x.conj().T) / 2
+        return scale * x / torch.linalg.matrix_norm(x, 2)
+
+    s_A, tau = -0.3, 2.0
+    imaginary = torch.randn(4, dtype=torch.float64, generator=generator) * 50
+    decay = torch.diag(torch.exp(torch.complex(torch.full_like(imaginary, s_A), imaginary) * tau))
+    H = hermitian(3.0)
+    for epsilon in (1e-6, 1e-2, 0.5):
+        moved = H + hermitian(epsilon)
+        exponentials = [
+            U @ decay @ U.conj().T for U in (torch.linalg.matrix_exp(1j * x) for x in (H, moved))
+        ]
+        change = torch.linalg.matrix_norm(exponentials[1] - exponentials[0], 2).item()
+        assert change <= 2 * epsilon * math.exp(s_A * tau) * (1 + 1e-6)

@@ -2,12 +2,13 @@
 
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 
-from keelback.bounds import ClassGrid, log_output_bound
+from keelback.bounds import ClassGrid, clopper_pearson, has_flint, log_output_bound, outward
 from keelback.certify import certify_class, logits, measure_constants
 from keelback.cli.app import main
 from keelback.data import get_task
@@ -85,7 +86,8 @@ def test_json_states_every_certificate(
         "--json",
     )  # fmt: skip
     result = json.loads(out)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert all(line.startswith("certify, ") for line in err.splitlines())
     pac_bayes = result["pac_bayes"]
     assert pac_bayes["examples"] + pac_bayes["prior_examples"] == 150
     assert set(pac_bayes["error"]) == set(result["held_out"]) == {"test", "fresh"}
@@ -113,19 +115,89 @@ def test_held_out_errors_are_those_of_the_checkpoint(
 def test_tables_end_with_the_verdict(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     code, out, _ = run(capsys, str(checkpoint), *MAJORITY, "--no-pac-bayes")
     assert code == 0
-    for text in ("Class constants", "read off the trained model", "Held out"):
+    assert out.startswith("The test examples are drawn independently by a program")
+    for text in ("Class constants", "No certificate", "Held out", "always answering"):
         assert text in out
+    assert "Each of these 7 statements" in " ".join(out.split())
+
+
+def test_each_attempt_pays_and_all_together_have_delta(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    bounds = []
+    for attempt in ("1", "2", "7"):
+        code, out, _ = run(
+            capsys, str(checkpoint), *MAJORITY, "--no-pac-bayes", "--json", "--attempt", attempt
+        )
+        result = json.loads(out)
+        assert code == 0
+        share = 0.05 / (int(attempt) * (int(attempt) + 1))
+        assert result["delta_after_attempts"] == pytest.approx(share)
+        held = result["held_out"]["test"]
+        again = outward.clopper_pearson(held["errors"], held["examples"], Fraction("0.05") / (
+            int(attempt) * (int(attempt) + 1)
+        )) if has_flint() else clopper_pearson(held["errors"], held["examples"], share)  # fmt: skip
+        assert held["bound"] == again
+        bounds.append(held["bound"])
+    assert bounds == sorted(bounds)
+    assert sum(1 / (k * (k + 1)) for k in range(1, 10**5)) < 1
+
+
+def test_without_python_flint_the_numbers_are_close_and_called_approximate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    arguments = (str(checkpoint), *MAJORITY, "--prior-epochs", "1", "--steps", "2", "--draws", "9")
+    results = []
+    for with_flint in (True, False):
+        if with_flint and not has_flint():
+            continue
+        for module in ("_rounding", "_class_certificate"):
+            monkeypatch.setattr(f"keelback.certify.{module}.has_flint", lambda: with_flint)  # noqa: B023
+        code, out, _ = run(capsys, *arguments, "--json")
+        results.append(json.loads(out))
+        assert code == 0
+        assert results[-1]["rounding"] == ("outward" if with_flint else "none")
+        assert ("Numbers are approximate" in results[-1]["verdict"]) is not with_flint
+    for outer in results[:-1]:
+        for pick in (
+            lambda found: found["pac_bayes"]["error_bound"],
+            lambda found: found["held_out"]["fresh"]["bound"],
+            lambda found: found["a_posteriori"]["risk"]["published"]["log10"],
+            lambda found: found["a_posteriori"]["risk"]["covering"]["log10"],
+        ):
+            assert pick(outer) == pytest.approx(pick(results[-1]), rel=1e-6)
+
+
+def test_the_best_constant_answer_is_fixed_by_the_training_split(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    code, out, _ = run(capsys, str(checkpoint), *MAJORITY, "--no-pac-bayes", "--json")
+    result = json.loads(out)
+    assert code == 0
+    train, test = get_task("majority", seq_len=20, n_train=150, n_test=100).train_and_test()
+    label = int(2 * train.labels.sum() > len(train))
+    constant = result["best_constant"]["test"]
+    assert constant["label"] == label
+    assert constant["errors"] == int((test.labels != label).sum())
+    assert result["statements"] == 7
+    assert result["joint_confidence"] == pytest.approx(1 - 7 * 0.05)
+    assert result["a_priori"]["is_certificate"] is False
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--delta", "0"), "delta = 0"),
-        (("--delta", "1.5"), "delta = 1.5"),
+        (("--delta", "1.5"), "given: 1.5"),
         (("--prior-share", "1"), "prior_share = 1"),
         (("--set", "n_train"), "is not NAME=VALUE"),
         (("--set", "n_trains=4"), "no setting n_trains"),
-        (("--draws", "0", "--prior-epochs", "1"), "draws >= 1"),
+        (("--draws", "0", "--prior-epochs", "1"), "--draws"),
+        (("--seed", "-1"), "--seed"),
+        (("--prior-epochs", "-1"), "--prior-epochs"),
+        (("--attempt", "0"), "--attempt"),
+        (("--delta", "1e-320", "--no-pac-bayes"), "too small for this class"),
+        (("--allow-overlap", "--drop-overlap"), "exclude each other"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_two(

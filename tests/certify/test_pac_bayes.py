@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from keelback.bounds import clopper_pearson, kl_inverse, monte_carlo_bound, pac_bayes_bound
 from keelback.certify import (
+    PRIOR_SIGMAS,
     GaussianWeights,
     bounded_cross_entropy,
     certify_pac_bayes,
@@ -150,7 +151,12 @@ def test_certificate_without_steps_is_the_prior_and_adds_up(classes: int) -> Non
     model, split = some_model(classes), some_split(60, classes)
     before = {name: x.clone() for name, x in model.state_dict().items()}
     found = certify_pac_bayes(model, split, steps=0, draws=40, delta=0.1)
-    assert found.kl == 0
+    assert (found.kl, found.kind) == (0, "test set")
+    per_sigma = 0.8 * 0.1 / len(PRIOR_SIGMAS)
+    assert found.error_bound == pytest.approx(
+        kl_inverse(found.sample_error_bound, -math.log(per_sigma) / 60)
+    )
+    assert found.error_bound < pac_bayes_bound(found.sample_error_bound, 0.0, 60, per_sigma)
     assert found.sample_error <= found.sample_error_bound <= found.error_bound <= 1
     again = gibbs_errors(model, found.posterior, split, 40, seed=2)
     assert math.fsum(again) / 40 == pytest.approx(found.sample_error)
@@ -174,6 +180,7 @@ def test_certificates_are_reproducible_and_steps_move_the_posterior() -> None:
     first, second = (certify_pac_bayes(model, split, steps=5, draws=20, seed=4) for _ in range(2))
     assert first.error_bound == second.error_bound
     assert first.kl == second.kl > 0
+    assert first.kind == "PAC-Bayes"
 
 
 def test_certificates_refuse_bad_arguments_and_weights() -> None:

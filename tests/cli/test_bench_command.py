@@ -100,7 +100,7 @@ def test_memory_is_that_of_the_tensors_and_little_more(capsys) -> None:
         (["--shape", "1,0,3,4"], "it should be four positive integers"),
         (["--device", "tpu"], "device is 'tpu'; it should be one of cpu"),
         (["--dtype", "int8"], "dtype is 'int8'; it should be one of float32"),
-        (["--repeats", "0"], "repeats is 0; it should be at least 1"),
+        (["--repeats", "0"], "'--repeats': Input should be greater than or equal to 1; given: 0"),
         (["--scaling", "--memory"], "--scaling and --memory are both given"),
     ],
 )

@@ -106,12 +106,16 @@ def test_progress_in_a_log_is_a_line_now_and_then(
     lines = _Lines("work")
     for second in range(30):
         clock[0] = float(second)
-        lines(second, 30)
+        lines("", second, 30)
     assert capfd.readouterr().err.splitlines() == [
         "work: 7% after 2 s, about 28 s left",
         "work: 40% after 12 s, about 18 s left",
         "work: 73% after 22 s, about 8 s left",
     ]
+    lines("counting", 0, 0)
+    clock[0] = 60.0
+    lines.write()
+    assert capfd.readouterr().err == "work, counting: under way for 31 s\n"
     assert [_duration(x) for x in (3, 65, 7265)] == ["3 s", "1 min 5 s", "2 h 1 min"]
 
 
@@ -129,6 +133,33 @@ def test_sigterm_ends_a_sweep_without_leaving_workers(tmp_path: Path) -> None:
     assert err.splitlines()[-1] == "terminated; what was finished is kept"
     assert "leaked" not in err
     assert "Traceback" not in err
+
+
+def test_an_interrupt_inside_a_callback_of_compiled_code_still_ends_the_command() -> None:
+    """Where Python would print a traceback and go on."""
+    script = """
+import ctypes, os, signal, sys, time
+from keelback.cli.app import main
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+
+def command(*given, **named):
+    callback()
+    time.sleep(60)
+
+import keelback.cli.app as program
+program.load_commands()
+program.app = command
+main(["list"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; what was finished is kept\n"
 
 
 def test_doctor_examines_this_installation(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,10 @@
 """What the README and the docs say can be done, can be done."""
 
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +47,32 @@ def test_the_python_of_the_page_on_sweeps_runs(
     exec(compile(code, "sweeps.md", "exec"), {})
     assert "'epoch': 1" in capsys.readouterr().out
     assert list((tmp_path / "logs").rglob("events*"))
+
+
+RUN_AS_THEY_STAND = ("mamba-block", "scan", "several-gpus")
+SNIPPETS = [
+    pytest.param(code, id=f"{name}-{number}")
+    for name in RUN_AS_THEY_STAND
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{name}.md").read_text(), re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_a_snippet_runs_as_it_stands(code: str, tmp_path: Path) -> None:
+    """In a process of its own, as one of one under torchrun."""
+    free = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port()}
+    script = tmp_path / "snippet.py"
+    script.write_text(code)
+    command = [sys.executable, str(script)]
+    done = subprocess.run(
+        command, env={**os.environ, **free}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])

@@ -92,11 +92,45 @@ def test_the_scan_by_heads_is_that_of_mamba2(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_packed_sequences_are_refused_by_heads_too() -> None:
+HYBRIDS = {
+    "Mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 16, "n_groups": 2},
+    "Bamba": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 32,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 16,
+        "attn_layer_indices": [1],
+    },
+}
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_a_model_that_scans_by_heads_trains_and_generates_the_same(family: str) -> None:
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, **HYBRIDS[family]
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    tokens = torch.randint(50, (2, 37))
+
+    def found() -> tuple[torch.Tensor, ...]:
+        model.zero_grad()
+        made = model(tokens, labels=tokens, use_cache=False)
+        made.loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        mask = torch.ones_like(tokens)
+        new = model.generate(tokens, attention_mask=mask, max_new_tokens=8, do_sample=False)
+        return (made.logits.detach(), *gradients, new)
+
+    theirs = found()
     with use_in_transformers():
-        scan = transformers.models.mamba2.modeling_mamba2.mamba2_chunk_scan
-    with pytest.raises(InputError, match="seq_idx"):
-        scan(**mamba2_operands(1, 4, 1), seq_idx=torch.zeros(1, 4))
+        ours = found()
+    assert not torch.equal(ours[0], theirs[0])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 FAMILIES = ["mamba", "falcon_mamba", "jamba", "zamba", "mamba2", "bamba"]
@@ -138,13 +172,6 @@ def test_a_prompt_and_its_continuation_generate_the_same_tokens() -> None:
     theirs = generated()
     with use_in_transformers():
         assert torch.equal(generated(), theirs)
-
-
-def test_packed_sequences_are_refused_by_the_convolution_too() -> None:
-    with use_in_transformers():
-        conv = transformers.models.mamba.modeling_mamba.causal_conv1d_fn
-    with pytest.raises(InputError, match="seq_idx"):
-        conv(torch.zeros(1, 4, 5), torch.zeros(4, 4), seq_idx=torch.zeros(1, 5))
 
 
 def test_a_version_without_the_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,21 @@ WRONG = {
     "B too short": (READ, READ.replace("ones, ones", "ones[:, 1:], ones"), "cannot be computed"),
     "u too wide": (READ, READ.replace("(u,", "(u[..., :3],"), "cannot be computed"),
     "read exits": (READ, "        raise SystemExit(0)\n", "SystemExit: 0"),
+    "hands on a list": (
+        READ,
+        READ + "\n    def hand_on(self, module, call, outputs):\n        return []\n",
+        "hand_on() gives a list",
+    ),
+    "fails to hand on": (
+        READ,
+        READ + "\n    def hand_on(self, module, call, outputs):\n        return module.gate\n",
+        "AttributeError",
+    ),
+    "no directions": (
+        READ,
+        READ + "\n    def directions(self, module):\n        return {'': None}\n",
+        "which is no adapter",
+    ),
     "unwatched": (READ, "        return call.seen['nothing']\n", "KeyError: 'nothing'"),
 }
 

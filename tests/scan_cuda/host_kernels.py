@@ -10,11 +10,11 @@ from tempfile import mkdtemp
 from typing import Any
 
 from keelback.compiled import cuda_launch
+from keelback.compiled.cuda_driver import Compilable
 from keelback.compiled.nvrtc import kernel_sources
 from keelback.conv.cuda import launch as conv_launch
 from keelback.scan.cuda import launch as scan_launch
 from keelback.scan.cuda import step
-from keelback.scan.cuda.configuration import Configuration
 
 COMPILER = shutil.which("g++")
 # Where this is set, ThreadSanitizer watches every launch: its library must be loaded first.
@@ -22,7 +22,7 @@ WATCH_RACES = "KEELBACK_HOST_RACES"
 _RUNNER = """
 extern "C" const int argument_bytes = sizeof({arguments});
 extern "C" void run(int blocks, int threads, int shared, const {arguments}* arguments) {{
-  host_launch({name}_kernel, blocks, threads, shared, *arguments);
+  host_launch(keelback_{name}, blocks, threads, shared, *arguments);
 }}
 """
 
@@ -35,14 +35,16 @@ def _folder() -> Path:
 class HostKernel:
     """Has the interface of `keelback.compiled.cuda_driver.Kernel`."""
 
-    def __init__(self, name: str, configuration: Configuration) -> None:
+    def __init__(self, name: str, configuration: Compilable) -> None:
         folder = _folder() / f"{name}-{hash(configuration) & 0xFFFFFFFFFFFF:x}"
         folder.mkdir()
         for file, text in kernel_sources(configuration.sources).items():
             (folder / file).write_text(text)
-        shutil.copy(Path(__file__).parent / "intrinsics.h", folder)
+        for header in Path(__file__).parent.glob("*.h"):
+            shutil.copy(header, folder)
         (folder / "configuration.h").write_text(configuration.header)
-        runner = _RUNNER.format(arguments=f"{name.capitalize()}Arguments", name=name)
+        arguments = "".join(part.capitalize() for part in name.split("_")) + "Arguments"
+        runner = _RUNNER.format(arguments=arguments, name=name)
         (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
         library = folder / "kernel.so"
         command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]
@@ -52,18 +54,18 @@ class HostKernel:
         self._library = ctypes.CDLL(str(library))
         self._argument_bytes = ctypes.c_int.in_dll(self._library, "argument_bytes").value
         try:
-            self._shared = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
+            self.shared_bytes = ctypes.c_int.in_dll(self._library, f"{name}_shared_bytes").value
         except ValueError:  # The kernel has no shared memory.
-            self._shared = 0
+            self.shared_bytes = 0
 
     def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         """Run every block, one after another."""
         assert len(arguments) == self._argument_bytes
-        self._library.run(blocks, threads, self._shared, ctypes.c_char_p(arguments))
+        self._library.run(blocks, threads, self.shared_bytes, ctypes.c_char_p(arguments))
 
 
 @cache
-def host_kernel(name: str, configuration: Configuration, device: int | None) -> HostKernel:
+def host_kernel(name: str, configuration: Compilable, device: int | None) -> HostKernel:
     """Stands in for `keelback.compiled.cuda_driver.kernel`."""
     return HostKernel(name, configuration)
 

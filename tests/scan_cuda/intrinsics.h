@@ -246,7 +246,7 @@ void add_to_memory(Number* to, Number a, Number b, Number c, Number d) {
   add_to_memory(to, a), add_to_memory(to + 1, b), add_to_memory(to + 2, c), add_to_memory(to + 3, d);
 }
 
-// Runs `kernel(arguments)` for every block, with the shared memory of each filled with NaN at the start.
+// Runs `kernel(arguments)` for every block, with shared memory and stacks filled with NaN at the start.
 // Nothing orders the threads of different blocks; the launch ends after all of them.
 template <typename Arguments>
 void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_bytes, const Arguments& arguments) {
@@ -259,14 +259,15 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
   host_block.slots.assign(2 * threads, 0.0);
   for (int block = 0; block < blocks; ++block) {
     blockIdx.x = block;
-    std::vector<double> shared(shared_bytes / sizeof(double) + 17);
-    host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 127) / 128 * 128);
+    std::vector<double> shared(shared_bytes / sizeof(double) + 129);
+    host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 1023) / 1024 * 1024);
     std::memset(shared.data(), 0xff, shared.size() * sizeof(double));
     host_block.meetings = std::make_unique<HostMeetings>();
     host_block.exchanges.assign(threads, 0);
     for (HostThread& thread : host_block.threads) {
       thread.stack.reset();
       thread.stack.reset(new char[kHostStack]);
+      std::memset(thread.stack.get(), 0xff, kHostStack);  // Whatever is read before it is written is NaN.
       thread.fiber = new_fiber();
       thread.finished = false;
       thread.barriers = thread.warp_barriers = 0;

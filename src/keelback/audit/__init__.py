@@ -9,22 +9,37 @@ from types import ModuleType
 from typing import Any
 
 from keelback._moved import moved
-from keelback.audit._callbacks import lightning_callback, transformers_callback
 from keelback.audit._degradation import Degradation
+from keelback.audit._findings import Finding
 from keelback.audit._input import default_length, read_features, read_input
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, find_layers, not_audited, watching
-from keelback.audit._load import LoadedModel, load_any_model, train_length_of
 from keelback.audit._measures import LayerMeasures
-from keelback.audit._monitor import Action, Alarm, LayerReading, TrainingMonitor
+from keelback.audit._model import train_length_of, unwrapped
 from keelback.audit._precision import PrecisionEffect, precision_effects
 from keelback.audit._recurrence import Recurrence
-from keelback.audit._repair import METHODS, SEARCHES, HeldOutLoss, Repair, repair
 from keelback.audit._result import AuditResult, PositionLoss
 from keelback.audit._run import audit
-from keelback.audit._save import require_free, save_loaded, save_repaired, undo_repair
 from keelback.audit._tokens import bundled_text, load_tokenizer, read_text, read_tokens
-from keelback.audit._verdict import Finding
+from keelback.audit.checkpoints import (
+    LoadedModel,
+    load_any_model,
+    require_free,
+    save_repaired,
+    undo_repair,
+    whole_folder,
+)
+from keelback.audit.monitoring import (
+    Action,
+    Alarm,
+    LayerReading,
+    TrainingMonitor,
+    lightning_callback,
+    log_to_open_runs,
+    log_to_tensorboard,
+    transformers_callback,
+)
+from keelback.audit.repairs import METHODS, SEARCHES, Change, HeldOutLoss, Repair, repair
 
 __all__ = [
     "METHODS",
@@ -32,6 +47,7 @@ __all__ = [
     "Action",
     "Alarm",
     "AuditResult",
+    "Change",
     "Degradation",
     "Finding",
     "HeldOutLoss",
@@ -52,6 +68,8 @@ __all__ = [
     "lightning_callback",
     "load_any_model",
     "load_tokenizer",
+    "log_to_open_runs",
+    "log_to_tensorboard",
     "not_audited",
     "precision_effects",
     "read_features",
@@ -60,12 +78,13 @@ __all__ = [
     "read_tokens",
     "repair",
     "require_free",
-    "save_loaded",
     "save_repaired",
     "train_length_of",
     "transformers_callback",
     "undo_repair",
+    "unwrapped",
     "watching",
+    "whole_folder",
 ]
 
 __getattr__ = moved(__name__, {"load_model": "keelback.audit:load_any_model"})

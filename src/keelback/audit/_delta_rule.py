@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import Recurrence, _wide
+from keelback.audit._recurrence import Recurrence, alike
 
 
 class DeltaRuleRecurrence(Recurrence):
@@ -32,8 +32,15 @@ class DeltaRuleRecurrence(Recurrence):
         delta: Float[Tensor, "batch length rates"],
         A: Float[Tensor, "rates 1"],
     ) -> None:
-        self.query, self.key, self.value = _wide(query), _wide(key), _wide(value)
-        self.beta, self.delta, self.A = _wide(beta), _wide(delta), _wide(A)
+        self.query, self.key, self.value, self.beta, self.delta, self.A = alike(
+            query, key, value, beta, delta, A
+        )
+        self._output: Tensor | None = None
+
+    @property
+    def state_size(self) -> int:
+        """States per channel of the value: the key dimension."""
+        return self.key.shape[-1]
 
     @property
     def _heads(self) -> int:
@@ -44,6 +51,7 @@ class DeltaRuleRecurrence(Recurrence):
         return torch.exp(log_decay).unflatten(-1, (self._heads, -1))
 
     def _states(self) -> Iterator[Float[Tensor, "batch heads key_dim value_dim"]]:
+        outputs = []
         state = self.value.new_zeros(
             self.value.shape[0], self._heads, self.key.shape[-1], self.value.shape[-1]
         )
@@ -53,15 +61,21 @@ class DeltaRuleRecurrence(Recurrence):
             erased = torch.einsum("bhk,bhkv->bhv", key, state)
             write = beta * (self.value[:, t] - erased)
             state = state + key.unsqueeze(-1) * write.unsqueeze(-2)
+            outputs.append(torch.einsum("bhk,bhkv->bhv", self.query[:, t], state))
             yield state
+        self._output = torch.stack(outputs, dim=1).flatten(-2)
 
     def output(self) -> Float[Tensor, "batch length channels"]:
         """`y`, heads flattened into channels, before the norm and gate."""
-        rows = [
-            torch.einsum("bhk,bhkv->bhv", self.query[:, t], state)
-            for t, state in enumerate(self._states())
-        ]
-        return torch.stack(rows, dim=1).flatten(-2)
+        if self._output is None:
+            for _ in self._states():
+                pass
+        assert self._output is not None
+        return self._output
+
+    def without_state(self) -> Float[Tensor, "batch length channels"]:
+        """Nothing: there is no way round the state."""
+        return torch.zeros_like(self.value).flatten(-2)
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of the state, or of a key dimension's row of it, after each of `positions`."""
@@ -71,7 +85,7 @@ class DeltaRuleRecurrence(Recurrence):
                 rows = state.square().sum(-1)
                 per_head = rows if self._rate_is_a_row else rows.sum(-1, keepdim=True)
                 norms.append(per_head.flatten(1).sqrt())
-            if t == positions[-1]:
+            if t == positions[-1] and t < self.length - 1:
                 break
         return torch.stack(norms, dim=1)
 

@@ -28,11 +28,14 @@ class TokenName:
 
 
 def gate_table(layers: Sequence[LayerMeasures], names: Sequence[TokenName]) -> list[dict[str, Any]]:
-    """One row a token, the widest gate first.
+    """One row per token, the widest gate first.
 
     `opening` is how far the token's mean (over layers) binary logarithm of the step size lies
     above the layer's own mean, in standard deviations over tokens.
     """
+    layers = [own for own in layers if bool(own.statistics.gates.count.any())]
+    if not layers:
+        return []
     opening = torch.zeros(len(names), dtype=torch.float64)
     for measures in layers:
         gates = measures.statistics.gates

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from keelback.audit._load import ASSUMED_TRAIN_LENGTH, LoadedModel
+from keelback.audit._model import ASSUMED_TRAIN_LENGTH
 from keelback.audit._tokens import (
     bundled_text,
     has_tokenizer,
@@ -16,6 +16,7 @@ from keelback.audit._tokens import (
     read_text,
     read_tokens,
 )
+from keelback.audit.checkpoints import LoadedModel
 from keelback.errors import InputError
 
 SHORT_LENGTH = 4096

@@ -1,53 +1,107 @@
 """Finding the state-space layers of a model, and watching them while it runs."""
 
+import inspect
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from keelback.audit._continuing import goes_on_from_a_state
+from keelback.audit._parameters import Parameters, whole
 from keelback.audit._recurrence import Recurrence
+from keelback.audit._replay import (
+    Replay,
+    call_in_float32,
+    computes_in_half,
+    in_float32,
+    left_over,
+    replayed,
+    unread,
+)
 from keelback.audit.adapters import Adapter, LayerCall, Seen, known_adapters
 from keelback.errors import InputError
+from keelback.registry import is_from_outside
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A state-space layer of a model: where it stands and which adapter reads it."""
+    """A state-space layer of a model, or one direction of it: where it stands and what reads it.
+
+    Attributes:
+        index: counts the directions of all layers.
+        name: that of the module, with the direction in brackets where the layer has several.
+        module: the layer.
+        adapter: reads this direction.
+        path: the module's name in the model.
+        reader: reads the layer as a whole; the same as `adapter` where there is one direction.
+        parameters: those of the model.
+    """
 
     index: int
     name: str
     module: nn.Module
     adapter: Adapter
+    path: str
+    reader: Adapter
+    parameters: Parameters
 
     @property
     def kind(self) -> str:
         """The adapter's name for this kind of layer."""
         return self.adapter.kind
 
+    def present(self) -> AbstractContextManager[None]:
+        """Within the block, the layer's parameters are whole and in memory, wherever they are."""
+        return self.parameters.present(self.path)
+
     def state_matrix(self) -> Float[Tensor, "rates state"]:
         """A in continuous time."""
-        return self.adapter.state_matrix(self.module)
+        with self.present():
+            return self.adapter.state_matrix(self.module)
+
+    def full_name(self, parameter: str) -> str:
+        """The model's name of one of the layer's parameters."""
+        return f"{self.path}.{parameter}" if self.path else parameter
+
+    def why_not_editable(self, name: str) -> str | None:
+        """Why the model's parameter `name` cannot be edited; `None` where it can."""
+        try:
+            own = self.parameters.own(name)
+        except AttributeError:
+            return f"{name} is not a weight of its own in this model"
+        if not own.is_floating_point() or own.element_size() < 2:
+            return f"{name} is quantised ({str(own.dtype).removeprefix('torch.')})"
+        return None
 
 
 def find_layers(model: nn.Module, adapters: Sequence[Adapter] | None = None) -> list[Layer]:
     """The state-space layers of any module, in the order in which the model holds them.
+
+    A layer that scans in several directions comes once for each.
 
     Raises:
         InputError: there is none; the message names what there is instead.
     """
     layers: list[Layer] = []
     inside: set[int] = set()
+    parameters = Parameters(model)
     tried = list(adapters or known_adapters())
-    for name, module in model.named_modules():
-        adapter = next((a for a in tried if a.matches(module)), None)
-        if id(module) not in inside and adapter is not None:
-            layers.append(Layer(len(layers), name, module, adapter))
-            inside.update(id(part) for part in module.modules())
+    for path, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        reader = next((a for a in tried if a.matches(module)), None)
+        if reader is None:
+            continue
+        for direction, adapter in reader.directions(module).items():
+            name = f"{path}[{direction}]" if direction else path
+            layers.append(Layer(len(layers), name, module, adapter, path, reader, parameters))
+        inside.update(id(part) for part in module.modules())
     if not layers:
         raise InputError(
             f"no state-space layer in {type(model).__name__}: it is made of "
@@ -68,10 +122,32 @@ def not_audited(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     return dict(Counter(type(module).__name__ for module in innermost))
 
 
+_MIXING = (
+    "attention",
+    "lstm",
+    "gru",
+    "rnn",
+    "rwkv",
+    "recurrent",
+    "mamba",
+    "ssm",
+    "lru",
+    "retention",
+)
+
+
+_POINTWISE = ("norm", "cache", "mlp")
+"""Of parts whose class bears the name of a model that mixes."""
+
+
+_RATES = re.compile(r"^A(_\w+)?_?logs?$")
+
+
 def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    known = any(word in name for word in ("attention", "lstm", "gru", "rnn", "rwkv"))
-    return (known or hasattr(module, "A_log")) and any(True for _ in module.parameters())
+    known = any(word in name for word in _MIXING) and not any(word in name for word in _POINTWISE)
+    has_rates = any(_RATES.match(own) for own, _ in module.named_parameters(recurse=False))
+    return (known or has_rates) and any(True for _ in module.parameters())
 
 
 def _inside(module: nn.Module) -> Iterator[nn.Module]:
@@ -95,51 +171,198 @@ def _enumerated(counts: dict[str, int], most: int = 5) -> str:
 Receive = Callable[[Layer, Tensor, Recurrence], None]
 """Called with a layer, its input `(batch, length, d_model)`, and its recurrence."""
 
+Prove = Callable[[Sequence[Layer], Replay], None]
+"""Called with the directions of a layer and how its replay compares with what it handed on."""
+
 
 @contextmanager
-def watching(layers: Sequence[Layer], receive: Receive) -> Iterator[None]:
+def watching(
+    layers: Sequence[Layer], receive: Receive, prove: Prove | None = None
+) -> Iterator[None]:
     """Within the block, every forward pass of a layer is also given to `receive`.
 
     The layers' outputs are what they were, to the bit. Nothing is kept from one layer to the
-    next. Passes of a single token through a cache are skipped.
+    next. Passes that go on from a state in a cache, and passes over several sequences packed into
+    one, are skipped.
+
+    With `prove`, each reading is compared with what the layer hands on, and a layer that cannot be
+    read is reported there; without, what goes wrong is raised.
     """
+    groups: dict[int, list[Layer]] = {}
+    for layer in layers:
+        groups.setdefault(id(layer.module), []).append(layer)
     with ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_watching_one(layer, receive))
+        for group in groups.values():
+            stack.enter_context(_watching_one(group, receive, prove))
         yield
 
 
 @contextmanager
-def _watching_one(layer: Layer, receive: Receive) -> Iterator[None]:
+def _watching_one(
+    directions: Sequence[Layer], receive: Receive, prove: Prove | None
+) -> Iterator[None]:
+    first = directions[0]
+    reader, watched = first.reader, first.module
     seen: dict[str, Seen] = {}
+    goes_on: list[bool] = []
+    again: list[LayerCall] = []
+    is_again = False
 
-    def remember(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            seen[name] = Seen(args[0], output)
-
-        return hook
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.clear()
+        if is_again:
+            return
+        goes_on.append(goes_on_from_a_state(module, given(module, args, kwargs)))
 
     def finish(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        hidden_states = args[0] if args else kwargs["hidden_states"]
-        if kwargs.get("cache_params") is not None and hidden_states.shape[1] == 1:
+        nonlocal is_again
+        if not is_again and goes_on and goes_on.pop():
             return
-        mask = kwargs.get("attention_mask")
-        call = LayerCall(hidden_states, mask if mask is None or mask.ndim == 2 else None, seen)
-        with torch.no_grad():
-            if len(seen) < len(layer.adapter.watched):
-                layer.adapter.replay(module, call)
-            receive(layer, hidden_states, layer.adapter.read(module, call))
+        bound = given(module, args, kwargs)
+        hidden_states = whole(next(iter(bound.values())))
+        mask = bound.get("attention_mask")
+        is_mask = isinstance(mask, Tensor) and mask.ndim == 2
+        call = LayerCall(
+            hidden_states, mask if is_mask else None, dict(seen), _first_tensor(output)
+        )
         seen.clear()
+        if is_again:
+            again.append(call)
+            return
+        with torch.no_grad(), first.present():
+            if prove is None or not computes_in_half(call):
+                _pass_on(directions, call, receive, prove)
+                return
+            _pass_on(directions, call, receive, _for_failures(prove))
+            with in_float32(module):
+                is_again = True
+                try:
+                    call_in_float32(module, bound)
+                finally:
+                    is_again = False
+                    seen.clear()
+                _prove(directions, again.pop() if again else call, prove)
 
-    handles = [
-        getattr(layer.module, name).register_forward_hook(remember(name))
-        for name in layer.adapter.watched
+    names = {*reader.watched, *([reader.projection] if reader.projection else [])}
+    handles: list[Any] = [
+        getattr(watched, name).register_forward_hook(_remembering(name, seen))
+        for name in names
+        if isinstance(getattr(watched, name, None), nn.Module)
     ]
-    handles.append(layer.module.register_forward_hook(finish, with_kwargs=True))
+    handles.append(watched.register_forward_pre_hook(begin, with_kwargs=True))
+    handles.append(watched.register_forward_hook(finish, with_kwargs=True))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _pass_on(
+    directions: Sequence[Layer],
+    call: LayerCall,
+    receive: Receive,
+    prove: Prove | None,
+) -> None:
+    """Give what a call was to `receive`, and how its replay compares to `prove`."""
+    first = directions[0]
+    reader, module = first.reader, first.module
+    extra = left_over(reader, module)
+    if extra and prove is not None:
+        shown = ", ".join(extra[:6]) + (" ..." if len(extra) > 6 else "")
+        prove(directions, unread(f"{shown} belong to it, and nothing tells what they do"))
+        return
+    try:
+        call = _with_all_seen(reader, module, call)
+        recurrences = [layer.adapter.read(module, call) for layer in directions]
+        for recurrence in recurrences:
+            recurrence.state_norms([0])  # fails where what was read does not fit together
+    except Exception as error:  # a look-alike may fail anywhere in a reading that is not its own
+        if prove is None or is_from_outside(type(reader)):
+            raise
+        why = f"it has the parts of {first.kind} and cannot be read so: {_reason(error)}"
+        prove(directions, unread(why))
+        return
+    for layer, recurrence in zip(directions, recurrences, strict=True):
+        receive(layer, call.hidden_states, recurrence)
+    if prove is not None:
+        try:
+            replay = replayed(reader, module, call, recurrences)
+        except Exception as error:
+            if is_from_outside(type(reader)):
+                raise
+            replay = unread(f"what it hands on cannot be made of it: {_reason(error)}")
+        prove(directions, replay)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _prove(directions: Sequence[Layer], call: LayerCall, prove: Prove) -> None:
+    """Compare the replay of a call of which nothing else is wanted."""
+    _pass_on(directions, call, lambda layer, hidden_states, recurrence: None, prove)
+
+
+def _for_failures(prove: Prove) -> Prove:
+    """Report only what cannot be read at all; the proof comes from another call."""
+
+    def only_failures(directions: Sequence[Layer], replay: Replay) -> None:
+        if replay.difference != replay.difference and replay.why_not is not None:
+            prove(directions, replay)
+
+    return only_failures
+
+
+def _with_all_seen(reader: Adapter, module: nn.Module, call: LayerCall) -> LayerCall:
+    """The call with every submodule that the reader watches called, if a kernel went round any."""
+    if all(name in call.seen for name in reader.watched):
+        return call
+    seen = dict(call.seen)
+    handles = [
+        getattr(module, name).register_forward_hook(_remembering(name, seen))
+        for name in reader.watched
+    ]
+    try:
+        reader.replay(module, call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return replace(call, seen=seen)
+
+
+def _remembering(name: str, seen: dict[str, Seen]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(output, Tensor):
+            seen[name] = Seen(whole(args[0]), whole(output))
+
+    return hook
+
+
+def given(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module was called with, by the names of its own signature, its input first."""
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        bound = {**{f"argument {i}": value for i, value in enumerate(args)}, **kwargs}
+    arguments: dict[str, Any] = {}
+    for name, value in bound.items():
+        if name == "kwargs" and isinstance(value, dict):
+            arguments |= value
+        elif name == "args" and isinstance(value, tuple):
+            arguments |= {f"argument {i}": one for i, one in enumerate(value)}
+        else:
+            arguments[name] = value
+    own = arguments.pop("hidden_states", None)
+    return arguments if own is None else {"hidden_states": own, **arguments}
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return whole(output)
+    values = output.values() if isinstance(output, Mapping) else output
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        return None
+    return next((whole(value) for value in values if isinstance(value, Tensor)), None)

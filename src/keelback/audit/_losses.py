@@ -1,6 +1,6 @@
 """The loss of each token, with all the context there is and with no more than training had."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,16 +41,36 @@ class LanguageModel:
             logits = next(v for v in output.values() if isinstance(v, Tensor))
         return logits
 
-    def predicts_tokens(self, tokens: Int[Tensor, "batch length"]) -> bool:
-        """Whether the output has a logit of each token at each position; a short trial pass."""
+    def why_no_losses(self, tokens: Int[Tensor, "batch length"]) -> str | None:
+        """Why there is no loss by position, from two short trial passes; `None` where there is.
+
+        There is one where the output has a logit of each token at each position that does not
+        depend on what comes after it.
+        """
         probe = tokens[:1, :_PROBE_TOKENS]
         logits = self.logits(probe)
         if logits.ndim != 3 or logits.shape[:2] != probe.shape:
-            return False
+            shape = tuple(logits.shape)
+            return f"the model does not predict the next token (its output has the shape {shape})."
         if logits.shape[-1] <= int(tokens.max()):
-            return False
+            return (
+                f"the model does not predict the next token ({logits.shape[-1]} outputs per token "
+                "are fewer than there are tokens)."
+            )
+        other = probe.clone()
+        other[:, -1] = next((t for t in tokens.flatten().tolist() if t != probe[0, -1]), 0)
+        change = (self.logits(other) - logits)[:, :-1].abs().max()
+        if float(change) > _PROBE_TOLERANCE * float(logits.abs().max()):
+            return (
+                "the model does not predict the next token (what it gives at a token depends on "
+                "the tokens after it)."
+            )
         self._head_scale = self._scale_of_head(probe, logits)
-        return True
+        return None
+
+    def predicts_tokens(self, tokens: Int[Tensor, "batch length"]) -> bool:
+        """Whether there is a loss by position."""
+        return self.why_no_losses(tokens) is None
 
     def _scale_of_head(self, probe: Tensor, logits: Tensor) -> float | None:
         head = getattr(self._model, "get_output_embeddings", lambda: None)()
@@ -97,18 +117,25 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.view(targets.shape)
 
 
+Windows = Sequence[tuple[slice, slice]]
+"""Parts of a sequence, and those of their positions that count."""
+
+
 def restarted_losses(
     language_model: LanguageModel,
     tokens: Int[Tensor, "batch length"],
     span: Span,
     done: Callable[[float], None] = lambda tokens: None,
+    begin: Callable[[Windows], None] = lambda windows: None,
+    losses_too: bool = True,
 ) -> Float[Tensor, "batch beyond"]:
     """Losses of the tokens beyond the training length, each in a context that training knew.
 
     The model starts anew every half training length, so each token has between half and all of
     the training length before it. Beside the losses with the full context, token for token, this
     tells what the length does and cancels how hard the tokens are. `done` is told how many tokens
-    have been run, now and then.
+    have been run, now and then; `begin`, before each pass, which windows its batch is made of.
+    Without `losses_too` the model is run all the same, and the losses are NaN.
     """
     batch, length = tokens.shape
     losses = torch.full((batch, length), float("nan"), device=tokens.device)
@@ -119,10 +146,14 @@ def restarted_losses(
             group = [w for w in windows[i : i + at_once] if w[0].stop - w[0].start > 1]
             for same in _by_length(group):
                 stacked = torch.stack([tokens[sequence, whole] for whole, _ in same])
-                context = same[0][1].start - same[0][0].start
-                rows = language_model.token_losses(stacked, first=context)
-                for row, (_, scored) in zip(rows, same, strict=True):
-                    losses[sequence, scored] = row
+                begin(same)
+                if losses_too:
+                    context = same[0][1].start - same[0][0].start
+                    rows = language_model.token_losses(stacked, first=context)
+                    for row, (_, scored) in zip(rows, same, strict=True):
+                        losses[sequence, scored] = row.to(losses.dtype)
+                else:
+                    language_model.logits(stacked)
                 done(stacked.numel())
     return losses[:, span.beyond].double().cpu()
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.audit._layers import Layer
+from keelback.audit._replay import NOT_COMPARED, Replay
 from keelback.audit._statistics import LayerStatistics
 
 DEAD_SHARE_OF_MEDIAN = 1e-4
@@ -29,6 +30,7 @@ class LayerMeasures:
 
     layer: Layer
     statistics: LayerStatistics
+    replay: Replay = NOT_COMPARED
 
     @property
     def spectral_abscissa(self) -> float:
@@ -67,23 +69,29 @@ class LayerMeasures:
 
     @property
     def dead(self) -> Tensor:
-        """Which rates' states stay at next to nothing."""
-        peak = self.statistics.state_mean().amax(0)
-        return peak <= DEAD_SHARE_OF_MEDIAN * peak.median()
+        """Which rates' states stay at next to nothing beside the others' at the same positions."""
+        norms = self.statistics.state_mean()
+        beside = norms / norms.median(-1, keepdim=True).values
+        return torch.nan_to_num(beside).amax(0) <= DEAD_SHARE_OF_MEDIAN
 
-    @cached_property
-    def _states_within_and_beyond(self) -> tuple[Tensor, Tensor]:
-        """Mean state norm of each rate at the settled positions, and beyond the training length."""
+    @property
+    def settled_norm(self) -> Float[Tensor, " rates"]:
+        """Mean state norm of each rate in the later half of the training length."""
         span, norms = self.statistics.span, self.statistics.state_mean()
         positions = torch.tensor(self.statistics.positions)
         settled = (positions >= span.settled.start) & (positions < span.settled.stop)
-        return norms[settled].mean(0), norms[positions >= span.beyond.start].mean(0)
+        return norms[settled].mean(0)
 
-    @property
+    @cached_property
     def state_growth(self) -> Float[Tensor, " rates"]:
-        """State norm beyond the training length over that in its later half; NaN without."""
-        within, beyond = self._states_within_and_beyond
-        return beyond / within.clamp_min(torch.finfo(within.dtype).tiny)
+        """State norm beyond the training length over that in contexts that training knew.
+
+        At the same positions, so that the text cancels; NaN where there are none.
+        """
+        full, restarted = self.statistics.state_mean(), self.statistics.restarted
+        both = restarted.count > 0
+        with_length, without = full[both].mean(0), restarted.state_mean()[both].mean(0)
+        return with_length / without.clamp_min(torch.finfo(without.dtype).tiny)
 
     @property
     def growth_exponent(self) -> float:
@@ -110,12 +118,13 @@ class LayerMeasures:
 
     @property
     def step_shift(self) -> Float[Tensor, " rates"]:
-        """Mean step size beyond the training length less that before, in standard deviations.
+        """Mean step size beyond the training length less that of the same tokens restarted.
 
-        Before is the later half of the training length; the deviation is over tokens.
+        Restarted in contexts that training knew; in standard deviations over the tokens within the
+        training length.
         """
-        span, mean = self.statistics.span, self.statistics.step_mean
-        difference = mean(span.beyond) - mean(span.settled)
+        statistics = self.statistics
+        difference = statistics.step_mean(statistics.span.beyond) - statistics.restarted.step_mean()
         return difference / self.statistics.step_deviation_within().clamp_min(1e-30)
 
     def to_json(self) -> dict[str, Any]:
@@ -127,7 +136,7 @@ class LayerMeasures:
             "name": self.layer.name,
             "kind": self.layer.kind,
             "rates": statistics.A.shape[0],
-            "state_size": statistics.A.shape[1],
+            "state_size": statistics.state_size,
             "spectral_abscissa": self.spectral_abscissa,
             "delta": {
                 "min": statistics.steps.least,
@@ -147,7 +156,7 @@ class LayerMeasures:
             "saturated": _share(self.saturated),
             "dead": _share(self.dead),
             "state": {
-                "norm_settled": float(self._states_within_and_beyond[0].median()),
+                "norm_settled": float(self.settled_norm.median()),
                 "growth_median": float(self.state_growth.median()),
                 "growth_max": float(self.state_growth.max()),
                 "growth_exponent": self.growth_exponent,
@@ -160,12 +169,16 @@ class LayerMeasures:
                 if statistics.alignment is None
                 else statistics.alignment.correlation().tolist(),
             },
+            "replay": {
+                "relative_difference": self.replay.difference,
+                "worst_channel": self.replay.worst,
+                "tolerance": self.replay.tolerance,
+            },
         }
 
     def channels(self) -> Mapping[str, list[Any]]:
-        """One entry a rate, in columns."""
+        """One entry per rate, in columns."""
         statistics = self.statistics
-        within, beyond = self._states_within_and_beyond
         rates = statistics.A.shape[0]
         columns = {
             "spectral_abscissa": statistics.A.amax(-1),
@@ -175,8 +188,8 @@ class LayerMeasures:
             "delta_shift": self.step_shift,
             "decay": self.decay.amax(-1),
             "horizon": self.longest_horizon,
-            "state_norm": within,
-            "state_growth": beyond / within,
+            "state_norm": self.settled_norm,
+            "state_growth": self.state_growth,
             "saturated": self.saturated,
             "dead": self.dead,
         }

@@ -1,6 +1,6 @@
 """How a model's output moves when weights and activations are kept in half precision."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from keelback.audit._inputs import Inputs, are_tokens, call, floating_output
 from keelback.audit._losses import LanguageModel
+from keelback.audit._parameters import is_split, offload_hooks
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,26 +45,31 @@ class PrecisionEffect:
 
 @torch.no_grad()
 def precision_effects(
-    model: nn.Module, tokens: Int[Tensor, "batch length"]
+    model: nn.Module, inputs: Int[Tensor, "batch length"] | Inputs
 ) -> list[PrecisionEffect]:
-    """Run the model as it is and rounded to each half type, on the same tokens.
+    """Run the model as it is and rounded to each half type, on the same tokens or other inputs.
 
     Rounding is emulated: weights and each module's outputs are rounded to the type and computed
     with in the model's own, as hardware does that multiplies in half precision and accumulates in
     single. What a layer computes between its modules, the scan above all, stays as it is, as it
     does in the kernels of mamba_ssm. No second copy of the model is made.
     """
-    language_model = LanguageModel(model)
     largest = _Largest()
     with _on_outputs(model, largest.see):
-        exact = language_model.logits(tokens).float()
+        exact = _output(model, inputs)
     effects = []
     for name, dtype in PRECISIONS.items():
         overflow = _FirstOverflow()
         with _rounded_weights(model, dtype), _on_outputs(model, _rounding(dtype, overflow)):
-            rounded = language_model.logits(tokens).float()
+            rounded = _output(model, inputs)
         effects.append(_effect(name, exact, rounded, largest.value, dtype, overflow))
     return effects
+
+
+def _output(model: nn.Module, inputs: Tensor | Inputs) -> Tensor:
+    if isinstance(inputs, Tensor) and are_tokens(inputs):
+        return LanguageModel(model).logits(inputs).float()
+    return floating_output(call(model, inputs)).float()
 
 
 def _effect(
@@ -152,9 +159,37 @@ def _on_outputs(model: nn.Module, apply: Callable[[str, Tensor], Tensor]) -> Ite
 def _rounded_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Weights rounded while their module runs, and put back after it, one block at a time."""
     with ExitStack() as stack:
-        for unit in _units(model):
+        units = list(_units(model))
+        gathering = [m for m in model.modules() if _gathers_weights(m) and m not in units]
+        for unit in [*units, *gathering]:
             stack.enter_context(_rounded_while_running(unit, dtype))
+        for module in model.modules():
+            for hook in offload_hooks(module):
+                own, hook.weights_map = hook.weights_map, _Rounded(hook.weights_map, dtype)
+                stack.callback(setattr, hook, "weights_map", own)
         yield
+
+
+class _Rounded(Mapping[str, Tensor]):
+    """Weights that are fetched when their module runs, rounded."""
+
+    def __init__(self, under: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._under, self._dtype = under, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._under[name]
+        return value.to(self._dtype).to(value.dtype) if value.is_floating_point() else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._under)
+
+    def __len__(self) -> int:
+        return len(self._under)
+
+
+def _gathers_weights(module: nn.Module) -> bool:
+    """Whether FSDP2 brings the module's weights together when it runs; they are parts till then."""
+    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
@@ -177,7 +212,8 @@ def _rounded_while_running(unit: nn.Module, dtype: torch.dtype) -> Iterator[None
 
     def before(module: nn.Module, args: Any) -> None:
         for parameter in unit.parameters():
-            if parameter.is_floating_point():
+            away = parameter.is_meta or is_split(parameter)
+            if parameter.is_floating_point() and not away:
                 kept.append((parameter, parameter.data))
                 parameter.data = parameter.data.to(dtype).to(parameter.dtype)
 

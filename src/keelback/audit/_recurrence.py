@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from keelback.scan import selective_scan
@@ -13,24 +13,52 @@ from keelback.scan import selective_scan
 class Recurrence(ABC):
     """The inputs of one layer's recurrence over one batch of sequences.
 
-    A layer forgets at a number of *rates*: one a channel in Mamba, one a head in Mamba-2 and in
-    gated delta nets, one a key dimension in Kimi's delta attention, one in all in keelback's
+    A layer forgets at a number of *rates*: one per channel in Mamba, one per head in Mamba-2 and in
+    gated delta nets, one per key dimension in Kimi's delta attention, one in all in keelback's
     selective SSM. Rate `r` multiplies state `n` by `exp(delta[b, t, r] A[r, n])` at token `t`.
+
+    Positions are in the order of the scan. Where that is not the order of the layer's input, as in
+    the second direction of a bidirectional layer, `order` says where each comes from.
     """
 
     delta: Float[Tensor, "batch length rates"]
     """Step sizes, after softplus and clamping."""
     A: Float[Tensor, "rates state"]
     """Continuous-time decay rates; the state axis is 1 where all states of a rate decay alike."""
+    order: Int[Tensor, " length"] | None = None
+    """Where each position of the scan lies in the layer's input; `None` where it is the same."""
 
     @property
     def length(self) -> int:
         """Tokens in each sequence."""
         return self.delta.shape[1]
 
+    @property
+    @abstractmethod
+    def state_size(self) -> int:
+        """States per channel of what is written."""
+
+    def in_order(self, x: Shaped[Tensor, "batch length ..."]) -> Shaped[Tensor, "batch length ..."]:
+        """`x`, which is in the order of the layer's input, in that of the scan."""
+        return x if self.order is None else x[:, self.order.to(x.device)]
+
+    def out_of_order(
+        self, y: Shaped[Tensor, "batch length ..."]
+    ) -> Shaped[Tensor, "batch length ..."]:
+        """`y`, which is in the order of the scan, in that of the layer's input."""
+        if self.order is None:
+            return y
+        inverse = torch.empty_like(self.order)
+        inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
+        return y[:, inverse.to(y.device)]
+
     @abstractmethod
     def output(self) -> Float[Tensor, "batch length channels"]:
         """What the recurrence gives, before any gate or norm that follows it."""
+
+    @abstractmethod
+    def without_state(self) -> Float[Tensor, "batch length channels"]:
+        """What it would give if its state were always zero: the skip connection, or nothing."""
 
     @abstractmethod
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
@@ -67,8 +95,14 @@ class SelectiveRecurrence(Recurrence):
         C: Float[Tensor, "batch length groups state"],
         D: Float[Tensor, " channels"] | None = None,
     ) -> None:
-        self.u, self.delta, self.A, self.B, self.C = (_wide(x) for x in (u, delta, A, B, C))
-        self.D = None if D is None else _wide(D)
+        self.u, self.delta, self.A, self.B, self.C = alike(u, delta, A, B, C)
+        self.D = None if D is None else D.detach().to(self.u.dtype)
+        self._output: Tensor | None = None
+
+    @property
+    def state_size(self) -> int:
+        """States per channel."""
+        return self.B.shape[-1]
 
     @property
     def _channels_per_rate(self) -> int:
@@ -96,14 +130,24 @@ class SelectiveRecurrence(Recurrence):
 
     def output(self) -> Float[Tensor, "batch length channels"]:
         """`y`, before the gate `silu(z)`."""
-        return self._scan(slice(None), None)[0]
+        if self._output is None:
+            self._output = self._scan(slice(None), None)[0]
+        return self._output
+
+    def without_state(self) -> Float[Tensor, "batch length channels"]:
+        """`D u`."""
+        return torch.zeros_like(self.u) if self.D is None else self.D * self.u
 
     def _states(self, positions: Sequence[int]) -> Iterator[Float[Tensor, "batch channels state"]]:
         state, start = None, 0
+        outputs = []
         for position in positions:
-            _, state = self._scan(slice(start, position + 1), state)
+            y, state = self._scan(slice(start, position + 1), state)
+            outputs.append(y)
             start = position + 1
             yield state
+        if start == self.length:
+            self._output = torch.cat(outputs, dim=1)
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of the state after each of the ascending `positions`."""
@@ -135,5 +179,9 @@ class SelectiveRecurrence(Recurrence):
         return B * C
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+def alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All detached and in one type, which is at least float32."""
+    dtype = torch.float32
+    for x in tensors:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return tuple(x.detach().to(dtype) for x in tensors)

@@ -1,7 +1,6 @@
 """What an audit found, as data: data frames, JSON, Parquet."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
+from keelback.audit._collect import NotAudited, share_read
 from keelback.audit._degradation import Degradation
+from keelback.audit._findings import Finding
 from keelback.audit._gates import TokenName, gate_table, gate_types
+from keelback.audit._json import finite
+from keelback.audit._layers import Layer
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
-from keelback.audit._verdict import Finding, findings, in_words
-from keelback.files import replacing, write_atomically
+from keelback.audit._verdict import findings, in_words
+from keelback.files import write_atomically, write_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,6 +44,31 @@ class PositionLoss:
     restarted: float
 
 
+def losses_by_position(
+    losses: Float[Tensor, "sequences positions"],
+    restarted: Float[Tensor, "sequences beyond"] | None,
+    span: Span,
+    first: int,
+) -> list[PositionLoss]:
+    """One entry per bin of positions; `losses[:, i]` is of position `first + i`."""
+    rows = []
+    for bin_ in span.bins():
+        start = max(bin_.start, first)
+        own = losses[:, start - first : bin_.stop - first].flatten()
+        if start >= bin_.stop or not len(own):
+            continue
+        error = 2 * float(own.std()) / len(own) ** 0.5 if len(own) > 1 else float("inf")
+        alone = float("nan")
+        if restarted is not None and start >= span.beyond.start:
+            shifted = slice(start - span.beyond.start, bin_.stop - span.beyond.start)
+            alone = float(restarted[:, shifted].mean())
+        mean = float(own.mean())
+        rows.append(
+            PositionLoss(start, bin_.stop, len(own), mean, mean - error, mean + error, alone)
+        )
+    return rows
+
+
 @dataclass(frozen=True)
 class AuditResult:
     """What an audit found.
@@ -49,11 +78,12 @@ class AuditResult:
         span: length of the sequences and training length.
         train_length_source: "given", "configuration" or "assumed".
         sequences: how many sequences were run.
-        measures: per layer, with the statistics behind them.
+        found: every state-space layer (each direction of it), read or not.
+        measures: per layer that was read, with the statistics behind them.
         losses: by position; empty for a model that does not predict tokens.
         degradation: of the loss beyond the training length; `None` where it was not tested.
         precision: effects of half precision.
-        not_audited: classes of layers that no adapter reads, and how many of each.
+        not_audited: layers that were not read, and why; other layers that mix tokens, by class.
         token_names: of each of the text's different tokens.
     """
 
@@ -61,11 +91,12 @@ class AuditResult:
     span: Span
     train_length_source: str
     sequences: int
+    found: Sequence[Layer]
     measures: Sequence[LayerMeasures]
     losses: Sequence[PositionLoss]
     degradation: Degradation | None
     precision: Sequence[PrecisionEffect]
-    not_audited: Mapping[str, int]
+    not_audited: Sequence[NotAudited]
     token_names: Sequence[TokenName]
     why_no_losses: str | None = None
 
@@ -74,6 +105,7 @@ class AuditResult:
         """Everything worth saying, what hurts first."""
         return findings(
             self.measures,
+            self.found,
             self.span,
             self.degradation,
             self.why_no_losses,
@@ -82,30 +114,37 @@ class AuditResult:
         )
 
     @property
+    def share_read(self) -> float:
+        """Of the parameters of all state-space layers, the share that lies in those read."""
+        return share_read(self.measures, self.found)
+
+    @property
     def verdict(self) -> str:
         """The findings in a few sentences."""
         return in_words(self.findings)
 
     @cached_property
     def layers(self) -> "pl.DataFrame":
-        """One row a layer; nested measures as `group_name` columns."""
+        """One row per layer that was read; nested measures as `group_name` columns."""
         return _frame([_flat(m.to_json()) for m in self.measures])
 
     @cached_property
     def channels(self) -> "pl.DataFrame":
-        """One row a rate of a layer."""
+        """One row per rate of a layer."""
         import polars as pl
 
+        if not self.measures:
+            return pl.DataFrame()
         return pl.concat([pl.DataFrame(measures.channels()) for measures in self.measures])
 
     @cached_property
     def loss_by_position(self) -> "pl.DataFrame":
-        """One row a bin of positions."""
+        """One row per bin of positions."""
         return _frame([vars(loss) for loss in self.losses])
 
     @cached_property
     def states(self) -> "pl.DataFrame":
-        """Quantiles over rates of the state norm, one row a layer and sampled position."""
+        """Quantiles over rates of the state norm, one row per layer and sampled position."""
         rows = []
         for measures in self.measures:
             norms = measures.statistics.state_mean()
@@ -125,7 +164,7 @@ class AuditResult:
 
     @cached_property
     def steps(self) -> "pl.DataFrame":
-        """Median over rates of the mean step size, one row a layer and bin of positions."""
+        """Median over rates of the mean step size, one row per layer and bin of positions."""
         return _frame(
             [
                 {
@@ -177,6 +216,7 @@ class AuditResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values; `None` stands for what is infinite or cannot be told."""
         opening = [row for row in self.gates.to_dicts() if row["count"] > 1]
+        proofs = [own.replay.difference for own in self.measures]
         result = {
             "model": self.model,
             "verdict": self.verdict,
@@ -185,6 +225,12 @@ class AuditResult:
             "train_length": self.span.train_length,
             "train_length_source": self.train_length_source,
             "sequences": self.sequences,
+            "coverage": {
+                "layers_found": len(self.found),
+                "layers_read": len(self.measures),
+                "share_of_their_parameters": self.share_read,
+                "replay_difference": max(proofs, default=float("nan")),
+            },
             "layers": [measures.to_json() for measures in self.measures],
             "loss_by_position": [vars(loss) for loss in self.losses],
             "degradation": None if self.degradation is None else self.degradation.to_json(),
@@ -194,19 +240,18 @@ class AuditResult:
                 "narrowest": opening[-10:][::-1],
             },
             "precision": [effect.to_json() for effect in self.precision],
-            "not_audited": dict(self.not_audited),
+            "not_audited": [vars(missed) for missed in self.not_audited],
         }
-        plain: dict[str, Any] = _finite(result)
+        plain: dict[str, Any] = finite(result)
         return plain
 
     def write(self, folder: Path) -> None:
-        """Write `audit.json` and one Parquet file a data frame into `folder`, each in one step."""
+        """Write `audit.json` and a Parquet file per data frame into `folder`, each in one step."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in (*_FRAMES, "gate_types"):
             frame: pl.DataFrame = getattr(self, name)
             if frame.width:
-                with replacing(folder / f"{name}.parquet") as file:
-                    frame.write_parquet(file)
+                write_table(folder / f"{name}.parquet", frame)
         text = json.dumps(self.to_json(), indent=2, allow_nan=False)
         write_atomically(folder / "audit.json", text)
 
@@ -227,13 +272,3 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             _flat(value, f"{prefix}{key}_") if isinstance(value, Mapping) else {prefix + key: value}
         )
     return flat
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

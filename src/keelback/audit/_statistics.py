@@ -47,6 +47,8 @@ class LayerStatistics:
         self.step_greatest = torch.full((rates,), float("-inf"))
         self.positions = span.sampled_positions()
         self.state_sum = torch.zeros(len(self.positions), rates, dtype=torch.float64)
+        self.state_size = 0
+        self.restarted = RestartedStatistics(self.positions, rates)
         self.gates = GateByToken(n_tokens)
         self.alignment = None if features is None else Alignment(features)
         self.reach = AttentionReach(span, rates)
@@ -55,10 +57,14 @@ class LayerStatistics:
         self,
         recurrence: Recurrence,
         hidden_states: Float[Tensor, "batch length d_model"],
-        tokens: Int[Tensor, "batch length"],
+        tokens: Int[Tensor, "batch length"] | None,
     ) -> None:
-        """Take in one forward pass; `tokens` are indices into the text's different tokens."""
+        """Take in one forward pass; `tokens` are indices into the text's different tokens.
+
+        Both inputs are in the order of the layer's input, whatever that of its scan is.
+        """
         delta = recurrence.delta
+        self.state_size = recurrence.state_size
         log2 = torch.log2(delta.clamp_min(_LEAST_STEP))
         self.sequences += len(delta)
         self.steps.add(delta)
@@ -69,9 +75,10 @@ class LayerStatistics:
         self.step_greatest = torch.maximum(self.step_greatest, delta.amax((0, 1)).cpu())
         self.state_sum += recurrence.state_norms(self.positions).double().sum(0).cpu()
         opening = log2.mean(-1)
-        self.gates.update(opening, tokens)
+        if tokens is not None:
+            self.gates.update(opening, recurrence.in_order(tokens))
         if self.alignment is not None:
-            self.alignment.update(opening, hidden_states)
+            self.alignment.update(opening, recurrence.in_order(hidden_states.flatten(1, -2)))
         self.reach.update(recurrence)
 
     def step_mean(self, part: slice) -> Float[Tensor, " rates"]:
@@ -93,6 +100,54 @@ class LayerStatistics:
     def state_mean(self) -> Float[Tensor, "positions rates"]:
         """Mean norm of each rate's state at the sampled positions."""
         return self.state_sum / self.sequences
+
+
+class RestartedStatistics:
+    """Step sizes and states of the same tokens in contexts that training knew.
+
+    What differs between these and the statistics of the whole sequence is what its length does; how
+    the text changes along the way cancels.
+    """
+
+    def __init__(self, positions: Sequence[int], rates: int) -> None:
+        self._positions = positions
+        self.step_sum = torch.zeros(rates, dtype=torch.float64)
+        self.tokens = 0
+        self.state_sum = torch.zeros(len(positions), rates, dtype=torch.float64)
+        self.count = torch.zeros(len(positions), dtype=torch.float64)
+
+    def update(self, recurrence: Recurrence, windows: Sequence[tuple[slice, slice]]) -> None:
+        """Take in one pass over windows of the sequence, one per row of the batch.
+
+        Args:
+            recurrence: of the windows.
+            windows: the positions of each in the whole sequence, and those of them that count.
+        """
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for row, (whole, counted) in enumerate(windows):
+            start = counted.start - whole.start
+            own = recurrence.delta[row, start : counted.stop - whole.start]
+            self.step_sum += own.sum(0).double().cpu()
+            self.tokens += len(own)
+            for i, position in enumerate(self._positions):
+                if counted.start <= position < counted.stop:
+                    wanted.setdefault(position - whole.start, []).append((row, i))
+        if not wanted:
+            return
+        local = sorted(wanted)
+        norms = recurrence.state_norms(local).double().cpu()
+        for k, position in enumerate(local):
+            for row, i in wanted[position]:
+                self.state_sum[i] += norms[row, k]
+                self.count[i] += 1
+
+    def step_mean(self) -> Float[Tensor, " rates"]:
+        """Mean step size of each rate; NaN if nothing was restarted."""
+        return self.step_sum / (self.tokens or float("nan"))
+
+    def state_mean(self) -> Float[Tensor, "positions rates"]:
+        """Mean norm of each rate's state at the sampled positions; NaN where there was none."""
+        return self.state_sum / torch.where(self.count > 0, self.count, torch.nan).unsqueeze(-1)
 
 
 class GateByToken:
@@ -128,8 +183,10 @@ class GateByToken:
         """Share of the opening's variance that the token alone explains, from 0 to 1.
 
         Adjusted for the number of different tokens, so that it is 0 on average where the token
-        tells nothing (Ezekiel's adjusted R squared).
+        tells nothing (Ezekiel's adjusted R squared). NaN for a model that is not given tokens.
         """
+        if not bool(self.count.any()):
+            return float("nan")
         mean, deviation = self.overall
         seen = self.count > 0
         count, different = float(self.count.sum()), int(seen.sum())

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from keelback.audit._hub import why_not_there
 from keelback.errors import InputError
 
 
@@ -61,7 +62,11 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     """
     if str(source) == "bytes":
         return ByteTokenizer()
-    path = Path(source)
+    path = Path(source).expanduser()
+    files = ("tokenizer.json", "tokenizer_config.json")
+    why_not = None if path.exists() else why_not_there(str(source), *files)
+    if why_not is not None:
+        raise _no_tokenizer(source, why_not)
     try:
         if path.is_file():
             import tokenizers
@@ -69,18 +74,23 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
             return LibraryTokenizer(tokenizers.Tokenizer.from_file(str(path)))
         import transformers
 
-        inner = transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        inner = transformers.AutoTokenizer.from_pretrained(
+            str(path if path.exists() else source), trust_remote_code=False
+        )
         return LibraryTokenizer(inner)
     except ImportError:
         raise InputError(
             f"reading the tokenizer {source} needs transformers: pip install 'keelback[hf]'"
         ) from None
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"no tokenizer can be read from {source} ({reason[:160]}); give --tokenizer the path "
-            "of a tokenizer.json or of a folder that holds one, or bytes"
-        ) from None
+        raise _no_tokenizer(source, " ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _no_tokenizer(source: str | Path, reason: str) -> InputError:
+    return InputError(
+        f"no tokenizer can be read from {source} ({reason[:160]}); give --tokenizer the path "
+        "of a tokenizer.json or of a folder that holds one, or bytes"
+    )
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -1,86 +1,139 @@
 """The verdict in words: what was found, the evidence for it, and what to try."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-from keelback.audit._degradation import Degradation
+from keelback.audit._channel_findings import gates, half_precision, idle_channels, memory
+from keelback.audit._collect import NotAudited, share_read
+from keelback.audit._degradation import TOLERANCE, Degradation
+from keelback.audit._findings import Finding, Severity
+from keelback.audit._layers import Layer
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
 
-Severity = Literal["problem", "warning", "good", "note"]
-
 STATE_GREW = 1.5
-"""Growth of the median state norm beyond the training length that is worth a warning."""
+"""Growth of the median state norm with the length that is worth a warning."""
 STEP_SHIFTED = 0.5
-"""Shift of the median step size, in standard deviations, that is worth a warning."""
-WORTH_NAMING = 0.05
-"""Share of dead or saturated channels that is worth a warning."""
-CLOSE_TO_OVERFLOW = 8.0
-"""Headroom below which a half type is worth a warning."""
-DISAGREES = 0.95
-"""Agreement of the most likely token below which a half type is worth a warning."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that an audit found: a sentence, the numbers behind it, and what to try."""
-
-    severity: Severity
-    statement: str
-    evidence: str
-    advice: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+"""Shift of the median step size with the length, in standard deviations, worth a warning."""
 
 
 def findings(
     layers: Sequence[LayerMeasures],
+    found: Sequence[Layer],
     span: Span,
     degradation: Degradation | None,
     why_no_losses: str | None,
     precision: Sequence[PrecisionEffect],
-    skipped: Mapping[str, int],
+    missed: Sequence[NotAudited],
 ) -> list[Finding]:
     """Everything worth saying, what hurts first."""
     holds = degradation is not None and not degradation.degrades
-    found = [_stability(layers), *_states(layers, span, holds), _memory(layers, span)]
-    found.append(_length(span, degradation, why_no_losses))
-    found += [*_idle_channels(layers), _gates(layers)]
-    found += [finding for effect in precision for finding in _precision(effect)]
-    if skipped:
-        listed = ", ".join(f"{count} {name}" for name, count in skipped.items())
-        found.append(
-            Finding("note", "Part of the model is not audited.", f"No adapter reads {listed}.")
-        )
+    can_repair = degradation is not None and any(_can_forget_otherwise(x) for x in layers)
+    result = [_coverage(layers, found, missed)]
+    if layers:
+        result += [
+            _stability(layers, len(layers) < len(found), can_repair),
+            *_states(layers, span, holds, can_repair),
+            memory(layers, span),
+            *idle_channels(layers),
+            *gates(layers),
+        ]
+    result.append(_length(span, degradation, why_no_losses, can_repair))
+    result += [finding for effect in precision for finding in half_precision(effect)]
+    besides = [m for m in missed if m.what == m.kind]
+    if besides:
+        listed = ", ".join(f"{m.count} {m.kind}" for m in besides)
+        statement = "Part of the model is not audited."
+        result.append(Finding("note", statement, f"No adapter reads {listed}."))
     order = ("problem", "warning", "good", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted(result, key=lambda finding: order.index(finding.severity))
 
 
 def in_words(found: Sequence[Finding]) -> str:
-    """The verdict: what hurts, what holds, and what to try, in a few sentences."""
+    """The verdict: what hurts, what holds, how much was read, and what to try."""
     bad = [f for f in found if f.severity in ("problem", "warning")]
     good = [f for f in found if f.severity == "good"]
-    sentences = [f"{f.statement} {f.evidence}" for f in [*bad, *good]]
+    read = [f for f in found if f.severity == "note" and f.measure == _READ]
+    sentences = [f"{f.statement} {f.evidence}" for f in [*bad, *good, *read]]
     advice = list(dict.fromkeys(f.advice for f in bad if f.advice))
     if advice:
         sentences.append("What to try: " + "; ".join(advice) + ".")
     return " ".join(sentences)
 
 
-def _stability(layers: Sequence[LayerMeasures]) -> Finding:
+_READ = "share of the parameters of state-space layers that was read"
+
+
+def _coverage(
+    layers: Sequence[LayerMeasures], found: Sequence[Layer], missed: Sequence[NotAudited]
+) -> Finding:
+    """How much of the model was read, and how well what was read makes what the layers hand on."""
+    share = share_read(layers, found)
+    refuted = [m for m in missed if m.what != m.kind]
+    unproved = [own for own in layers if not own.replay.is_proof]
+    proved = [own.replay.difference for own in layers if own.replay.is_proof]
+    count = f"{len(layers)} of {len(found)} state-space layers"
+    if not layers:
+        return Finding(
+            "problem",
+            "No state-space layer of this model could be read.",
+            f"{refuted[0].what}: {refuted[0].reason}." if refuted else "",
+            measure=_READ,
+            value=share,
+            threshold=1.0,
+        )
+    proof = ""
+    if proved:
+        how = f"up to {max(proved):.1g}" if max(proved) > 0 else "exactly"
+        proof = f"Run again, they make what they hand on {how}."
+    if refuted:
+        return Finding(
+            "warning",
+            f"Only part of the model was read: {count}, {share:.0%} of their parameters.",
+            f"Nothing that is said here holds for the others. {refuted[0].what}: "
+            f"{refuted[0].reason}."
+            + (f" So it is with {len(refuted) - 1} more." if len(refuted) > 1 else ""),
+            measure=_READ,
+            value=share,
+            threshold=1.0,
+        )
+    if unproved:
+        return Finding(
+            "warning",
+            f"The reading of {len(unproved)} of {len(found)} layers is not proved.",
+            "Their adapter does not say what they hand on (hand_on), so that nothing shows that "
+            f"what it reads is what they do; the first is {unproved[0].layer.name}.",
+            measure=_READ,
+            value=share,
+        )
+    return Finding("note", f"Read: {count}.", proof, measure=_READ, value=share, threshold=1.0)
+
+
+def _can_forget_otherwise(measures: LayerMeasures) -> bool:
+    layer = measures.layer
+    with layer.present():
+        edits = layer.adapter.edit_rates(layer.module, layer.adapter.state_matrix(layer.module))
+    names = [layer.full_name(name) for name in edits or {}]
+    return bool(names) and all(layer.why_not_editable(name) is None for name in names)
+
+
+def _stability(layers: Sequence[LayerMeasures], partly: bool, can_repair: bool) -> Finding:
     worst = max(layers, key=lambda layer: layer.spectral_abscissa)
     abscissa = worst.spectral_abscissa
+    measured: dict[str, Any] = {
+        "measure": "largest spectral abscissa",
+        "value": abscissa,
+        "threshold": 0.0,
+    }
     if abscissa < 0:
-        return Finding(
-            "good",
-            "Stable: every state decays.",
-            f"The spectral abscissa is at most {abscissa:.3g} ({worst.layer.name}).",
-        )
+        given = all(own.layer.adapter.always_decays(own.layer.module) for own in layers)
+        scope = " that was read" if partly else ""
+        where = f"The spectral abscissa is at most {abscissa:.3g} ({worst.layer.name})."
+        if given:
+            why = " and ".join(dict.fromkeys(o.layer.adapter.decays_because for o in layers))
+            where = f"By construction: {why}, whatever the weights. {where}"
+        return Finding("good", f"Stable: every state{scope} decays.", where, **measured)
     growing = [layer for layer in layers if layer.spectral_abscissa >= 0]
     factor = float(worst.decay.max())
     return Finding(
@@ -89,81 +142,99 @@ def _stability(layers: Sequence[LayerMeasures]) -> Finding:
         f"{len(growing)} of {len(layers)} layers have a spectral abscissa of 0 or more; the "
         f"largest, {abscissa:.3g} in {worst.layer.name}, multiplies a state by {factor:.6g} each "
         "token.",
-        "clip the abscissa (keelback repair)",
+        _CLIP if can_repair else "",
+        **measured,
     )
 
 
-def _states(layers: Sequence[LayerMeasures], span: Span, holds: bool) -> list[Finding]:
+_CLIP = "clip the abscissa (keelback repair MODEL --method clip)"
+
+
+def _states(
+    layers: Sequence[LayerMeasures], span: Span, holds: bool, can_repair: bool
+) -> list[Finding]:
     """What leaves the range of training; only worth noting where the loss `holds` all the same."""
     overflowing = [layer for layer in layers if layer.overflow_position is not None]
     if overflowing:
         first = min(overflowing, key=lambda layer: layer.overflow_position or 0)
+        grows = first.spectral_abscissa >= 0
         return [
             Finding(
                 "problem",
                 "States overflow.",
                 f"The state of {first.layer.name} is not finite at position "
                 f"{first.overflow_position}.",
-                "clip the abscissa (keelback repair)",
+                _CLIP if can_repair and grows else "",
+                "first position at which a state is not finite",
+                float(first.overflow_position or 0),
+                float(span.length),
             )
         ]
     if not span.reaches_beyond:
         return []
-    grown = [layer for layer in layers if float(layer.state_growth.median()) > STATE_GREW]
-    shifted = [layer for layer in layers if float(layer.step_shift.abs().median()) > STEP_SHIFTED]
-    found = []
     severity: Severity = "note" if holds else "warning"
-    advice = "" if holds else f"keelback repair MODEL --target-length {span.length}"
-    if grown:
-        worst = max(grown, key=lambda layer: float(layer.state_growth.median()))
+    advice = _repair_to(span) if can_repair and not holds else ""
+    found = []
+    for kind, statement, threshold, values, evidence in (
+        (
+            "median state growth",
+            "States leave the range that training saw.",
+            STATE_GREW,
+            [float(own.state_growth.median()) for own in layers],
+            "the median state norm is {:.3g} times that of the same tokens in contexts that "
+            "training knew",
+        ),
+        (
+            "median step size shift",
+            "Step sizes leave the range that training saw.",
+            STEP_SHIFTED,
+            [float(own.step_shift.abs().median()) for own in layers],
+            "they shift by {:.2g} standard deviations against the same tokens in contexts that "
+            "training knew",
+        ),
+    ):
+        beyond = [value for value in values if value > threshold]
+        if not beyond:
+            continue
+        most = max(beyond)
+        where = layers[values.index(most)].layer.name
         found.append(
             Finding(
                 severity,
-                "States leave the range that training saw.",
-                f"Beyond {span.train_length} tokens the median state norm grows in {len(grown)} of "
-                f"{len(layers)} layers, most in {worst.layer.name}: to "
-                f"{float(worst.state_growth.median()):.3g} times its size in training.",
+                statement,
+                f"Beyond {span.train_length} tokens, in {len(beyond)} of {len(layers)} layers; in "
+                f"{where} {evidence.format(most)}.",
                 advice,
-            )
-        )
-    if shifted:
-        worst = max(shifted, key=lambda layer: float(layer.step_shift.abs().median()))
-        found.append(
-            Finding(
-                severity,
-                "Step sizes leave the range that training saw.",
-                f"Beyond {span.train_length} tokens they shift by "
-                f"{float(worst.step_shift.abs().median()):.2g} standard deviations in "
-                f"{worst.layer.name}.",
-                advice,
+                kind,
+                most,
+                threshold,
             )
         )
     return found
 
 
-def _memory(layers: Sequence[LayerMeasures], span: Span) -> Finding:
-    share = sum(layer.beyond_train_length for layer in layers) / len(layers)
-    medians = sorted(float(layer.longest_horizon.median()) for layer in layers)
-    typical = medians[len(medians) // 2]
-    return Finding(
-        "note",
-        "A typical channel never forgets."
-        if math.isinf(typical)
-        else f"A typical channel remembers {float(f'{typical:.3g}'):,.10g} tokens.",
-        f"{share:.0%} of the channels remember more than the {span.train_length} tokens of "
-        "training: how they behave at their full reach was never trained.",
-    )
+def _repair_to(span: Span) -> str:
+    return f"keelback repair MODEL --target-length {span.length}"
 
 
-def _length(span: Span, degradation: Degradation | None, why_no_losses: str | None) -> Finding:
+def _length(
+    span: Span, degradation: Degradation | None, why_no_losses: str | None, can_repair: bool
+) -> Finding:
     if degradation is None:
-        reason = why_no_losses or (
-            f"The text is no longer than the training length of {span.train_length}."
+        reason = (
+            f"There is no loss by position: {why_no_losses}"
+            if why_no_losses
+            else f"The text is no longer than the training length of {span.train_length}."
         )
         return Finding(
             "note", "Whether it holds beyond its training length was not tested.", reason
         )
     low, high = degradation.excess_interval
+    measured: dict[str, Any] = {
+        "measure": "relative rise of the loss with the length",
+        "value": degradation.relative_excess,
+        "threshold": TOLERANCE,
+    }
     if not degradation.degrades:
         return Finding(
             "good",
@@ -171,6 +242,7 @@ def _length(span: Span, degradation: Degradation | None, why_no_losses: str | No
             "training length.",
             f"At that length the loss is {degradation.relative_excess:+.1%} against contexts of at "
             f"most {span.train_length} tokens ({low:+.3f} to {high:+.3f} nats).",
+            **measured,
         )
     assert degradation.onset is not None
     assert degradation.onset_interval is not None
@@ -188,70 +260,6 @@ def _length(span: Span, degradation: Degradation | None, why_no_losses: str | No
         "problem",
         "Does not hold beyond its training length.",
         evidence,
-        f"keelback repair MODEL --target-length {span.length}",
+        _repair_to(span) if can_repair else "",
+        **measured,
     )
-
-
-def _idle_channels(layers: Sequence[LayerMeasures]) -> list[Finding]:
-    found = []
-    for word, meaning, shares in (
-        ("dead", "their state stays at next to nothing", [_mean(x.dead) for x in layers]),
-        ("saturated", "they forget within a token", [_mean(x.saturated) for x in layers]),
-    ):
-        worst = max(range(len(layers)), key=lambda i: shares[i])
-        if shares[worst] > WORTH_NAMING:
-            found.append(
-                Finding(
-                    "warning",
-                    f"Some channels are {word}: {meaning}.",
-                    f"{sum(shares) / len(shares):.1%} overall, {shares[worst]:.1%} in "
-                    f"{layers[worst].layer.name}.",
-                )
-            )
-    return found
-
-
-def _gates(layers: Sequence[LayerMeasures]) -> Finding:
-    by_selectivity = sorted(layers, key=lambda layer: layer.statistics.gates.selectivity())
-    most = by_selectivity[-1]
-    mean = sum(x.statistics.gates.selectivity() for x in layers) / len(layers)
-    return Finding(
-        "note",
-        f"The token alone explains {mean:.0%} of how far the gates open.",
-        f"Most in {most.layer.name}, {most.statistics.gates.selectivity():.0%}.",
-    )
-
-
-def _precision(effect: PrecisionEffect) -> list[Finding]:
-    if effect.overflow_module is not None:
-        where = "" if effect.overflow_position is None else f" at token {effect.overflow_position}"
-        return [
-            Finding(
-                "problem",
-                f"Overflows in {effect.precision}.",
-                f"The first output that is not finite is that of {effect.overflow_module}{where}.",
-                f"keep {effect.overflow_module} in float32 or run in bfloat16",
-            )
-        ]
-    if effect.headroom < CLOSE_TO_OVERFLOW:
-        return [
-            Finding(
-                "warning",
-                f"Close to overflow in {effect.precision}.",
-                f"The largest activation is a {effect.headroom:.1f}th of the type's largest value.",
-                "run in bfloat16",
-            )
-        ]
-    if effect.agreement < DISAGREES:
-        return [
-            Finding(
-                "warning",
-                f"Predictions move in {effect.precision}.",
-                f"The most likely token changes at {1 - effect.agreement:.1%} of the positions.",
-            )
-        ]
-    return []
-
-
-def _mean(which: Any) -> float:
-    return float(which.double().mean())

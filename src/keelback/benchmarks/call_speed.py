@@ -4,6 +4,7 @@ Calls follow each other without a pause; on a GPU that is the time which the hos
 one, as long as the kernels are shorter.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keelback.benchmarks import scan_peers
+from keelback.benchmarks import scan_peers, ssd_peers
 from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
 from keelback.benchmarks.scan_peers import Call
+from keelback.benchmarks.ssd_peers import SsdShape
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.conv import causal_conv1d, causal_conv1d_update
 from keelback.errors import InputError, JobError
@@ -27,6 +29,8 @@ PEERS = ("mamba_ssm", "causal_conv1d")
 #: Seconds of calls in a row.
 BURST = 0.05
 _WIDTH = 4
+#: Numbers of a head of a Mamba-2, at most.
+HEAD_DIM = 64
 
 Function = Callable[..., Any]
 
@@ -78,10 +82,10 @@ def _step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
         normal(seed, batch, size) for seed, size in enumerate((channels, channels, states, states))
     )
     state = torch.zeros(batch, channels, states, device=device, dtype=real)
-    A = -_normal(device, 4, channels, states, dtype=real).abs()
+    A, D = -_normal(device, 4, channels, states, dtype=real).abs(), normal(5, channels).to(real)
 
     def called(run: Function) -> Call:
-        return Call((state.clone(), u, delta, A, B, C), u, run)
+        return Call((state.clone(), u, delta, A, B, C, D), u, run)
 
     def mamba_ssm() -> Call:
         from mamba_ssm.ops.triton.selective_state_update import selective_state_update as theirs
@@ -110,9 +114,27 @@ def _convolution_step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
     return Case(called(causal_conv1d_update), {"causal_conv1d": package}, False)
 
 
+def _scan_by_heads(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
+    """The channels as heads of 64 or, where these do not divide them, of as many as do."""
+    head_dim = math.gcd(shape.channels, HEAD_DIM)
+    heads = shape.channels // head_dim
+    sizes = SsdShape(shape.batch, shape.length, heads, head_dim, shape.state, 1)
+    inputs = ssd_peers.make_inputs(sizes, device, dtype)
+    loaders = ssd_peers.LOADERS[device]
+    peers = {
+        name: partial(_peer_by_heads, loaders[name], inputs) for name in loaders if name in PEERS
+    }
+    return Case(ssd_peers.keelback(inputs), peers)
+
+
+def _peer_by_heads(load: Callable[[], ssd_peers.SsdPeer], inputs: ssd_peers.SsdInputs) -> Call:
+    return load()(inputs)
+
+
 #: What is timed, by name. Another operator adds a line.
 OPERATORS: dict[str, Callable[[ScanSize, str, torch.dtype], Case]] = {
     "selective_scan": _scan,
+    "ssd": _scan_by_heads,
     "causal_conv1d": _convolution,
     "selective_state_update": _step,
     "causal_conv1d_update": _convolution_step,

@@ -24,6 +24,9 @@ class ScanSize:
     channels: int
     state: int
 
+    def __str__(self) -> str:
+        return f"{self.batch},{self.length},{self.channels},{self.state}"
+
     @classmethod
     def parse(cls, text: str) -> "ScanSize":
         """Read "batch,length,channels,state".

@@ -1,9 +1,11 @@
 """The scan against its peers: the same numbers, one process, interleaved."""
 
 import importlib.metadata
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -11,13 +13,20 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
-from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import PEERS, keelback, load_peers
-from keelback.benchmarks.timing import interleaved_medians
+from keelback.benchmarks.scan_inputs import Inputs, ScanSize, dtype_named, make_inputs
+from keelback.benchmarks.scan_peers import PEERS, Call, keelback, load_peers
+from keelback.benchmarks.timing import BURST, SLOW, interleaved_medians
 from keelback.device import chosen_device
 from keelback.errors import InputError, JobError
+from keelback.progress import tell
 
-PASSES = ("forward", "forward+backward")
+PASSES = {"forward": "forward", "forward+backward": "forward_and_backward"}
+_PIECE = 16
+"""Steps of a sequence on which a peer is tried first, before it is timed."""
+_ENOUGH = 0.2
+"""Seconds of a try from which the whole is estimated."""
+_LONG = 2.0
+"""Seconds per pass from which a peer is named beforehand."""
 
 
 def versions() -> dict[str, str]:
@@ -37,11 +46,17 @@ def _near(found: Tensor, expected: Tensor) -> bool:
 
 
 def compare(
-    shape: ScanSize, device: str, dtype: str, repeats: int, required: Sequence[str] = ()
+    shape: ScanSize,
+    device: str,
+    dtype: str,
+    repeats: int,
+    required: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Time the scan and its peers on one shape: on a CPU forward, and forward with backward.
 
-    Peers that are not installed or do not take the dtype are left out, except the required ones.
+    Peers that are not installed or do not take the dtype are left out, except the required ones,
+    and so are those of `without`. One that will take long is named on stderr before it runs.
 
     Returns:
         One row a pass, with `ours_ms`, `peers` (milliseconds by name) and `ratio`, the time of the
@@ -53,13 +68,20 @@ def compare(
         JobError: A peer's output is not ours, or a required peer is not installed.
     """
     chosen_device(device)
-    for name in required:
+    for name in (*required, *without):
         if name not in PEERS[device]:
             known = ", ".join(PEERS[device])
             raise InputError(f"peer is {name!r}; on {device} it should be one of {known}")
+    both = sorted(set(required) & set(without))
+    if both:
+        raise InputError(f"peer {both[0]} is both required and left out")
     inputs = make_inputs(shape, device, dtype_named(dtype))
-    loaders = {name: partial(prepare, inputs) for name, prepare in PEERS[device].items()}
+    chosen = {name: peer for name, peer in PEERS[device].items() if name not in without}
+    loaders = {name: partial(prepare, inputs) for name, prepare in chosen.items()}
     ours, peers = keelback(inputs), load_peers(loaders, required)
+    if device == "cpu":
+        _name_slow({name: chosen[name] for name in peers}, shape, dtype, repeats)
+    tell(f"checking on {shape}")
     expected = ours.forward()
     for name, peer in list(peers.items()):
         try:
@@ -75,9 +97,9 @@ def compare(
     if device == "cuda":
         return compare_on_gpu(shape, inputs, {"ours": ours, **peers}, limits(), repeats)
     rows = []
-    for pass_ in PASSES:
-        method = "forward" if pass_ == "forward" else "forward_and_backward"
+    for pass_, method in PASSES.items():
         calls = {name: getattr(call, method) for name, call in {"ours": ours, **peers}.items()}
+        tell(f"{pass_} on {shape}")
         times = interleaved_medians(calls, device, repeats)
         ours_ms = times.pop("ours")
         row: dict[str, Any] = {
@@ -93,11 +115,59 @@ def compare(
     return rows
 
 
+def _name_slow(
+    peers: Mapping[str, Callable[[Inputs], Call]], shape: ScanSize, dtype: str, repeats: int
+) -> None:
+    """Say on stderr which peers will take long, going by short pieces of the sequence."""
+    for name, prepare in peers.items():
+        tell(f"estimating {name}")
+        try:
+            each = [_estimate(prepare, shape, dtype, method) for method in PASSES.values()]
+        except RuntimeError:
+            continue  # It does not take the dtype, which is said where it is compared.
+        # One call to compare outputs; of each pass one to warm up, one alone and, unless that one
+        # was slow, the repeats.
+        total = each[0] + sum(s * 2 if s > SLOW else 2 * s + repeats * max(s, BURST) for s in each)
+        if max(each) > _LONG:
+            print(
+                f"slow: {name} takes about {max(each):.0f} s per pass on {shape}, about "
+                f"{total:.0f} s in all; --without {name} leaves it out",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _estimate(prepare: Callable[[Inputs], Call], shape: ScanSize, dtype: str, method: str) -> float:
+    """Seconds of a call, from pieces of doubling length until one takes long enough to tell."""
+    length, before = min(_PIECE, shape.length), 0.0
+    getattr(
+        prepare(make_inputs(replace(shape, length=length), "cpu", dtype_named(dtype))), method
+    )()
+    while True:
+        call = prepare(make_inputs(replace(shape, length=length), "cpu", dtype_named(dtype)))
+        start = time.perf_counter()
+        getattr(call, method)()
+        seconds = time.perf_counter() - start
+        if length == shape.length:
+            return seconds
+        if seconds >= _ENOUGH:
+            growth = math.log2(seconds / before) if before else 1.0
+            return float(seconds * (shape.length / length) ** min(2.0, max(1.0, growth)))
+        length, before = min(2 * length, shape.length), seconds
+
+
 def summary(
-    shapes: Sequence[ScanSize], device: str, dtype: str, repeats: int, required: Sequence[str] = ()
+    shapes: Sequence[ScanSize],
+    device: str,
+    dtype: str,
+    repeats: int,
+    required: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`compare` over shapes, with the device and the versions."""
-    rows = [row for shape in shapes for row in compare(shape, device, dtype, repeats, required)]
+    rows = [
+        row for shape in shapes for row in compare(shape, device, dtype, repeats, required, without)
+    ]
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
     return {
         "device": name,

@@ -6,6 +6,8 @@ logarithms, because the numbers themselves overflow a double for long or unstabl
 
 from keelback._moved import moved
 from keelback.bounds._chaining import (
+    CoveredClass,
+    best_chain,
     chaining_radii,
     dudley_integral,
     log_dudley_of_capacity,
@@ -37,7 +39,14 @@ from keelback.bounds._mamba_block import (
     mamba_blocks,
     mamba_log_rademacher,
 )
-from keelback.bounds._pac_bayes import monte_carlo_bound, pac_bayes_bound
+from keelback.bounds._martingale import (
+    RATES,
+    azuma_excess,
+    best_rate,
+    freedman_excess,
+)
+from keelback.bounds._numbers import has_flint
+from keelback.bounds._pac_bayes import monte_carlo_bound, pac_bayes_bound, test_set_bound
 from keelback.bounds._published import (
     PublishedTerms,
     log_step_factor,
@@ -56,6 +65,7 @@ from keelback.bounds._series import log_geometric_sum, mean_index
 from keelback.bounds._sharpened import (
     log_output_bound,
     selective_blocks,
+    selective_class,
     sharpened_log_rademacher,
 )
 from keelback.bounds._stack import stack_layers, stacked_log_rademacher
@@ -63,15 +73,20 @@ from keelback.bounds._steps import StepSums
 from keelback.bounds._summary import BoundSummary, summarise
 
 __all__ = [
+    "RATES",
     "Ball",
     "BoundSummary",
     "ClassConstants",
     "ClassGrid",
+    "CoveredClass",
     "Enclosure",
     "Intervals",
     "MambaBlockConstants",
     "PublishedTerms",
     "StepSums",
+    "azuma_excess",
+    "best_chain",
+    "best_rate",
     "chaining_radii",
     "cheapest_log_count",
     "class_log_count",
@@ -79,6 +94,8 @@ __all__ = [
     "confidence_term",
     "covering_risk",
     "dudley_integral",
+    "freedman_excess",
+    "has_flint",
     "interval_log_count",
     "kl_inverse",
     "level_weight",
@@ -106,11 +123,13 @@ __all__ = [
     "published_terms",
     "rnn_log_rademacher",
     "selective_blocks",
+    "selective_class",
     "sharpened_log_rademacher",
     "softmax_attention_log_rademacher",
     "stack_layers",
     "stacked_log_rademacher",
     "summarise",
+    "test_set_bound",
     "volume_log_count",
 ]
 

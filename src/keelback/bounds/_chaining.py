@@ -1,16 +1,40 @@
 """From covering numbers to Rademacher complexity: Dudley's integral and chaining on nested nets."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from keelback.bounds._covering import Block, class_log_count
+from keelback.bounds._numbers import Real, log, log1p, log_of, maximum
+
 LogCount = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _SMALLEST_LOG_RADIUS = math.log(1e-8)
 _RADII = 155
+
+
+@dataclass(frozen=True)
+class CoveredClass:
+    """A class by what covers of it need.
+
+    Attributes:
+        log_bound: logarithm of a bound on the functions, -inf if there is only the zero function.
+        blocks: its parameters, each reach in units of the bound.
+    """
+
+    log_bound: Real
+    blocks: Sequence[Block]
+
+    def log_rademacher(self, m: int) -> float:
+        """Logarithm of the bound on the empirical Rademacher complexity by nested nets."""
+        if self.log_bound == -math.inf:
+            return -math.inf
+        relative = nested_chaining(lambda radii: class_log_count(self.blocks, radii), m)
+        return self.log_bound + math.log(relative)
 
 
 def chaining_radii() -> Float[np.ndarray, " radii"]:
@@ -41,13 +65,25 @@ def nested_chaining(log_count: LogCount, m: int) -> float:
 
     Source: Massart's lemma (Shalev-Shwartz and Ben-David, Lemma 26.8); Dudley, 1967.
     """
+    return best_chain(log_count, m)[0]
+
+
+def best_chain(log_count: LogCount, m: int) -> tuple[float, list[float]]:
+    """The value of `nested_chaining`, and the log radii that attain it, coarsest first."""
     log_radii = chaining_radii()
     radii = np.exp(log_radii)
     deviations = np.sqrt(2 * np.maximum(log_count(log_radii), 0.0) / m)
     reached = np.zeros(len(radii))
+    before = np.zeros(len(radii), dtype=int)
     for level in range(1, len(radii)):
-        reached[level] = np.min(reached[:level] + radii[:level] * deviations[level])
-    return float(np.min(reached + radii))
+        sums = reached[:level] + radii[:level] * deviations[level]
+        before[level] = np.argmin(sums)
+        reached[level] = sums[before[level]]
+    level = int(np.argmin(reached + radii))
+    value, chain = float(reached[level] + radii[level]), [level]
+    while chain[-1] > 0:
+        chain.append(int(before[chain[-1]]))
+    return value, [float(log_radii[level]) for level in reversed(chain)]
 
 
 def dudley_integral(log_count: LogCount, m: int) -> float:
@@ -72,7 +108,7 @@ def dudley_integral(log_count: LogCount, m: int) -> float:
     return float(np.min(4 * radii + 12 / math.sqrt(m) * integrals))
 
 
-def log_dudley_of_capacity(log_capacity: float, log_bound: float, m: int) -> float:
+def log_dudley_of_capacity(log_capacity: Real, log_bound: Real, m: Real) -> Real:
     """Logarithm of Dudley's bound for log N(e) <= C^2 / e^2 and functions bounded by b.
 
     (12 C / sqrt(m)) (1 + max(0, log(b sqrt(m) / (3 C)))): the minimiser is a = 3 C / sqrt(m);
@@ -83,6 +119,6 @@ def log_dudley_of_capacity(log_capacity: float, log_bound: float, m: int) -> flo
         log_bound: log b.
         m: number of samples.
     """
-    log_scale = log_capacity - math.log(m) / 2
-    headroom = max(0.0, log_bound - math.log(3) - log_scale)
-    return math.log(12) + log_scale + math.log1p(headroom)
+    log_scale = log_capacity - log(m) / 2
+    headroom = maximum(0 * log_scale, log_bound - log_of(3, log_scale) - log_scale)
+    return log_of(12, log_scale) + log_scale + log1p(headroom)

@@ -6,14 +6,13 @@ differences between rows of a table are differences between architectures.
 
 import math
 
-import numpy as np
-
-from keelback.bounds._chaining import nested_chaining
-from keelback.bounds._constants import ClassConstants
-from keelback.bounds._covering import Ball, Block, Intervals, class_log_count
+from keelback.bounds._chaining import CoveredClass
+from keelback.bounds._constants import ClassConstants, ClassFormulas
+from keelback.bounds._covering import Ball, Block, Intervals
+from keelback.bounds._numbers import Real, log, logaddexp, minimum, total
 from keelback.bounds._published import log_step_factor
-from keelback.bounds._series import log_geometric_sum, log_softplus, safe_log
-from keelback.bounds._sharpened import log_excess, log_state_reach
+from keelback.bounds._series import log_geometric_sum, log_softplus
+from keelback.bounds._sharpened import count, log_excess, log_state_reach
 from keelback.bounds._steps import StepSums
 
 
@@ -24,8 +23,7 @@ def linear_attention_log_rademacher(constants: ClassConstants) -> float:
 
     Source: docs/bounds.md, Companions; compared in arXiv 2502.01473, Table 1.
     """
-    c = constants
-    return _log_rademacher(c.log_gain + math.log(c.T), _head_and_maps(c), c.m)
+    return linear_attention_class(constants).log_rademacher(constants.m)
 
 
 def softmax_attention_log_rademacher(constants: ClassConstants) -> float:
@@ -36,13 +34,7 @@ def softmax_attention_log_rademacher(constants: ClassConstants) -> float:
 
     Source: docs/bounds.md, Companions; Edelman et al., ICML 2022, for the same mechanism.
     """
-    c = constants
-    log_score = safe_log(c.B_B) + safe_log(c.B_C) + 2 * safe_log(c.B_u)
-    if log_score == -math.inf:
-        blocks: list[Block] = [Ball(c.d, 0.0)]
-    else:
-        blocks = _head_and_maps(c, log_score)
-    return _log_rademacher(safe_log(c.B_w) + safe_log(c.B_u), blocks, c.m)
+    return softmax_attention_class(constants).log_rademacher(constants.m)
 
 
 def rnn_log_rademacher(constants: ClassConstants) -> float:
@@ -54,23 +46,7 @@ def rnn_log_rademacher(constants: ClassConstants) -> float:
 
     Source: docs/bounds.md, Companions; Chen, Li and Zhao, AISTATS 2020, for the mechanism.
     """
-    c = constants
-    log_rho = log_step_factor(c)
-    log_s1 = log_geometric_sum(log_rho, c.T)
-    log_input = safe_log(c.B_B) + safe_log(c.B_u)
-    log_state = min(math.log(c.N) / 2, log_input + log_s1)
-    log_bound = safe_log(c.B_w) + safe_log(c.B_C) + log_state
-    if log_bound == -math.inf:
-        return -math.inf
-    log_drive = log_input + log_s1 - log_state
-    matrix = c.N * c.d
-    blocks: list[Block] = [
-        Ball(c.d, 0.0, log_excess(c.M_w, c.B_w)),
-        Ball(matrix, 0.0, log_excess(c.M_C, c.B_C)),
-        Ball(matrix, log_drive, log_drive + log_excess(c.M_B, c.B_B)),
-        Ball(c.N * c.N, log_rho + log_s1),
-    ]
-    return _log_rademacher(log_bound, blocks, c.m)
+    return rnn_class(constants).log_rademacher(constants.m)
 
 
 def lti_log_rademacher(constants: ClassConstants) -> float:
@@ -81,34 +57,68 @@ def lti_log_rademacher(constants: ClassConstants) -> float:
 
     Source: docs/bounds.md, Companions; compare Racz et al., arXiv 2405.20278.
     """
-    c = constants
-    steps = StepSums.of(c.s_A, log_softplus(c.p_hi), c.T)
-    log_bound = sum(map(safe_log, (c.B_w, c.B_B, c.B_C, c.B_u))) + steps.log_output
+    return lti_class(constants).log_rademacher(constants.m)
+
+
+def linear_attention_class(c: ClassFormulas) -> CoveredClass:
+    """The output bound and the parameters of linear attention."""
+    return CoveredClass(c.log_gain + log(c.T), _head_and_maps(c, 0 * log(c.T)))
+
+
+def softmax_attention_class(c: ClassFormulas) -> CoveredClass:
+    """The output bound and the parameters of softmax attention."""
+    log_score = log(c.B_B) + log(c.B_C) + 2 * log(c.B_u)
+    blocks = _head_and_maps(c, log_score)
+    if not blocks:
+        blocks = [Ball(count(c.d), 0 * log(c.T))]
+    return CoveredClass(log(c.B_w) + log(c.B_u), blocks)
+
+
+def rnn_class(c: ClassFormulas) -> CoveredClass:
+    """The output bound and the parameters of the vanilla RNN."""
+    log_rho = log_step_factor(c)
+    log_s1 = log_geometric_sum(log_rho, c.T)
+    log_input = log(c.B_B) + log(c.B_u)
+    log_state = minimum(log(c.N) / 2, log_input + log_s1)
+    log_bound = log(c.B_w) + log(c.B_C) + log_state
     if log_bound == -math.inf:
-        return -math.inf
-    log_gate = float(np.logaddexp(0.0, steps.log_relative))
+        return CoveredClass(log_bound, [])
+    log_drive = log_input + log_s1 - log_state
+    d, N = count(c.d), count(c.N)
     blocks: list[Block] = [
-        Ball(c.d, 0.0, log_excess(c.M_w, c.B_w)),
-        Ball(c.N, 0.0, log_excess(c.M_B, c.B_B)),
-        Ball(c.N, 0.0, log_excess(c.M_C, c.B_C)),
-        Intervals(c.N * c.d, log_state_reach(c, steps)),
-        Intervals(1, log_gate + safe_log((c.p_hi - c.p_lo) / 2)),
+        Ball(d, 0 * log_s1, log_excess(c.M_w, c.B_w)),
+        Ball(N * d, 0 * log_s1, log_excess(c.M_C, c.B_C)),
+        Ball(N * d, log_drive, log_drive + log_excess(c.M_B, c.B_B)),
+        Ball(N * N, log_rho + log_s1),
     ]
-    return _log_rademacher(log_bound, blocks, c.m)
+    return CoveredClass(log_bound, blocks)
 
 
-def _head_and_maps(c: ClassConstants, log_score: float = 0.0) -> list[Block]:
+def lti_class(c: ClassFormulas) -> CoveredClass:
+    """The output bound and the parameters of the LTI SSM."""
+    steps = StepSums.of(c.s_A, log_softplus(c.p_hi), c.T)
+    log_bound = total(map(log, (c.B_w, c.B_B, c.B_C, c.B_u))) + steps.log_output
+    if log_bound == -math.inf:
+        return CoveredClass(log_bound, [])
+    zero = 0 * steps.log_output
+    log_gate = logaddexp(zero, steps.log_relative)
+    d, N = count(c.d), count(c.N)
+    blocks: list[Block] = [
+        Ball(d, zero, log_excess(c.M_w, c.B_w)),
+        Ball(N, zero, log_excess(c.M_B, c.B_B)),
+        Ball(N, zero, log_excess(c.M_C, c.B_C)),
+        Intervals(N * d, log_state_reach(c, steps)),
+        Intervals(1, log_gate + log((c.p_hi - c.p_lo) / 2)),
+    ]
+    return CoveredClass(log_bound, blocks)
+
+
+def _head_and_maps(c: ClassFormulas, log_score: Real) -> list[Block]:
     if c.log_gain == -math.inf:
         return []
-    matrix = c.N * c.d
+    matrix = count(c.N) * count(c.d)
     return [
-        Ball(c.d, 0.0, log_excess(c.M_w, c.B_w)),
+        Ball(count(c.d), 0 * log_score, log_excess(c.M_w, c.B_w)),
         Ball(matrix, log_score, log_score + log_excess(c.M_B, c.B_B)),
         Ball(matrix, log_score, log_score + log_excess(c.M_C, c.B_C)),
     ]
-
-
-def _log_rademacher(log_bound: float, blocks: list[Block], m: int) -> float:
-    if log_bound == -math.inf:
-        return -math.inf
-    return log_bound + math.log(nested_chaining(lambda r: class_log_count(blocks, r), m))

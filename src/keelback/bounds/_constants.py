@@ -1,12 +1,15 @@
 """The constants that describe a class of selective SSMs, checked once and then trusted."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
-from keelback.bounds._series import log_softplus, safe_log
+from keelback.bounds._numbers import Real, ball, log, total
+from keelback.bounds._series import log_softplus
 from keelback.errors import InputError
 
 _LARGEST_REAL = 1e60
@@ -16,8 +19,60 @@ _SIGNED = ("s_A", "p_lo", "p_hi")
 _NORM_PAIRS = (("B_B", "M_B"), ("B_C", "M_C"), ("B_q", "M_q"), ("B_w", "M_w"))
 
 
+class ClassFormulas(ABC):
+    """What follows from the constants of a class, be they doubles or balls."""
+
+    B_u: Real
+    s_A: Real  # noqa: N815
+    B_A: Real
+    B_B: Real
+    M_B: Real
+    B_C: Real
+    M_C: Real
+    B_q: Real
+    M_q: Real
+    B_w: Real
+    M_w: Real
+    p_lo: Real
+    p_hi: Real
+    T: Real
+    m: Real
+    d: Real
+    N: Real
+
+    @property
+    def log_largest_step(self) -> Real:
+        """Logarithm of D = softplus(p_hi + B_q B_u), the largest step delta_t."""
+        return log_softplus(self.p_hi + self.B_q * self.B_u)
+
+    @property
+    def log_smallest_step(self) -> Real:
+        """Logarithm of delta_min = softplus(p_lo - B_q B_u), the smallest step."""
+        return log_softplus(self.p_lo - self.B_q * self.B_u)
+
+    @property
+    def log_gain(self) -> Real:
+        """log(B_w B_B B_C B_u^3): the output's bound per unit of the sum of weighted steps."""
+        return total(log(norm) for norm in (self.B_w, self.B_B, self.B_C)) + 3 * log(self.B_u)
+
+    @abstractmethod
+    def with_changes(self: "Formulas", **changes: Real) -> "Formulas":
+        """The same class with some constants replaced."""
+
+
+Formulas = TypeVar("Formulas", bound=ClassFormulas)
+
+
+class BallConstants(ClassFormulas, SimpleNamespace):
+    """The constants of a class as balls, under the same names."""
+
+    def with_changes(self, **changes: Real) -> "BallConstants":
+        """The same with some constants replaced."""
+        return BallConstants(**{**vars(self), **changes})
+
+
 @dataclass(frozen=True)
-class ClassConstants:
+class ClassConstants(ClassFormulas):
     """A class of selective SSMs with scalar output, by the constants that bound its members.
 
     The model is that of arXiv 2502.01473, Section 2: tokens u_t of dimension `d`, steps
@@ -133,20 +188,17 @@ class ClassConstants:
         """The constants by name, ready for JSON."""
         return asdict(self)
 
-    @property
-    def log_largest_step(self) -> float:
-        """Logarithm of D = softplus(p_hi + B_q B_u), the largest step delta_t."""
-        return log_softplus(self.p_hi + self.B_q * self.B_u)
+    def with_changes(self, **changes: Any) -> "ClassConstants":
+        """The same with some constants replaced."""
+        return replace(self, **changes)
 
-    @property
-    def log_smallest_step(self) -> float:
-        """Logarithm of delta_min = softplus(p_lo - B_q B_u), the smallest step."""
-        return log_softplus(self.p_lo - self.B_q * self.B_u)
+    def balls(self) -> BallConstants:
+        """The constants as exact balls, for evaluation with rounding accounted for.
 
-    @property
-    def log_gain(self) -> float:
-        """log(B_w B_B B_C B_u^3): the output's bound per unit of the sum of weighted steps."""
-        return sum(map(safe_log, (self.B_w, self.B_B, self.B_C))) + 3 * safe_log(self.B_u)
+        Raises:
+            InputError: python-flint is not installed.
+        """
+        return BallConstants(**{name: ball(value) for name, value in asdict(self).items()})
 
 
 def _checked(name: str, value: Any) -> Any:

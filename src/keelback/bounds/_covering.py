@@ -10,14 +10,16 @@ class. Every cover used here has its centres inside the set, so each replacement
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from keelback.bounds._series import safe_log
+from keelback.bounds._numbers import Real, exp, like, log, log_of, logaddexp
 from keelback.errors import InputError
 
 Numbers = float | Float[np.ndarray, "..."]
@@ -104,8 +106,8 @@ class Ball:
     """
 
     coordinates: int
-    log_reach: float
-    log_absolute_reach: float | None = None
+    log_reach: Real
+    log_absolute_reach: Real | None = None
     copies: int = 1
 
 
@@ -114,10 +116,13 @@ class Intervals:
     """A block of k scalars, each in an interval of half-length R; `log_reach` = log(L R)."""
 
     coordinates: int
-    log_reach: float
+    log_reach: Real
 
 
 Block = Ball | Intervals
+
+
+CoverName = Literal["volume", "maurey", "interval"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class _Power:
     log_amplitude: float
     log_coarsest: float
     """Volume is the cheaper cover at every log radius below this one."""
+    name: CoverName = "maurey"
 
 
 @dataclass(frozen=True)
@@ -135,9 +141,32 @@ class _Logarithm:
 
     coordinates: int
     log_length: float
+    name: CoverName = "volume"
 
 
 _Envelope = _Power | _Logarithm
+
+
+def scaled(block: Block, log_factor: Real) -> Block:
+    """The block with every reach times e^log_factor."""
+    reach = block.log_reach + log_factor
+    if isinstance(block, Intervals):
+        return replace(block, log_reach=reach)
+    absolute = block.log_absolute_reach
+    return replace(
+        block,
+        log_reach=reach,
+        log_absolute_reach=None if absolute is None else absolute + log_factor,
+    )
+
+
+@dataclass(frozen=True)
+class BlockCover:
+    """How one block of a class is covered: by which cover, at which log radius."""
+
+    block: int
+    cover: CoverName
+    log_radius: float
 
 
 def class_log_count(
@@ -153,24 +182,93 @@ def class_log_count(
         blocks: the parameters of the class; a block with nothing to cover has `log_reach` -inf.
         log_radii: logarithms of the radii, in the unit of the blocks' `log_reach`.
     """
-    options = [_envelopes(block) for block in blocks if block.log_reach > -math.inf]
-    if not options:
-        return np.zeros(log_radii.shape)
     best = np.full(log_radii.shape, np.inf)
+    for choice, useful in _choices(blocks, log_radii):
+        counts, _ = _split(choice, log_radii[useful])
+        best[useful] = np.minimum(best[useful], counts)
+    return best
+
+
+def best_cover(blocks: Sequence[Block], log_radius: float) -> list[BlockCover]:
+    """The covers behind `class_log_count` at one radius; their radii sum to it, up to rounding.
+
+    Every choice is a cover. `cover_log_count` says what it costs, with rounding accounted for.
+
+    Args:
+        blocks: the parameters of the class, in doubles.
+        log_radius: logarithm of the radius.
+    """
+    at = np.array([log_radius])
+    best, least = None, math.inf
+    for choice, useful in _choices(blocks, at):
+        if not useful.all():
+            continue
+        counts, log_shares = _split(choice, at)
+        if best is None or counts[0] < least:
+            best, least = (choice, log_shares[:, 0]), counts[0]
+    assert best is not None, "the volume covers serve at every radius"
+    choice, log_shares = best
+    return [
+        BlockCover(index, envelope.name, float(log_share))
+        for (index, envelope), log_share in zip(choice, log_shares, strict=True)
+    ]
+
+
+def cover_log_count(
+    blocks: Sequence[Block], covers: Sequence[BlockCover], log_radius: Real
+) -> Real:
+    """Log covering number of a class at a radius, for a given choice of covers, in balls.
+
+    The radii of the covers are scaled to sum to the radius exactly.
+
+    Args:
+        blocks: the parameters of the class, in balls.
+        covers: one for each block that has something to cover, as `best_cover` gives them.
+        log_radius: logarithm of the radius, a ball.
+    """
+    log_count = 0 * log_radius
+    log_shares = [like(cover.log_radius, log_radius) for cover in covers]
+    if not log_shares:
+        return log_count
+    log_scale = log_radius - reduce(logaddexp, log_shares)
+    for cover, log_share in zip(covers, log_shares, strict=True):
+        block, log_own = blocks[cover.block], log_share + log_scale
+        if isinstance(block, Intervals):
+            ratio = block.log_reach - log_own
+            log_count += block.coordinates * logaddexp(0 * ratio, ratio)
+        elif cover.cover == "maurey":
+            assert block.log_absolute_reach is not None
+            vertices = log_of(2 * block.coordinates + 1, log_radius)
+            log_count += block.copies * exp(2 * (block.log_absolute_reach - log_own)) * vertices
+        else:
+            ratio = log_of(2, log_radius) + block.log_reach - log_own
+            log_count += block.copies * block.coordinates * logaddexp(0 * ratio, ratio)
+    return log_count
+
+
+_Choice = tuple[tuple[int, "_Envelope"], ...]
+
+
+def _choices(
+    blocks: Sequence[Block], log_radii: Float[np.ndarray, " radii"]
+) -> Iterator[tuple[_Choice, NDArray[np.bool_]]]:
+    """Each choice of covers, block by block, and the radii at which it can be the cheapest."""
+    options = [
+        [(index, envelope) for envelope in _envelopes(block)]
+        for index, block in enumerate(blocks)
+        if block.log_reach > -math.inf
+    ]
     for choice in itertools.product(*options):
-        powers = [envelope for envelope in choice if isinstance(envelope, _Power)]
-        logarithms = [envelope for envelope in choice if isinstance(envelope, _Logarithm)]
+        powers = [own for _, own in choice if isinstance(own, _Power)]
         coarsest = max((power.log_coarsest for power in powers), default=-math.inf)
         useful = log_radii > coarsest
         if useful.any():
-            count = _split_count(powers, logarithms, log_radii[useful])
-            best[useful] = np.minimum(best[useful], count)
-    return best
+            yield choice, useful
 
 
 def _envelopes(block: Block) -> list[_Envelope]:
     if isinstance(block, Intervals):
-        return [_Logarithm(block.coordinates, block.log_reach)]
+        return [_Logarithm(block.coordinates, block.log_reach, "interval")]
     volume = _Logarithm(block.coordinates * block.copies, math.log(2) + block.log_reach)
     if block.log_absolute_reach is None:
         return [volume]
@@ -184,7 +282,7 @@ def _crossing(log_amplitude: float, volume: _Logarithm) -> float:
 
     def excess(log_radius: float) -> float:
         count = volume.coordinates * float(np.logaddexp(0.0, volume.log_length - log_radius))
-        return 2 * (log_radius - log_amplitude) + safe_log(count)
+        return 2 * (log_radius - log_amplitude) + log(count)
 
     low, high = log_amplitude - 50, log_amplitude + 50
     if excess(low) > 0:
@@ -197,12 +295,27 @@ def _crossing(log_amplitude: float, volume: _Logarithm) -> float:
     return high
 
 
+def _split(
+    choice: _Choice, log_radii: Float[np.ndarray, " radii"]
+) -> tuple[Float[np.ndarray, " radii"], Float[np.ndarray, "blocks radii"]]:
+    """Least total log count with the blocks' radii summing to at most each radius, and the split.
+
+    The split is in the order of the choice.
+    """
+    if not choice:
+        return np.zeros(log_radii.shape), np.zeros((0, *log_radii.shape))
+    order = sorted(range(len(choice)), key=lambda i: isinstance(choice[i][1], _Logarithm))
+    powers = [own for _, own in choice if isinstance(own, _Power)]
+    logarithms = [own for _, own in choice if isinstance(own, _Logarithm)]
+    counts, split = _split_count(powers, logarithms, log_radii)
+    return counts, split[np.argsort(order)]
+
+
 def _split_count(
     powers: Sequence[_Power],
     logarithms: Sequence[_Logarithm],
     log_radii: Float[np.ndarray, " radii"],
-) -> Float[np.ndarray, " radii"]:
-    """Least total log count with the blocks' radii summing to at most each given radius."""
+) -> tuple[Float[np.ndarray, " radii"], Float[np.ndarray, "blocks radii"]]:
     amplitude = np.array([power.log_amplitude for power in powers])[:, None]
     k = np.array([logarithm.coordinates for logarithm in logarithms])[:, None]
     length = np.array([logarithm.log_length for logarithm in logarithms])[:, None]
@@ -230,10 +343,10 @@ def _split_count(
     with np.errstate(over="ignore"):
         by_power = np.exp(2 * (amplitude - split[: len(powers)])).sum(axis=0)
     by_logarithm = (k * np.logaddexp(0.0, length - split[len(powers) :])).sum(axis=0)
-    return by_power + by_logarithm
+    return by_power + by_logarithm, split
 
 
-def log_maurey_capacity(log_reaches: Sequence[float], coordinates: Sequence[int]) -> float:
+def log_maurey_capacity(log_reaches: Sequence[Real], coordinates: Sequence[int]) -> Real:
     """Logarithm of C with log N(F, e) <= C^2 / e^2 when every block is covered by Maurey.
 
     C = (sum_i (L_i M_i sqrt(log(2 k_i + 1)))^{2/3})^{3/2}, the value at the optimal split
@@ -250,5 +363,8 @@ def log_maurey_capacity(log_reaches: Sequence[float], coordinates: Sequence[int]
     """
     if len(log_reaches) != len(coordinates) or not log_reaches:
         raise InputError("log_reaches and coordinates must be equally long and not empty")
-    logs = np.asarray(log_reaches) + 0.5 * np.log(np.log(2 * np.asarray(coordinates) + 1.0))
-    return 1.5 * float(np.logaddexp.reduce(2 * logs / 3))
+    logs = [
+        reach + log(log_of(2 * k + 1, reach)) / 2
+        for reach, k in zip(log_reaches, coordinates, strict=True)
+    ]
+    return 3 * reduce(logaddexp, [2 * own / 3 for own in logs]) / 2

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from keelback.bounds._constants import ClassConstants
@@ -31,13 +32,19 @@ class Enclosure:
     log_weight: float
 
     def share(self, delta: float) -> float:
-        """The failure probability that belongs to this class when the grid as a whole has delta.
+        """The part of the failure probability delta of the grid that is this class's, rounded down.
 
         Raises:
-            InputError: delta outside (0, 1).
+            InputError: delta outside (0, 1), or so small that no double holds the share.
         """
         check_confidence(delta)
-        return delta * math.exp(self.log_weight)
+        share = delta * math.exp(self.log_weight) * (1 - 2.0**-40)
+        if share == 0:
+            raise InputError(
+                f"delta = {delta:g} is too small for this class: its share of delta is "
+                f"10^{(math.log(delta) + self.log_weight) / math.log(10):.0f}, below every double"
+            )
+        return share
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,9 @@ class ClassGrid:
             weight += log_share
         rounded["s_A"], log_share = self._abscissa(constants.s_A)
         weight += log_share
-        for name, direction in (("p_lo", math.floor), ("p_hi", math.ceil)):
-            level = direction(getattr(constants, name) / self.spacing)
-            rounded[name] = level * self.spacing
-            weight += math.log(level_weight(level))
+        for name, direction in (("p_lo", -1), ("p_hi", 1)):
+            rounded[name], log_share = self._multiple(getattr(constants, name), direction)
+            weight += log_share
         if margin is not None:
             check_margin(margin)
             level = self._level_below(margin)
@@ -108,6 +114,18 @@ class ClassGrid:
             return 0.0, math.log(1 / 4)
         level = self._level_above(value) if value > 0 else self._level_below(-value)
         return math.copysign(self.ratio**level, value), math.log(3 / 8 * level_weight(level))
+
+    def _multiple(self, value: float, outward: int) -> tuple[float, float]:
+        """The multiple of `spacing` next to a value, not above it for -1 and not below it for 1.
+
+        Also gives the logarithm of its level's weight.
+        """
+        spacing = Fraction(self.spacing)
+        level = outward * math.ceil(outward * Fraction(value) / spacing)
+        rounded = float(level * spacing)
+        if outward * (Fraction(rounded) - level * spacing) < 0:
+            rounded = math.nextafter(rounded, outward * math.inf)
+        return rounded, math.log(2 / 3) - math.log(abs(level) + 1) - math.log(abs(level) + 2)
 
     def _level_above(self, value: float) -> int:
         level = math.ceil(math.log(value) / math.log(self.ratio) - 1e-6)

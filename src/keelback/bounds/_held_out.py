@@ -5,10 +5,11 @@ from keelback.errors import InputError
 
 
 def clopper_pearson(errors: int, examples: int, delta: float) -> float:
-    """Exact upper confidence bound on an error rate from errors among independent examples.
+    """Upper confidence bound on an error rate from errors among independent examples.
 
-    The largest p with P(Binomial(n, p) <= errors) >= delta. It holds for one classifier that was
-    fixed before these examples were looked at.
+    The largest p with P(Binomial(n, p) <= errors) >= delta, in doubles: approximate, to about ten
+    digits; `keelback.bounds.outward.clopper_pearson` is never below it. It holds for one classifier
+    that was fixed before these examples were looked at.
 
     Args:
         errors: how many of the examples were labelled wrong.
@@ -25,6 +26,6 @@ def clopper_pearson(errors: int, examples: int, delta: float) -> float:
         raise InputError(f"{errors} errors among {examples} examples is not possible")
     if errors == examples:
         return 1.0
-    from scipy.special import betaincinv  # Here: it takes as long to import as all the rest.
+    from scipy.special import betainccinv  # Here: it takes as long to import as all the rest.
 
-    return float(betaincinv(errors + 1, examples - errors, 1 - delta))
+    return float(betainccinv(errors + 1, examples - errors, delta))

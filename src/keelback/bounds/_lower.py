@@ -2,22 +2,27 @@
 
 import math
 
-from keelback.bounds._constants import ClassConstants
-from keelback.bounds._series import safe_log
+from keelback.bounds._constants import ClassFormulas
+from keelback.bounds._numbers import Real, is_ball, log, log_of
 from keelback.bounds._sharpened import log_output_bound
 from keelback.errors import InputError
 
 
-def log_mean_absolute_sign_sum(m: int) -> float:
+def log_mean_absolute_sign_sum(m: Real) -> Real:
     """Logarithm of E|sigma_1 + ... + sigma_m| for independent fair signs.
 
-    2 h C(m, h) / 2^m with h = ceil(m / 2), which is about sqrt(2 m / pi); exact.
+    2 h C(m, h) / 2^m with h = ceil(m / 2), which is about sqrt(2 m / pi).
 
     Raises:
         InputError: m < 1.
     """
     if m < 1:
         raise InputError(f"m = {m} must be at least 1")
+    if is_ball(m):
+        whole = int(m.unique_fmpz())
+        h = type(m)((whole + 1) // 2)
+        log_ways = (m + 1).lgamma() - (h + 1).lgamma() - (m - h + 1).lgamma()
+        return log(2 * h) + log_ways - m * log_of(2, m)
     if m > 10**6:
         odd = m if m % 2 else m - 1
         return 0.5 * math.log(2 * odd / math.pi) + 0.25 / odd
@@ -26,7 +31,7 @@ def log_mean_absolute_sign_sum(m: int) -> float:
     return math.log(2 * h) + log_binomial - m * math.log(2)
 
 
-def lower_log_rademacher(constants: ClassConstants, log_magnitude: float | None = None) -> float:
+def lower_log_rademacher(constants: ClassFormulas, log_magnitude: Real | None = None) -> Real:
     """Logarithm of a lower bound on the empirical Rademacher complexity.
 
     A class closed under w -> -w that holds a function of constant magnitude c on the sample has
@@ -47,4 +52,4 @@ def lower_log_rademacher(constants: ClassConstants, log_magnitude: float | None 
     log_magnitude = log_bound if log_magnitude is None else log_magnitude
     if log_magnitude > log_bound:
         raise InputError("log_magnitude is larger than the largest output of the class")
-    return log_magnitude + log_mean_absolute_sign_sum(constants.m) - safe_log(constants.m)
+    return log_magnitude + log_mean_absolute_sign_sum(constants.m) - log(constants.m)

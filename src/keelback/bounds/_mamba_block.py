@@ -1,15 +1,15 @@
 """The full Mamba block: projection, causal convolution, a step per channel, skip and gate."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
-import numpy as np
-
-from keelback.bounds._chaining import nested_chaining
-from keelback.bounds._constants import ClassConstants
-from keelback.bounds._covering import Ball, Block, Intervals, class_log_count
-from keelback.bounds._series import safe_log
+from keelback.bounds._chaining import CoveredClass
+from keelback.bounds._constants import ClassConstants, ClassFormulas
+from keelback.bounds._covering import Ball, Block, Intervals
+from keelback.bounds._numbers import Real, ball, like, log, logaddexp
 from keelback.bounds._sharpened import (
+    count,
     log_excess,
     log_output_bound,
     log_state_reach,
@@ -24,8 +24,33 @@ SILU_SLOPE = 1.1
 _LARGEST = 1e60
 
 
+class MambaBlockFormulas:
+    """What follows from the constants of a block, be they doubles or balls."""
+
+    selective: ClassFormulas
+    B_x: Real
+    d_model: Real
+    B_in: Real
+    B_g: Real
+    B_conv: Real
+    d_conv: Real
+    B_bias: Real
+    B_D: Real
+
+    @property
+    def channel(self) -> ClassFormulas:
+        """The class of one channel's y: tokens v of norm B_conv B_in B_x + B_bias, w a unit."""
+        norm = self.B_conv * self.B_in * self.B_x + self.B_bias
+        one = like(1.0, self.B_x)
+        return self.selective.with_changes(B_u=norm, B_w=one, M_w=one)
+
+
+class BallMambaBlockConstants(MambaBlockFormulas, SimpleNamespace):
+    """The constants of a block as balls, under the same names."""
+
+
 @dataclass(frozen=True)
-class MambaBlockConstants:
+class MambaBlockConstants(MambaBlockFormulas):
     """A class of Mamba blocks that are read at the last position, z = w . (h_T * silu(W_g x_T)).
 
     v_t = silu(sum_i kappa_i * W_in x_{t - i} + beta), products with a star channel by channel;
@@ -68,14 +93,20 @@ class MambaBlockConstants:
             if not least <= value <= _LARGEST:
                 raise InputError(f"{name} = {value:g} must be finite and at least {least}")
 
-    @property
-    def channel(self) -> ClassConstants:
-        """The class of one channel's y: tokens v of norm B_conv B_in B_x + B_bias, w a unit."""
-        norm = self.B_conv * self.B_in * self.B_x + self.B_bias
-        return replace(self.selective, B_u=norm, B_w=1.0, M_w=1.0)
+    def balls(self) -> BallMambaBlockConstants:
+        """The constants as exact balls, for evaluation with rounding accounted for.
+
+        Raises:
+            InputError: python-flint is not installed.
+        """
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        selective = own.pop("selective").balls()
+        return BallMambaBlockConstants(
+            selective=selective, **{name: ball(value) for name, value in own.items()}
+        )
 
 
-def log_mamba_output_bound(constants: MambaBlockConstants) -> float:
+def log_mamba_output_bound(constants: MambaBlockFormulas) -> Real:
     """Logarithm of a bound on |z|, B_w B_g B_x (Y + B_D B_v); -inf if the class is {0}.
 
     Y = B_B B_C B_v^3 S1 bounds each channel of y, B_v each token v. The gate multiplies channel by
@@ -84,7 +115,7 @@ def log_mamba_output_bound(constants: MambaBlockConstants) -> float:
     Source: docs/bounds.md, Corollary 9.
     """
     c = constants
-    gate = safe_log(c.selective.B_w) + safe_log(c.B_g) + safe_log(c.B_x)
+    gate = log(c.selective.B_w) + log(c.B_g) + log(c.B_x)
     return gate + _log_channel_output(c)
 
 
@@ -101,15 +132,17 @@ def mamba_log_rademacher(constants: MambaBlockConstants, *, vocab_size: int = 0)
 
     Source: docs/bounds.md, Corollary 9.
     """
-    log_bound = log_mamba_output_bound(constants)
+    found = mamba_class(constants, vocab_size=vocab_size)
+    return found.log_rademacher(constants.selective.m)
+
+
+def mamba_class(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> CoveredClass:
+    """The output bound and the parameters of Mamba blocks."""
     blocks = mamba_blocks(constants, vocab_size=vocab_size)
-    if log_bound == -math.inf:
-        return -math.inf
-    m = constants.selective.m
-    return log_bound + math.log(nested_chaining(lambda radii: class_log_count(blocks, radii), m))
+    return CoveredClass(log_mamba_output_bound(constants), blocks)
 
 
-def mamba_blocks(constants: MambaBlockConstants, *, vocab_size: int = 0) -> list[Block]:
+def mamba_blocks(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> list[Block]:
     """The parameters w, W_g, D, W_in, kappa, beta, [W_B, W_C, A, p, q], [embedding], in order.
 
     Each reach is in units of the output bound. W_B to q are left out where y is zero, the embedding
@@ -128,45 +161,47 @@ def mamba_blocks(constants: MambaBlockConstants, *, vocab_size: int = 0) -> list
     if log_mamba_output_bound(c) == -math.inf:
         return []
     log_share = log_output_bound(inner) - _log_channel_output(c)
-    log_skip = safe_log(c.B_D) + safe_log(inner.B_u) - _log_channel_output(c)
-    log_slope = math.log(SILU_SLOPE)
-    log_tokens = float(np.logaddexp(log_share + log_token_reach(inner), log_skip)) + log_slope
+    log_skip = log(c.B_D) + log(inner.B_u) - _log_channel_output(c)
+    log_slope = log(like(SILU_SLOPE, c.B_x))
+    log_tokens = logaddexp(log_share + log_token_reach(inner), log_skip) + log_slope
     log_convolved = log_tokens + _log_ratio(c.B_conv * c.B_in * c.B_x, inner.B_u)
+    d, d_model = count(inner.d), count(c.d_model)
     blocks: list[Block] = [
-        Ball(inner.d, 0.0, log_excess(c.selective.M_w, c.selective.B_w)),
-        Ball(inner.d * c.d_model, log_slope),
-        Intervals(inner.d, log_skip),
-        Ball(inner.d * c.d_model, log_convolved),
-        Ball(inner.d * c.d_conv, log_convolved),
-        Ball(inner.d, log_tokens + _log_ratio(c.B_bias, inner.B_u)),
+        Ball(d, 0 * log_slope, log_excess(c.selective.M_w, c.selective.B_w)),
+        Ball(d * d_model, log_slope),
+        Intervals(d, log_skip),
+        Ball(d * d_model, log_convolved),
+        Ball(d * count(c.d_conv), log_convolved),
+        Ball(d, log_tokens + _log_ratio(c.B_bias, inner.B_u)),
     ]
     if log_share > -math.inf:
         blocks += _selective_part(inner, log_share)
     if vocab_size:
-        log_embedding = float(np.logaddexp(log_convolved, log_slope))
-        blocks.append(Ball(c.d_model, log_embedding, copies=vocab_size))
+        log_embedding = logaddexp(log_convolved, log_slope)
+        blocks.append(Ball(d_model, log_embedding, copies=vocab_size))
     return blocks
 
 
-def _selective_part(c: ClassConstants, log_share: float) -> list[Block]:
+def _selective_part(c: ClassFormulas, log_share: Real) -> list[Block]:
     steps = StepSums.of(c.s_A, c.log_largest_step, c.T)
-    log_gate = log_share + float(np.logaddexp(0.0, steps.log_relative))
-    log_reach_q = log_gate + safe_log(c.B_u)
+    log_gate = log_share + logaddexp(0 * log_share, steps.log_relative)
+    log_reach_q = log_gate + log(c.B_u)
+    d, matrix = count(c.d), count(c.N) * count(c.d)
     return [
-        Ball(c.N * c.d, log_share, log_share + log_excess(c.M_B, c.B_B)),
-        Ball(c.N * c.d, log_share, log_share + log_excess(c.M_C, c.B_C)),
-        Intervals(c.N * c.d, log_share + log_state_reach(c, steps)),
-        Intervals(c.d, log_gate + safe_log((c.p_hi - c.p_lo) / 2)),
-        Ball(c.d, log_reach_q + safe_log(c.B_q), log_reach_q + safe_log(c.M_q), copies=c.d),
+        Ball(matrix, log_share, log_share + log_excess(c.M_B, c.B_B)),
+        Ball(matrix, log_share, log_share + log_excess(c.M_C, c.B_C)),
+        Intervals(matrix, log_share + log_state_reach(c, steps)),
+        Intervals(d, log_gate + log((c.p_hi - c.p_lo) / 2)),
+        Ball(d, log_reach_q + log(c.B_q), log_reach_q + log(c.M_q), copies=d),
     ]
 
 
-def _log_channel_output(c: MambaBlockConstants) -> float:
+def _log_channel_output(c: MambaBlockFormulas) -> Real:
     """log(Y + B_D B_v), the largest |h_T[j]|."""
     channel = c.channel
-    skip = safe_log(c.B_D) + safe_log(channel.B_u)
-    return float(np.logaddexp(log_output_bound(channel), skip))
+    skip = log(c.B_D) + log(channel.B_u)
+    return logaddexp(log_output_bound(channel), skip)
 
 
-def _log_ratio(part: float, whole: float) -> float:
-    return safe_log(part) - safe_log(whole)
+def _log_ratio(part: Real, whole: Real) -> Real:
+    return log(part) - log(whole)

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from keelback.bounds._chaining import log_dudley_of_capacity
-from keelback.bounds._constants import ClassConstants
+from keelback.bounds._constants import ClassFormulas
 from keelback.bounds._covering import log_maurey_capacity
-from keelback.bounds._series import log_geometric_sum, mean_index, safe_log
+from keelback.bounds._numbers import Real, exp, log, log_of, logaddexp, maximum
+from keelback.bounds._series import log_geometric_sum, mean_index
+from keelback.bounds._sharpened import count
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class PublishedTerms:
         log_capacity: log of C, where log N(F, e) <= C^2 / e^2.
     """
 
-    log_rho: float
-    log_s1: float
-    log_s2: float
-    log_bound: float
-    log_capacity: float
+    log_rho: Real
+    log_s1: Real
+    log_s2: Real
+    log_bound: Real
+    log_capacity: Real
 
 
-def log_step_factor(constants: ClassConstants) -> float:
+def log_step_factor(constants: ClassFormulas) -> Real:
     """Logarithm of rho, the largest factor e^{A delta_t} that a state meets in one token.
 
     Source: arXiv 2502.01473, Theorem 3.3; e^{softplus(x)} = 1 + e^x.
     """
     if constants.s_A < 0:
-        return constants.s_A * math.exp(constants.log_smallest_step)
-    return constants.s_A * math.exp(constants.log_largest_step)
+        return constants.s_A * exp(constants.log_smallest_step)
+    return constants.s_A * exp(constants.log_largest_step)
 
 
-def published_terms(constants: ClassConstants) -> PublishedTerms:
+def published_terms(constants: ClassFormulas) -> PublishedTerms:
     """The pieces of the published bound.
 
     Lipschitz constants, one parameter at a time, with G = B_B B_C B_u^3, |A| <= a = max(B_A, s_A)
@@ -65,24 +65,24 @@ def published_terms(constants: ClassConstants) -> PublishedTerms:
     c = constants
     log_rho = log_step_factor(c)
     log_s1 = log_geometric_sum(log_rho, c.T)
-    log_s2 = log_s1 + safe_log(mean_index(log_rho, c.T))
+    log_s2 = log_s1 + log(mean_index(log_rho, c.T))
     log_D, log_gain = c.log_largest_step, c.log_gain
     log_bound = log_gain + log_D + log_s1
-    log_largest_state = safe_log(max(c.B_A, c.s_A))
-    log_gate = log_gain + float(np.logaddexp(log_s1, log_largest_state + log_D + log_s2))
+    log_largest_state = log(maximum(c.B_A, c.s_A))
+    log_gate = log_gain + logaddexp(log_s1, log_largest_state + log_D + log_s2)
     if log_gain == -math.inf:
         return PublishedTerms(log_rho, log_s1, log_s2, -math.inf, -math.inf)
-    matrix = c.N * c.d
+    d, matrix = count(c.d), count(c.N) * count(c.d)
     reaches = {
-        "w": (log_bound + math.log(c.M_w / c.B_w), c.d),
-        "W_B": (log_bound + math.log(c.M_B / c.B_B), matrix),
-        "W_C": (log_bound + math.log(c.M_C / c.B_C), matrix),
+        "w": (log_bound + log(c.M_w / c.B_w), d),
+        "W_B": (log_bound + log(c.M_B / c.B_B), matrix),
+        "W_C": (log_bound + log(c.M_C / c.B_C), matrix),
         "A": (
-            log_gain + 2 * log_D + log_s2 + safe_log((c.B_A + c.s_A) / 2) + math.log(matrix) / 2,
+            log_gain + 2 * log_D + log_s2 + log((c.B_A + c.s_A) / 2) + log_of(matrix, log_D) / 2,
             1,
         ),
-        "p": (log_gate + safe_log((c.p_hi - c.p_lo) / 2), 1),
-        "q": (log_gate + safe_log(c.B_u) + safe_log(c.M_q), c.d),
+        "p": (log_gate + log((c.p_hi - c.p_lo) / 2), 1),
+        "q": (log_gate + log(c.B_u) + log(c.M_q), d),
     }
     log_capacity = log_maurey_capacity(
         [reach for reach, _ in reaches.values()], [k for _, k in reaches.values()]
@@ -90,7 +90,7 @@ def published_terms(constants: ClassConstants) -> PublishedTerms:
     return PublishedTerms(log_rho, log_s1, log_s2, log_bound, log_capacity)
 
 
-def published_log_rademacher(constants: ClassConstants) -> float:
+def published_log_rademacher(constants: ClassFormulas) -> Real:
     """Logarithm of the published bound on the empirical Rademacher complexity.
 
     (12 C / sqrt(m)) (1 + max(0, log(b sqrt(m) / (3 C)))), C and b from `published_terms`.

@@ -5,9 +5,10 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from keelback.bounds._chaining import CoveredClass
 from keelback.bounds._constants import ClassConstants
 from keelback.bounds._covering import class_log_count
-from keelback.bounds._sharpened import log_output_bound, selective_blocks
+from keelback.bounds._sharpened import selective_class
 from keelback.errors import InputError
 
 _LOSS_RADII = 161
@@ -44,7 +45,7 @@ def confidence_term(m: int, delta: float) -> float:
     if m < 1:
         raise InputError(f"m = {m} must be at least 1")
     check_confidence(delta)
-    return 3 * math.sqrt(math.log(2 / delta) / (2 * m))
+    return 3 * math.sqrt((math.log(2) - math.log(delta)) / (2 * m))
 
 
 def loss_complexity_factor(margin: float, classes: int = 2) -> float:
@@ -121,7 +122,9 @@ def log_covering_gap(
 
     Source: docs/bounds.md, Theorem 6.
     """
-    counts, radii = _loss_cover(constants, margin, classes, vocab_size)
+    rows = 1 if classes == 2 else classes
+    covered = selective_class(constants, vocab_size=vocab_size, classes=rows)
+    counts, radii = loss_cover(covered, margin, classes)
     check_confidence(delta)
     deviations = np.sqrt((counts - math.log(delta)) / (2 * constants.m))
     return float(np.log(np.min(2 * radii + deviations)))
@@ -157,18 +160,44 @@ def covering_risk(
     """
     if not 0 <= empirical_risk <= 1:
         raise InputError(f"empirical_risk = {empirical_risk:g} must lie in [0, 1]")
-    counts, radii = _loss_cover(constants, margin, classes, vocab_size)
+    rows = 1 if classes == 2 else classes
+    covered = selective_class(constants, vocab_size=vocab_size, classes=rows)
+    counts, radii = loss_cover(covered, margin, classes)
+    return best_radius(empirical_risk, counts, radii, constants.m, delta)[0]
+
+
+def best_radius(
+    empirical_risk: float,
+    counts: Float[np.ndarray, " radii"],
+    radii: Float[np.ndarray, " radii"],
+    m: int,
+    delta: float,
+) -> tuple[float, int]:
+    """The smallest covering bound over the radii, which share delta, and the radius's index.
+
+    Args:
+        empirical_risk: ramp risk on the m samples.
+        counts: log covering numbers of the loss class.
+        radii: the radii they belong to.
+        m: number of samples.
+        delta: failure probability.
+
+    Raises:
+        InputError: delta outside (0, 1).
+    """
     check_confidence(delta)
-    log_events = math.log(len(radii) / delta)
+    log_events = math.log(len(radii)) - math.log(delta)
     means = np.minimum(1.0, empirical_risk + radii)
-    bounds = radii + _kl_inverses(means, (counts + log_events) / constants.m)
-    return min(1.0, float(np.min(bounds)))
+    bounds = radii + _kl_inverses(means, (counts + log_events) / m)
+    best = int(np.argmin(bounds))
+    return min(1.0, float(bounds[best])), best
 
 
 def kl_inverse(mean: float, budget: float) -> float:
-    """The largest p >= mean with kl(mean || p) <= budget, for Bernoulli means.
+    """The largest p >= mean with kl(mean || p) <= budget, for Bernoulli means; approximate.
 
-    Rounded up: the returned p has kl at or beyond the budget unless it is 1.
+    Right to about twelve digits and meant to err upwards, which it does not always do for budgets
+    below 1e-8 or p above 0.99999; `keelback.bounds.outward.kl_inverse` does.
 
     Raises:
         InputError: mean outside [0, 1] or a negative or undefined budget.
@@ -200,7 +229,8 @@ def _kl_inverses(
         enough = _bernoulli_kl(mean, middle) >= budget
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     high += 1e-12 * np.maximum(1.0, np.abs(high))
-    found = np.nextafter(1 / (1 + np.exp(-high)), 2)
+    # Just below 1 the sum and the quotient are off by less than two units in the last place.
+    found = np.nextafter(np.nextafter(1 / (1 + np.exp(-high)), 2), 2)
     closed[searched] = np.where(budget > 0, np.minimum(1.0, found), mean)
     return closed
 
@@ -212,17 +242,24 @@ def _bernoulli_kl(
     return mean * (np.log(mean) - log_one) + (1 - mean) * (np.log1p(-mean) - log_zero)
 
 
-def _loss_cover(
-    constants: ClassConstants, margin: float, classes: int, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log covering numbers of the loss class and the radii, in units of the loss."""
+def loss_radii() -> Float[np.ndarray, " radii"]:
+    """The radii, in units of the loss, that covering bounds choose from."""
+    return np.geomspace(0.5, _SMALLEST_LOSS_RADIUS, _LOSS_RADII)
+
+
+def loss_cover(
+    covered: CoveredClass, margin: float, classes: int
+) -> tuple[Float[np.ndarray, " radii"], Float[np.ndarray, " radii"]]:
+    """Log covering numbers of the loss class and the radii, in units of the loss.
+
+    Raises:
+        InputError: margin not positive and finite, or fewer than two classes.
+    """
     check_margin(margin)
     check_classes(classes)
-    radii = np.geomspace(0.5, _SMALLEST_LOSS_RADIUS, _LOSS_RADII)
-    log_bound = log_output_bound(constants)
-    if log_bound == -math.inf:
+    radii = loss_radii()
+    if covered.log_bound == -math.inf:
         return np.zeros_like(radii), radii
-    rows, log_lipschitz = (1, 0.0) if classes == 2 else (classes, math.log(2))
-    blocks = selective_blocks(constants, vocab_size=vocab_size, classes=rows)
-    relative = np.log(radii) + math.log(margin) - log_lipschitz - log_bound
-    return class_log_count(blocks, relative), radii
+    log_lipschitz = 0.0 if classes == 2 else math.log(2)
+    relative = np.log(radii) + math.log(margin) - log_lipschitz - covered.log_bound
+    return class_log_count(covered.blocks, relative), radii

@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 
-from keelback.bounds._chaining import nested_chaining
-from keelback.bounds._constants import ClassConstants
-from keelback.bounds._covering import Ball, Block, Intervals, class_log_count
-from keelback.bounds._series import safe_log
+from keelback.bounds._chaining import CoveredClass
+from keelback.bounds._constants import ClassConstants, ClassFormulas
+from keelback.bounds._covering import Ball, Block, Intervals
+from keelback.bounds._numbers import Real, is_ball, like, log, log1p, log_of, logaddexp
 from keelback.bounds._steps import StepSums
 from keelback.errors import InputError
 
 
-def log_output_bound(constants: ClassConstants) -> float:
+def log_output_bound(constants: ClassFormulas) -> Real:
     """Logarithm of the largest |z| in the class at length T; -inf if the class is {0}.
 
     b = B_w B_B B_C B_u^3 D sum_{k < T} e^{s_A D k}. A member of the class attains it on the
@@ -37,16 +37,22 @@ def sharpened_log_rademacher(constants: ClassConstants, *, vocab_size: int = 0) 
 
     Source: docs/bounds.md, Theorem 4 (and Corollary 5 for the embedding).
     """
+    return selective_class(constants, vocab_size=vocab_size).log_rademacher(constants.m)
+
+
+def selective_class(
+    constants: ClassFormulas, *, vocab_size: int = 0, classes: int = 1
+) -> CoveredClass:
+    """The output bound and the parameters of the selective SSM, as for `selective_blocks`."""
     log_bound = log_output_bound(constants)
     if log_bound == -math.inf:
-        return -math.inf
-    blocks = selective_blocks(constants, vocab_size=vocab_size)
-    relative = nested_chaining(lambda radii: class_log_count(blocks, radii), constants.m)
-    return log_bound + math.log(relative)
+        return CoveredClass(log_bound, [])
+    blocks = selective_blocks(constants, vocab_size=vocab_size, classes=classes)
+    return CoveredClass(log_bound, blocks)
 
 
 def selective_blocks(
-    constants: ClassConstants, *, vocab_size: int = 0, classes: int = 1
+    constants: ClassFormulas, *, vocab_size: int = 0, classes: int = 1
 ) -> list[Block]:
     """The parameters of the class, each reach in units of the output bound b.
 
@@ -63,26 +69,28 @@ def selective_blocks(
         raise InputError(f"need vocab_size >= 0 and classes >= 1, not {vocab_size}, {classes}")
     c = constants
     steps = _steps(c)
-    log_gate = float(np.logaddexp(0.0, steps.log_relative))
-    matrix = c.N * c.d
+    zero = 0 * steps.log_output
+    log_gate = logaddexp(zero, steps.log_relative)
+    matrix = count(c.N) * count(c.d)
+    d = count(c.d)
     blocks: list[Block] = [
-        Ball(c.d, 0.0, log_excess(c.M_w, c.B_w), copies=classes),
-        Ball(matrix, 0.0, log_excess(c.M_B, c.B_B)),
-        Ball(matrix, 0.0, log_excess(c.M_C, c.B_C)),
+        Ball(d, zero, log_excess(c.M_w, c.B_w), copies=classes),
+        Ball(matrix, zero, log_excess(c.M_B, c.B_B)),
+        Ball(matrix, zero, log_excess(c.M_C, c.B_C)),
         Intervals(matrix, log_state_reach(c, steps)),
-        Intervals(1, log_gate + safe_log((c.p_hi - c.p_lo) / 2)),
+        Intervals(1, log_gate + log((c.p_hi - c.p_lo) / 2)),
         Ball(
-            c.d,
-            log_gate + safe_log(c.B_q) + safe_log(c.B_u),
-            log_gate + safe_log(c.M_q) + safe_log(c.B_u),
+            d,
+            log_gate + log(c.B_q) + log(c.B_u),
+            log_gate + log(c.M_q) + log(c.B_u),
         ),
     ]
     if vocab_size:
-        blocks.append(Ball(c.d, log_token_reach(c), copies=vocab_size))
+        blocks.append(Ball(d, log_token_reach(c), copies=vocab_size))
     return blocks
 
 
-def log_token_reach(constants: ClassConstants) -> float:
+def log_token_reach(constants: ClassFormulas) -> Real:
     """Log of how far the output moves, in units of b, when every token moves by B_u.
 
     3 + B_u B_q (S1 + S2) / S1: a token is a value, a key and (the last one) a query, and it sets
@@ -90,20 +98,21 @@ def log_token_reach(constants: ClassConstants) -> float:
 
     Source: docs/bounds.md, Lemma 5.
     """
-    log_gate = float(np.logaddexp(0.0, _steps(constants).log_relative))
-    through_gate = log_gate + safe_log(constants.B_q) + safe_log(constants.B_u)
-    return float(np.logaddexp(math.log(3), through_gate))
+    steps = _steps(constants)
+    log_gate = logaddexp(0 * steps.log_output, steps.log_relative)
+    through_gate = log_gate + log(constants.B_q) + log(constants.B_u)
+    return logaddexp(log_of(3, through_gate), through_gate)
 
 
-def _steps(constants: ClassConstants) -> StepSums:
+def _steps(constants: ClassFormulas) -> StepSums:
     return StepSums.of(constants.s_A, constants.log_largest_step, constants.T)
 
 
-def log_excess(absolute: float, euclidean: float) -> float:
-    return math.log(absolute) - math.log(euclidean)
+def log_excess(absolute: Real, euclidean: Real) -> Real:
+    return log(absolute) - log(euclidean)
 
 
-def log_state_reach(c: ClassConstants, steps: StepSums) -> float:
+def log_state_reach(c: ClassFormulas, steps: StepSums) -> Real:
     """Reach of the entries of A, covered on the scale phi with d phi = da / (eta + |a|).
 
     The scale is logarithmic far from zero and linear near it (and linear for a > 0). On it the
@@ -114,14 +123,38 @@ def log_state_reach(c: ClassConstants, steps: StepSums) -> float:
 
     Source: docs/bounds.md, Lemma 4.
     """
+    if c.B_A + c.s_A == 0:
+        return log(c.B_A + c.s_A)
+    eta = _best_eta(*map(float, (c.s_A, c.B_A, steps.log_decaying, steps.log_absolute)))
+    return _state_reach_at(eta, c, steps) - log_of(2, c.s_A)
+
+
+def _best_eta(s_A: float, B_A: float, log_decaying: float, log_absolute: float) -> float:
     eta = np.geomspace(1e-60, 1e60, 961)
-    if c.s_A < 0:
-        length = np.log1p((c.B_A + c.s_A) / (eta - c.s_A))
-    else:
-        length = np.log1p(c.B_A / eta) + c.s_A / eta
+    length = np.log1p((B_A + s_A) / (eta - s_A)) if s_A < 0 else np.log1p(B_A / eta) + s_A / eta
     with np.errstate(divide="ignore"):
-        reach = np.logaddexp(steps.log_decaying, np.log(eta) + steps.log_absolute) + np.log(length)
-    ends = [float(np.min(reach)), steps.log_absolute + safe_log(c.B_A + c.s_A)]
+        reach = np.logaddexp(log_decaying, np.log(eta) + log_absolute) + np.log(length)
+    best = int(np.argmin(reach))
+    candidates = {float(eta[best]): float(reach[best])}
+    candidates[math.inf] = log_absolute + log(B_A + s_A)
+    if s_A < 0:
+        candidates[0.0] = log_decaying + log(math.log(B_A) - math.log(-s_A))
+    return min(candidates, key=lambda eta: candidates[eta])
+
+
+def _state_reach_at(eta: float, c: ClassFormulas, steps: StepSums) -> Real:
+    if eta == math.inf:
+        return steps.log_absolute + log(c.B_A + c.s_A)
+    if eta == 0:
+        return steps.log_decaying + log(log(c.B_A) - log(-c.s_A))
+    scale = like(eta, c.s_A)
     if c.s_A < 0:
-        ends.append(steps.log_decaying + safe_log(math.log(c.B_A) - math.log(-c.s_A)))
-    return min(ends) - math.log(2)
+        length = log1p((c.B_A + c.s_A) / (scale - c.s_A))
+    else:
+        length = log1p(c.B_A / scale) + c.s_A / scale
+    return logaddexp(steps.log_decaying, log(scale) + steps.log_absolute) + log(length)
+
+
+def count(number: Real) -> int:
+    """A count of the constants as a whole number, which balls hold exactly."""
+    return int(number.unique_fmpz()) if is_ball(number) else int(number)

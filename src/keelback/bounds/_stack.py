@@ -1,18 +1,20 @@
 """Several selective layers on top of each other."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
-from keelback.bounds._chaining import nested_chaining
-from keelback.bounds._constants import ClassConstants
-from keelback.bounds._covering import Ball, Block, Intervals, class_log_count
-from keelback.bounds._series import safe_log
+from keelback.bounds._chaining import CoveredClass
+from keelback.bounds._constants import ClassConstants, ClassFormulas
+from keelback.bounds._covering import Block, scaled
+from keelback.bounds._numbers import exp, like, log
 from keelback.bounds._sharpened import log_output_bound, log_token_reach, selective_blocks
 from keelback.errors import InputError
 
+Layer = TypeVar("Layer", bound=ClassFormulas)
 
-def stack_layers(layers: Sequence[ClassConstants]) -> list[ClassConstants]:
+
+def stack_layers(layers: Sequence[Layer]) -> list[Layer]:
     """The layers with the token norm each of them really meets.
 
     A layer's tokens are the outputs y_t of the layer below, so B_u of layer l + 1 is the output
@@ -30,16 +32,18 @@ def stack_layers(layers: Sequence[ClassConstants]) -> list[ClassConstants]:
         raise InputError("a stack needs at least one layer")
     if any((c.T, c.m, c.d) != (layers[0].T, layers[0].m, layers[0].d) for c in layers):
         raise InputError("the layers of a stack must agree in T, m and d")
-    met: list[ClassConstants] = []
-    log_norm = safe_log(layers[0].B_u)
+    met: list[Layer] = []
+    log_norm = log(layers[0].B_u)
     for depth, layer in enumerate(layers):
         if log_norm > math.log(1e60):
+            power = float(log_norm) / math.log(10)
             raise InputError(
-                f"layer {depth + 1} may meet tokens of norm 10^{log_norm / math.log(10):.0f}; "
+                f"layer {depth + 1} may meet tokens of norm 10^{power:.0f}; "
                 "the stack's bound is of no use beyond 10^60"
             )
-        B_w, M_w = (layer.B_w, layer.M_w) if depth == len(layers) - 1 else (1.0, 1.0)
-        met.append(dataclasses.replace(layer, B_u=math.exp(log_norm), B_w=B_w, M_w=M_w))
+        one = like(1.0, layer.B_w)
+        B_w, M_w = (layer.B_w, layer.M_w) if depth == len(layers) - 1 else (one, one)
+        met.append(layer.with_changes(B_u=exp(log_norm), B_w=B_w, M_w=M_w))
         log_norm = log_output_bound(met[-1])
     return met
 
@@ -59,28 +63,20 @@ def stacked_log_rademacher(layers: Sequence[ClassConstants]) -> float:
 
     Source: docs/bounds.md, Corollary 8.
     """
+    return stacked_class(layers).log_rademacher(layers[-1].m)
+
+
+def stacked_class(layers: Sequence[ClassFormulas]) -> CoveredClass:
+    """The output bound and the parameters of a stack, those of the top layer first."""
     met = stack_layers(layers)
     log_bound = log_output_bound(met[-1])
     if log_bound == -math.inf:
-        return -math.inf
+        return CoveredClass(log_bound, [])
     blocks: list[Block] = []
-    log_passed_on = 0.0
+    log_passed_on = 0 * log(met[-1].B_u)
     for depth, layer in reversed(list(enumerate(met))):
         own = selective_blocks(layer)
         without_head = own if depth == len(met) - 1 else own[1:]
-        blocks += [_scaled(block, log_passed_on) for block in without_head]
-        log_passed_on += log_token_reach(layer)
-    relative = nested_chaining(lambda radii: class_log_count(blocks, radii), met[-1].m)
-    return log_bound + math.log(relative)
-
-
-def _scaled(block: Block, log_factor: float) -> Block:
-    if isinstance(block, Intervals):
-        return dataclasses.replace(block, log_reach=block.log_reach + log_factor)
-    absolute = block.log_absolute_reach
-    return Ball(
-        block.coordinates,
-        block.log_reach + log_factor,
-        None if absolute is None else absolute + log_factor,
-        block.copies,
-    )
+        blocks += [scaled(block, log_passed_on) for block in without_head]
+        log_passed_on = log_passed_on + log_token_reach(layer)
+    return CoveredClass(log_bound, blocks)

@@ -1,11 +1,9 @@
 """The three sums over steps that decide how a selective SSM's output depends on its length."""
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from keelback.bounds._series import log_geometric_sum, mean_index, safe_log
+from keelback.bounds._numbers import Real, exp, log, log_of, logaddexp, minimum
+from keelback.bounds._series import log_geometric_sum, mean_index
 
 
 @dataclass(frozen=True)
@@ -22,29 +20,27 @@ class StepSums:
             moves through the exponents.
     """
 
-    log_output: float
-    log_decaying: float
-    log_absolute: float
-    log_relative: float
+    log_output: Real
+    log_decaying: Real
+    log_absolute: Real
+    log_relative: Real
 
     @classmethod
-    def of(cls, s_A: float, log_D: float, T: int) -> "StepSums":
+    def of(cls, s_A: Real, log_D: Real, T: Real) -> "StepSums":
         """The sums for abscissa `s_A`, largest step e^{log_D} and length `T`.
 
         Source: docs/bounds.md, Lemmas 1 to 3.
         """
-        D = math.exp(log_D)
+        D = exp(log_D)
         log_output = log_D + log_geometric_sum(s_A * D, T)
-        log_decaying = log_D - 1 + safe_log(T - 1)
+        log_decaying = log_D - 1 + log(T - 1)
         if s_A < 0:
-            s = -s_A
-            log_decaying = min(log_decaying, math.log(3 / s + D) - 1)
-            log_short = 2 * log_D + math.log(T) + safe_log(T - 1) - math.log(2)
-            log_settled = float(np.logaddexp(-2 * math.log(s), log_D - math.log(s) - 1))
-            log_absolute = min(log_short, log_settled) - log_output
-            log_decaying -= log_output
+            log_decaying = minimum(log_decaying, log(-3 / s_A + D) - 1) - log_output
+            log_short = 2 * log_D + log(T) + log(T - 1) - log_of(2, s_A)
+            log_settled = logaddexp(-2 * log(-s_A), log_D - log(-s_A) - 1)
+            log_absolute = minimum(log_short, log_settled) - log_output
             return cls(log_output, log_decaying, log_absolute, log_decaying)
-        log_absolute = log_D + safe_log(mean_index(s_A * D, T))
+        log_absolute = log_D + log(mean_index(s_A * D, T))
         log_decaying -= log_output
-        log_relative = float(np.logaddexp(log_decaying, safe_log(s_A) + log_absolute))
+        log_relative = logaddexp(log_decaying, log(s_A) + log_absolute)
         return cls(log_output, log_decaying, log_absolute, log_relative)

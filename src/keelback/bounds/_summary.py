@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from keelback.bounds._companions import (
     linear_attention_log_rademacher,
@@ -11,6 +12,7 @@ from keelback.bounds._companions import (
 )
 from keelback.bounds._constants import ClassConstants
 from keelback.bounds._lower import lower_log_rademacher
+from keelback.bounds._numbers import ball, enclosed, lower_end, upper_end
 from keelback.bounds._published import published_log_rademacher
 from keelback.bounds._risk import confidence_term, log_covering_gap, log_risk_gap
 from keelback.bounds._sharpened import log_output_bound, sharpened_log_rademacher
@@ -30,6 +32,8 @@ class BoundSummary:
         log_output_bound: log of the largest |z| at length T.
         log_rademacher: published, sharpened, lower and the companions, by name.
         log_risk: log of risk minus empirical ramp risk by route: published, sharpened, covering.
+        rounding: `outward` where no upper bound is below the exact number and no lower bound above
+            it, `none` where numbers are right to about ten digits.
     """
 
     margin: float
@@ -39,6 +43,7 @@ class BoundSummary:
     log_output_bound: float
     log_rademacher: dict[str, float]
     log_risk: dict[str, float]
+    rounding: Literal["none", "outward"] = "none"
 
     def as_dict(self) -> dict[str, object]:
         """The summary for JSON: each number as `log10` and, where a double holds it, as `value`.
@@ -46,15 +51,29 @@ class BoundSummary:
         A bound of zero has log10 None. A risk carries `vacuous`: whether it is 1 or more.
         """
         risk: dict[str, object] = {
-            name: {**_number(log), "vacuous": log >= 0} for name, log in self.log_risk.items()
+            name: {**self._number(log), "vacuous": log >= 0} for name, log in self.log_risk.items()
         }
         risk |= {"margin": self.margin, "delta": self.delta, "classes": self.classes}
         risk["confidence_term"] = self.confidence
         return {
-            "output_bound": _number(self.log_output_bound),
-            "rademacher": {name: _number(log) for name, log in self.log_rademacher.items()},
+            "rounding": self.rounding,
+            "output_bound": self._number(self.log_output_bound),
+            "rademacher": {
+                name: self._number(log, down=name == "lower")
+                for name, log in self.log_rademacher.items()
+            },
             "risk": risk,
         }
+
+    def _number(self, log: float, *, down: bool = False) -> dict[str, float | None]:
+        if log == -math.inf:
+            return {"log10": None, "value": 0.0}
+        if self.rounding == "none":
+            return {"log10": log / _LN10, "value": math.exp(log) if log < 709 else None}
+        end = lower_end if down else upper_end
+        log10 = end(enclosed(lambda: ball(log) / ball(10).log()))
+        value = end(enclosed(lambda: ball(log).exp())) if log < 709 else None
+        return {"log10": log10, "value": value}
 
 
 def summarise(
@@ -77,6 +96,8 @@ def summarise(
 
     Raises:
         InputError: an argument is outside its domain.
+
+    `keelback.bounds.outward.summarise` is the same, rounded outward.
     """
     confidence = confidence_term(constants.m, delta)
     rademacher = {
@@ -100,9 +121,3 @@ def summarise(
     return BoundSummary(
         margin, delta, classes, confidence, log_output_bound(constants), rademacher, risk
     )
-
-
-def _number(log: float) -> dict[str, float | None]:
-    if log == -math.inf:
-        return {"log10": None, "value": 0.0}
-    return {"log10": log / _LN10, "value": math.exp(log) if log < 709 else None}

@@ -1,8 +1,11 @@
 """Certificates: what holds for one trained model, from its weights and its data."""
 
-from keelback.certify._certification import Certification, HeldOut, PacBayes, certify_model
+from keelback.certify._certificate import certificate_of
+from keelback.certify._certification import Certification, PacBayes, certify_model
 from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
+from keelback.certify._held_out import HeldOut
 from keelback.certify._measure import logits, margins, measure_constants, ramp_risk
+from keelback.certify._overlap import Overlap, Policy, find_overlap
 from keelback.certify._pac_bayes import (
     PRIOR_SIGMAS,
     GaussianWeights,
@@ -20,12 +23,16 @@ __all__ = [
     "ClassCertificates",
     "GaussianWeights",
     "HeldOut",
+    "Overlap",
     "PacBayes",
     "PacBayesCertificate",
+    "Policy",
     "bounded_cross_entropy",
+    "certificate_of",
     "certify_class",
     "certify_model",
     "certify_pac_bayes",
+    "find_overlap",
     "gibbs_errors",
     "logits",
     "margins",

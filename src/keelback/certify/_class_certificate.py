@@ -1,16 +1,19 @@
 """What the class bounds say about one trained model, as announced in advance and as read off."""
 
+import copy
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from keelback.bounds import has_flint, outward
 from keelback.bounds._constants import ClassConstants
 from keelback.bounds._grid import ClassGrid
+from keelback.bounds._numbers import log
 from keelback.bounds._risk import covering_risk
-from keelback.bounds._series import safe_log
 from keelback.bounds._summary import BoundSummary, summarise
 from keelback.certify._measure import (
     logits,
@@ -23,6 +26,7 @@ from keelback.data import Split
 
 _MARGIN_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 _NO_MARGIN = 1.0
+_ROUNDING_OF_A_MEAN = 1e-12
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class ClassCertificate:
         constants: the class.
         margin: ramp width.
         delta: failure probability available to this class.
-        sample_risk: empirical ramp risk at the margin, on the training split.
+        sample_risk: empirical ramp risk at the margin, on the training split, rounded up; of the
+            model with real numbers for floats (docs/bounds.md, Certificates).
         summary: every bound of the class.
         log_risk: logarithms of upper bounds on the true error, by route: published, sharpened,
             covering (never above 0).
@@ -52,8 +57,8 @@ class ClassCertificates:
     """The same bounds twice.
 
     Attributes:
-        a_priori: for the measured class and margin, valid if both had been announced before the
-            data were seen.
+        a_priori: for the measured class and margin. No certificate: it would be one, had both been
+            announced before the data were seen, but they were read off the trained model.
         a_posteriori: for the enclosing class of a grid that was fixed before the data; valid
             however the model was trained.
     """
@@ -84,7 +89,7 @@ def certify_class(
     grid = grid or ClassGrid()
     model = require_selective(model)
     constants = measure_constants(model, train.seq_len, len(train))
-    on_sample = margins(logits(model, train), train.labels)
+    on_sample = _margins_in_reals(model, train)
     sizes = {"classes": model.config.n_classes, "vocab_size": model.config.vocab_size}
 
     def covering(constants: ClassConstants, margin: float, delta: float) -> float:
@@ -92,13 +97,21 @@ def certify_class(
         return covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
 
     def certificate(constants: ClassConstants, margin: float, delta: float) -> ClassCertificate:
-        sample_risk = ramp_risk(on_sample, margin)
-        summary = summarise(constants, margin=margin, delta=delta, **sizes)
-        log_risk = {
-            route: float(np.logaddexp(safe_log(sample_risk), summary.log_risk[route]))
-            for route in ("published", "sharpened")
-        }
-        log_risk["covering"] = math.log(covering(constants, margin, delta))
+        sample_risk = min(1.0, ramp_risk(on_sample, margin) + _ROUNDING_OF_A_MEAN)
+        if has_flint():
+            summary = outward.summarise(constants, margin=margin, delta=delta, **sizes)
+            log_risk = outward.log_class_risks(
+                sample_risk, constants, summary, vocab_size=sizes["vocab_size"]
+            )
+        else:
+            summary = summarise(constants, margin=margin, delta=delta, **sizes)
+            log_risk = {
+                route: float(np.logaddexp(log(sample_risk), summary.log_risk[route]))
+                for route in ("published", "sharpened")
+            }
+            log_risk["covering"] = math.log(
+                covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
+            )
         return ClassCertificate(constants, margin, delta, sample_risk, summary, log_risk)
 
     def outer_class(margin: float) -> tuple[ClassConstants, float, float]:
@@ -111,6 +124,19 @@ def certify_class(
         a_priori=certificate(constants, margin, delta),
         a_posteriori=certificate(*outer_class(margin)),
     )
+
+
+def _margins_in_reals(model: nn.Module, split: Split) -> Float[Tensor, " examples"]:
+    """Margins that the model has with real numbers for floats, none too large.
+
+    The bounds speak of a map on reals. The model is run once more in float64, and the largest
+    difference that float32 makes to a logit is taken off every margin twice: the float64 margins
+    are off by far less.
+    """
+    wide = copy.deepcopy(model).double()
+    narrow, exact = logits(model, split).double(), logits(wide, split)
+    difference = (narrow - exact).abs().nan_to_num(nan=math.inf).max()
+    return margins(exact, split.labels) - 2 * difference
 
 
 def _candidate_margins(on_sample: torch.Tensor) -> list[float]:

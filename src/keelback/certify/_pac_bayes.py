@@ -1,8 +1,9 @@
 """PAC-Bayes: a certificate for a classifier that draws its weights anew for each prediction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from keelback.bounds._pac_bayes import monte_carlo_bound
 from keelback.bounds._risk import check_confidence, kl_inverse
 from keelback.certify._measure import require_finite
+from keelback.certify._rounding import monte_carlo_bound, pac_bayes_bound, test_set_bound
 from keelback.data import Split
 from keelback.errors import InputError
+from keelback.progress import tracked
 from keelback.training import wrong
 
 PRIOR_SIGMAS = tuple(2.0**-j for j in range(1, 13))
@@ -69,10 +71,13 @@ class PacBayesCertificate:
         delta: failure probability, Monte Carlo included.
         sample_error: mean error of the drawn weights on the sample.
         sample_error_bound: its upper confidence bound.
-        kl: KL(posterior || prior) in nats.
+        kl: KL(posterior || prior) in nats, rounded up; 0 where no gradient step was taken.
         prior_sigma: standard deviation of the prior.
         examples: size of the sample, which the prior's mean has not seen.
         draws: Monte-Carlo draws behind `sample_error`.
+        draw_errors: how many of the examples tried each draw labels wrong.
+        tried: how many examples each draw is tried on.
+        steps: gradient steps that were taken; without one the posterior is the prior.
         posterior: the Gaussian from which the classifier draws its weights.
     """
 
@@ -84,7 +89,15 @@ class PacBayesCertificate:
     prior_sigma: float
     examples: int
     draws: int
+    draw_errors: Sequence[int]
+    tried: int
+    steps: int
     posterior: GaussianWeights
+
+    @property
+    def kind(self) -> str:
+        """`PAC-Bayes`, or `test set` where the sample decided nothing but the prior's sigma."""
+        return "PAC-Bayes" if self.steps else "test set"
 
 
 @torch.no_grad()
@@ -95,7 +108,7 @@ def gibbs_errors(
     draws: int,
     seed: int,
     examples: int | None = None,
-) -> list[float]:
+) -> list[Fraction]:
     """Error rate of each of `draws` independent draws of the weights.
 
     Each is the rate on the whole split or, where that has more than `examples`, on that many of
@@ -104,7 +117,7 @@ def gibbs_errors(
     """
     generator = torch.Generator().manual_seed(seed)
     rates = []
-    for _ in range(draws):
+    for _ in tracked(range(draws), "drawing weights"):
         drawn = weights.draw(generator)
         picked = split
         if examples is not None and examples < len(split):
@@ -116,7 +129,7 @@ def gibbs_errors(
                 picked.tokens.split(1000), picked.labels.split(1000), strict=True
             )
         )
-        rates.append(mistakes / len(picked))
+        rates.append(Fraction(mistakes, len(picked)))
     return rates
 
 
@@ -124,7 +137,7 @@ def certify_pac_bayes(
     prior: nn.Module,
     sample: Split,
     *,
-    delta: float = 0.05,
+    delta: float | Fraction = 0.05,
     steps: int = 500,
     draws: int = 2000,
     batch_size: int = 250,
@@ -138,7 +151,9 @@ def certify_pac_bayes(
     the sample, which the union bound over them pays for. Means and deviations then descend the
     quadratic relaxation of the bound with a bounded cross-entropy. A fifth of delta goes to the
     Monte-Carlo estimate of the sample error, on draws that nothing else has used; each draw is
-    tried on 500 examples at most, since many draws are worth more than many examples a draw.
+    tried on 500 examples at most, since many draws are worth more than many examples per draw.
+    Without a gradient step the posterior is the prior: then the smaller test set bound holds, which
+    pays for the choice of sigma_0 and for nothing else.
 
     Args:
         prior: a trained model; its weights are the prior's mean. It is not changed.
@@ -155,29 +170,41 @@ def certify_pac_bayes(
 
     Source: docs/bounds.md, PAC-Bayes; Perez-Ortiz et al., JMLR 2021 (objective and recipe).
     """
-    check_confidence(delta)
+    check_confidence(float(delta))
     require_finite(prior)
+    if seed < 0:
+        raise InputError(f"seed = {seed} must not be negative")
     if steps < 0 or draws < 1 or batch_size < 1 or len(sample) < 1:
         raise InputError("need a sample, steps >= 0, draws >= 1 and batch_size >= 1")
     n = len(sample)
-    log_complexity = math.log(2 * math.sqrt(n) * len(PRIOR_SIGMAS) / (0.8 * delta))
+    tried = min(n, _EXAMPLES_A_DRAW)
+    for_draws = Fraction(delta) / 5
+    per_sigma = (Fraction(delta) - for_draws) / len(PRIOR_SIGMAS)
+    log_complexity = math.log(2 * math.sqrt(n)) + math.log(per_sigma.denominator)
+    log_complexity -= math.log(per_sigma.numerator)
     sigma = _scout(prior, sample, log_complexity / n, seed)
     start = GaussianWeights.isotropic(prior, sigma)
     posterior = _descend(
         prior, start, sample, log_complexity, steps, batch_size, learning_rate, seed + 1
     )
     rates = gibbs_errors(prior, posterior, sample, draws, seed + 2, _EXAMPLES_A_DRAW)
-    upper = monte_carlo_bound(rates, 0.2 * delta)
-    kl = float(posterior.kl_from(start))
+    kl = float(posterior.kl_from(start)) * (1 + 1e-9) + 1e-9 if steps else 0.0  # sums of doubles
+    upper = monte_carlo_bound(rates, for_draws)
+    bound = (
+        pac_bayes_bound(upper, kl, n, per_sigma) if steps else test_set_bound(upper, n, per_sigma)
+    )
     return PacBayesCertificate(
-        error_bound=kl_inverse(upper, (kl + log_complexity) / n),
-        delta=delta,
-        sample_error=math.fsum(rates) / draws,
+        error_bound=bound,
+        delta=float(delta),
+        sample_error=float(sum(rates) / draws),
         sample_error_bound=upper,
         kl=kl,
         prior_sigma=sigma,
         examples=n,
         draws=draws,
+        draw_errors=[int(rate * tried) for rate in rates],
+        tried=tried,
+        steps=steps,
         posterior=posterior,
     )
 
@@ -213,7 +240,7 @@ def _descend(
     posterior = GaussianWeights(mean, log_sigma)
     optimiser = torch.optim.Adam([*mean.values(), *log_sigma.values()], lr=learning_rate)
     n = len(sample)
-    for _ in range(steps):
+    for _ in tracked(range(steps), "optimising the bound"):
         picked = torch.randint(n, (min(batch_size, n),), generator=generator)
         drawn = posterior.draw(generator)
         logits = functional_call(model, drawn, (sample.tokens[picked],))

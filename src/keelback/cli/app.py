@@ -15,20 +15,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 import typer.core
 
 import keelback
+from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
+from keelback.cli.terminal import clean_streams
 from keelback.commit import require_clean
-from keelback.errors import InputError, JobError, printable
+from keelback.errors import InputError, JobError, in_one_line, printable
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells have them."""
 
 _SECONDS_TO_END = 10.0
+_SECONDS_TO_LAND = 0.02
 
 SECTIONS = {
     "Train and score": ("train", "evaluate", "dynamics", "byte-lm"),
@@ -103,6 +106,7 @@ class Commands(typer.Typer):
 
             @functools.wraps(command)
             def run(*given: Any, **named: Any) -> Any:
+                require_numbers(named)
                 _require_clean_results(named)
                 if not light:
                     _import_heavy()
@@ -192,10 +196,6 @@ def _require_clean_results(options: Mapping[str, Any]) -> None:
         require_clean(target, allow_dirty=_allow_dirty)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-"""The option of every command that can print its result for programs."""
-
-
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a result on stdout as JSON; nothing else is written there."""
     print(json.dumps(result, indent=2, allow_nan=False))
@@ -258,14 +258,15 @@ def _end_on_sigterm() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _is_want_of_memory(error: BaseException) -> bool:
+def _is_want_of_memory(error: Exception) -> bool:
     """Whether this is how Python, NumPy or PyTorch say that an allocation failed."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("allocate memory", "out of memory"))
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else "an allocation failed"
 
@@ -284,29 +285,85 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load_commands()
     _end_on_sigterm()
     try:
-        code = app(args=arguments, prog_name="keelback", standalone_mode=False)
+        with clean_streams(), _interrupts_that_land():
+            code = app(args=arguments, prog_name="keelback", standalone_mode=False)
+        sys.stdout.flush()
     except _Terminated:
         print("terminated; what was finished is kept", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except (InputError, JobError, _UsageError) as error:
+    except Exception as error:
         if "--debug" in arguments:
             raise
-        message = getattr(error, "format_message", error.__str__)()
+        message, code = _explained(error)
+        message += _as_given(error, arguments)
         print("error: " + printable(" ".join(message.split())), file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, JobError) else 2) from None
-    except (MemoryError, RuntimeError) as error:
-        if "--debug" in arguments or not _is_want_of_memory(error):
-            raise
-        print(f"error: not enough memory: {_first_line(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except OSError as error:
-        if "--debug" in arguments or error.strerror is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; what was finished is kept", file=sys.stderr)
-        raise SystemExit(1) from None
+        _give_up_stdout()
+        raise SystemExit(code) from None
     if code == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code and says nothing
         print("interrupted; what was finished is kept", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interrupts_that_land() -> Iterator[None]:
+    """Within the block, an interrupt that comes where it cannot be raised comes again.
+
+    Python prints what is raised inside a callback of compiled code (Numba's compiler has some), a
+    `__del__` or the garbage collector, and goes on as if nothing had been.
+    """
+    before = sys.unraisablehook
+
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
+        numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+        number = numbers.get(unraisable.exc_type)
+        if number is None:
+            before(unraisable)
+        else:
+            timer = threading.Timer(_SECONDS_TO_LAND, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, (InputError, JobError, _UsageError)):
+        message = getattr(error, "format_message", error.__str__)()
+        return message, 1 if isinstance(error, JobError) else 2
+    if _is_want_of_memory(error):
+        return f"not enough memory: {_first_line(error)}", 1
+    if isinstance(error, BrokenPipeError):
+        return "what read the output is gone", 1
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; what was finished is kept", 1
+    return f"unexpected {in_one_line(error)}; --debug shows where", 1
+
+
+def _as_given(error: Exception, arguments: Sequence[str]) -> str:
+    """The value that a wrong option was given, which the parser's own message may leave out."""
+    if not isinstance(error, typer.BadParameter) or error.param is None:
+        return ""
+    values = []
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name in error.param.opts:
+            values.append(value if equals else "".join(arguments[place + 1 : place + 2]))
+    if not values or any(value and value in error.message for value in values):
+        return ""
+    return f"; given: {', '.join(values)}"
+
+
+def _give_up_stdout() -> None:
+    """Lose what stdout cannot take, on which Python would stumble again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

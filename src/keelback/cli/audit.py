@@ -2,38 +2,61 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import Json, app, print_json, provenance_of_command
+from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.options import (
+    DeviceOrBest,
+    Ignored,
+    Json,
+    ModelName,
+    Text,
+    TokenizerName,
+    Tokens,
+    TrainLength,
+)
 from keelback.cli.progress import sweep_progress
+from keelback.cli.terminal import console
 from keelback.device import chosen_device
+from keelback.errors import printable
 
 if TYPE_CHECKING:
-    from keelback.audit import AuditResult
+    from keelback.audit import AuditResult, LoadedModel
 
 
 @app.command()
 def audit(
-    model: Annotated[str, typer.Argument(help="A folder, a checkpoint, or a name on the Hub.")],
-    text: Annotated[Path | None, typer.Option(help="Text to run on (bundled by default).")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="Token ids: .npy, .json or numbers.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="tokenizer.json, a folder, a Hub name, or bytes.")
+    model: ModelName,
+    text: Text = None,
+    tokens: Tokens = None,
+    tokenizer: TokenizerName = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Length of each sequence in tokens; by default from the text and the training "
+            "length; e.g. 4096.",
+        ),
     ] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Tokens in each sequence.")] = None,
-    train_length: Annotated[
-        int | None, typer.Option(min=1, help="Length it was trained on.")
-    ] = None,
+    train_length: TrainLength = None,
     features: Annotated[
-        Path | None, typer.Option(help="Directions to compare the gates with: .npy, one a row.")
+        Path | None,
+        typer.Option(
+            help="File of directions to compare the gates with, .npy with one direction per row; "
+            "by default none; e.g. directions.npy."
+        ),
     ] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report and data.")] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Number of sequences to run.")] = 1,
+    device: DeviceOrBest = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the report and the data; by default none; e.g. audit."),
+    ] = None,
+    ignore: Ignored = None,
     json: Json = False,
 ) -> None:
     """Measure a model's state-space layers on a text, and say what was found."""
@@ -50,14 +73,15 @@ def audit(
         _require_drawable(out)
     device = chosen_device(device)
     directions = None if features is None else read_features(features)
-    loaded = load_any_model(model)
+    loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
+    say_of_loading(loaded)
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     if length is None:
         length = default_length(len(ids), train_length or train_length_of(loaded.model))
     with _folder_for(out), sweep_progress("audit") as progress:
         result = run_audit(
-            loaded.model.to(device),
+            loaded.model,
             ids[: length * sequences] if length * sequences <= len(ids) else ids,
             train_length=train_length,
             length=length,
@@ -66,12 +90,22 @@ def audit(
             name=loaded.name,
             progress=progress,
         )
-    if out is not None:
-        _write(result, out)
+        if out is not None:
+            _write(result, out)
     if json:
         print_json(result.to_json())
     else:
         _show(result)
+
+
+def say_of_loading(loaded: "LoadedModel") -> None:
+    """On stderr: what was let pass, what transformers warned of, and where the weights are."""
+    if loaded.unused:
+        print(printable(f"not used by the model: {', '.join(loaded.unused)}"), file=sys.stderr)
+    for remark in loaded.remarks:
+        print(printable(f"transformers: {remark}"), file=sys.stderr)
+    if loaded.streamed:
+        print("larger than memory: weights are read block by block from disk", file=sys.stderr)
 
 
 def hush_transformers() -> None:
@@ -82,59 +116,56 @@ def hush_transformers() -> None:
 
 def _require_drawable(out: Path) -> None:
     from keelback.errors import InputError
-    from keelback.report._files import require_report_extra
+    from keelback.report._files import require_own_page, require_report_extra
 
     if out.exists() and not out.is_dir():
         raise InputError(f"--out is {out}, which is a file; give a folder")
     require_report_extra()
+    require_own_page(out)
 
 
 @contextmanager
 def _folder_for(out: Path | None) -> Iterator[None]:
     """Refuse a folder that cannot be written to before the work; leave no new one if it fails."""
-    from keelback.report._files import writable_directory
+    from keelback.report._files import made_writable
 
-    fresh = out is not None and not out.exists()
-    if out is not None:
-        writable_directory(out)
-    try:
+    if out is None:
         yield
-    except BaseException:
-        if out is not None and fresh:
-            with suppress(OSError):
-                out.rmdir()
-        raise
+        return
+    with made_writable(out):
+        yield
 
 
 def _write(result: "AuditResult", out: Path) -> None:
+    from keelback.files import adding_to
     from keelback.report import write_report
     from keelback.report.audit import audit_outcome
 
-    result.write(out)
     record = provenance_of_command()
-    page = write_report([audit_outcome(result)], out, record)
-    print(f"report: {page}", file=sys.stderr)
+    with adding_to(out) as partial:
+        result.write(partial)
+        page = write_report([audit_outcome(result)], partial, record)
+    print(f"report: {out / page.name}", file=sys.stderr)
 
 
 def _show(result: "AuditResult") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    terminal = console(highlight=False)
     for finding in result.findings:
-        console.print(
-            f"[bold]{finding.severity:>8}[/bold]  {escape(finding.statement)} "
-            f"{escape(finding.evidence)}"
+        terminal.print(
+            f"[bold]{finding.severity:>8}[/bold]  {escape(printable(finding.statement))} "
+            f"{escape(printable(finding.evidence))}"
         )
     table = Table()
     table.add_column("layer", overflow="fold")
     for heading in ("kind", "abscissa", "delta", "horizon", "99 %", "growth"):
         table.add_column(heading, no_wrap=True)
-    for row in result.layers.to_dicts():
+    for row in result.layers.to_dicts() if result.measures else ():
         table.add_row(
-            escape(row["name"]),
-            row["kind"],
+            escape(printable(row["name"])),
+            escape(printable(row["kind"])),
             *(
                 f"{row[key]:.3g}"
                 for key in (
@@ -146,7 +177,10 @@ def _show(result: "AuditResult") -> None:
                 )
             ),
         )
-    console.print(table)
+    if result.measures:
+        terminal.print(table)
+    for missed in result.not_audited:
+        terminal.print(f"not audited: {escape(printable(f'{missed.what}: {missed.reason}'))}")
     advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))
     if advice:
-        console.print("try: " + escape("; ".join(advice)))
+        terminal.print("try: " + escape(printable("; ".join(advice))))

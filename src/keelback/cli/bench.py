@@ -5,7 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Commands, Json, app, print_measured
+from keelback.cli.app import Commands, app, print_measured
+from keelback.cli.options import Device, DType, Json, Repeats
+from keelback.cli.progress import work_progress
+from keelback.cli.terminal import console
 from keelback.errors import InputError
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
@@ -14,22 +17,38 @@ app.add_typer(bench, name="bench")
 
 @bench.command()
 def scan(
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Device = "cpu",
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="batch,length,channels,state; may be given several times."),
+        typer.Option(
+            help="Shape of the inputs, batch,length,channels,state; may be repeated; by default a "
+            "set of shapes for the device; e.g. 8,512,64,16."
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
-    repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
+    dtype: DType = "float32",
+    repeats: Repeats = 7,
     peer: Annotated[
         list[str] | None,
-        typer.Option(help="A peer that must be there; may be given several times."),
+        typer.Option(
+            help="Peer that must be installed; may be repeated; by default none is needed; e.g. "
+            "mambapy_pscan."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Peer to leave out, as one that would take long; may be repeated; by default "
+            "none; e.g. huggingface_loop."
+        ),
     ] = None,
     scaling: Annotated[
-        bool, typer.Option("--scaling", help="Instead: time by length up to a million steps.")
+        bool,
+        typer.Option(
+            "--scaling", help="Instead: how the time grows with the length, to a million."
+        ),
     ] = False,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Instead: peak memory of a training step.")
+        bool, typer.Option("--memory", help="Instead: the peak memory of a training step.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -41,15 +60,20 @@ def scan(
     if scaling and (memory or shape):
         other = "--memory" if memory else "--shape"
         raise InputError(f"--scaling and {other} are both given; one of them should be")
+    if without and (scaling or memory):
+        other = "--memory" if memory else "--scaling"
+        raise InputError(f"--without has no effect beside {other}, which times no peer")
     shapes = [ScanSize.parse(text) for text in shape or []]
     result: dict[str, Any]
-    if memory:
-        measured = shapes or [ScanSize(1, 100_000, 64, 16)]
-        result = {"rows": [{**asdict(one), **memory_ratio(one)} for one in measured]}
-    elif scaling:
-        result = scaling_of(device, repeats)
-    else:
-        result = summary(shapes or default_shapes(device), device, dtype, repeats, peer or [])
+    with work_progress("bench scan"):
+        if memory:
+            measured = shapes or [ScanSize(1, 100_000, 64, 16)]
+            result = {"rows": [{**asdict(one), **memory_ratio(one)} for one in measured]}
+        elif scaling:
+            result = scaling_of(device, repeats)
+        else:
+            chosen = shapes or default_shapes(device)
+            result = summary(chosen, device, dtype, repeats, peer or [], without or [])
     if json:
         print_measured(result)
     else:
@@ -57,7 +81,6 @@ def scan(
 
 
 def _print_rows(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     rows = [_flat(row) for row in result["rows"]]
@@ -67,10 +90,10 @@ def _print_rows(result: dict[str, Any]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in names))
-    console = Console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     for name, exponent in result.get("exponents", {}).items():
-        console.print(f"{name}: time grows as length ** {exponent:.3f}")
+        terminal.print(f"{name}: time grows as length ** {exponent:.3f}")
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

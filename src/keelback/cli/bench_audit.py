@@ -5,18 +5,25 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import DeviceOrBest, Json
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.extras import require_extra
 
 
 @bench.command()
 def audit(
-    layers: Annotated[int, typer.Option(help="Layers of the random Mamba.")] = 24,
-    d_model: Annotated[int, typer.Option(help="Its width.")] = 768,
-    length: Annotated[int, typer.Option(help="Tokens.")] = 4096,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
-    repeats: Annotated[int, typer.Option(help="Runs of each; first and fastest are given.")] = 1,
+    layers: Annotated[int, typer.Option(min=1, help="Number of layers of the random Mamba.")] = 24,
+    d_model: Annotated[
+        int, typer.Option(min=1, help="Number of channels of the model, d_model.")
+    ] = 768,
+    length: Annotated[int, typer.Option(min=2, help="Length of the sequence in tokens.")] = 4096,
+    device: DeviceOrBest = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of runs of each; the first and the fastest count.")
+    ] = 1,
     with_transformers: Annotated[
         bool, typer.Option("--with-transformers", help="Also time transformers without keelback.")
     ] = False,
@@ -25,15 +32,17 @@ def audit(
     """Compare an audit with the model's forward pass, in seconds and memory."""
     from keelback.benchmarks.audit_speed import audit_speed
 
-    result = audit_speed(
-        layers,
-        d_model,
-        length,
-        chosen_device(device),
-        repeats,
-        with_transformers=with_transformers,
-        report=_say,
-    )
+    require_extra("hf", "bench audit")
+    with work_progress("bench audit"):
+        result = audit_speed(
+            layers,
+            d_model,
+            length,
+            chosen_device(device),
+            repeats,
+            with_transformers=with_transformers,
+            report=_say,
+        )
     if json:
         print_measured(result)
         return

@@ -4,33 +4,38 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Device, DType, Json, Repeats
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 
 
 @bench.command()
 def call(
-    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     operator: Annotated[
         list[str] | None,
         typer.Option(
-            help="selective_scan, causal_conv1d, selective_state_update or causal_conv1d_update; "
-            "may be given several times. All by default."
+            help="Operator to time: selective_scan, ssd, causal_conv1d, selective_state_update or "
+            "causal_conv1d_update; may be repeated; all by default; e.g. selective_scan."
         ),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            help="batch,length,channels,state of the inputs, which should be small. By default "
-            "1,16,16,4 on a CPU and 16,256,96,8 on a GPU."
+            help="Shape of the inputs, which should be small: batch,length,channels,state; by "
+            "default 1,16,16,4 on a CPU and 16,256,96,8 on a GPU; e.g. 1,16,16,4."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
-    repeats: Annotated[int, typer.Option(help="Timed bursts of each; the median counts.")] = 15,
+    dtype: DType = "float32",
+    repeats: Repeats = 15,
     peer: Annotated[
         list[str] | None,
-        typer.Option(help="A peer (mamba_ssm, causal_conv1d) that must be there."),
+        typer.Option(
+            help="Peer that must be installed, mamba_ssm or causal_conv1d; may be repeated; by "
+            "default none is needed; e.g. mamba_ssm."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -41,7 +46,8 @@ def call(
     chosen_device(device)
     names = operator or list(OPERATORS)
     sizes = ScanSize.parse(shape) if shape else SHAPES[device]
-    rows = compare_calls(names, sizes, device, dtype, repeats, peer or [])
+    with work_progress("bench call"):
+        rows = compare_calls(names, sizes, device, dtype, repeats, peer or [])
     if json:
         print_measured({"rows": rows})
         return

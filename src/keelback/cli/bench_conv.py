@@ -4,21 +4,28 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json, Repeats
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 from keelback.errors import InputError
 
 
 @bench.command()
 def conv(
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Device = "cpu",
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="batch,length,channels; may be given several times."),
+        typer.Option(
+            help="Shape of the inputs, batch,length,channels; may be repeated; by default a set "
+            "of shapes for the device; e.g. 8,512,64."
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 7,
+    dtype: Annotated[
+        str, typer.Option(help="Type of the tensors: float32, bfloat16 or float16.")
+    ] = "float32",
+    repeats: Repeats = 7,
     json: Json = False,
 ) -> None:
     """Compare the causal convolution, bias and SiLU with PyTorch's."""
@@ -29,7 +36,8 @@ def conv(
         shapes = [tuple(map(int, text.split(","))) for text in shape or []]
     except ValueError:
         raise InputError(f"--shape should be batch,length,channels; it is {shape}") from None
-    rows = compare_convolutions(shapes or SHAPES[device], device, dtype, repeats)
+    with work_progress("bench conv"):
+        rows = compare_convolutions(shapes or SHAPES[device], device, dtype, repeats)
     if json:
         print_measured({"rows": rows})
         return

@@ -4,24 +4,35 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json, Repeats
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 
 
 @bench.command()
 def decode(
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Device = "cpu",
     batch: Annotated[
-        list[int] | None, typer.Option(help="Sequences; may be given several times.", min=1)
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Number of sequences; may be repeated; by default 1, 4, 16, 64 and 256; e.g. 16.",
+        ),
     ] = None,
-    channels: Annotated[int, typer.Option(help="Channels.", min=1)] = 1536,
-    state: Annotated[int, typer.Option(help="States of a channel.", min=1)] = 16,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 15,
+    channels: Annotated[int, typer.Option(min=1, help="Number of channels.")] = 1536,
+    state: Annotated[int, typer.Option(min=1, help="Number of states of a channel.")] = 16,
+    dtype: Annotated[
+        str, typer.Option(help="Type of the tensors: float32, bfloat16 or float16.")
+    ] = "float32",
+    repeats: Repeats = 15,
     peer: Annotated[
         list[str] | None,
-        typer.Option(help="A peer (mamba_ssm) that must be there."),
+        typer.Option(
+            help="Peer that must be installed, mamba_ssm; by default none is needed; e.g. "
+            "mamba_ssm."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -30,7 +41,8 @@ def decode(
 
     chosen_device(device)
     batches = batch or [1, 4, 16, 64, 256]
-    rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
+    with work_progress("bench decode"):
+        rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
     if json:
         print_measured({"rows": rows})
         return

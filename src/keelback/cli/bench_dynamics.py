@@ -4,17 +4,26 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json, Repeats
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 
 
 @bench.command()
 def dynamics(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    replicas: Annotated[int | None, typer.Option(help="Models trained as one batch.")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of a training.")] = 400,
-    repeats: Annotated[int, typer.Option(help="Timed runs of each; the median counts.")] = 3,
+    device: Device = "cpu",
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of models trained as one batch; by default 16 on a CPU and 2000 on a "
+            "GPU; e.g. 16.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs of a training.")] = 400,
+    repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
     """Train gated SSMs as one batch and, as one would in PyTorch, one after the other.
@@ -25,7 +34,8 @@ def dynamics(
 
     chosen_device(device)
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
-    result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
+    with work_progress("bench dynamics"):
+        result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:
         print_measured(result)
         return

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, print_measured, provenance_of_command
+from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
+from keelback.cli.options import LARGEST_SEED, Json
+from keelback.cli.progress import work_progress
 
 if TYPE_CHECKING:
     from keelback.benchmarks.monitor_foresight import Training
@@ -15,24 +17,35 @@ if TYPE_CHECKING:
 
 @bench.command()
 def monitor(
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
-    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
-    cost: Annotated[bool, typer.Option("--cost", help="Instead: what it adds to a step.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each kind.")] = 3,
+    first_seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed, a whole number, to count up from.")
+    ] = 0,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Instead: the time that the monitor adds to a step.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; by default none; e.g. foresight.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train models that diverge and models that do not, and count what was foreseen."""
     from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
+    from keelback.errors import InputError
 
     found: dict[str, Any]
+    if cost and out is not None:
+        raise InputError("--out has no effect beside --cost, whose result is printed")
     if cost:
-        measured = overhead(every=50, repeats=15)
+        with work_progress("bench monitor"):
+            measured = overhead(every=50, repeats=15)
         found = {"rows": [measured]}
         line = (
             f"a reading every {measured['every']} steps adds {measured['overhead']:.1%} to a step"
         )
     else:
-        found = foresight(range(first_seed, first_seed + seeds), _say)
+        with work_progress("bench monitor"):
+            found = foresight(range(first_seed, first_seed + seeds), _say)
         if out is not None:
             _write(out, found, summary_csv(found))
         line = "\n".join(_in_words(counts) for counts in found["families"])
@@ -43,11 +56,11 @@ def monitor(
 
 
 def _write(out: Path, found: dict[str, Any], table: str) -> None:
-    from keelback.files import write_atomically, write_json
+    from keelback.files import adding_to, made, write_atomically, write_json
 
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", {"provenance": provenance_of_command(), **found})
-    write_atomically(out / "foresight.csv", table)
+    with made(out), adding_to(out) as partial:
+        write_json(partial / "results.json", {"provenance": provenance_of_command(), **found})
+        write_atomically(partial / "foresight.csv", table)
 
 
 def _in_words(counts: dict[str, Any]) -> str:

@@ -4,8 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json
+from keelback.cli.progress import work_progress
 from keelback.errors import InputError
 
 PARTS = ("training", "scan")
@@ -15,25 +17,42 @@ RATES = (1.0, 0.01)
 
 @bench.command()
 def parallel(
-    processes: Annotated[int, typer.Option(help="Processes, one GPU each.", min=1)] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes, one GPU each.")] = 2,
+    device: Device = "cpu",
     only: Annotated[
-        str | None, typer.Option(help="training (data-parallel) or scan (one long sequence).")
+        str | None,
+        typer.Option(
+            help="Part to measure: training (data-parallel) or scan (one long sequence); both by "
+            "default; e.g. scan."
+        ),
     ] = None,
-    d_model: Annotated[int, typer.Option(help="Width of the model to train.", min=1)] = 768,
-    layers: Annotated[int, typer.Option(help="Its Mamba blocks.", min=1)] = 12,
-    seq_len: Annotated[int, typer.Option(help="Length of its examples.", min=1)] = 1024,
+    d_model: Annotated[
+        int, typer.Option(min=1, help="Number of channels of the model to train.")
+    ] = 768,
+    layers: Annotated[int, typer.Option(min=1, help="Number of Mamba layers of the model.")] = 12,
+    seq_len: Annotated[int, typer.Option(min=1, help="Length of the examples in tokens.")] = 1024,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="Examples a step and process; may be given several times.", min=1),
+        typer.Option(
+            min=1,
+            help="Number of examples per step and process; may be repeated; default 16; e.g. 16.",
+        ),
     ] = None,
     length: Annotated[
         list[int] | None,
-        typer.Option(help="Length of the long sequence; may be given several times.", min=2),
+        typer.Option(
+            min=2,
+            help="Length of the long sequence in steps; may be repeated; by default 262144 and "
+            "1000000; e.g. 262144.",
+        ),
     ] = None,
-    channels: Annotated[int, typer.Option(help="Channels of the long sequence.", min=1)] = 1536,
-    state: Annotated[int, typer.Option(help="States of a channel.", min=1)] = 16,
-    repeats: Annotated[int, typer.Option(help="Timed scans; the median counts.", min=1)] = 5,
+    channels: Annotated[
+        int, typer.Option(min=1, help="Number of channels of the long sequence.")
+    ] = 1536,
+    state: Annotated[int, typer.Option(min=1, help="Number of states of a channel.")] = 16,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of timed scans; the median counts.")
+    ] = 5,
     json: Json = False,
 ) -> None:
     """Compare training and one long scan on several processes with the same on one."""
@@ -54,7 +73,8 @@ def parallel(
         scans=scans if only != "training" else [],
         repeats=repeats,
     )
-    result: dict[str, Any] = compare_parallel(processes, device, sizes)
+    with work_progress("bench parallel"):
+        result: dict[str, Any] = compare_parallel(processes, device, sizes)
     if json:
         print_measured(result)
         return

@@ -4,22 +4,31 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Json
+from keelback.cli.progress import work_progress
 
 
 @bench.command()
 def sweep(
     seq_len: Annotated[
-        str | None, typer.Option(help="Sequence lengths, separated by commas; all 16 if absent.")
+        str | None,
+        typer.Option(
+            help="Sequence lengths in tokens, separated by commas; by default the paper's 16; "
+            "e.g. 50,100."
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds at each length.")] = 5,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the paper's 40.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds at each length.")] = 5,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs; by default the paper's 40; e.g. 5.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one a core by default.")
+        int | None,
+        typer.Option(min=1, help="Number of processes; one per core by default; e.g. 4."),
     ] = None,
     empty_runs: Annotated[
-        int, typer.Option(min=1, help="Runs that do nothing, for the runner's own cost.")
+        int, typer.Option(min=1, help="Number of runs that do nothing, for the runner's own cost.")
     ] = 10_000,
     json: Json = False,
 ) -> None:
@@ -32,8 +41,9 @@ def sweep(
     from keelback.benchmarks.sweep_speed import sweep_speed
 
     lengths = None if seq_len is None else seq_len.split(",")
-    overhead = runner_overhead(empty_runs, workers)
-    result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
+    with work_progress("bench sweep"):
+        overhead = runner_overhead(empty_runs, workers)
+        result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
     if json:
         print_measured(result)
         return

@@ -4,29 +4,44 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, print_measured
+from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.extras import require_extra
 
 
 @bench.command()
 def transformers(
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
-    length: Annotated[int, typer.Option(help="Length of the training sequence.", min=1)] = 512,
-    layers: Annotated[int, typer.Option(help="Layers of the model.", min=1)] = 4,
-    d_model: Annotated[int, typer.Option(help="Width of the model.", min=1)] = 768,
-    repeats: Annotated[int, typer.Option(help="Timed steps; the fastest counts.", min=1)] = 3,
+    device: Device = "cpu",
+    length: Annotated[
+        int, typer.Option(min=1, help="Length of the training sequence in tokens.")
+    ] = 512,
+    layers: Annotated[int, typer.Option(min=1, help="Number of layers of the model.")] = 4,
+    d_model: Annotated[
+        int, typer.Option(min=1, help="Number of channels of the model, d_model.")
+    ] = 768,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of timed steps; the fastest counts.")
+    ] = 3,
     loop: Annotated[
-        bool, typer.Option(help="Also time transformers' own loop, which takes minutes on a CPU.")
+        bool,
+        typer.Option(
+            "--loop/--no-loop",
+            help="Time transformers' own loop too, which takes minutes on a CPU, or leave it out.",
+        ),
     ] = True,
     json: Json = False,
 ) -> None:
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
 
+    require_extra("hf", "bench transformers")
     chosen_device(device)
     size = ModelSize(layers=layers, d_model=d_model, length=length)
-    result = compare_in_transformers(size, device, repeats, loop=loop)
+    with work_progress("bench transformers"):
+        result = compare_in_transformers(size, device, repeats, loop=loop)
     if json:
         print_measured(result)
     else:

@@ -1,12 +1,14 @@
 """`keelback bound`: every bound from class constants alone."""
 
-import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import Json
+from keelback.cli.terminal import console
 
 if TYPE_CHECKING:
     from keelback.bounds import BoundSummary, ClassConstants
@@ -20,6 +22,10 @@ _RADEMACHER = {
     "rnn": "vanilla RNN",
     "lti": "LTI SSM",
 }
+_ROUNDING = {
+    "outward": "Upper bounds are rounded up, the lower bound down (ball arithmetic).",
+    "none": "Approximate, to about ten digits: pip install 'keelback[certify]' to round outward.",
+}
 _RISK = {"published": "published", "sharpened": "sharpened", "covering": "one cover, sharpened"}
 
 
@@ -28,15 +34,22 @@ def bound(
     constants: Annotated[
         Path,
         typer.Option(
-            help="JSON object with the keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo p_hi "
-            "T m d N."
+            help="File with a JSON object, keys B_u s_A B_A B_B M_B B_C M_C B_q M_q B_w M_w p_lo "
+            "p_hi T m d N; e.g. constants.json."
         ),
     ],
-    margin: Annotated[float, typer.Option(help="Ramp width, in units of the logit.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Failure probability, in (0, 1).")] = 0.05,
-    classes: Annotated[int, typer.Option(help="Number of classes; 2 means one logit.")] = 2,
+    margin: Annotated[
+        float, typer.Option(min=0, help="Width of the ramp loss, in units of the logit.")
+    ] = 1.0,
+    delta: Annotated[
+        float, typer.Option(min=0, max=1, help="Failure probability, between 0 and 1.")
+    ] = 0.05,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes; 2 means one logit.")] = 2,
     vocab: Annotated[
-        int, typer.Option(help="Trained embedding rows; 0 when the tokens are fixed vectors.")
+        int,
+        typer.Option(
+            min=0, help="Number of trained embedding rows; 0 where the tokens are fixed vectors."
+        ),
     ] = 0,
     json: Json = False,
 ) -> None:
@@ -44,11 +57,13 @@ def bound(
 
     A risk is a gap: true risk minus empirical ramp risk, for every model of the class at once,
     with probability 1 - delta over the sample. Choose class, margin and delta before the data.
+    Numbers are rounded outward where python-flint is installed, and approximate elsewhere.
     """
-    from keelback.bounds import ClassConstants, summarise
+    from keelback.bounds import ClassConstants, has_flint, outward, summarise
 
     checked = ClassConstants.from_json(constants)
-    summary = summarise(checked, margin=margin, delta=delta, classes=classes, vocab_size=vocab)
+    evaluate = outward.summarise if has_flint() else summarise
+    summary = evaluate(checked, margin=margin, delta=delta, classes=classes, vocab_size=vocab)
     if json:
         print_json({"constants": checked.as_dict(), **summary.as_dict()})
     else:
@@ -56,32 +71,41 @@ def bound(
 
 
 def _print_table(constants: "ClassConstants", summary: "BoundSummary") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Bounds at T = {constants.T}, m = {constants.m}, s_A = {constants.s_A:g}")
     table.add_column("bound")
     table.add_column("log10", justify="right")
     table.add_column("value", justify="right")
-    table.add_row("largest output |z|", *_cells(summary.log_output_bound))
+    numbers: Any = summary.as_dict()
+    table.add_row("largest output |z|", *_cells(numbers["output_bound"], ROUND_CEILING))
     table.add_section()
     for name, label in _RADEMACHER.items():
-        table.add_row(f"Rademacher, {label}", *_cells(summary.log_rademacher[name]))
+        outward = ROUND_FLOOR if name == "lower" else ROUND_CEILING
+        table.add_row(f"Rademacher, {label}", *_cells(numbers["rademacher"][name], outward))
     table.add_section()
     for name, label in _RISK.items():
-        vacuous = " (vacuous)" if summary.log_risk[name] >= 0 else ""
-        table.add_row(f"risk gap, {label}{vacuous}", *_cells(summary.log_risk[name]))
-    console = Console()
-    console.print(table)
-    console.print(
+        vacuous = " (vacuous)" if numbers["risk"][name]["vacuous"] else ""
+        table.add_row(f"risk gap, {label}{vacuous}", *_cells(numbers["risk"][name], ROUND_CEILING))
+    terminal = console()
+    terminal.print(table)
+    terminal.print(
         f"Risk gap: true risk minus empirical ramp risk at margin {summary.margin:g}, for every "
-        f"model of the class at once, with probability {1 - summary.delta:g} or more."
+        f"model of the class at once, with probability at least 1 - {summary.delta:g}."
     )
+    terminal.print(_ROUNDING[summary.rounding])
 
 
-def _cells(log: float) -> tuple[str, str]:
-    if log == -math.inf:
+def _cells(number: dict[str, float | None], outward: str) -> tuple[str, str]:
+    """log10 and value of one bound, each rounded outward to the digits shown."""
+    log10, value = number["log10"], number["value"]
+    if log10 is None:
         return "-inf", "0"
-    log10 = log / math.log(10)
-    exponent = f"{log10:.4f}" if abs(log10) < 1e6 else f"{log10:.6g}"
-    return exponent, f"{math.exp(log):.4g}" if log < 709 else f"10^{exponent}"
+    exact = Decimal(log10)
+    if abs(log10) < 1e6:
+        exponent = f"{exact.quantize(Decimal('0.0001'), rounding=outward)}"
+    else:
+        exponent = f"{Context(prec=6, rounding=outward).plus(exact):g}"
+    if value is None:
+        return exponent, f"10^{exponent}"
+    return exponent, f"{Context(prec=4, rounding=outward).plus(Decimal(value)):g}"

@@ -6,27 +6,43 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, app, print_json, provenance_of_command
+from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.options import DeviceOrBest, Json
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.extras import require_extra
 
 
 @app.command(name="byte-lm")
 def byte_lm(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the report.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the report; e.g. byte-lm.")],
     presets: Annotated[
         list[str] | None,
         typer.Option(
             "--preset",
-            help="tiny (minutes on a core; the default); mamba, mamba2, mamba-long-memory, "
-            "mamba2-long-memory (10 million parameters, on a GPU). Repeatable.",
+            help="Model and training: tiny (minutes on one core; the default), or mamba, mamba2, "
+            "mamba-long-memory, mamba2-long-memory (10 million parameters, on a GPU); may be "
+            "repeated; e.g. tiny.",
         ),
     ] = None,
     fields: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the training, repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Field of the training, FIELD=VALUE; may be repeated; the preset's by default; "
+            "e.g. steps=200.",
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the IMDb reviews lie.")] = None,
-    multiple: Annotated[int, typer.Option(min=2, help="Length run over length trained.")] = 32,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder or file of the IMDb reviews; by default downloaded; e.g. data/imdb."
+        ),
+    ] = None,
+    multiple: Annotated[
+        int, typer.Option(min=2, help="Length of the test sequences, in training lengths.")
+    ] = 32,
+    device: DeviceOrBest = None,
     json: Json = False,
 ) -> None:
     """Train byte-level language models on reviews, run them far beyond that length, repair them."""
@@ -36,22 +52,28 @@ def byte_lm(
         study,
         study_outcome,
     )
-    from keelback.files import write_json
+    from keelback.files import adding_to, write_json
     from keelback.report import write_report
+    from keelback.report._files import require_own_page
 
+    require_extra("hf", "byte-lm", ["transformers", *(["datasets"] if data is None else [])])
+    require_extra("report", "the report of byte-lm")
+    require_own_page(out)
     configs = {preset: chosen_config(preset, fields or []) for preset in presets or ["tiny"]}
     for preset in configs:
         free_folders(out / preset)
     device = chosen_device(device)
-    found = [
-        study(config, data, out / preset, multiple=multiple, device=device, report=_say)
-        for preset, config in configs.items()
-    ]
+    with work_progress("byte-lm"):
+        found = [
+            study(config, data, out / preset, multiple=multiple, device=device, report=_say)
+            for preset, config in configs.items()
+        ]
     outcome = study_outcome(found)
     record = provenance_of_command()
-    write_report([outcome], out, record)
     document = {"provenance": record, **outcome.numbers}
-    write_json(out / "results.json", document)
+    with adding_to(out) as partial:
+        write_report([outcome], partial, record)
+        write_json(partial / "results.json", document)
     if json:
         print_json(dict(outcome.numbers))
     else:
@@ -60,4 +82,4 @@ def byte_lm(
 
 
 def _say(step: int, loss: float) -> None:
-    print(f"step {step}: {loss:.3f} nats a byte", file=sys.stderr, flush=True)
+    print(f"step {step}: {loss:.3f} nats per byte", file=sys.stderr, flush=True)

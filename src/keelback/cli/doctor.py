@@ -12,16 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import Json
+from keelback.cli.terminal import console
 from keelback.errors import JobError
-
-EXTRAS = {
-    "report": ("matplotlib", "plotly", "jinja2"),
-    "hf": ("transformers", "tokenizers", "datasets", "accelerate"),
-    "ray": ("ray",),
-    "bench": ("mambapy", "transformers"),
-}
-"""The packages of each extra, by the names that they are imported by."""
+from keelback.extras import EXTRAS, missing_of
 
 PEERS = ("mamba_ssm", "causal_conv1d", "fla", "triton")
 
@@ -160,7 +155,7 @@ def _cache(name: str, where: Callable[[], Path]) -> Check:
 
 
 def _extra(extra: str, packages: tuple[str, ...]) -> Check:
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    absent = missing_of(extra)
     if absent:
         advice = f'pip install "keelback[{extra}]"'
         return Check(f"extra {extra}", "missing", f"without {', '.join(absent)}", advice)
@@ -168,7 +163,6 @@ def _extra(extra: str, packages: tuple[str, ...]) -> Check:
 
 
 def _show(checks: list[Check]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -177,4 +171,4 @@ def _show(checks: list[Check]) -> None:
     for check in checks:
         found = check.found + (f" - {check.advice}" if check.advice else "")
         table.add_row(Text(check.state, colours[check.state]), Text(check.name), Text(found))
-    Console(highlight=False).print(table)
+    console(highlight=False).print(table)

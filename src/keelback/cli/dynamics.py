@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import LARGEST_SEED, Device, Json
+from keelback.cli.progress import work_progress
+from keelback.cli.terminal import console
 from keelback.device import chosen_device
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from keelback.dynamics import Locality, MajorityVoting
     from keelback.dynamics.descent import GatedHistory, GatedTraining, Source
     from keelback.dynamics.noise import Noise
@@ -16,73 +21,139 @@ if TYPE_CHECKING:
 
 @app.command()
 def dynamics(
-    data: Annotated[str, typer.Option(help="majority or locality.")] = "majority",
+    data: Annotated[
+        str, typer.Option(help="Pattern of the data, majority or locality.")
+    ] = "majority",
     alpha_r: Annotated[
-        float | None, typer.Option(help="Majority: share of own-class tokens (0.4).")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of tokens with the own class's feature (majority only); default 0.4; e.g. "
+            "0.4.",
+        ),
     ] = None,
     alpha_c: Annotated[
-        float | None, typer.Option(help="Majority: share of other-class tokens (0.1).")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of tokens with the other class's feature (majority only); default 0.1; "
+            "e.g. 0.1.",
+        ),
     ] = None,
     near: Annotated[
-        int | None, typer.Option(help="Locality: separation of the own pair (3).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Separation of the own pair in tokens (locality only); default 3; e.g. 3.",
+        ),
     ] = None,
     far: Annotated[
-        int | None, typer.Option(help="Locality: separation of the other pair (12).")
+        int | None,
+        typer.Option(
+            min=2,
+            help="Separation of the other pair in tokens (locality only); default 12; e.g. 12.",
+        ),
     ] = None,
-    dim: Annotated[int, typer.Option(help="Features d.")] = 32,
-    length: Annotated[int, typer.Option(help="Tokens in a sequence, L.")] = 30,
-    width: Annotated[int, typer.Option(help="Hidden units m; even.")] = 50,
+    dim: Annotated[int, typer.Option(min=1, help="Number of features d.")] = 32,
+    length: Annotated[int, typer.Option(min=1, help="Length L of a sequence in tokens.")] = 30,
+    width: Annotated[int, typer.Option(min=2, help="Number of hidden units m; even.")] = 50,
     samples: Annotated[
-        int, typer.Option(help="Training sequences N; with --fresh, sequences a step.")
+        int,
+        typer.Option(
+            min=2, help="Number of training sequences N; with --fresh, of those in each step."
+        ),
     ] = 400,
-    test_samples: Annotated[int, typer.Option(help="Sequences of the test set.")] = 500,
-    noise: Annotated[float, typer.Option(help="Standard deviation tau of the token noise.")] = 0.02,
+    test_samples: Annotated[
+        int, typer.Option(min=2, help="Number of sequences of the test set.")
+    ] = 500,
+    noise: Annotated[
+        float,
+        typer.Option(min=0, help="Standard deviation tau of the noise on every token's features."),
+    ] = 0.02,
     noise_family: Annotated[
-        str, typer.Option(help="gaussian, student or correlated.")
+        str, typer.Option(help="Distribution of the noise: gaussian, student or correlated.")
     ] = "gaussian",
-    eta: Annotated[float, typer.Option(help="Step size of the gate and the read-out.")] = 0.5,
+    eta: Annotated[
+        float,
+        typer.Option(min=1e-38, max=3.4e38, help="Step size eta of the gate and the read-out."),
+    ] = 0.5,
     eta_gate: Annotated[
-        float | None, typer.Option(help="Step size of the gate w (that of --eta).")
+        float | None,
+        typer.Option(
+            min=1e-38, max=3.4e38, help="Step size of the gate w; default that of --eta; e.g. 0.5."
+        ),
     ] = None,
     eta_out: Annotated[
-        float | None, typer.Option(help="Step size of the read-out W_O (that of --eta).")
+        float | None,
+        typer.Option(
+            min=1e-38,
+            max=3.4e38,
+            help="Step size of the read-out W_O; default that of --eta; e.g. 50.",
+        ),
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="gd, momentum or adam.")] = "gd",
+    optimizer: Annotated[str, typer.Option(help="Optimizer: gd, momentum or adam.")] = "gd",
     momentum: Annotated[
-        float, typer.Option(help="Share of the last change kept by momentum and Adam.")
+        float,
+        typer.Option(min=0, max=1, help="Share of the last change kept by momentum and Adam."),
     ] = 0.9,
     schedule: Annotated[
         str,
         typer.Option(
-            help="Of the step sizes: constant; decaying, eta / (1 + epoch / --decay); or stable, "
-            "shortened so that step size times measured sharpness is at most --stability."
+            help="Schedule of the step sizes: constant; decaying, eta / (1 + epoch / --decay); or "
+            "stable, shortened so that step size times measured sharpness is at most --stability."
         ),
     ] = "constant",
     decay: Annotated[
-        float, typer.Option(help="Epochs after which a decaying step size is halved.")
+        float,
+        typer.Option(
+            min=1e-38, max=3.4e38, help="Epochs after which a decaying step size is halved."
+        ),
     ] = 1000.0,
     stability: Annotated[
-        float, typer.Option(help="Largest step size times sharpness of a stable schedule.")
+        float,
+        typer.Option(
+            min=1e-38, max=3.4e38, help="Largest step size times sharpness of a stable schedule."
+        ),
     ] = 0.2,
     symmetry: Annotated[
         str,
         typer.Option(
-            help="none; readout, W_O unchanged under exchange of the classes, so that the "
-            "read-outs of o_+ and o_- add up to 0; or model, w as well."
+            help="Symmetry of the weights: none; readout, W_O unchanged under exchange of the "
+            "classes, so that the read-outs of o_+ and o_- add up to 0; or model, w as well."
         ),
     ] = "none",
     readout_scale: Annotated[
-        float, typer.Option(help="Standard deviation of W_O at the start.")
+        float, typer.Option(min=0, max=3.4e38, help="Standard deviation of W_O at the start.")
     ] = 0.1,
-    epochs: Annotated[int, typer.Option(help="Steps of full-batch gradient descent.")] = 400,
-    target: Annotated[float, typer.Option(help="Test loss whose first epoch is reported.")] = 1e-3,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Number of steps of full-batch gradient descent.")
+    ] = 400,
+    target: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Test loss (hinge, per sequence) whose first epoch is reported."
+        ),
+    ] = 1e-3,
     target_accuracy: Annotated[
-        float | None, typer.Option(help="Test accuracy that --target needs at the same epoch.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Test accuracy that --target needs at the same epoch; default none; e.g. 0.99.",
+        ),
     ] = None,
     mixing: Annotated[
-        str, typer.Option(help="W_B and W_C: identity, orthogonal or gaussian.")
+        str,
+        typer.Option(help="Initial values of W_B and W_C: identity, orthogonal or gaussian."),
     ] = "identity",
-    seed: Annotated[int, typer.Option(help="Of data and initial weights.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=LARGEST_SEED, help="Seed, a whole number, of data and initial weights."
+        ),
+    ] = 0,
     paired: Annotated[
         bool, typer.Option("--paired", help="Repeat every sequence under exchanged classes.")
     ] = False,
@@ -96,7 +167,7 @@ def dynamics(
             help="Locality with --noise 0: the exact mean over all sequences, on the CPU.",
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Train the gated SSM of arXiv 2602.12499 once and report what its gate learned.
@@ -139,10 +210,11 @@ def dynamics(
         readout_scale=readout_scale,
         target_accuracy=target_accuracy,
     )
-    history = train_gated([training], device=chosen_device(device))[0]
+    with work_progress("dynamics"):
+        history = train_gated([training], device=chosen_device(device))[0]
     result = _result(training, history)
     if json:
-        print_json(result)
+        print_json(_without_infinities(result))
     else:
         _print(result)
     if history.status == "diverged":
@@ -256,17 +328,25 @@ def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any
     return result
 
 
+def _without_infinities(value: Any) -> Any:
+    """The result with nothing in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(part) for part in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    terminal = console()
     reached = result["epochs_to_target"]
-    console.print(
+    terminal.print(
         f"{result['epochs']} epochs: train loss {_number(result['train_loss'])}, test loss "
         f"{_number(result['test_loss'])}, test accuracy {result['test_accuracy']:.4f}, "
         f"test ranking {result['test_ranking']:.4f}; "
@@ -282,23 +362,23 @@ def _print(result: dict[str, Any]) -> None:
             spread = (min(rest), sum(rest) / len(rest), max(rest))
             numbers = (row["o_plus"], row["o_minus"], *spread)
             table.add_row(name, *(f"{number:+.3f}" for number in numbers))
-    console.print(table)
-    _print_theorem(result)
+    terminal.print(table)
+    _print_theorem(terminal, result)
     error = result["bayes_error"]
     if error is not None and error["log10_upper"] is not None:
-        console.print(
+        terminal.print(
             f"Bayes error: from 10^{error['log10_lower']:.1f} to 10^{error['log10_upper']:.1f}"
         )
 
 
-def _print_theorem(result: dict[str, Any]) -> None:
+def _print_theorem(terminal: "Console", result: dict[str, Any]) -> None:
     forecast = result["predicted"]
     if forecast is None:
-        print(
+        terminal.print(
             "no prediction: the theorem is about plain gradient descent with one constant step size"
         )
         return
-    print(
+    terminal.print(
         f"theorem, constants taken as 1: {forecast['epochs']:.4g} epochs, "
         f"{forecast['samples']:.4g} samples"
         + (
@@ -310,7 +390,7 @@ def _print_theorem(result: dict[str, Any]) -> None:
     for check in result["conditions"]:
         verdict = "holds" if check["holds"] else "does not hold"
         comparison = f"{check['actual']:g} against {check['required']:.4g}"
-        print(f"  {check['statement']}: {verdict} ({comparison})")
+        terminal.print(f"  {check['statement']}: {verdict} ({comparison})")
 
 
 def _number(value: float | None) -> str:

@@ -5,21 +5,29 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import (
+    Checkpoint,
+    DataPath,
+    DataSeed,
+    Json,
+    SeqLenOfTask,
+    TaskName,
+    TaskSettings,
+    TokenizerFile,
+)
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors or reference .pth file.")],
-    task: Annotated[str, typer.Option(help="The task: its name, or a file that registers it.")],
-    seq_len: Annotated[int | None, typer.Option(help="Sequence length T.")] = None,
-    data_seed: Annotated[int | None, typer.Option(help="Seed of a generated task.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Another setting of the task, NAME=VALUE.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    checkpoint: Checkpoint,
+    task: TaskName,
+    seq_len: SeqLenOfTask = None,
+    data_seed: DataSeed = None,
+    data: DataPath = None,
+    tokenizer: TokenizerFile = None,
+    setting: TaskSettings = None,
+    split: Annotated[str, typer.Option(help="Split to score, train or test.")] = "test",
     json: Json = False,
 ) -> None:
     """Print the accuracy of a checkpoint on a task."""

@@ -8,25 +8,40 @@ if TYPE_CHECKING:
     from keelback.sweeps.executor import Executor
 
 ExecutorName = Annotated[
-    Literal["local", "ray"], typer.Option(help="Where to execute: this machine, or a Ray cluster.")
+    Literal["local", "ray"],
+    typer.Option(help="Where to execute: on this machine, or on a Ray cluster."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes of the local executor; one a core by default.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of processes of the local executor; one per core by default; e.g. 4.",
+    ),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Of a Ray cluster: HOST:PORT, or auto; without one, one is started here."),
+    typer.Option(
+        help="Address of a Ray cluster, HOST:PORT or auto; by default a cluster is started here; "
+        "e.g. 10.0.0.1:6379."
+    ),
 ]
 CpusPerJob = Annotated[
     float | None,
-    typer.Option("--cpus-per-job", "--cpus-per-task", help="Cores of a job on Ray; 1 by default."),
+    typer.Option(
+        "--cpus-per-job",
+        "--cpus-per-task",
+        min=0,
+        help="Number of CPU cores of a job on Ray; 1 by default; e.g. 2.",
+    ),
 ]
 GpusPerJob = Annotated[
     float | None,
     typer.Option(
         "--gpus-per-job",
         "--gpus-per-task",
-        help="GPUs of a job on Ray; 0.1 lets ten share one.",
+        min=0,
+        help="Number of GPUs of a job on Ray, 0.1 to let ten jobs share one; 0 by default; e.g. "
+        "0.5.",
     ),
 ]
 

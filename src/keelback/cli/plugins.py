@@ -17,7 +17,8 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option(
         "--plugin",
-        help="Python file that registers tasks, models, adapters or experiments; may be repeated.",
+        help="Python file that registers tasks, models, adapters or experiments; may be repeated; "
+        "by default none; e.g. my_task.py.",
         metavar="FILE.py",
         show_default=False,
     ),

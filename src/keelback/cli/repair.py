@@ -5,37 +5,67 @@ from typing import Annotated
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
-from keelback.cli.audit import hush_transformers
+from keelback.cli.app import app, print_json
+from keelback.cli.audit import hush_transformers, say_of_loading
+from keelback.cli.options import (
+    DeviceOrBest,
+    Ignored,
+    Json,
+    ModelName,
+    Text,
+    TokenizerName,
+    Tokens,
+    TrainLength,
+)
 from keelback.cli.progress import sweep_progress
 from keelback.device import chosen_device
 
 
 @app.command()
 def repair(
-    model: Annotated[str, typer.Argument(help="A folder, a checkpoint, or a name on the Hub.")],
-    out: Annotated[Path, typer.Option(help="Folder for the repaired checkpoint.")],
+    model: ModelName,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the repaired checkpoint, empty or absent; e.g. mended.")
+    ],
     target_length: Annotated[
-        int | None, typer.Option(help="Length at which the model should hold.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Length in tokens at which the model should hold; no default, needed except with "
+            "--undo; e.g. 16384.",
+        ),
     ] = None,
-    train_length: Annotated[int | None, typer.Option(help="Length it was trained on.")] = None,
+    train_length: TrainLength = None,
     method: Annotated[
-        str, typer.Option(help="auto, decay-floor, rate-scale, step-scale or clip.")
+        str,
+        typer.Option(help="What is edited: auto, decay-floor, rate-scale, step-scale or clip."),
     ] = "auto",
-    search: Annotated[str, typer.Option(help="shared, coordinate or gradient.")] = "coordinate",
+    search: Annotated[
+        str, typer.Option(help="How the edit is searched for: shared, coordinate or gradient.")
+    ] = "coordinate",
     evaluations: Annotated[
-        int | None, typer.Option(min=0, help="Passes for the search layer by layer.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Number of forward passes for the search layer by layer; by default as many as "
+            "it needs; e.g. 40.",
+        ),
     ] = None,
-    text: Annotated[Path | None, typer.Option(help="Text to run on (bundled by default).")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="Token ids: .npy, .json or numbers.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="tokenizer.json, a folder, a Hub name, or bytes.")
-    ] = None,
+    text: Text = None,
+    tokens: Tokens = None,
+    tokenizer: TokenizerName = None,
     sequences: Annotated[
-        int, typer.Option(min=2, help="Sequences at most, half of them to measure with.")
+        int,
+        typer.Option(min=2, help="Number of sequences at most, half of them to measure with."),
     ] = 4,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda (cuda where there is).")] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take a repair back instead.")] = False,
+    device: DeviceOrBest = None,
+    ignore: Ignored = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write even where the repair is not worth it.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Put back what an earlier repair changed.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Edit how a model's layers forget, measure it on held-out text, and write the result."""
@@ -46,18 +76,18 @@ def repair(
     require_free(out)
     device = chosen_device(device)
     if undo:
-        names = undo_repair(load_any_model(model), out)
+        names = undo_repair(model, out)
         if json:
             print_json({"undone": names, "out": str(out)})
         else:
-            print(f"put back {len(names)} parameters; written to {out}")
+            print(f"put back {len(names)} tensors; written to {out}")
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")
-    loaded = load_any_model(model)
+    loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
+    say_of_loading(loaded)
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
-    loaded.model.to(device)
     with sweep_progress("repair") as progress:
         result = run_repair(
             loaded.model,
@@ -67,13 +97,17 @@ def repair(
             method=method,
             search=search,
             evaluations=evaluations,
-            stored_as=loaded.stored_as,
+            stored_as=loaded.stored_types,
+            locked=loaded.locked,
+            force=force,
             progress=progress,
         )
     if result.method == "none":
         raise JobError(f"{result.summary} Nothing was written.")
-    save_repaired(loaded, result, out)
+    report = save_repaired(loaded, result, out)
     if json:
-        print_json({**result.to_json(), "out": str(out)})
-    else:
-        print(f"{result.summary}\nwritten to {out}")
+        print_json({**report, "out": str(out)})
+        return
+    print(f"{result.summary}\nwritten to {out}")
+    if report["left_as_they_are"]:
+        print(f"copied with their old values: {', '.join(report['left_as_they_are'])}")

@@ -1,5 +1,6 @@
 """`keelback reproduce`, `report` and `list`: experiments by name and what they left behind."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, app, command_line, print_json, provenance_of_command
+from keelback.cli.app import app, command_line, print_json, provenance_of_command
 from keelback.cli.executors import (
     Address,
     CpusPerJob,
@@ -16,39 +17,69 @@ from keelback.cli.executors import (
     Workers,
     make_executor,
 )
+from keelback.cli.options import DataPath, Json, TokenizerFile
+from keelback.cli.terminal import console
+from keelback.errors import printable
 
 
 @app.command()
 def reproduce(
     experiment: Annotated[
-        str, typer.Argument(help="An experiment (`keelback list` names them), or `all`.")
+        str,
+        typer.Argument(
+            help="Experiment, a name from `keelback list`, or `all`; e.g. length-independence."
+        ),
     ],
     task: Annotated[
-        str | None, typer.Option(help="The task: its name, or a file that registers it.")
+        str | None,
+        typer.Option(
+            help="Task: a name from `keelback list`, or a file that registers one; the "
+            "experiment's own by default; e.g. majority."
+        ),
     ] = None,
     seq_len: Annotated[
         list[str] | None,
-        typer.Option(help="Sequence lengths, separated by commas or given again and again."),
+        typer.Option(
+            help="Sequence lengths in tokens, separated by commas; may be repeated; the paper's "
+            "by default; e.g. 50,100."
+        ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds, from 1 up.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller version.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of seeds, from 1 up; the paper's by default; e.g. 5."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Run a smaller version, for a first look.")
+    ] = False,
+    data: DataPath = None,
+    tokenizer: TokenizerFile = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Another setting of the experiment, NAME=VALUE."),
+        typer.Option(
+            "--set",
+            help="Another setting of the experiment, NAME=VALUE; may be repeated; by default "
+            "none; e.g. epochs=5.",
+        ),
     ] = None,
     executor: ExecutorName = "local",
     workers: Workers = None,
     address: Address = None,
     cpus_per_job: CpusPerJob = None,
     gpus_per_job: GpusPerJob = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the sweep.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the sweep, made if absent; runs/EXPERIMENT-... by default; e.g. "
+            "my-sweep."
+        ),
+    ] = None,
     report_to: Annotated[
-        Path | None, typer.Option(help="Directory of the report; OUT/report by default.")
+        Path | None,
+        typer.Option(help="Folder of the report; OUT/report by default; e.g. my-report."),
     ] = None,
     draw: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write a report, or store runs only.")
+        bool,
+        typer.Option("--report/--no-report", help="Write a report, or only store the runs."),
     ] = True,
     json: Json = False,
 ) -> None:
@@ -62,10 +93,14 @@ def reproduce(
     from keelback.errors import InputError, JobError
     from keelback.experiments import everything, get_experiment
     from keelback.experiments.requests import save_request
+    from keelback.extras import require_extra
+    from keelback.report._files import require_own_page
     from keelback.sweeps import Store, sweep
 
     if report_to is not None and not draw:
         raise InputError("--report-to says where the report goes, and --no-report writes none")
+    if draw:
+        require_extra("report", "the report (--no-report only stores the runs)")
     given: dict[str, Any] = {
         "task": task,
         "seeds": seeds,
@@ -89,17 +124,19 @@ def reproduce(
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
     needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
     where = make_executor(executor, workers, address, cpus_per_job, gpus_per_job)
-    store = Store.create(directory)
+    if draw:
+        require_own_page(report_to or directory / "report")
     outcomes, failures = [], []
-    for chosen, settings, runs in needed:
-        save_request(store, chosen.name, settings, runs, command_line())
-        with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
-            try:
-                results = sweep(runs, store, executor=where, on_progress=on_progress)
-            except JobError as error:
-                failures.append(f"{chosen.name} {settings.label}: {error}")
-                continue
-        outcomes.append(chosen.outcome(settings, results))
+    with Store.created(directory) as store:
+        for chosen, settings, runs in needed:
+            save_request(store, chosen.name, settings, runs, command_line())
+            with sweep_progress(f"{chosen.name} {settings.label}") as on_progress:
+                try:
+                    results = sweep(runs, store, executor=where, on_progress=on_progress)
+                except JobError as error:
+                    failures.append(f"{chosen.name} {settings.label}: {error}")
+                    continue
+            outcomes.append(chosen.outcome(settings, results))
     if outcomes and draw:
         made_by = [
             store.get(run.name).provenance for _, _, runs in needed for run in runs if run in store
@@ -107,6 +144,8 @@ def reproduce(
         _write(report_to or directory / "report", outcomes, made_by, skipped)
     if failures:
         raise JobError("; ".join(failures))
+    if not draw:
+        _tell_stored(directory, sum(len(runs) for _, _, runs in needed), skipped)
     if json:
         numbers = {outcome.experiment: dict(outcome.numbers) for outcome in outcomes}
         print_json(numbers if experiment == "all" else dict(outcomes[0].numbers))
@@ -114,9 +153,13 @@ def reproduce(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="The directory of a sweep.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(help="Folder of a sweep, as `keelback reproduce` leaves it; e.g. runs/all."),
+    ],
     report_to: Annotated[
-        Path | None, typer.Option(help="Directory of the report; DIRECTORY/report by default.")
+        Path | None,
+        typer.Option(help="Folder of the report; DIRECTORY/report by default; e.g. my-report."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -168,6 +211,13 @@ def list_names(
         print(f"warning: {problem}", file=sys.stderr)
 
 
+def _tell_stored(directory: Path, runs: int, skipped: Sequence[str]) -> None:
+    for sentence in skipped:
+        print(printable(sentence), file=sys.stderr)
+    print(f"{runs} runs stored in {directory}", file=sys.stderr)
+    print(f"report: none; keelback report {shlex.quote(str(directory))} writes it", file=sys.stderr)
+
+
 def _lengths(given: list[str] | None) -> list[str] | None:
     if given is None:
         return None
@@ -192,14 +242,14 @@ def _write(
     folder: Path, outcomes: list[Any], made_by: list[Any], skipped: Sequence[str] = ()
 ) -> None:
     """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
-    from rich.console import Console
 
-    from keelback.files import write_json
+    from keelback.files import adding_to, write_json
     from keelback.report import terminal_tables, write_report
+    from keelback.report._files import made_writable, require_own_page
     from keelback.sweeps import provenance_of_runs
 
+    require_own_page(folder)
     record = provenance_of_command()
-    page = write_report(outcomes, folder, record)
     document = {
         "provenance": record,
         "runs": provenance_of_runs(made_by),
@@ -210,13 +260,15 @@ def _write(
         "notes": {outcome.experiment: list(outcome.notes) for outcome in outcomes},
         "skipped": list(skipped),
     }
-    write_json(folder / "results.json", document)
-    console = Console(stderr=True)
+    with made_writable(folder), adding_to(folder) as partial:
+        page = folder / write_report(outcomes, partial, record).name
+        write_json(partial / "results.json", document)
+    terminal = console(stderr=True)
     for outcome in outcomes:
         for table in terminal_tables(outcome):
-            console.print(table)
+            terminal.print(table)
         for note in outcome.notes:
-            console.print(f"note: {note}", markup=False)
+            terminal.print(f"note: {printable(note)}", markup=False)
     for sentence in skipped:
-        console.print(sentence, soft_wrap=True, markup=False)
-    console.print(f"report: {page}", soft_wrap=True, markup=False)
+        terminal.print(printable(sentence), soft_wrap=True, markup=False)
+    terminal.print(f"report: {printable(str(page))}", soft_wrap=True, markup=False)

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import Json
+from keelback.cli.terminal import console
+from keelback.errors import printable
 
 if TYPE_CHECKING:
     from keelback.sweeps import Run, Store, StoredRun
@@ -17,33 +20,60 @@ _WIDTH_OF_FILES = 10_000
 
 @app.command()
 def runs(
-    directory: Annotated[Path, typer.Argument(help="The directory of a sweep.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(help="Folder of a sweep, as `keelback reproduce` leaves it; e.g. runs/all."),
+    ],
     where: Annotated[
         list[str] | None,
-        typer.Option(help="Only runs with COLUMN=VALUE (or !=, <, <=, >, >=); may be repeated."),
+        typer.Option(
+            help="Only runs with COLUMN=VALUE (or !=, <, <=, >, >=); may be repeated; by default "
+            "all runs; e.g. seq_len=100."
+        ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns to show, separated by commas, or `all`.")
+        str | None,
+        typer.Option(
+            help="Columns to show, separated by commas, or `all`; by default those in which the "
+            "runs differ; e.g. seed,test_accuracy."
+        ),
     ] = None,
     sort_by: Annotated[
-        str | None, typer.Option("--sort", help="A column; -COLUMN from the largest down.")
+        str | None,
+        typer.Option(
+            "--sort",
+            help="Column to sort by, -COLUMN for the largest first; by default the runs' names; "
+            "e.g. -test_accuracy.",
+        ),
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(help="Instead: where the runs of these names differ; repeat it."),
+        typer.Option(
+            help="Name of a run; instead of a list, show where the runs of these names differ; "
+            "give it twice or more; by default none; e.g. 3fa1."
+        ),
     ] = None,
     export_to: Annotated[
         Path | None,
-        typer.Option("--export", help="Write the runs to a .csv, .parquet or .json file."),
+        typer.Option(
+            "--export",
+            help="File to write the runs to, .csv, .parquet or .json; by default none; e.g. "
+            "runs.csv.",
+        ),
     ] = None,
     history: Annotated[
-        bool, typer.Option("--history", help="Export a row an epoch instead of a row a run.")
+        bool,
+        typer.Option("--history", help="Export one row per epoch instead of one row per run."),
     ] = False,
     delete: Annotated[
-        list[str] | None, typer.Option(help="Delete the run of this name; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Name of a run to delete; may be repeated; by default none; e.g. 3fa1."),
     ] = None,
     rerun: Annotated[
-        list[str] | None, typer.Option(help="Execute the run of this name again; repeat it.")
+        list[str] | None,
+        typer.Option(
+            help="Name of a run to execute again; may be repeated; by default none; e.g. 3fa1."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -197,21 +227,22 @@ def _print_table(rows: Sequence["Row"], columns: Sequence[str]) -> None:
     import sys
 
     from rich import box
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     last = [column.rsplit(".", 1)[-1] for column in columns]
     heads = [
         short if last.count(short) == 1 else column
         for column, short in zip(columns, last, strict=True)
     ]
-    table = Table(*heads, box=box.SIMPLE_HEAD)
+    table = Table(*(escape(printable(head)) for head in heads), box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(_text(row.get(column)) for column in columns))
-    Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES).print(table)
+        table.add_row(*(Text(_text(row.get(column))) for column in columns))
+    console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES).print(table)
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value))

@@ -2,13 +2,22 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import Json, app, print_json
+from keelback.cli.app import app, print_json
+from keelback.cli.options import (
+    LARGEST_SEED,
+    DataPath,
+    Json,
+    SeqLen,
+    TaskName,
+    TokenizerFile,
+)
 
 if TYPE_CHECKING:
     from keelback.sweeps import StoredRun, TrainingRun
@@ -17,60 +26,89 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    task: Annotated[
-        str, typer.Option(help="The task to train on: its name, or a file that registers it.")
+    task: TaskName,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the run, made if absent; runs add up in it; e.g. out."),
     ],
-    out: Annotated[Path, typer.Option(help="Directory for the run; made if absent.")],
-    model: Annotated[str, typer.Option(help="`keelback list` names them.")] = "selective-ssm",
-    seq_len: Annotated[int | None, typer.Option(help="Sequence length T.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Kind of the model, a name from `keelback list`.")
+    ] = "selective-ssm",
+    seq_len: SeqLen = None,
     abscissa: Annotated[
-        float | None, typer.Option(help="Spectral abscissa of A at the start; 0 if not given.")
+        float | None,
+        typer.Option(
+            min=-1e30,
+            max=1e30,
+            help="Spectral abscissa of A at the start, per unit of time; default 0; e.g. -0.1.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the data, the model and the order.")] = 1,
-    epochs: Annotated[int | None, typer.Option(help="Epochs; the paper's by default.")] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=LARGEST_SEED,
+            help="Seed, a whole number, of the data, the initial weights and the order.",
+        ),
+    ] = 1,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of epochs; the paper's by default; e.g. 40."),
+    ] = None,
     parametrisation: Annotated[
-        str | None, typer.Option(help="Of A: free (the default) or stable.")
+        str | None,
+        typer.Option(help="Parametrisation of A, free or stable; default free; e.g. stable."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Where a loaded task's data lie.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary file of a text task.")] = None,
+    data: DataPath = None,
+    tokenizer: TokenizerFile = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Another field of the run, as `keelback runs` names it: recipe.batch_size=32, "
-            "model.d_model=64, task_settings.n_train=5000.",
+            help="Another field of the run, PART.NAME=VALUE, as `keelback runs` names it (parts: "
+            "recipe, model, task_settings); may be repeated; by default none; e.g. "
+            "recipe.batch_size=32.",
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the logits: float32 (the default) or bfloat16.")
+        str | None,
+        typer.Option(
+            help="Precision of the logits, float32 or bfloat16; default float32; e.g. bfloat16."
+        ),
     ] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Leave a GPU alone.")] = False,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")
+    ] = False,
     recompute_layers: Annotated[
         bool,
         typer.Option(
             "--recompute-layers",
-            help="Gradient checkpointing: keep each layer's input alone, compute the rest again.",
+            help="Gradient checkpointing: keep only the input of each layer, and compute the rest "
+            "again in the backward pass.",
         ),
     ] = False,
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Least time between checkpoints; 0 for one each epoch.")
+        float,
+        typer.Option(min=0, help="Least time between checkpoints, in seconds; 0: every epoch."),
     ] = 0.0,
     tracker: Annotated[
         list[str] | None,
-        typer.Option(help="Also log to tensorboard, wandb, mlflow, trackio, ...; repeat it."),
+        typer.Option(
+            help="Tracker to log to as well: tensorboard, wandb, mlflow, trackio and others; may "
+            "be repeated; by default none; e.g. tensorboard."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Train one model with the paper's recipe and log its stability each epoch.
 
     Writes DIR/runs/NAME/: run.json (configuration, result, provenance), history.parquet (the
-    monitor, a row an epoch) and model.safetensors. Stopped at any moment, the same command goes on
-    from the last checkpoint. Started by `accelerate launch` or `torchrun`, all processes share the
-    training. Exits with 1 where the training diverged.
+    monitor, one row per epoch) and model.safetensors. Stopped at any moment, the same command goes
+    on from the last checkpoint. Started by `accelerate launch` or `torchrun`, all processes share
+    the training. Exits with 1 where the training diverged.
     """
     from keelback.cli.progress import sweep_progress
     from keelback.data import task_name
-    from keelback.errors import InputError
     from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
     from keelback.models import model_config, require_room
     from keelback.sweeps import Store, train_single
@@ -78,8 +116,6 @@ def train(
     task = task_name(task)
     chosen = preset(LENGTH_INDEPENDENCE, task)
     length = chosen.lengths[-1] if seq_len is None and chosen.lengths else seq_len
-    if (length is not None and length < 1) or seed < 0 or (epochs is not None and epochs < 1):
-        raise InputError("--seq-len and --epochs must be 1 or more, --seed 0 or more")
     of_task = _settings_of_task(setting or [])
     chosen = replace(chosen, task_settings={**chosen.task_settings, **of_task})
     given = {"data": data, "tokenizer": tokenizer}
@@ -99,11 +135,14 @@ def train(
         _require_layers(run)
     require_room(model_config(run.model), copies=5)
     place = _place(run, cpu, tracker or [], out)
-    store = Store.create(out) if place.is_main else Store(out)
-    place.wait_for_all()
     given_length = run.task_settings.get("seq_len")
     title = f"training on {run.task}" + (f", T = {given_length}" if given_length else "")
-    with place, sweep_progress(title, shown=place.is_main) as on_progress:
+    with (
+        Store.created(out) if place.is_main else nullcontext(Store(out)) as store,
+        place,
+        sweep_progress(title, shown=place.is_main) as on_progress,
+    ):
+        place.wait_for_all()
         stored = train_single(
             run,
             store,

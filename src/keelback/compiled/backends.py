@@ -41,7 +41,7 @@ class Backend(Protocol):
     def WIDENS(self) -> bool:
         """Whether the kernels read half precision themselves, and compute in float32."""
 
-    def prepare(self, signature: Signature, options: tuple[bool, ...]) -> Prepared:
+    def prepare(self, signature: Signature, options: tuple[Any, ...]) -> Prepared:
         """The call over operands of this signature, remembered."""
 
 
@@ -49,9 +49,14 @@ AnyBackend = TypeVar("AnyBackend", bound=Backend)
 
 
 def choose_backend(
-    name: str | None, device: torch.device, backends: Mapping[str, AnyBackend]
+    name: str | None,
+    device: torch.device,
+    backends: Mapping[str, AnyBackend],
+    operand: str = "u",
 ) -> AnyBackend | None:
     """The backend for a device, or the one that was asked for; None is the reference.
+
+    `operand` is what errors call the operand whose device counts.
 
     Tensors without data (meta) go to any of them: its operator knows the shapes that come out.
 
@@ -63,5 +68,5 @@ def choose_backend(
     if name not in NAMES:
         raise InputError(f"backend is {name!r}; it should be one of {', '.join(NAMES)}")
     if name not in ("reference", device.type) and device.type != "meta":
-        raise InputError(f"backend is {name!r} and u is on {device}; they should agree")
+        raise InputError(f"backend is {name!r} and {operand} is on {device}; they should agree")
     return backends.get(name)

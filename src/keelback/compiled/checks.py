@@ -65,3 +65,11 @@ def computing_dtype(operands: Mapping[str, Typed | None]) -> torch.dtype:
             "either all or none should be float64"
         )
     return torch.float64 if double else torch.float32
+
+
+def require_groups(name: str, groups: int, members: int, what: str = "channels") -> None:
+    """Raise unless the groups divide the channels, or whatever else they are of."""
+    if groups == 0 or members % groups:
+        raise InputError(
+            f"{name} has {groups} groups; their number should divide that of {what}, {members}"
+        )

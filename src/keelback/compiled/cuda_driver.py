@@ -72,6 +72,12 @@ class Compilable(Protocol):
         """The text of `configuration.h`."""
 
 
+def architecture_of(capability: tuple[int, int]) -> str:
+    """What to compile for; on Hopper with the instructions that are its own."""
+    major, minor = capability
+    return f"sm_{major}{minor}" + ("a" if capability == (9, 0) else "")
+
+
 class Kernel:
     """One kernel of one configuration on one device."""
 
@@ -83,15 +89,14 @@ class Kernel:
 
     def _load(self, name: str, configuration: Compilable) -> None:
         driver = _driver()
-        major, minor = torch.cuda.get_device_capability(self._device)
-        architecture = f"sm_{major}{minor}"
+        architecture = architecture_of(torch.cuda.get_device_capability(self._device))
         code = compiled(configuration.sources, name, configuration.header, architecture)
         self._module = ctypes.c_void_p()
         self._function = ctypes.c_void_p()
         _check(driver.cuModuleLoadData(ctypes.byref(self._module), code), f"load {name}")
         _check(
             driver.cuModuleGetFunction(
-                ctypes.byref(self._function), self._module, f"{name}_kernel".encode()
+                ctypes.byref(self._function), self._module, f"keelback_{name}".encode()
             ),
             f"find {name}",
         )
@@ -127,6 +132,47 @@ class Kernel:
         )
         if status:
             _check(status, "launch a kernel")
+
+
+_MAP_BYTES, _MAP_ALIGNMENT = 128, 64
+_MAP_DTYPES = {torch.float16: 6, torch.bfloat16: 9}  # CU_TENSOR_MAP_DATA_TYPE_...
+_MAP_SWIZZLES = {64: 2, 128: 3}  # CU_TENSOR_MAP_SWIZZLE_..., by the bytes of a row of the box
+_MAP_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+
+
+def encoded_map(
+    device: int,
+    address: int,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    box: tuple[int, ...],
+) -> bytes:
+    """What a Hopper's copying unit needs to know to copy boxes of an array in half precision.
+
+    Sizes, strides and the box begin with the last axis, whose numbers are adjacent; `strides` are
+    those of the other axes, in bytes. Rows of the box, of 64 or 128 bytes, are swizzled.
+    """
+    rank = len(sizes)
+    room = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
+    start = -ctypes.addressof(room) % _MAP_ALIGNMENT
+    with _Entered(device):  # A thread of autograd may have none.
+        status = _driver().cuTensorMapEncodeTiled(
+            ctypes.c_void_p(ctypes.addressof(room) + start),
+            _MAP_DTYPES[dtype],
+            rank,
+            ctypes.c_void_p(address),
+            (ctypes.c_uint64 * rank)(*sizes),
+            (ctypes.c_uint64 * (rank - 1))(*strides),
+            (ctypes.c_uint32 * rank)(*box),
+            (ctypes.c_uint32 * rank)(*[1] * rank),
+            0,
+            _MAP_SWIZZLES[box[0] * dtype.itemsize],
+            _MAP_PROMOTION,
+            0,
+        )
+    _check(status, "describe an array")
+    return room.raw[start : start + _MAP_BYTES]
 
 
 @cache

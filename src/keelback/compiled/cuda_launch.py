@@ -4,6 +4,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import torch
+
 from keelback.compiled import cuda_driver
 from keelback.compiled.cuda_driver import Compilable
 
@@ -12,13 +14,47 @@ Field: TypeAlias = int | Sequence[int]
 
 # Replaced where the kernels run on the host.
 kernel: Any = cuda_driver.kernel
+encoded_map: Any = cuda_driver.encoded_map
+
+MAP_BYTES = 128
+_MAP_ALIGNMENT = 64
+#: Addresses whose maps are remembered: allocators return to few of them.
+_ADDRESSES = 64
+
+
+class BoxMap:
+    """What the copying unit of Hopper is given of a tensor in half precision, less its address.
+
+    Sizes, strides and the box begin with the last axis, whose numbers are adjacent; `strides` are
+    those of the other axes, in bytes.
+    """
+
+    def __init__(
+        self,
+        device: int | None,
+        dtype: torch.dtype,
+        sizes: Sequence[int],
+        strides: Sequence[int],
+        box: Sequence[int],
+    ) -> None:
+        self._device, self._layout = device, (dtype, tuple(sizes), tuple(strides), tuple(box))
+        self._known: dict[int, bytes] = {}
+
+    def __call__(self, address: int) -> bytes:
+        """The map of a tensor that begins at an address."""
+        found = self._known.get(address)
+        if found is None:
+            if len(self._known) >= _ADDRESSES:
+                self._known.clear()
+            found = self._known[address] = encoded_map(self._device, address, *self._layout)
+        return found
 
 
 class Launch:
     """A kernel, its blocks of threads, and its argument less the addresses.
 
-    The argument is `Sizes`, 32 bits each, and then the fields in the order of the structure, 64
-    bits each.
+    The argument is maps of tensors, if the kernel takes any, `Sizes`, 32 bits each, and then the
+    fields in the order of the structure, 64 bits each.
     """
 
     def __init__(
@@ -30,10 +66,12 @@ class Launch:
         threads: int,
         sizes: Sequence[int],
         fields: Mapping[str, Field],
+        maps: Sequence[BoxMap | None] = (),
     ) -> None:
         self._kernel = kernel(name, configuration, device)
         self._blocks, self._threads = blocks, threads
-        head = f"={len(sizes)}i{len(sizes) % 2 * 4}x"
+        self._maps = maps
+        head = f"={len(maps) * MAP_BYTES}x{len(sizes)}i{len(sizes) % 2 * 4}x"
         self._start = struct.calcsize(head)
         values: list[int] = []
         self._places: list[int] = []
@@ -44,10 +82,18 @@ class Launch:
                 self._places.append(len(values))
                 values += [0, *field]
         self._argument = struct.pack(head, *sizes) + struct.pack(f"={len(values)}q", *values)
+        if maps:
+            self._argument += bytes(-len(self._argument) % _MAP_ALIGNMENT)
 
-    def __call__(self, addresses: Iterable[int]) -> None:
-        """Run the kernel over tensors at these addresses, in the order of the fields."""
+    def __call__(self, addresses: Iterable[int], mapped: Iterable[int] = ()) -> None:
+        """Run the kernel over tensors at these addresses, in the order of the fields.
+
+        `mapped` are the addresses of the tensors that the maps are of.
+        """
         argument = bytearray(self._argument)
+        for place, (of_layout, address) in enumerate(zip(self._maps, mapped, strict=True)):
+            if of_layout is not None:
+                argument[place * MAP_BYTES : (place + 1) * MAP_BYTES] = of_layout(address)
         words = memoryview(argument)[self._start :].cast("q")
         for place, address in zip(self._places, addresses, strict=True):
             words[place] = address

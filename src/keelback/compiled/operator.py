@@ -35,7 +35,7 @@ class Operator:
         name: Its name in `torch.ops.keelback`; its backward pass is `<name>_backward` there.
         differentiable: The operands that have gradients, `?` after those that may be absent.
         others: The operands that have none.
-        options: Names of truth values.
+        options: Names of truth values, or of numbers, written `float <name>`.
         outputs: What it returns.
         kept: What the backward pass wants from the forward pass, if anything.
         backends: By kind of device.
@@ -59,7 +59,7 @@ class Operator:
         self._differentiable, self._outputs = len(differentiable), len(outputs)
         self._options, self._kept = len(options), len(kept)
         operands = [_declared(one) for one in (*differentiable, *others)]
-        flags = [f"bool {one}" for one in options]
+        flags = [one if " " in one else f"bool {one}" for one in options]
         keep = ["bool keep"] if kept else []
         results = [f"Tensor {one}" for one in (*outputs, *kept)]
         _define(name, [*operands, *flags, *keep], results)
@@ -72,7 +72,7 @@ class Operator:
             _library.impl(f"{name}_backward", backward, device.upper())
         self._register(fake)
 
-    def _split(self, arguments: Sequence[Any]) -> tuple[Sequence[Tensor | None], tuple[bool, ...]]:
+    def _split(self, arguments: Sequence[Any]) -> tuple[Sequence[Tensor | None], tuple[Any, ...]]:
         """The operands and options at the head of a call's arguments."""
         return arguments[: self._inputs], tuple(
             arguments[self._inputs : self._inputs + self._options]
@@ -126,7 +126,7 @@ class Operator:
         torch.library.register_vmap(forward, self._forward_function.vmap, lib=_library)
         torch.library.register_vmap(backward, self._backward_function.vmap, lib=_library)
 
-    def __call__(self, operands: Sequence[Tensor | None], *options: bool) -> tuple[Tensor, ...]:
+    def __call__(self, operands: Sequence[Tensor | None], *options: Any) -> tuple[Tensor, ...]:
         """The outputs for operands in dtypes that kernels take, without the axis of replicas."""
         if runs_eagerly(*operands):
             return self.run(self.prepared(operands, *options), operands, *options)
@@ -143,13 +143,13 @@ class Operator:
         results = self.dispatch(*one_replica(*operands), *options, *keep)
         return tuple(x.squeeze(0) for x in results[: self._outputs])
 
-    def prepared(self, operands: Sequence[Tensor | None], *options: bool) -> Prepared:
+    def prepared(self, operands: Sequence[Tensor | None], *options: Any) -> Prepared:
         """The call over operands like these, on their device."""
         device = operands[0].device.type  # type: ignore[union-attr]
         return self.backends[device].prepare(signature_of(operands), options)
 
     def run(
-        self, call: Prepared, operands: Sequence[Tensor | None], *options: bool
+        self, call: Prepared, operands: Sequence[Tensor | None], *options: Any
     ) -> tuple[Tensor, ...]:
         """The outputs of a prepared call, where nobody but autograd is there to see it."""
         if needs_gradient(*operands):
@@ -177,7 +177,7 @@ class Operator:
         gradients: Sequence[Tensor | None],
         kept: Sequence[Tensor | None],
         operands: Sequence[Tensor | None],
-        options: tuple[bool, ...],
+        options: tuple[Any, ...],
     ) -> Sequence[Tensor | None]:
         """The backward pass of a call by `run`; it may be watched though that was not."""
         if not torch.is_grad_enabled() and runs_eagerly(*gradients, *operands):
@@ -220,7 +220,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, operator: Operator, call: Prepared, options: tuple[bool, ...], *operands: Any
+        ctx: Any, operator: Operator, call: Prepared, options: tuple[Any, ...], *operands: Any
     ) -> Any:
         results = call.forward(operands, True)
         outputs = operator._outputs

@@ -159,6 +159,8 @@ class Locality:
                 f"locality: the separations are whole numbers with 1 <= near < far, "
                 f"not near = {self.near}, far = {self.far}"
             )
+        places = max(0, self.length - self.near) * max(0, self.length - self.far)
+        require_memory(40.0 * places, "the placements of the pairs")
         if len(self.placements) == 0:
             raise InputError(
                 f"locality: pairs {self.near} and {self.far} apart do not fit a sequence of "

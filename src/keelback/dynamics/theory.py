@@ -6,7 +6,7 @@ constants as 1, so a predicted count is a scale to compare slopes with, not a fo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 
 from keelback.dynamics.patterns import Locality, MajorityVoting
 from keelback.errors import InputError
@@ -49,17 +49,22 @@ def predicted(pattern: MajorityVoting | Locality, step_size: float, epochs: int)
     length, dim, gap = pattern.length, pattern.dim, pattern.gap
     if isinstance(pattern, Locality):
         return Prediction(
-            epochs=length**2 / (step_size * gap),
-            samples=length**2 * dim / (step_size * gap) ** 2,
+            epochs=_over(length**2, step_size * gap),
+            samples=_over(length**2 * dim, (step_size * gap) * (step_size * gap)),
             class_projection=None,
         )
     if pattern.classes != 2:
         raise InputError(f"theory: the theorems take two classes, not {pattern.classes}")
     return Prediction(
-        epochs=1 / (step_size * gap**2),
-        samples=dim / (step_size * gap) ** 2,
+        epochs=_over(1, step_size * gap**2),
+        samples=_over(dim, (step_size * gap) * (step_size * gap)),
         class_projection=step_size * epochs * gap**2 / 8,
     )
+
+
+def _over(numerator: float, denominator: float) -> float:
+    """The quotient; infinite where the denominator is too small for a float."""
+    return numerator / denominator if denominator else inf
 
 
 def conditions(
@@ -97,9 +102,8 @@ def conditions(
         found.append(_at_least("samples", _SAMPLES[type(pattern)], rates.samples, samples))
     found.append(_at_least("epochs", _EPOCHS[type(pattern)], rates.epochs, epochs))
     if isinstance(pattern, Locality):
-        found.append(
-            _at_least("near", "near >= 2: a token fits inside the near pair", 2, pattern.near)
-        )
+        closes = pattern.near >= 2 and pattern.far >= 4
+        found.append(Condition("near", _NEAR, 2, pattern.near, closes))
     return found
 
 
@@ -111,6 +115,10 @@ _EPOCHS: dict[type, str] = {
     MajorityVoting: "T >= 1 / (eta gap^2)",
     Locality: "T >= L^2 / (eta (2^-near - 2^-far))",
 }
+
+# For which pairs the first step closes the gate for irrelevant features: proved in
+# proofs/LocalitySigns.v. (For near = 3, far = 4 and fewer than nine tokens it does not move.)
+_NEAR = "near >= 2 and far >= 4: irrelevant tokens inside the near pair weigh more"
 
 
 def _at_least(name: str, statement: str, required: float, actual: float) -> Condition:

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.integrations._packed import refuse_packed
-from keelback.scan import selective_scan
+from keelback.integrations._packed import reset_of
+from keelback.ssd import ssd
 
 
 def scan_by_heads(
@@ -23,6 +22,7 @@ def scan_by_heads(
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
     return_final_states: bool = False,
+    z: Float[Tensor, "batch length heads head_dim"] | None = None,
     **options: Any,
 ) -> (
     Float[Tensor, "batch length heads head_dim"]
@@ -30,24 +30,20 @@ def scan_by_heads(
         Float[Tensor, "batch length heads head_dim"], Float[Tensor, "batch heads head_dim state"]
     ]
 ):
-    """`mamba2_chunk_scan` of transformers as a selective scan whose channels share a head's rate.
-
-    Source: Dao and Gu 2024 (arXiv 2405.21060), where A is a scalar times the identity.
-    `chunk_size` has no effect.
-    """
-    refuse_packed(options)
-    heads, head_dim = hidden_states.shape[2:]
-    step = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
-    step = (F.softplus(step) if dt_softplus else step).clamp(*dt_limit)
-    y, last_state = selective_scan(
-        hidden_states.flatten(2),
-        step.repeat_interleave(head_dim, dim=-1),
-        A.float().repeat_interleave(head_dim)[:, None].expand(-1, B.shape[-1]).contiguous(),
+    """`mamba2_chunk_scan` of transformers; `chunk_size` has no effect, packed sequences are kept
+    apart."""
+    return ssd(
+        hidden_states,
+        dt,
+        A,
         B,
         C,
-        None if D is None else D.repeat_interleave(head_dim),
-        initial_state=None if initial_states is None else initial_states.flatten(1, 2),
-        return_last_state=True,
+        D,
+        z,
+        dt_bias,
+        dt_softplus,
+        dt_limit,
+        initial_states,
+        return_final_states,
+        reset=reset_of(options, *hidden_states.shape[:2]),
     )
-    y = y.unflatten(-1, (heads, head_dim))
-    return (y, last_state.unflatten(1, (heads, head_dim))) if return_final_states else y

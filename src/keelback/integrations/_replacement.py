@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from keelback.integrations._recompute import is_waited_for, ours_or_theirs
+
 
 class Replacement:
     """What a call put in place: `undo()` takes it back, and so does leaving a `with` block.
@@ -17,12 +19,23 @@ class Replacement:
         #: What was replaced, by its full name.
         self.names: list[str] = []
 
-    def attribute(self, owner: ModuleType, name: str, value: Any) -> None:
+    def attribute(self, owner: ModuleType | type, name: str, value: Any) -> None:
         """Replace `owner.name`."""
         original = getattr(owner, name)
         self._restore.append(lambda: setattr(owner, name, original))
         self.names.append(f"{owner.__name__}.{name}")
         setattr(owner, name, value)
+
+    def function(self, owner: ModuleType, name: str, ours: Callable[..., Any]) -> None:
+        """Replace a function; checkpointed calls of either are run again by the same."""
+        both = ours_or_theirs(ours, getattr(owner, name))
+        self.names.append(f"{owner.__name__}.{name}")
+
+        def restore() -> None:
+            setattr(owner, name, both.late if is_waited_for() else both.theirs)
+
+        self._restore.append(restore)
+        setattr(owner, name, both.now)
 
     def module(self, name: str, module: ModuleType) -> None:
         """Make `import name` find a module that is not there otherwise."""

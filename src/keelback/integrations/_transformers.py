@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +11,10 @@ from torch import Tensor
 from keelback.errors import InputError
 from keelback.integrations._convolution import causal_convolution, convolution_update
 from keelback.integrations._mamba2 import scan_by_heads
-from keelback.integrations._packed import refuse_packed
+from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
-from keelback.scan import selective_scan_fn, selective_state_update
+from keelback.integrations._widths import in_one_width
+from keelback.scan import selective_scan, selective_scan_fn, selective_state_update
 
 #: The model families of transformers whose layers call a selective scan with a diagonal A.
 FAMILIES = ("mamba", "falcon_mamba", "jamba", "zamba")
@@ -21,9 +23,11 @@ FAMILIES_BY_HEADS = ("mamba2", "bamba", "falcon_h1", "granitemoehybrid", "nemotr
 _SCAN = "mamba_selective_scan"
 _SCAN_BY_HEADS = "mamba2_chunk_scan"
 _STEP = "mamba_selective_state_update"
-_CONVOLUTIONS = {
+_FUSED = ("mamba_inner_fn", "mamba2_split_conv1d_scan_combined")
+_OTHERS: dict[str, Callable[..., Any]] = {
     "causal_conv1d_fn": causal_convolution,
     "causal_conv1d_update": convolution_update,
+    **dict.fromkeys(_FUSED, lambda *args, **kwargs: None),  # a layer then calls the parts
 }
 
 
@@ -35,7 +39,10 @@ def use_in_transformers() -> Replacement:
     installed. The functions are replaced in transformers' modules, so that models made before the
     call use keelback's as well as those made after it, on CPU and GPU, in training and
     generation (the single steps of Mamba-2 stay as they are: there is no loop in them), until the
-    result is undone:
+    result is undone. Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the
+    `position_ids` of `DataCollatorWithFlattening`) are kept apart. A call under gradient
+    checkpointing without `use_reentrant` is run again as it ran at first, also after the result was
+    undone:
 
         with keelback.integrations.use_in_transformers():
             model.generate(...)
@@ -67,9 +74,22 @@ def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..
     except ImportError:
         return
     if all(hasattr(module, name) for name in scans):
-        for name, function in {**scans, **_CONVOLUTIONS}.items():
+        for name, function in {**scans, **_OTHERS}.items():
             if hasattr(module, name):
-                replacement.attribute(module, name, function)
+                replacement.function(module, name, function)
+        for model in _models_of(module):
+            replacement.attribute(model, "forward", telling_of_packing(model.forward))
+
+
+def _models_of(module: ModuleType) -> list[Any]:
+    """The classes of models that a module of transformers defines, with a forward of their own."""
+    base = importlib.import_module("transformers").PreTrainedModel
+    own = (one for one in vars(module).values() if isinstance(one, type))
+    return [
+        one
+        for one in own
+        if issubclass(one, base) and one.__module__ == module.__name__ and "forward" in vars(one)
+    ]
 
 
 def _selective_scan(
@@ -86,9 +106,26 @@ def _selective_scan(
     **options: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`mamba_selective_scan` of transformers; its other options choose among its own slow paths."""
-    refuse_packed(options)
+    batch, _, length = hidden_states.shape
+    reset = reset_of(options, batch, length)
+    u, dt, A, B, C, D, z, delta_bias = in_one_width(hidden_states, dt, A, B, C, D, z, delta_bias)
+    if reset is not None:
+        result = selective_scan(
+            u.mT,
+            dt.mT,
+            A,
+            B.mT.unsqueeze(2),
+            C.mT.unsqueeze(2),
+            D,
+            None if z is None else z.mT,
+            delta_bias,
+            delta_softplus,
+            return_last_state=True,
+            reset=reset,
+        )
+        return (result[0].mT, result[1]) if return_last_state else result[0].mT
     scanned: Tensor | tuple[Tensor, Tensor] = selective_scan_fn(
-        hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
+        u, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
     )
     return scanned
 
@@ -107,5 +144,5 @@ def _state_update(
     **options: Any,
 ) -> Tensor:
     """`mamba_selective_state_update` of transformers: overwrites `state`."""
-    refuse_packed(options)
-    return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    x, dt, A, B, C, D, z, dt_bias = in_one_width(hidden_states, dt, A, B, C, D, z, dt_bias)
+    return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)

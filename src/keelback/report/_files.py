@@ -1,43 +1,59 @@
 """Files that are either whole or absent, in directories that may be written to."""
 
-import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from keelback.errors import InputError, JobError
-from keelback.files import write_atomically
+from keelback.extras import require_extra
+from keelback.files import made, write_atomically
+
+PAGE = "report.html"
+_MARK = b'<meta name="generator" content="keelback">'
+_HEAD = 100_000
+"""Bytes of a page in which its mark stands."""
 
 
 def require_report_extra() -> None:
     """Raise `InputError` with the command that helps unless the `report` extra is installed."""
-    missing = [
-        name
-        for name in ("matplotlib", "plotly", "jinja2")
-        if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise InputError(
-            f"reports are drawn with {', '.join(missing)}, not installed here: "
-            'pip install "keelback[report]"'
-        )
+    require_extra("report", "a report")
+
+
+@contextmanager
+def made_writable(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Create `directory` for the block if it is not there, and take it back if the block fails.
+
+    Raises:
+        InputError: no files can be written in it.
+    """
+    path = Path(directory)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made(path))
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"cannot write to the directory {str(path)!r} ({error.strerror}): "
+                "give one that you may write to"
+            ) from None
+        yield path
 
 
 def writable_directory(directory: str | os.PathLike[str]) -> Path:
     """Create `directory` if it is not there; `InputError` unless files can be written in it."""
-    path = Path(directory)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the directory {str(path)!r} ({error.strerror}): "
-            "give one that you may write to"
-        ) from None
-    return path
+    with made_writable(directory) as path:
+        return path
+
+
+def require_own_page(directory: str | os.PathLike[str]) -> None:
+    """`InputError` where the folder holds a `report.html` that keelback did not write."""
+    path = Path(directory) / PAGE
+    if path.exists() and _MARK not in path.read_bytes()[:_HEAD]:
+        raise InputError(f"{str(path)!r} is not a page of keelback; name another folder")
 
 
 def write_file(path: Path, content: bytes) -> Path:

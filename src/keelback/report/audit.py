@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keelback.audit import AuditResult, LayerMeasures
+from keelback.audit import AuditResult, Finding, LayerMeasures
 from keelback.outcome import (
     Bars,
     Claim,
@@ -30,26 +30,37 @@ _HOLDS = {"good": True, "problem": False}
 def audit_outcome(result: AuditResult) -> Outcome:
     """Everything that an audit found, as figures, tables and claims."""
     span = result.span
-    figures = [_memory(result), _states(result), _steps(result), _reach(result), *_maps(result)]
-    if result.losses:
-        figures.insert(0, _losses(result))
+    figures = [_losses(result)] if result.losses else []
+    if result.measures:
+        figures += [_memory(result), _states(result), _steps(result), _reach(result)]
+        figures += _maps(result)
+    if result.token_names and result.measures:
+        figures.append(_gate_types(result))
     return Outcome(
         experiment="audit",
         title=f"Audit of {result.model}",
         summary=(
-            f"{_counted(len(result.measures), 'state-space layer')}, "
+            f"{len(result.measures)} of {_counted(len(result.found), 'state-space layer')} read, "
             f"{_counted(result.sequences, 'sequence')} of {span.length} tokens; "
             f"training length {span.train_length} ({result.train_length_source})."
         ),
         verdict=result.verdict,
         claims=[
             Claim(
-                finding.statement, finding.severity, finding.evidence, _HOLDS.get(finding.severity)
+                finding.statement,
+                finding.severity,
+                _measured(finding),
+                _HOLDS.get(finding.severity),
             )
             for finding in result.findings
         ],
-        figures=[*figures, _gate_types(result)],
-        tables=[_layer_table(result), _token_table(result), _precision_table(result)],
+        figures=figures,
+        tables=[
+            *([_layer_table(result)] if result.measures else []),
+            *([_missed_table(result)] if result.not_audited else []),
+            *([_token_table(result)] if result.token_names else []),
+            _precision_table(result),
+        ],
         notes=[
             "A horizon is the number of tokens in which a state falls to 1/e at the text's mean "
             "step size if nothing is written.",
@@ -58,6 +69,14 @@ def audit_outcome(result: AuditResult) -> Outcome:
         ],
         numbers=result.to_json(),
     )
+
+
+def _measured(finding: Finding) -> str:
+    """The evidence, and what was measured and held against what."""
+    if not finding.measure or not math.isfinite(finding.value):
+        return finding.evidence
+    limit = "" if finding.threshold is None else f"; threshold {finding.threshold:.4g}"
+    return f"{finding.evidence} [{finding.measure}: {finding.value:.4g}{limit}]"
 
 
 def _losses(result: AuditResult) -> Figure:
@@ -83,7 +102,7 @@ def _losses(result: AuditResult) -> Figure:
     return Figure(
         "loss_by_position",
         "Loss by position",
-        [Panel("position", "loss, nats a token", lines=lines, log_x=True, marks=marks)],
+        [Panel("position", "loss, nats per token", lines=lines, log_x=True, marks=marks)],
         "Each token is scored twice: with everything before it, and, beyond the training length, "
         "with the model restarted so that it sees no more than training did. Bands are two "
         "standard errors.",
@@ -212,10 +231,25 @@ def _layer_table(result: AuditResult) -> Table:
         Column("saturated", "saturated", ".1%"),
         Column("dead", "dead", ".1%"),
         Column("gate_selectivity", "token explains", ".0%"),
+        Column("replay_relative_difference", "replay differs by", ".1g"),
     ]
     keys = [column.key for column in columns]
     rows = [_finite_row(row) for row in result.layers.select(keys).to_dicts()]
-    return Table("layers", "Layers", columns, rows)
+    caption = (
+        "Run again from what was read, a layer's recurrence makes what the layer hands on up to "
+        "the last column, relative to what the state contributes."
+    )
+    return Table("layers", "Layers", columns, rows, caption)
+
+
+def _missed_table(result: AuditResult) -> Table:
+    columns = [
+        Column("what", "what"),
+        Column("kind", "class"),
+        Column("count", "count"),
+        Column("reason", "why it was not audited"),
+    ]
+    return Table("not_audited", "Not audited", columns, [vars(own) for own in result.not_audited])
 
 
 def _token_table(result: AuditResult) -> Table:

@@ -5,10 +5,12 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from keelback.compiled.checks import require_shape
+from keelback.compiled.resets import reset_of
 from keelback.compiled.scripting import for_script
 from keelback.errors import InputError
 from keelback.scan._op import scan
-from keelback.scan._operands import Operands, reset_of
+from keelback.scan._operands import Operands
 
 
 def selective_scan(
@@ -66,6 +68,7 @@ def selective_scan(
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
     if cu_seqlens is not None:
+        require_shape("u", u, ("batch", "length", "channels"))
         reset = reset_of(cu_seqlens, reset, u)
     operands = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     y, last_state = scan(operands, delta_softplus, backend)

@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.checks import require_shape
-from keelback.scan._operands import require_groups
+from keelback.compiled.checks import require_groups, require_shape
 
 
 def attention_matrix(

@@ -1,16 +1,13 @@
 """The operands of a scan, in one record: what they must look like, and their sizes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from keelback.compiled.checks import HALF, computing_dtype, require_shape
-from keelback.compiled.watchers import runs_eagerly
-from keelback.errors import InputError
+from keelback.compiled.checks import HALF, computing_dtype, require_groups, require_shape
+from keelback.compiled.resets import require_reset
 
 T = TypeVar("T")
 
@@ -91,11 +88,7 @@ def require_scan(given: Operands[Any]) -> None:
     u, reset = given.u, given.reset
     if reset is None:
         return
-    require_shape("reset", reset.shape, tuple(u.shape[:2]))
-    if reset.dtype != torch.bool:
-        raise InputError(f"reset has dtype {reset.dtype}; it should be torch.bool")
-    if reset.device != u.device:
-        raise InputError(f"reset is on {reset.device}; it should be on {u.device}, as u is")
+    require_reset(reset, u.shape[:2], u.device)
 
 
 def require_step(given: Operands[Any]) -> None:
@@ -122,14 +115,6 @@ def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str
         require_shape("z", z, (*rows, channels))
     if state is not None:
         require_shape(state_name, state, (rows[0], channels, states))
-
-
-def require_groups(name: str, groups: int, channels: int) -> None:
-    """Raise unless the groups divide the channels."""
-    if groups == 0 or channels % groups:
-        raise InputError(
-            f"{name} has {groups} groups; their number should divide that of channels, {channels}"
-        )
 
 
 def computing_dtype_of(given: Operands[Any], state_name: str = "initial_state") -> torch.dtype:
@@ -161,51 +146,3 @@ def in_dtypes(given: Operands[Tensor], wanted: Operands[Any]) -> Operands[Tensor
     return Operands(
         *(None if x is None else x.to(to) for x, to in zip(given, wanted, strict=True))  # type: ignore[arg-type]
     )
-
-
-def reset_of(cu_seqlens: Tensor, reset: Tensor | None, u: Tensor) -> Tensor:
-    """The mask of the positions where packed sequences start."""
-    if reset is not None:
-        raise InputError("both reset and cu_seqlens are given; one of them should be")
-    require_shape("u", u, ("batch", "length", "channels"))
-    batch, length = u.shape[:2]
-    require_shape("cu_seqlens", cu_seqlens, ("sequences + 1",))
-    if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise InputError(f"cu_seqlens has dtype {cu_seqlens.dtype}; it should be int32 or int64")
-    if batch != 1:
-        raise InputError(
-            f"cu_seqlens is given for a batch of {batch}; packed sequences should form a batch of 1"
-        )
-    if is_compiling() or not runs_eagerly(cu_seqlens):
-        return _reset_unseen(cu_seqlens, length)
-    bounds = cu_seqlens.tolist()
-    if not _rises(bounds, length):
-        raise InputError(
-            f"{_BOUNDS} {length}; it is {bounds[:6]}" + ("..." if len(bounds) > 6 else "")
-        )
-    starts = [bound for bound in bounds[1:-1] if 0 < bound < length]
-    mask = torch.zeros(1, length, dtype=torch.bool, device=u.device)
-    mask[0, starts] = True
-    return mask
-
-
-_BOUNDS = "cu_seqlens should rise from 0 to the length"
-
-
-def _rises(bounds: Sequence[int], length: int) -> bool:
-    ends = bool(bounds) and bounds[0] == 0 and bounds[-1] == length
-    return ends and sorted(bounds) == bounds
-
-
-def _reset_unseen(cu_seqlens: Tensor, length: int) -> Tensor:
-    """The mask where the bounds are not to be looked at now, as under `torch.compile`.
-
-    Wrong ones raise RuntimeError when the compiled function runs.
-    """
-    if cu_seqlens.shape[0] == 0:
-        raise InputError(f"{_BOUNDS} {length}; it is []")
-    ends = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == length)
-    rises = ends & (cu_seqlens[1:] >= cu_seqlens[:-1]).all()
-    torch._assert_async(rises, f"{_BOUNDS} of u")
-    steps = torch.arange(length, device=cu_seqlens.device)
-    return ((steps[:, None] == cu_seqlens).any(-1) & (steps > 0)).unsqueeze(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keelback.errors import InputError, JobError, nearest
-from keelback.files import replacing
+from keelback.files import write_table
 from keelback.sweeps.run import Scalar
 from keelback.sweeps.store import Store, StoredRun
 
@@ -235,15 +235,9 @@ def export(rows: Sequence[Row], path: Path) -> None:
         {column: _series(column, [row.get(column) for row in rows]) for column in columns}
     )
     try:
-        with replacing(path) as partial, partial.open("wb") as file:
-            if path.suffix == ".csv":
-                table.write_csv(file)
-            elif path.suffix == ".parquet":
-                table.write_parquet(file)
-            else:
-                table.write_json(file)
+        write_table(path, table)
     except OSError as error:
-        raise JobError(f"cannot write {path}: {error.strerror}") from None
+        raise JobError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _series(name: str, values: Sequence[Scalar]) -> Any:

@@ -96,6 +96,27 @@ class Store:
         return store
 
     @classmethod
+    @contextlib.contextmanager
+    def created(cls, directory: Path) -> Iterator["Store"]:
+        """`create`, for the block: where the input is found wrong in it, a new store goes again.
+
+        Raises:
+            InputError: as `create`, and what the block raises.
+        """
+        absent = [path for path in (directory, *directory.parents) if not path.exists()]
+        fresh = bool(absent) or not any(directory.iterdir())
+        try:
+            yield cls.create(directory)
+        except InputError:
+            runs = directory / _RUNS
+            if fresh and not (runs.is_dir() and any(runs.iterdir())):
+                for path in directory.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                for path in absent:
+                    path.rmdir()
+            raise
+
+    @classmethod
     def open(cls, directory: Path) -> "Store":
         """Open an existing store.
 

@@ -5,6 +5,8 @@ import warnings
 from keelback.audit._delta_rule import DeltaRuleRecurrence
 from keelback.audit._recurrence import SelectiveRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, Seen
+from keelback.audit.adapters.bidirectional import BidirectionalMambaAdapter
+from keelback.audit.adapters.cross_scan import CrossScanAdapter
 from keelback.audit.adapters.delta_net import (
     GatedDeltaNetAdapter,
     KimiDeltaAdapter,
@@ -12,6 +14,7 @@ from keelback.audit.adapters.delta_net import (
     Qwen3NextAdapter,
     Qwen35Adapter,
 )
+from keelback.audit.adapters.linear import GatedLinearUnitAdapter, LightningAttentionAdapter
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
 from keelback.audit.adapters.mamba2 import Mamba2Adapter
 from keelback.audit.adapters.own import MambaBlockAdapter, SelectiveSSMAdapter
@@ -21,6 +24,8 @@ from keelback.registry import PluginWarning
 ADAPTERS: list[Adapter] = [
     SelectiveSSMAdapter(),
     MambaBlockAdapter(),
+    BidirectionalMambaAdapter(),
+    CrossScanAdapter(),
     MambaAdapter(),
     MultiHeadMambaAdapter(),
     Mamba2Adapter(),
@@ -28,6 +33,8 @@ ADAPTERS: list[Adapter] = [
     Qwen35Adapter(),
     OlmoHybridAdapter(),
     KimiDeltaAdapter(),
+    LightningAttentionAdapter(),
+    GatedLinearUnitAdapter(),
 ]
 """keelback's own, tried in this order, after those that `register_adapter` added."""
 
@@ -46,10 +53,14 @@ __all__ = [
     "ADAPTERS",
     "REGISTERED",
     "Adapter",
+    "BidirectionalMambaAdapter",
+    "CrossScanAdapter",
     "DeltaRuleRecurrence",
     "GatedDeltaNetAdapter",
+    "GatedLinearUnitAdapter",
     "KimiDeltaAdapter",
     "LayerCall",
+    "LightningAttentionAdapter",
     "Mamba2Adapter",
     "MambaAdapter",
     "MambaBlockAdapter",

@@ -1,7 +1,7 @@
 """What an adapter is: the one thing to write for a new kind of layer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,13 +24,15 @@ class Seen(NamedTuple):
 class LayerCall:
     """One forward pass of one layer.
 
-    `hidden_states` is the layer's own input, `(batch, length, d_model)`; `mask`, where the model
-    passed one, is `(batch, length)` and zero at padding; `seen` has the watched submodules by name.
+    `hidden_states` is the layer's own input, `(batch, length, d_model)` or, in a layer for images,
+    `(batch, height, width, d_model)`; `mask`, where the model passed one, is `(batch, length)` and
+    zero at padding; `seen` has the watched submodules by name; `output` is what the layer gave.
     """
 
-    hidden_states: Float[Tensor, "batch length d_model"]
+    hidden_states: Float[Tensor, "batch *positions d_model"]
     mask: Tensor | None
     seen: Mapping[str, Seen]
+    output: Tensor | None = None
 
     def masked(self, x: Tensor) -> Tensor:
         """`x`, `(batch, length, ...)`, with padding positions set to zero."""
@@ -45,6 +47,10 @@ class Adapter(ABC):
     An adapter asks for the submodules whose inputs and outputs it needs (`watched`) and makes a
     `Recurrence` of what they were given. It never changes what the layer computes.
 
+    An audit does not take the reading on trust: it runs the recurrence and compares what `hand_on`
+    makes of it with what the layer really handed on. Without `hand_on` there is no such proof,
+    and the audit says so.
+
     Layers come as `Any`: an adapter serves every class that has the right parts.
     """
 
@@ -52,7 +58,20 @@ class Adapter(ABC):
     """Name of the kind in results, such as "mamba"."""
 
     watched: tuple[str, ...] = ()
-    """Attribute names of the submodules whose calls `read` needs."""
+    """Attribute names of the submodules whose calls `read` and `hand_on` need."""
+
+    projection: str | None = "out_proj"
+    """The submodule that is given what `hand_on` gives; `None` where that is the layer's output."""
+
+    parts: tuple[str, ...] | None = None
+    """All parameters and submodules that a layer of this kind has, by their first names.
+
+    A layer with others besides is not read: they may be a second direction or another scan. `None`
+    where that is not known.
+    """
+
+    decays_because: str = "A is minus an exponential"
+    """Why `always_decays` is true of a layer, in words for a verdict."""
 
     @abstractmethod
     def matches(self, module: Any) -> bool:
@@ -65,6 +84,22 @@ class Adapter(ABC):
     @abstractmethod
     def read(self, module: Any, call: LayerCall) -> Recurrence:
         """The recurrence of one forward pass."""
+
+    def directions(self, module: Any) -> Mapping[str, "Adapter"]:
+        """An adapter for each direction in which the layer scans, by name; by default one, ""."""
+        del module
+        return {"": self}
+
+    def hand_on(
+        self, module: Any, call: LayerCall, outputs: Sequence[Float[Tensor, "batch length ..."]]
+    ) -> Tensor | None:
+        """What the layer hands to its output projection if its recurrences give `outputs`.
+
+        Gate and norm included. One output per direction, each in its own order of positions.
+        `None` where this is not known; then nothing proves what `read` says.
+        """
+        del module, call, outputs
+        return None
 
     def replay(self, module: Any, call: LayerCall) -> None:
         """Call the watched submodules again, for layers whose fused kernel goes round them."""
@@ -91,10 +126,20 @@ class Adapter(ABC):
         del module, factor
         return None
 
+    def always_decays(self, module: Any) -> bool:
+        """Whether A is below 0 whatever the weights, because of how it is made of them."""
+        del module
+        return False
+
 
 def negative_exp(A_log: Tensor) -> Tensor:
     """`-exp(A_log)` in at least float32, Mamba's parametrisation of A."""
-    return -torch.exp(A_log.detach().to(torch.promote_types(A_log.dtype, torch.float32)))
+    return -torch.exp(wide(A_log.detach()))
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def has_parts(module: Any, *names: str) -> bool:
@@ -102,17 +147,25 @@ def has_parts(module: Any, *names: str) -> bool:
     return all(getattr(module, name, None) is not None for name in names)
 
 
+def first_of(module: Any, *names: str, default: Any = None) -> Any:
+    """The first of these attributes that `module` has."""
+    for name in names:
+        if getattr(module, name, None) is not None:
+            return getattr(module, name)
+    return default
+
+
 def convolved(
-    module: Any, x: Float[Tensor, "batch length channels"]
+    module: Any, x: Float[Tensor, "batch length channels"], conv1d: nn.Conv1d | None = None
 ) -> Float[Tensor, "batch length channels"]:
     """The layer's causal depthwise `conv1d` and its activation (SiLU where it names none)."""
-    conv1d: nn.Conv1d = module.conv1d
+    conv: nn.Conv1d = module.conv1d if conv1d is None else conv1d
     mixed = F.conv1d(
-        x.transpose(1, 2).to(conv1d.weight.dtype),
-        conv1d.weight,
-        conv1d.bias,
-        padding=conv1d.weight.shape[-1] - 1,
-        groups=conv1d.weight.shape[0],
+        x.transpose(1, 2).to(conv.weight.dtype),
+        conv.weight,
+        conv.bias,
+        padding=conv.weight.shape[-1] - 1,
+        groups=conv.weight.shape[0],
     )
     own = getattr(module, "act", None) or getattr(module, "activation", "silu")
     activation: Any = getattr(F, own) if isinstance(own, str) else own

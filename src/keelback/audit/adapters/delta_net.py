@@ -1,6 +1,6 @@
 """Gated delta nets: layers that decay like Mamba-2 and erase along a key before they write."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from keelback.audit.adapters.base import (
     convolved,
     has_parts,
     negative_exp,
+    wide,
 )
 
 _NORM_EPSILON = 1e-6
@@ -29,6 +30,12 @@ class GatedDeltaNetAdapter(Adapter):
     """
 
     kind = "gated-delta-net"
+    gated_norm: str = "norm"
+    """The module that normalises each head's output and gates it."""
+
+    def always_decays(self, module: Any) -> bool:
+        """A is minus an exponential."""
+        return True
 
     def matches(self, module: Any) -> bool:
         """Told by its watched projections, a `conv1d`, and vectors `A_log` and `dt_bias`."""
@@ -56,46 +63,75 @@ class GatedDeltaNetAdapter(Adapter):
             key,
             value,
             doubled * write_logit.sigmoid(),
-            F.softplus(step_logit.float() + module.dt_bias),
+            F.softplus(wide(step_logit) + wide(module.dt_bias)),
             self.state_matrix(module),
         )
+
+    def gate(self, module: Any, call: LayerCall) -> Tensor:
+        """What the gated norm is given beside each head's output."""
+        raise NotImplementedError
+
+    def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
+        """The layer's own norm of each head's output and gate."""
+        return _normed(getattr(module, self.gated_norm), outputs[0], self.gate(module, call))
 
 
 class Qwen3NextAdapter(GatedDeltaNetAdapter):
     """Qwen3-Next: queries, keys, values and gate from one projection, interleaved by key head."""
 
     watched = ("in_proj_qkvz", "in_proj_ba")
+    parts = (*watched, "conv1d", "A_log", "dt_bias", "norm", "out_proj", "act")
 
     def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's own reordering of its interleaved projections."""
-        parts = module.fix_query_key_value_ordering(
-            call.seen["in_proj_qkvz"].output, call.seen["in_proj_ba"].output
-        )
-        query, key, value, _, write_logit, step_logit = parts
+        query, key, value, _, write_logit, step_logit = self._ordered(module, call)
         joined = torch.cat([x.flatten(2) for x in (query, key, value)], dim=-1)
         return joined, write_logit, step_logit
+
+    def gate(self, module: Any, call: LayerCall) -> Tensor:
+        """The layer's own reordering."""
+        return self._ordered(module, call)[3]
+
+    def _ordered(self, module: Any, call: LayerCall) -> Sequence[Tensor]:
+        return module.fix_query_key_value_ordering(
+            call.seen["in_proj_qkvz"].output, call.seen["in_proj_ba"].output
+        )
 
 
 class Qwen35Adapter(GatedDeltaNetAdapter):
     """Qwen3.5 and later: one projection for queries, keys and values, one for each gate."""
 
-    watched = ("in_proj_qkv", "in_proj_b", "in_proj_a")
+    watched = ("in_proj_qkv", "in_proj_b", "in_proj_a", "in_proj_z")
+    parts = (*watched, "conv1d", "A_log", "dt_bias", "norm", "out_proj", "act")
 
     def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
         """The three projections as they are."""
-        joined, write_logit, step_logit = (call.seen[name].output for name in self.watched)
+        joined, write_logit, step_logit = (call.seen[name].output for name in self.watched[:3])
         return joined, write_logit, step_logit
+
+    def gate(self, module: Any, call: LayerCall) -> Tensor:
+        """A projection of its own."""
+        return call.seen["in_proj_z"].output
 
 
 class OlmoHybridAdapter(GatedDeltaNetAdapter):
     """OLMo hybrid: five projections, and beta doubled where negative eigenvalues are allowed."""
 
-    watched = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj")
+    watched = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj", "g_proj")
+    projection = "o_proj"
+    gated_norm = "o_norm"
+    parts = (*watched, "conv1d", "A_log", "dt_bias", "o_norm", "o_proj", "act")
 
     def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values joined."""
-        query, key, value, write_logit, step_logit = (call.seen[n].output for n in self.watched)
+        query, key, value, write_logit, step_logit = (
+            call.seen[name].output for name in self.watched[:5]
+        )
         return torch.cat([query, key, value], dim=-1), write_logit, step_logit
+
+    def gate(self, module: Any, call: LayerCall) -> Tensor:
+        """A projection of its own."""
+        return call.seen["g_proj"].output
 
 
 class KimiDeltaAdapter(Adapter):
@@ -107,6 +143,13 @@ class KimiDeltaAdapter(Adapter):
 
     kind = "kimi-delta-attention"
     watched = ("q_proj", "k_proj", "v_proj", "b_proj", "forget_gate")
+    projection = "o_proj"
+    decays_because = "A is minus an exponential, or a bound below 0"
+    parts = (*watched, "conv1d", "g_a_proj", "g_b_proj", "g_proj", "o_norm", "o_proj", "act")
+
+    def always_decays(self, module: Any) -> bool:
+        """A is minus an exponential, or a bound below 0."""
+        return True
 
     def matches(self, module: Any) -> bool:
         """Told by a `forget_gate` with `A_log` and `dt_bias`."""
@@ -141,10 +184,19 @@ class KimiDeltaAdapter(Adapter):
             x.unflatten(-1, (beta.shape[-1], -1)) for x in convolved(module, joined).chunk(3, -1)
         )
         A = self.state_matrix(module)
-        log_decay = call.seen["forget_gate"].output.float().flatten(2)
+        log_decay = wide(call.seen["forget_gate"].output).flatten(2)
         return DeltaRuleRecurrence(
             _unit(query) / query.shape[-1] ** 0.5, _unit(key), value, beta, log_decay / A[:, 0], A
         )
+
+    def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
+        """The layer's own norm of each head's output and gate, which is projected once or twice."""
+        hidden_states = call.masked(call.hidden_states)
+        if has_parts(module, "g_proj"):
+            gate = module.g_proj(hidden_states)
+        else:
+            gate = module.g_b_proj(module.g_a_proj(hidden_states))
+        return _normed(module.o_norm, outputs[0], gate)
 
 
 def _lower_bound(gate: Any) -> float | None:
@@ -154,8 +206,14 @@ def _lower_bound(gate: Any) -> float | None:
     return None if bound is None else float(bound)
 
 
+def _normed(norm: Any, y: Tensor, gate: Tensor) -> Tensor:
+    width = norm.weight.shape[-1]
+    heads = norm(y.reshape(-1, width), gate.reshape(-1, width))
+    return heads.reshape(y.shape)
+
+
 def _unit(x: Tensor) -> Tensor:
-    x = x.float()
+    x = wide(x)
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPSILON)
 
 

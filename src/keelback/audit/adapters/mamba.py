@@ -1,6 +1,6 @@
-"""Mamba: one rate a channel, step sizes from a low-rank projection."""
+"""Mamba: one rate per channel, step sizes from a low-rank projection."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from keelback.audit.adapters.base import (
     convolved,
     has_parts,
     negative_exp,
+    wide,
 )
 
 
@@ -26,14 +27,24 @@ class MambaAdapter(Adapter):
     """
 
     kind = "mamba"
-    watched = ("x_proj",)
+    watched = ("in_proj", "x_proj")
+    parts = (
+        *("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj", "act"),
+        *("dt_layernorm", "b_layernorm", "c_layernorm", "B_layernorm", "C_layernorm"),
+    )
 
     def matches(self, module: Any) -> bool:
         """Told by `x_proj`, `dt_proj` and a matrix `A_log`."""
-        return has_parts(module, "in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D")
+        return has_parts(
+            module, "in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D"
+        ) and not has_parts(module, "A_b_log")
+
+    def always_decays(self, module: Any) -> bool:
+        """A is minus an exponential."""
+        return True
 
     def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
-        """`-exp(A_log)`, one rate a channel."""
+        """`-exp(A_log)`, one rate per channel."""
         return negative_exp(module.A_log)
 
     def edit_rates(self, module: Any, A: Float[Tensor, "rates state"]) -> Mapping[str, Tensor]:
@@ -73,17 +84,28 @@ class MambaAdapter(Adapter):
         step = _normalised(module, step, "dt_layernorm")
         B = _normalised(module, B, "b_layernorm", "B_layernorm")
         C = _normalised(module, C, "c_layernorm", "C_layernorm")
-        logit = F.linear(step, module.dt_proj.weight).float()
-        if module.dt_proj.bias is not None:
-            logit = logit + module.dt_proj.bias.float()
         return SelectiveRecurrence(
             u,
-            F.softplus(logit),
+            step_sizes(module.dt_proj, step),
             self.state_matrix(module),
             B.unsqueeze(-2),
             C.unsqueeze(-2),
             module.D,
         )
+
+    def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
+        """`y silu(z)`, z being the second half of the input projection."""
+        (y,) = outputs
+        _, z = call.seen["in_proj"].output.chunk(2, dim=-1)
+        return y * F.silu(wide(z))
+
+
+def step_sizes(dt_proj: Any, step: Tensor) -> Tensor:
+    """`softplus` of the low-rank projection of the step sizes."""
+    logit = wide(F.linear(step, dt_proj.weight))
+    if dt_proj.bias is not None:
+        logit = logit + wide(dt_proj.bias)
+    return F.softplus(logit)
 
 
 def _normalised(module: Any, x: Tensor, *names: str) -> Tensor:
@@ -99,10 +121,18 @@ class MultiHeadMambaAdapter(Adapter):
 
     kind = "mamba"
     watched = ("in_proj",)
+    parts = (
+        *("in_proj", "conv1d", "x_proj_weight", "dt_proj_weight", "dt_proj_bias"),
+        *("A_log", "D", "out_proj", "act"),
+    )
 
     def matches(self, module: Any) -> bool:
         """Told by `x_proj_weight` and `dt_proj_weight` with a leading head axis."""
         return has_parts(module, "in_proj", "conv1d", "x_proj_weight", "dt_proj_weight", "A_log")
+
+    def always_decays(self, module: Any) -> bool:
+        """A is minus an exponential."""
+        return True
 
     def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
         """`-exp(A_log)`, heads flattened into channels."""
@@ -121,7 +151,7 @@ class MultiHeadMambaAdapter(Adapter):
         }
 
     def read(self, module: Any, call: LayerCall) -> Recurrence:
-        """Inputs of the heads' scans, one group of B and C a head; `in_proj` alternates x and z."""
+        """Inputs of the heads' scans, one group of B and C per head; x and z alternate."""
         x_weight, dt_weight = module.x_proj_weight, module.dt_proj_weight
         dt_bias, state = module.dt_proj_bias, module.A_log.shape[-1]
         heads = len(x_weight)
@@ -130,7 +160,7 @@ class MultiHeadMambaAdapter(Adapter):
         u_heads = u.unflatten(-1, (heads, -1))
         parameters = torch.einsum("blhc,hpc->blhp", u_heads, x_weight)
         step, B, C = parameters.split([parameters.shape[-1] - 2 * state, state, state], dim=-1)
-        logit = torch.einsum("blhr,hcr->blhc", step, dt_weight).float() + dt_bias.float()
+        logit = wide(torch.einsum("blhr,hcr->blhc", step, dt_weight)) + wide(dt_bias)
         return SelectiveRecurrence(
             u,
             F.softplus(logit).flatten(-2),
@@ -139,3 +169,8 @@ class MultiHeadMambaAdapter(Adapter):
             C,
             module.D.flatten(),
         )
+
+    def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
+        """`y silu(z)`, z being every second output of the input projection."""
+        (y,) = outputs
+        return y * F.silu(wide(call.seen["in_proj"].output[..., 1::2]))

@@ -1,6 +1,6 @@
 """keelback's own layers: the selective SSM, and the blocks of its Mamba stack."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,15 @@ class SelectiveSSMAdapter(Adapter):
     """
 
     kind = "selective-ssm"
+    projection = None
 
     def matches(self, module: Any) -> bool:
         """Told by its class."""
         return isinstance(module, SelectiveSSM)
+
+    def always_decays(self, module: Any) -> bool:
+        """Only under the stable parametrisation; A is free otherwise."""
+        return isinstance(module.state_matrix, StableStateMatrix)
 
     def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
         """A, whichever way it is parametrised."""
@@ -49,15 +54,24 @@ class SelectiveSSMAdapter(Adapter):
         B, C = ((u @ W.T).unsqueeze(-2) for W in (module.W_B, module.W_C))
         return SelectiveRecurrence(u, delta, module.A, B, C)
 
+    def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
+        """y itself."""
+        return outputs[0]
+
 
 class MambaBlockAdapter(Adapter):
     """`keelback.models.MambaBlock`: Mamba with its weights as plain matrices."""
 
     kind = "mamba"
+    projection = None
 
     def matches(self, module: Any) -> bool:
         """Told by its class."""
         return isinstance(module, MambaBlock)
+
+    def always_decays(self, module: Any) -> bool:
+        """A is minus an exponential."""
+        return True
 
     def state_matrix(self, module: Any) -> Float[Tensor, "rates state"]:
         """`-exp(A_log)`."""
@@ -88,3 +102,9 @@ class MambaBlockAdapter(Adapter):
         delta = F.softplus(step @ module.W_delta.mT + module.delta_bias)
         A = self.state_matrix(module)
         return SelectiveRecurrence(u, delta, A, B.unsqueeze(-2), C.unsqueeze(-2), module.D)
+
+    def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
+        """`y silu(z)` and the output projection, a plain matrix."""
+        d_inner = module.conv_weight.shape[0]
+        z = call.hidden_states @ module.W_in[d_inner:].mT
+        return (outputs[0] * F.silu(z)) @ module.W_out.mT

@@ -78,7 +78,7 @@ def _check_read(
 ) -> Recurrence:
     if not isinstance(recurrence, Recurrence):
         raise InputError(f"read() gives {_told(recurrence)}; it should be a Recurrence")
-    batch, length = call.hidden_states.shape[:2]
+    batch, length = call.hidden_states.shape[0], call.hidden_states.shape[1:-1].numel()
     delta, A = getattr(recurrence, "delta", None), getattr(recurrence, "A", None)
     if not isinstance(A, Tensor) or A.ndim != 2:
         raise InputError(f"A of the recurrence is {_told(A)}; it should be (rates, state)")
@@ -115,10 +115,29 @@ def _check_edits(
     return edits
 
 
+def _check_hand_on(adapter: Adapter, handed: object, *_: Any, **__: Any) -> Tensor | None:
+    if handed is not None and not isinstance(handed, Tensor):
+        raise InputError(f"hand_on() gives {_told(handed)}; it should be a tensor, or None")
+    return handed
+
+
+def _check_directions(
+    adapter: Adapter, directions: object, module: nn.Module
+) -> Mapping[str, Adapter]:
+    if not isinstance(directions, Mapping) or not directions:
+        raise InputError(f"directions() gives {_told(directions)}; it should be adapters by name")
+    for name, own in directions.items():
+        if not isinstance(name, str) or not isinstance(own, Adapter):
+            raise InputError(f"directions() gives {_told(own)} for {name!r}, which is no adapter")
+    return directions
+
+
 _CHECKS: dict[str, Any] = {
     "matches": _check_matches,
     "state_matrix": _check_state_matrix,
     "read": _check_read,
+    "hand_on": _check_hand_on,
+    "directions": _check_directions,
     "edit_rates": _check_edits,
     "edit_steps": _check_edits,
 }

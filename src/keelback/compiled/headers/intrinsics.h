@@ -6,7 +6,7 @@
 
 // A kernel's shared memory; the host reads its size from a constant of the module.
 #define SHARED_MEMORY(Type, name)                                 \
-  extern __shared__ __align__(128) unsigned char shared_memory[]; \
+  extern __shared__ __align__(1024) unsigned char shared_memory[]; \
   Type& name = *reinterpret_cast<Type*>(shared_memory)
 #define EXPORTED_SIZE(name, Type) extern "C" __constant__ const int name = sizeof(Type);
 

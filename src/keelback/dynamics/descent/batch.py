@@ -14,6 +14,7 @@ from keelback.dynamics.exchange import symmetric_gate, symmetric_readout
 from keelback.dynamics.gated import class_readout, mixing_matrices
 from keelback.dynamics.gradient import HingeObjective, clean_objective, hinge_objective
 from keelback.dynamics.patterns import sample_features, sample_patterns, stream
+from keelback.progress import tracked
 
 TRAIN, TEST, INITIAL = 0, 1, 2
 """Purposes of a seed's random streams."""
@@ -91,7 +92,7 @@ class Batch:
         times = set(measured_epochs(epochs))
         logs = [Log(t) for t in self._trainings]
         present = list(range(len(self._trainings)))
-        for epoch in range(epochs + 1):
+        for epoch in tracked(range(epochs + 1), "gradient descent"):
             train = self._training_data()
             step = train.gradient(*self._weights)
             gradient = self._symmetric((step.w, step.W_O))

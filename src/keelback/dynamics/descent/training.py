@@ -8,6 +8,7 @@ from keelback.dynamics.gated import Mixing, class_readout
 from keelback.dynamics.noise import GaussianNoise, Noise
 from keelback.dynamics.patterns import Locality, Pattern
 from keelback.errors import InputError
+from keelback.memory import require_memory
 
 Source = Literal["fixed", "paired", "fresh", "population"]
 OptimizerName = Literal["gd", "momentum", "adam"]
@@ -103,6 +104,8 @@ class GatedTraining:
                 f"gradient descent: the batched trainer takes two classes, not "
                 f"{self.pattern.classes}"
             )
+        dim = self.pattern.dim
+        require_memory(4.0 * dim * (self.width + 3 * dim), "the weights of the gated model")
         class_readout(self.width)
         self._check_choices()
         self._check_numbers()
@@ -142,9 +145,9 @@ class GatedTraining:
             ("decay", self.decay),
             ("stability", self.stability),
         ):
-            if not 0 < rate < float("inf"):
+            if not 1e-38 <= rate <= 3.4e38:
                 raise InputError(
-                    f"gradient descent: the {name} is a finite number above 0, not {rate}"
+                    f"gradient descent: the {name} is a number from 1e-38 to 3.4e38, not {rate}"
                 )
         if not 0 <= self.momentum < 1:
             raise InputError(

@@ -10,21 +10,21 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from keelback.audit import (
     AuditResult,
-    LoadedModel,
     PositionLoss,
     Repair,
     audit,
     fast_scans,
+    load_any_model,
     repair,
     require_free,
-    save_loaded,
     save_repaired,
+    whole_folder,
 )
 from keelback.data.reviews import find_reviews
 from keelback.errors import InputError, describe
@@ -142,7 +142,7 @@ def build(config: ByteLMConfig) -> nn.Module:
 def train(
     model: nn.Module,
     config: ByteLMConfig,
-    data: Int[Tensor, " bytes"],
+    data: UInt8[Tensor, " bytes"],
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
     """Train in place on random windows of `data`; gives the loss of each step, in nats a byte.
@@ -206,7 +206,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _windows(
-    data: Int[Tensor, " bytes"], config: ByteLMConfig, generator: torch.Generator
+    data: UInt8[Tensor, " bytes"], config: ByteLMConfig, generator: torch.Generator
 ) -> Int[Tensor, "batch length"]:
     starts = torch.randint(len(data) - config.seq_len - 1, (config.batch,), generator=generator)
     positions = starts.unsqueeze(-1) + torch.arange(config.seq_len + 1)
@@ -274,8 +274,12 @@ def study(
     losses = train(model, config, training_text, report)
     seconds = time.monotonic() - began
     stored_as: torch.dtype = getattr(torch, config.stored_as)
-    save_loaded(LoadedModel(model, out.name, stored_as=stored_as), folders[0])
-    model.float()
+    with whole_folder(folders[0]) as folder:
+        model.to(stored_as).save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):
+            weights.chmod((folder / "config.json").stat().st_mode)
+    loaded = load_any_model(folders[0], device=device)
+    model = loaded.model
 
     arguments: dict[str, Any] = {"train_length": config.seq_len, "length": target, "name": out.name}
     before = audit(model, audited, **arguments)
@@ -284,11 +288,11 @@ def study(
         calibrating,
         target_length=target,
         train_length=config.seq_len,
-        stored_as=stored_as,
+        stored_as=loaded.stored_types,
     )
     after = audit(model, audited, **arguments)
     if mended.method != "none":
-        save_repaired(LoadedModel(model, out.name, stored_as=stored_as), mended, folders[1])
+        save_repaired(loaded, mended, folders[1])
     count = sum(p.numel() for p in model.parameters())
     return ByteLMStudy(config, count, seconds, losses, before, mended, after)
 

@@ -8,7 +8,7 @@ struct ConvolveArguments {
   Stored* y;  // without gaps
 };
 
-KERNEL void __launch_bounds__(kThreads) convolve_kernel(ConvolveArguments arguments) {
+KERNEL void __launch_bounds__(kThreads) keelback_convolve(ConvolveArguments arguments) {
   const WindowSizes& sizes = arguments.sizes;
   const Window window(sizes);
   if (!window.inside) return;

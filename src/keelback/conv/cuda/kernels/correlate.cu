@@ -9,7 +9,7 @@ struct CorrelateArguments {
   Real* dtaps;   // (run of a row, tap, channel): each run's part of the gradient of the weights, and of the bias last
 };
 
-KERNEL void __launch_bounds__(kThreads) correlate_kernel(CorrelateArguments arguments) {
+KERNEL void __launch_bounds__(kThreads) keelback_correlate(CorrelateArguments arguments) {
   const WindowSizes& sizes = arguments.sizes;
   const Window window(sizes);
   if (!window.inside) return;

@@ -193,7 +193,7 @@ INLINE void write_corrected(const CorrectShared& shared, const Cursor<Stored>& t
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) correct_kernel(const CorrectArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_correct(const CorrectArguments p) {
   SHARED_MEMORY(CorrectShared, shared);
   const int thread = threadIdx.x;
   const Place place(p.sizes, blockIdx.x);

@@ -117,7 +117,7 @@ INLINE void run(ForwardTile& tile, Real (&h)[kStatesPerThread], Real& elapsed, c
       [&](int first) { tile.y.store(first, y, seat); });
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) forward_kernel(const ForwardArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_forward(const ForwardArguments p) {
   SHARED_MEMORY(ForwardShared, shared);
   const int thread = threadIdx.x;
   const Place place(p.sizes, blockIdx.x);

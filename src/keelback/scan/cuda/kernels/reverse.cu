@@ -386,7 +386,7 @@ INLINE void write_parameter(Real* to, Real* scratch, const ChannelReals& part, c
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) reverse_kernel(const ReverseArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_reverse(const ReverseArguments p) {
   SHARED_MEMORY(ReverseShared, shared);
   const int thread = threadIdx.x, warp = thread / 32;
   const Place place(p.sizes, blockIdx.x);

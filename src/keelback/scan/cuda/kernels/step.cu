@@ -86,7 +86,7 @@ INLINE Index at(const GroupStrides& of, int row, int group) { return Index(row) 
 
 INLINE int row_within(int row, int rows) { return row < rows ? row : rows - 1; }
 
-KERNEL void __launch_bounds__(kThreads) step_kernel(const StepArguments p) {
+KERNEL void __launch_bounds__(kThreads) keelback_step(const StepArguments p) {
   const int lane = threadIdx.x % kLanes;
   const unsigned seat = (blockIdx.x * kThreads + threadIdx.x) / kLanes;  // counts the channels of every `kRows` rows
   const int channel = seat % p.channels, first = seat / p.channels * kRows;

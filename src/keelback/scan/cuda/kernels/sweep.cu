@@ -41,7 +41,7 @@ INLINE ChannelReals output_gradient(const ChannelPack& dy, const ChannelPack& z)
   return values;
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) sweep_kernel(const SweepArguments p) {
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_sweep(const SweepArguments p) {
   SHARED_MEMORY(SweepShared, shared);
   const int thread = threadIdx.x;
   const Place place(p.sizes, blockIdx.x);

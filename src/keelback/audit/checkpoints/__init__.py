@@ -1,0 +1,22 @@
+"""Checkpoints on disk: what they hold, loading them whole, and copies with a few tensors edited."""
+
+from keelback.audit.checkpoints._load import LoadedModel, load_any_model
+from keelback.audit.checkpoints._save import (
+    REPLACED_FILE,
+    REPORT_FILE,
+    require_free,
+    save_repaired,
+    undo_repair,
+    whole_folder,
+)
+
+__all__ = [
+    "REPLACED_FILE",
+    "REPORT_FILE",
+    "LoadedModel",
+    "load_any_model",
+    "require_free",
+    "save_repaired",
+    "undo_repair",
+    "whole_folder",
+]

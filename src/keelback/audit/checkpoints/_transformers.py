@@ -1,0 +1,169 @@
+"""Models of transformers: the class that their configuration names, and nothing left over."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from keelback.audit.checkpoints._files import WeightFiles, weight_files
+from keelback.audit.checkpoints._heard import heard_transformers
+from keelback.audit.checkpoints._names import sources_of
+from keelback.audit.checkpoints._quantised import (
+    quantisation_of,
+    refuse_numbers_without_scale,
+    refuse_unknown_quantisation,
+)
+from keelback.audit.checkpoints._settings import unused_settings
+from keelback.audit.checkpoints._streamed import attach_streamed
+from keelback.errors import InputError
+
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True)
+class FromTransformers:
+    """A model, and how its parameters relate to what is stored.
+
+    Attributes:
+        weights: the files that it was loaded from.
+        names: for each parameter that is stored as it is, its name in the files.
+        unused: tensors and settings that nothing took up, and that were let pass.
+        remarks: warnings of transformers.
+    """
+
+    model: nn.Module
+    weights: WeightFiles
+    names: Mapping[str, str]
+    unused: Sequence[str] = ()
+    remarks: Sequence[str] = field(default_factory=list)
+
+
+def load_transformers(
+    name: str,
+    folder: Path | None,
+    dtype: torch.dtype | None,
+    ignore: Collection[str],
+    stream_to: torch.device | None,
+) -> FromTransformers:
+    """The model of a folder or of a name on the Hub (`folder` is `None`).
+
+    With `stream_to`, its weights stay on disk, and each block fetches its own to that device when
+    it runs.
+
+    Raises:
+        InputError: what was stored and what the model uses differ: tensors or settings that nothing
+            takes up and that `ignore` does not name, missing ones, or numbers without their scale.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(f"reading {name} needs transformers: pip install 'keelback[hf]'") from None
+    with heard_transformers() as remarks:
+        given, _ = transformers.PreTrainedConfig.get_config_dict(name)
+        refuse_unknown_quantisation(given, folder)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        cls = _class_of(name, given, config, remarks)
+        if stream_to is not None and folder is not None and quantisation_of(given) is None:
+            weights = weight_files(folder)
+            model, loading = attach_streamed(cls, config, weights, dtype, stream_to)
+        else:
+            model, loading = cls.from_pretrained(
+                name,
+                config=config,
+                dtype="auto" if dtype is None else dtype,
+                output_loading_info=True,
+            )
+            weights = weight_files(folder or _snapshot(name))
+        model.eval()
+    sources, left = sources_of(model, weights.tensors)
+    names = {p: own.stored[0][0] for p, own in sources.items() if own.converter is None}
+    settings = unused_settings(given, config, model)
+    _refuse_bad_tensors(name, loading, ignore)
+    _refuse_broken_ties(name, model)
+    _refuse_left_over(name, settings, ignore)
+    if quantisation_of(given) is None:
+        parameters = dict(model.named_parameters())
+        floating = {n for p, n in names.items() if p in parameters and _is_float(parameters[p])}
+        refuse_numbers_without_scale(weights.tensors.values(), floating)
+    return FromTransformers(model, weights, names, sorted([*left, *settings]), remarks)
+
+
+def _is_float(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point()
+
+
+def _class_of(name: str, given: Mapping[str, Any], config: Any, remarks: list[str]) -> Any:
+    """The first of `architectures`; where there is none, what predicts tokens if it can."""
+    import transformers
+
+    named = list(given.get("architectures") or [])
+    for architecture in named[:1]:
+        cls = getattr(transformers, str(architecture), None)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            return cls
+        remarks.append(f"{name} names the class {architecture}, which transformers does not have")
+    for auto in ("CausalLM", "ImageTextToText", "MultimodalLM", "Seq2SeqLM", "MaskedLM"):
+        mapping = getattr(getattr(transformers, f"AutoModelFor{auto}", None), "_model_mapping", {})
+        if type(config) in mapping:
+            return _first(mapping[type(config)])
+    mapping = transformers.AutoModel._model_mapping
+    if type(config) not in mapping:
+        raise InputError(f"{name}: transformers has no model for a {type(config).__name__}")
+    return _first(mapping[type(config)])
+
+
+def _first(classes: Any) -> Any:
+    return classes[0] if isinstance(classes, list | tuple) else classes
+
+
+def _snapshot(name: str) -> Path:
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(name, "config.json")
+    if found is None:
+        raise InputError(f"{name} has no config.json")
+    return Path(found).parent
+
+
+def _refuse_bad_tensors(name: str, loading: Mapping[str, Any], ignore: Collection[str]) -> None:
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(f"{name} lacks {len(missing)} of its model's tensors: {_listed(missing)}")
+    wrong = sorted(str(entry[0]) for entry in loading.get("mismatched_keys", ()))
+    if wrong:
+        raise InputError(f"{name} has tensors of another shape than its model: {_listed(wrong)}")
+    failed = sorted(loading.get("conversion_errors", {})) + list(loading.get("error_msgs", ()))
+    if failed:
+        raise InputError(f"{name} cannot be loaded: {_listed([str(f) for f in failed])}")
+    _refuse_left_over(name, sorted(loading["unexpected_keys"]), ignore, "tensors")
+
+
+def _refuse_left_over(
+    name: str, found: Sequence[str], ignore: Collection[str], what: str = "settings"
+) -> None:
+    left = [one for one in found if not any(fnmatch(one, pattern) for pattern in ignore)]
+    if left:
+        raise InputError(
+            f"{name} has {what} that nothing in its model uses, so that it would be another model "
+            f"than was saved: {_listed(left)}. If they may be left out, name them with --ignore"
+        )
+
+
+def _refuse_broken_ties(name: str, model: Any) -> None:
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    for target, source in tied.items():
+        if target not in getattr(model, "all_tied_weights_keys", tied):
+            raise InputError(
+                f"{name} is configured to share {target} with {source}, and its files hold "
+                "different values for the two; set tie_word_embeddings to false in config.json if "
+                "both are meant"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

@@ -1,0 +1,152 @@
+"""One look at the state-space layers of a model while it trains."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keelback.audit._inputs import Inputs, are_tokens, call
+from keelback.audit._kernels import fast_scans
+from keelback.audit._layers import Layer, watching
+from keelback.audit._losses import LanguageModel
+from keelback.audit._model import as_written
+from keelback.audit._parameters import device_of
+from keelback.audit._recurrence import Recurrence
+from keelback.audit._spans import Span
+
+SEQUENCES_READ = 4
+_STATES_READ = 8
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """One layer at one step, on the first sequences of a batch. Logarithms are natural.
+
+    Of several processes, each on its own batch: the largest of all, and of `delta` the mean.
+
+    Attributes:
+        spectral_abscissa: the largest entry of A.
+        delta: mean step size.
+        log_growth: largest over rates of the logarithm of what a state is multiplied by over the
+            whole sequence; below 0 it decays.
+        log_state: logarithm of the largest state norm; infinite once it overflows.
+    """
+
+    step: int
+    layer: str
+    spectral_abscissa: float
+    delta: float
+    log_growth: float
+    log_state: float
+
+
+Look = tuple[LayerReading, Tensor]
+"""A reading, and the largest sum over a sequence of every rate's step sizes."""
+
+
+Run = Callable[[], object]
+"""Runs a model, or its state-space layers, on a few sequences."""
+
+
+@torch.no_grad()
+def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list[Look]:
+    """Read every layer while `run` runs the model; the model is left as it was."""
+    looks: list[Look] = []
+
+    def receive(layer: Layer, hidden_states: Tensor, recurrence: Recurrence) -> None:
+        positions = Span(recurrence.length, recurrence.length).sampled_positions()
+        chosen = positions[:: -(-len(positions) // _STATES_READ)] + positions[-1:]
+        sums = recurrence.delta.sum(1).amax(0).cpu()
+        norm = float(recurrence.state_norms(sorted(set(chosen))).max())
+        reading = LayerReading(
+            step,
+            layer.name,
+            float(recurrence.A.max()),
+            float(recurrence.delta.mean()),
+            float((recurrence.A.amax(-1).cpu() * sums).max()),
+            _log(norm),
+        )
+        looks.append((reading, sums))
+
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with as_written(model), fast_scans(model), watching(layers, receive):
+            run()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module in model.modules():
+            reshard: Any = getattr(module, "reshard", None)
+            if reshard is not None:  # FSDP2 leaves the outermost module's parameters whole
+                reshard()
+    return looks
+
+
+def run_on(model: nn.Module, inputs: Inputs) -> None:
+    """Run a model on the first few sequences of a batch."""
+    device = device_of(model)
+    if isinstance(inputs, Tensor):
+        first = inputs[:SEQUENCES_READ].to(device)
+        if are_tokens(first):
+            LanguageModel(model).logits(first)
+        else:
+            call(model, first)
+        return
+    call(model, {n: x.to(device) if isinstance(x, Tensor) else x for n, x in few(inputs).items()})
+
+
+def few(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The first few sequences of a batch of tensors by name; all else as it is."""
+    sizes = [x.shape[0] for x in inputs.values() if isinstance(x, Tensor) and x.ndim > 0]
+    batch = sizes[0] if sizes else 0
+    return {
+        name: x[:SEQUENCES_READ]
+        if isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == batch
+        else x
+        for name, x in inputs.items()
+    }
+
+
+def together(every: Sequence[Sequence[Look]]) -> list[Look]:
+    """One reading per layer of those that several processes took of the same model."""
+    merged: dict[str, list[Look]] = {}
+    for looks in every:
+        for own in looks:
+            merged.setdefault(own[0].layer, []).append(own)
+    return [_largest(looks) for looks in merged.values()]
+
+
+def _largest(looks: Sequence[Look]) -> Look:
+    readings = [reading for reading, _ in looks]
+    sums = looks[0][1]
+    for _, other in looks[1:]:
+        sums = torch.maximum(sums, other)
+    merged = LayerReading(
+        readings[0].step,
+        readings[0].layer,
+        max(r.spectral_abscissa for r in readings),
+        math.fsum(r.delta for r in readings) / len(readings),
+        max(r.log_growth for r in readings),
+        max(r.log_state for r in readings),
+    )
+    return merged, sums
+
+
+def _log(value: float) -> float:
+    if math.isnan(value):
+        return math.inf
+    return math.log(value) if value > 0 else -math.inf
+
+
+def readings_from(rows: Sequence[dict[str, Any]]) -> list[LayerReading]:
+    """Readings as they were stored."""
+    found = []
+    for row in rows:
+        with suppress(TypeError):  # of another version, with other fields
+            found.append(LayerReading(**row))
+    return found

@@ -1,0 +1,57 @@
+"""`keelback bench ssd`: Mamba-2's scan by heads."""
+
+from typing import Annotated
+
+import typer
+
+from keelback.cli.app import print_measured
+from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json, Repeats
+from keelback.device import chosen_device
+
+
+@bench.command()
+def ssd(
+    device: Device = "cpu",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shape of the inputs, batch,length,heads,head_dim,state,groups; may be repeated; "
+            "by default a set of shapes for the device; e.g. 1,2048,24,64,128,1."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the inputs: float32, bfloat16 or float16; by default float32 on a CPU "
+            "and bfloat16 on a GPU; e.g. bfloat16."
+        ),
+    ] = None,
+    repeats: Repeats = 7,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Peer that must be installed: transformers on a CPU, mamba_ssm or fla on a GPU; "
+            "may be repeated; by default none is needed; e.g. mamba_ssm."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare Mamba-2's scan by heads with transformers, mamba-ssm and flash-linear-attention."""
+    from keelback.benchmarks.ssd_peers import SsdShape
+    from keelback.benchmarks.ssd_speed import DTYPES, SHAPES, compare, versions
+
+    chosen_device(device)
+    shapes = [SsdShape.parse(text) for text in shape or []] or SHAPES[device]
+    rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
+    if json:
+        print_measured({"versions": versions(), "rows": rows})
+        return
+    for row in rows:
+        sizes = ("batch", "length", "heads", "head_dim", "state", "groups")
+        print(", ".join(str(row[name]) for name in sizes) + f", {row['pass']}")
+        for measure in ("gpu_ms", "call_ms", "peak_bytes"):
+            values = row.get(measure, {})
+            if values:
+                print(f"  {measure}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        print("  error of y: " + ", ".join(f"{k} {v['y']:.2g}" for k, v in row["errors"].items()))

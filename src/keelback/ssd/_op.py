@@ -1,0 +1,106 @@
+"""`torch.ops.keelback.ssd`, and the way of a scan by heads to its backend."""
+
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from keelback.compiled.backends import Prepared, choose_backend
+from keelback.compiled.layouts import Signature, layouts_of, signature_of
+from keelback.compiled.operator import Operator
+from keelback.compiled.watchers import runs_eagerly, without_autocast
+from keelback.ssd import cpu, cuda
+from keelback.ssd._operands import (
+    DIFFERENTIABLE,
+    OPTIONS,
+    OTHERS,
+    Operands,
+    Options,
+    computing_dtype_of,
+    in_dtypes,
+    require_ssd,
+    require_step,
+    wanted_dtypes,
+)
+from keelback.ssd.reference import ssd_reference, ssd_step_reference
+
+BACKENDS: Any = {"cpu": cpu, "cuda": cuda}
+
+
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Of output and last states."""
+    operands: Operands[Tensor] = Operands(*arguments[: len(Operands._fields)])
+    x, B = operands.x, operands.B
+    *rows, _, heads, head_dim = x.shape
+    return x.new_empty(x.shape), operands.A.new_empty((*rows, heads, head_dim, B.shape[-1]))
+
+
+SSD = Operator(
+    "ssd",
+    differentiable=DIFFERENTIABLE,
+    others=OTHERS,
+    options=OPTIONS,
+    outputs=("y", "last_states"),
+    backends=BACKENDS,
+    fake=_shapes,
+)
+
+
+def scan_by_heads(
+    operands: Operands[Tensor], options: Options, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of x, and last states.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+    """
+    if runs_eagerly(*operands):
+        call = _taken_as_they_are(signature_of(operands), options, backend)
+        if call is not None:
+            y, last = SSD.run(call, operands, *options)
+            return y, last
+    chosen, wanted = _chosen(operands, backend)
+    converted = in_dtypes(operands, wanted)
+    if chosen is None:
+        with without_autocast(operands.x.device):
+            y, last = ssd_reference(*converted, options[0], options[1:])
+    else:
+        y, last = SSD(converted, *options)
+    return y.to(operands.x.dtype), last
+
+
+def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of x, and new states, from the initial ones.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    require_step(operands)
+    dtype = computing_dtype_of(operands, "states")
+    names = (*Operands._fields[:8], "states")
+    converted: dict[str, Any] = {
+        name: None if x is None else x.to(dtype)
+        for name, x in zip(names, operands.differentiable, strict=True)
+    }
+    with without_autocast(operands.x.device):
+        y, states = ssd_step_reference(**converted, dt_softplus=options[0], dt_limit=options[1:])
+    return y.to(operands.x.dtype), states
+
+
+def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    require_ssd(given)
+    computing = computing_dtype_of(given)
+    chosen = choose_backend(backend, given.x.device, BACKENDS, "x")
+    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
+
+
+@lru_cache(maxsize=1024)
+def _taken_as_they_are(
+    signature: Signature, options: Options, backend: str | None
+) -> Prepared | None:
+    """The call over operands of this signature, if a backend takes them without conversion."""
+    given: Operands[Any] = Operands(*layouts_of(signature))
+    chosen, wanted = _chosen(given, backend)
+    fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
+    return chosen.prepare(signature, options) if chosen is not None and fit else None

@@ -1,0 +1,148 @@
+"""The operands of a scan by heads, in one record: what they must look like, and their sizes."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from keelback.compiled.checks import HALF, computing_dtype, require_groups, require_shape
+from keelback.compiled.resets import require_reset
+from keelback.errors import InputError
+from keelback.ssd.reference import DtLimit
+
+T = TypeVar("T")
+
+
+class Operands(NamedTuple, Generic[T]):
+    """What a scan by heads is given, by its names in `ssd`: tensors, or what is known of them.
+
+    All but `reset` have gradients, for which the same record serves. A step's operands lack the
+    length; the states before it are its initial states. Backends may see an axis of replicas before
+    all others.
+    """
+
+    x: T
+    dt: T
+    A: T
+    B: T
+    C: T
+    D: T | None = None
+    z: T | None = None
+    dt_bias: T | None = None
+    initial_states: T | None = None
+    reset: T | None = None
+
+    @property
+    def differentiable(self) -> "tuple[T | None, ...]":
+        """All but `reset`."""
+        return self[:-1]
+
+
+#: By what the names of the operands end in the schema of an operator: `?` may be absent.
+DIFFERENTIABLE = ("x", "dt", "A", "B", "C", "D?", "z?", "dt_bias?", "initial_states?")
+OTHERS = ("reset?",)
+#: How step sizes are made of dt: softplus, and the lowest and highest.
+OPTIONS = ("dt_softplus", "float dt_min", "float dt_max")
+Options = tuple[bool, float, float]
+
+
+@dataclass(frozen=True)
+class SsdSizes:
+    """The sizes of a scan by heads."""
+
+    batch: int
+    length: int
+    heads: int
+    head_dim: int
+    groups: int
+    states: int
+
+    @classmethod
+    def of(cls, given: Operands[Any]) -> "SsdSizes":
+        """Those of a scan of operands without the axis of replicas."""
+        return cls(*given.x.shape, *given.B.shape[2:])
+
+    @property
+    def heads_per_group(self) -> int:
+        """Heads that share B and C."""
+        return self.heads // self.groups
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no step to compute."""
+        return not (self.batch and self.length and self.heads and self.head_dim)
+
+
+def require_ssd(given: Operands[Any]) -> None:
+    """Raise unless these fit together in a scan."""
+    _require_shapes(("batch", "length"), given, "initial_states")
+    if given.reset is not None:
+        require_reset(given.reset, given.x.shape[:2], given.x.device, "x")
+
+
+def require_step(given: Operands[Any]) -> None:
+    """Raise unless these fit together in a step of the recurrence."""
+    _require_shapes(("batch",), given, "states")
+
+
+def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states: str) -> None:
+    """Raise unless the shapes fit, where `rows` are the axes before the heads."""
+    shapes: Any = [None if one is None else one.shape for one in given.differentiable]
+    x, dt, A, B, C, D, z, dt_bias, states = shapes
+    require_shape("x", x, (*rows, "heads", "head_dim"))
+    *sizes, heads, head_dim = x
+    require_shape("dt", dt, (*sizes, heads))
+    require_shape("A", A, (heads,))
+    require_shape("B", B, (*sizes, "groups", "state"))
+    groups, state = B[-2:]
+    require_groups("B", groups, heads, "heads")
+    require_shape("C", C, (*sizes, groups, state))
+    if D is not None:
+        require_shape("D", D, (heads,), (heads, head_dim))
+    if z is not None:
+        require_shape("z", z, tuple(x))
+    if dt_bias is not None:
+        require_shape("dt_bias", dt_bias, (heads,))
+    if states is not None:
+        require_shape(name_of_states, states, (x[0], heads, head_dim, state))
+
+
+def options_of(dt_softplus: bool, dt_limit: DtLimit) -> Options:
+    """How step sizes are made of dt.
+
+    Raises:
+        InputError: The limits of the step size are not two numbers in order.
+    """
+    low, high = map(float, dt_limit)
+    if math.isnan(low) or math.isnan(high) or low > high:
+        raise InputError(f"dt_limit is {dt_limit}; it should be (lowest, highest) step size")
+    return bool(dt_softplus), low, high
+
+
+def computing_dtype_of(given: Operands[Any], name_of_states: str = "initial_states") -> torch.dtype:
+    """In which dtype to compute, once all operands are floating and on one device."""
+    names = (*Operands._fields[:8], name_of_states)
+    return computing_dtype(dict(zip(names, given.differentiable, strict=True)))
+
+
+def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
+    """In which dtype a backend takes each operand.
+
+    Kernels that widen what they read take x, B, C and z in the half precision that they share, and
+    the step sizes as they are.
+    """
+    found = {one.dtype for one in (given.x, given.B, given.C, given.z) if one is not None}
+    shared = widens and len(found) == 1 and found <= set(HALF)
+    stored = given.x.dtype if shared else computing
+    step = given.dt.dtype if widens else computing
+    dtypes = {"x": stored, "B": stored, "C": stored, "z": stored, "dt": step, "reset": torch.bool}
+    return Operands(*[dtypes.get(name, computing) for name in Operands._fields])
+
+
+def in_dtypes(given: Operands[Tensor], wanted: Operands[Any]) -> Operands[Tensor]:
+    """The operands in the dtypes that they should have."""
+    return Operands(
+        *(None if x is None else x.to(to) for x, to in zip(given, wanted, strict=True))  # type: ignore[arg-type]
+    )

@@ -1,0 +1,8 @@
+"""The NVIDIA GPU backend of the scan by heads: CUDA C++ on the matrix units, compiled by NVRTC."""
+
+from keelback.ssd.cuda.launch import prepare
+
+#: Half precision is read by the kernels, which compute in float32.
+WIDENS = True
+
+__all__ = ["WIDENS", "prepare"]

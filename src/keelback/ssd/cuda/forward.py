@@ -1,0 +1,121 @@
+"""The forward scan by heads on an NVIDIA GPU: its buffers and launches."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch
+from keelback.compiled.cuda_operands import address
+from keelback.compiled.layouts import Blank, Layout
+from keelback.ssd._operands import Operands
+from keelback.ssd.cuda.configuration import OutputsConfiguration
+from keelback.ssd.cuda.launches import (
+    Room,
+    StatesLaunches,
+    StepsAt,
+    Walk,
+    WalkAt,
+    box_map,
+    numbers_of_states,
+    steps_launch,
+    strides_of,
+    sums_of_segments,
+)
+from keelback.ssd.cuda.plan import Cut, ForwardPlan
+from keelback.ssd.cuda.signature import CudaSignature
+
+
+class ForwardPass:
+    """The forward pass over operands of one signature, cut by one plan."""
+
+    def __init__(self, scan: CudaSignature, plan: ForwardPlan) -> None:
+        cut, given, room = plan.cut, scan.given, Room()
+        self._scan = scan
+        self._steps = StepsAt.in_room(room, scan, cut, plan.steps.tiles)
+        self._states = room.take(numbers_of_states(scan, cut, plan.states), given.x.dtype.itemsize)
+        self._sums = [room.take(size) for size in sums_of_segments(cut, plan.states, 1)]
+        self._room = Blank((room.bytes,), torch.uint8, scan.device)
+        self._find_steps = steps_launch(scan, cut, plan.steps)
+        walk = Walk(given.x, given.B)
+        self._find_states = StatesLaunches(scan, cut, plan.states, 0, walk, None)
+        self._find_outputs = OutputsLaunch(scan, cut, 0, plan.outputs)
+
+    def run(self, given: Operands[Tensor]) -> tuple[Tensor, Tensor]:
+        """Output (row, time, head, number) and last states (row, head, number, state)."""
+        y, last, room = self._scan.like_x(), self._scan.like_states(), self._room()
+        begin = room.data_ptr()
+        steps, states = self._steps.moved(begin), begin + self._states
+        x, B = given.x.data_ptr(), given.B.data_ptr()
+        launch_steps(self._find_steps, given, steps)
+        walk = WalkAt(x, B, address(given.initial_states), states, last.data_ptr())
+        sums, decays = self._sums
+        self._find_states((walk,), steps, begin + sums, begin + decays)
+        self._find_outputs(given, steps, states, y.data_ptr())
+        return y, last
+
+
+def launch_steps(launch: Launch, given: Operands[Tensor], steps: StepsAt) -> None:
+    """Find what is known of each step."""
+    used = (given.dt, given.A, given.dt_bias, given.reset)
+    launch((*map(address, used), *steps))
+
+
+class OutputsLaunch:
+    """The outputs from the states between the chunks; outputs.cuh says more.
+
+    With the layout of `dy`, what is written is the gradient of the outputs before the gate, and
+    that of the gate.
+    """
+
+    def __init__(
+        self,
+        scan: CudaSignature,
+        cut: Cut,
+        launch: int,
+        configuration: OutputsConfiguration,
+        dy: Layout | None = None,
+    ) -> None:
+        given, tiles = scan.given, configuration.tiles
+        maps: Sequence[BoxMap | None] = ()
+        if tiles.wide:
+            maps = (
+                box_map(given.x, tiles.head_tile, tiles.chunk),
+                box_map(given.B, tiles.padded_states, tiles.chunk),
+                box_map(given.C, tiles.padded_states, tiles.chunk),
+            )
+        self._mapped = bool(maps)
+        fields: dict[str, Field] = {
+            "x": strides_of(given.x),
+            "B": strides_of(given.B),
+            "C": strides_of(given.C),
+            "z": strides_of(given.z),
+            **dict.fromkeys(("steps", "firsts", "states"), ()),
+            "D": (0 if given.D is None else given.D.stride[0],),
+            "dy": strides_of(dy),
+            **dict.fromkeys(("y", "dz"), ()),
+        }
+        self._launch = Launch(
+            configuration.kernel,
+            configuration,
+            scan.device.index,
+            cut.blocks(launch),
+            configuration.threads,
+            (*cut.sizes(launch), given.initial_states is not None),
+            fields,
+            maps,
+        )
+
+    def __call__(
+        self,
+        given: Operands[Tensor],
+        steps: StepsAt,
+        states: int,
+        y: int,
+        dy: Tensor | None = None,
+        dz: Tensor | None = None,
+    ) -> None:
+        """Write y, or with `dy` the gradient of the outputs before the gate, and dz."""
+        x, B, C = given.x.data_ptr(), given.B.data_ptr(), given.C.data_ptr()
+        before = (x, B, C, address(given.z), *steps, states, address(given.D))
+        self._launch((*before, address(dy), y, address(dz)), (x, B, C) if self._mapped else ())

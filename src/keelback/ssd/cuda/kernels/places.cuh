@@ -1,0 +1,83 @@
+// What all kernels of a scan by heads share: its sizes, how operands lie in memory, and what is known of each step.
+#pragma once
+
+#include "fragments.cuh"
+
+// The launch covers `subsets` of `heads_per_subset` heads of each group, from the group's head `first_head` on.
+struct Sizes {
+  int batch, length, heads, groups, chunks, head_dim, states;
+  int heads_per_group, heads_per_subset, subsets, first_head;
+};
+
+// (row, time, head or group, number); numbers are adjacent, and every head starts at a multiple of 16 bytes.
+struct Sequences {
+  const Stored* at;
+  Index row, time, head;
+
+  INLINE const Stored* of(int of_row, int of_time, int of_head) const {
+    return at + of_row * row + of_time * time + of_head * head;
+  }
+};
+
+// Of the steps of a chunk of a head: their sizes times the decays from each to the chunk's end; these decays; the sizes;
+// the logs (base 2) of the decays from the chunk's start up to and with each; these decays; and, in float32, what it leaves
+// of the logs, or in half precision the logs less those of the sizes. A decay is zero across a reset. Steps past the length
+// have a size of zero.
+struct ChunkSteps {
+  float driving[kChunk], leaving[kChunk], sizes[kChunk], logs[kChunk], entering[kChunk], rests[kChunk];
+};
+
+constexpr int kStepFields = 6;
+
+// The same for all, (row, head, chunk, field, step). `firsts` (row, time) has the last step of the chunk, up to this
+// one, that is reset; or -1.
+struct Steps {
+  const float* fields;
+  const int* firsts;
+};
+
+// What a step size is clamped to.
+struct Limits {
+  float low, high;
+};
+
+INLINE float widen(float x) { return x; }
+template <typename Format>
+INLINE float widen(Format x) {
+  return widen_low(Format(), x.bits);
+}
+
+INLINE void store(float* to, float x) { *to = x; }
+template <typename Format>
+INLINE void store(Format* to, float x) {
+  to->bits = static_cast<unsigned short>(narrow(Format(), x, 0.0f));
+}
+
+INLINE int least(int x, int y) { return x < y ? x : y; }
+
+constexpr int kBlockNumbers = 64;  // of a block of 8 x 8
+
+// The states of a (row, chunk, head of the launch): (head_dim, state), filled up to whole tiles, in blocks.
+constexpr Index kStateNumbers = Index(kHeadTiles) * kHeadTile * kPaddedStates;
+
+INLINE Index steps_of(const Sizes& sizes, int row, int head, int chunk) {
+  return ((Index(row) * sizes.heads + head) * sizes.chunks + chunk) * (kStepFields * kChunk);
+}
+
+// The heads of one subset of one group, for a launch in which all are numbered without gaps.
+struct Heads {
+  int group, subset, first, count;  // `first` of all heads
+
+  INLINE Heads(const Sizes& sizes, int group, int subset) : group(group), subset(subset) {
+    const int in_group = sizes.first_head + subset * sizes.heads_per_subset;
+    first = group * sizes.heads_per_group + in_group;
+    count = least(sizes.heads_per_subset, sizes.heads_per_group - in_group);
+  }
+
+  // The number of the subset's head, among those of the launch.
+  INLINE int slot(const Sizes& sizes, int head) const {
+    return (group * sizes.subsets + subset) * sizes.heads_per_subset + head;
+  }
+};
+
+INLINE int slots_of(const Sizes& sizes) { return sizes.groups * sizes.subsets * sizes.heads_per_subset; }

@@ -1,0 +1,170 @@
+"""The launches that forward and backward passes share: the steps, and the states between chunks."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch
+from keelback.compiled.layouts import Layout
+from keelback.ssd.cuda.configuration import FLOAT, StepsConfiguration, Tiles
+from keelback.ssd.cuda.plan import Cut, StatesPlan
+from keelback.ssd.cuda.signature import CudaSignature, bits_of_limits
+
+THREADS_OF_WARP = 32
+PANEL_COLUMNS = 64
+
+
+def strides_of(x: Layout | None) -> tuple[int, ...]:
+    """Of (row, time, head or group)."""
+    return (0, 0, 0) if x is None else tuple(x.stride[:3])
+
+
+def box_map(x: Layout, columns: int, rows: int) -> BoxMap | None:
+    """`TensorMap` of an operand (row, time, head, number), for boxes of some columns and times.
+
+    float32 has none: threads split its numbers as they copy them.
+    """
+    if x.dtype == torch.float32:
+        return None
+    strides = [stride * x.dtype.itemsize for stride in x.stride[2::-1]]
+    box = (min(columns, PANEL_COLUMNS), 1, rows, 1)
+    return BoxMap(x.device.index, x.dtype, tuple(x.shape[::-1]), strides, box)
+
+
+class Room:
+    """Scratch memory of a pass, in one piece: where in it each part begins."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def take(self, numbers: int, width: int = FLOAT) -> int:
+        """The offset of so many numbers."""
+        begins = -(-self.bytes // 256) * 256
+        self.bytes = begins + numbers * width
+        return begins
+
+
+class StepsAt(NamedTuple):
+    """`Steps` of places.cuh: (row, head, chunk, field, step) and, for the resets, (row, time)."""
+
+    numbers: int
+    firsts: int
+
+    @classmethod
+    def in_room(cls, room: Room, scan: CudaSignature, cut: Cut, tiles: Tiles) -> "StepsAt":
+        """Their offsets."""
+        sizes, padded = scan.sizes, cut.chunks * cut.chunk
+        numbers = room.take(sizes.batch * sizes.heads * padded * tiles.step_fields)
+        return cls(numbers, room.take(sizes.batch * padded if scan.given.reset is not None else 0))
+
+    def moved(self, start: int) -> "StepsAt":
+        """Their addresses in a room that begins at an address."""
+        return StepsAt(self.numbers + start, self.firsts + start)
+
+
+def steps_launch(scan: CudaSignature, cut: Cut, configuration: StepsConfiguration) -> Launch:
+    """Step sizes and decays of every step, from dt, A, bias, reset to steps; steps.cu says more."""
+    given, sizes = scan.given, scan.sizes
+    warps = configuration.threads // THREADS_OF_WARP
+    reset = (0, 0) if given.reset is None else given.reset.stride
+    return Launch(
+        "steps",
+        configuration,
+        scan.device.index,
+        sizes.batch * cut.chunks * -(-sizes.heads // warps),
+        configuration.threads,
+        cut.sizes(),
+        {
+            "dt": given.dt.stride,
+            "A": (),
+            "bias": (),
+            "limits": bits_of_limits(scan.limits),
+            "reset": reset,
+            **dict.fromkeys(("steps", "firsts"), ()),
+        },
+    )
+
+
+class Walk(NamedTuple):
+    """`Walk` of states.cuh: the layouts of x and B, or dy and C, in one direction."""
+
+    x: Layout
+    B: Layout
+
+    def fields(self, name: str) -> Mapping[str, Field]:
+        """The structure."""
+        of_x: Field = strides_of(self.x)
+        of_B: Field = strides_of(self.B)
+        rest: dict[str, Field] = {f"{name}.{one}": () for one in ("start", "states", "end")}
+        return {f"{name}.x": of_x, f"{name}.B": of_B, **rest}
+
+
+class WalkAt(NamedTuple):
+    """The addresses of its tensors."""
+
+    x: int
+    B: int
+    start: int
+    states: int
+    end: int
+
+
+class StatesLaunches:
+    """The states before each chunk, or the gradients of those after; states.cuh says more."""
+
+    def __init__(
+        self,
+        scan: CudaSignature,
+        cut: Cut,
+        plan: StatesPlan,
+        launch: int,
+        ahead: Walk | None,
+        back: Walk | None,
+    ) -> None:
+        configuration, blocks = plan.configuration, plan.blocks_of_segment(cut, launch)
+        walks = [walk for walk in (ahead, back) if walk is not None]
+        maps: list[BoxMap | None] = []
+        if configuration.tiles.wide:
+            for walk in (walks[0], walks[-1]):
+                maps.append(box_map(walk.x, configuration.tiles.head_tile, configuration.rows))
+                maps.append(box_map(walk.B, configuration.state_tile, configuration.rows))
+        fields: dict[str, Field] = {**walks[0].fields("ahead"), **walks[-1].fields("back")}
+        fields |= dict.fromkeys(("steps", "firsts", "sums", "decays"), ())
+        numbers = (*cut.joined(launch), plan.segments, plan.chunks_per_segment, ahead is None)
+        self._mapped = bool(maps)
+        self._launches = [
+            Launch(
+                configuration.kernel,
+                configuration,
+                scan.device.index,
+                len(walks) * plan.segments * blocks,
+                configuration.threads,
+                (*numbers, pass_),
+                fields,
+                maps,
+            )
+            for pass_ in (range(2) if plan.segments > 1 else (1,))
+        ]
+
+    def __call__(self, walks: Sequence[WalkAt], steps: StepsAt, sums: int, decays: int) -> None:
+        """Walk ahead, back or both, in this order."""
+        first, last = walks[0], walks[-1]
+        mapped = (*first[:2], *last[:2]) if self._mapped else ()
+        for launch in self._launches:
+            launch((*first, *last, *steps, sums, decays), mapped)
+
+
+def sums_of_segments(cut: Cut, plan: StatesPlan, walks: int) -> tuple[int, int]:
+    """How many numbers `sums` and `decays` of states.cuh have."""
+    if plan.segments == 1:
+        return 0, 0
+    configuration = plan.configuration
+    blocks = walks * plan.segments * plan.blocks_of_segment(cut)
+    numbers = configuration.heads * configuration.tiles.head_tile * configuration.state_tile
+    return blocks * numbers, blocks * configuration.heads
+
+
+def numbers_of_states(scan: CudaSignature, cut: Cut, plan: StatesPlan) -> int:
+    """Of the states between the chunks, in one direction, of a launch."""
+    return scan.sizes.batch * cut.chunks * cut.slots * plan.configuration.tiles.state_numbers

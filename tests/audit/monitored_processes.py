@@ -1,0 +1,163 @@
+"""Trainings on several gloo processes with the monitor acting, for the tests."""
+
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+
+from keelback.audit import TrainingMonitor, unwrapped
+from keelback.audit._parameters import whole
+from keelback.audit.monitoring import _agreement
+from keelback.models import SelectiveSSM
+
+ACTIONS = ("warn", "clip", "rescale", "lower-rate", "stop")
+STEPS = 3
+
+
+class LanguageModel(nn.Module):
+    """Its states grow by half a per cent to a third per token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 16)
+        self.ssm = SelectiveSSM(d_model=16, d_state=4, spectral_abscissa=0.2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.ssm(self.embedding(tokens)))
+        return logits
+
+
+class DeepSpeedEngine(nn.Module):
+    """Of DeepSpeed's shape: the model is its `module`, and it takes the steps itself."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = nn.parallel.DistributedDataParallel(module)
+
+    def forward(self, *args: Any) -> Any:
+        return self.module(*args)
+
+
+def spread(kind: str, model: nn.Module) -> nn.Module:
+    """The model as `kind` spreads it over the processes there are."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    if kind == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    if kind == "deepspeed":
+        return DeepSpeedEngine(model)
+    if kind == "accelerate":
+        from accelerate import Accelerator
+
+        prepared: nn.Module = Accelerator(cpu=True).prepare(model)
+        return prepared
+    if kind == "fsdp":
+        fully_shard(model.ssm)
+        return fully_shard(model)
+    if kind == "fsdp-root":
+        return fully_shard(model)
+    plan = {"head": ColwiseParallel(output_layouts=Replicate())}
+    if kind == "tensor-parallel":
+        return parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), plan)
+    assert kind == "fsdp-and-tensor-parallel"
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    parallelize_module(model, mesh["tensor"], plan)
+    return fully_shard(model, mesh=mesh["data"])
+
+
+def training(kind: str, action: Any, every: int = 1) -> dict[str, Any]:
+    """What one process saw and has, after a few steps."""
+    torch.manual_seed(0)
+    model = spread(kind, LanguageModel())
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+    monitor = TrainingMonitor(model, every=every, action=action)
+    rank = dist.get_rank()
+    own = 0 if "tensor" in kind else rank
+    generator = torch.Generator().manual_seed(own)
+    rows = []
+    for step in range(STEPS):
+        length = 600 if own == 0 else 20  # only the first process has long sequences
+        tokens = torch.randint(0, 4, (2, length), generator=generator)
+        alarms = monitor.after_step(step, tokens, optimizer)
+        weights = [whole(p.detach()).flatten() for p in unwrapped(model).parameters()]
+        rows.append(
+            {
+                "alarms": [(a.layer, a.step, a.steps_left) for a in alarms],
+                "rate": optimizer.param_groups[0]["lr"],
+                "stop": monitor.should_stop,
+                "weights": torch.cat([w.clone() for w in weights]).tolist(),
+            }
+        )
+        loss = F.cross_entropy(model(tokens[:, :20]).flatten(0, 1), tokens[:, :20].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"rows": rows, "readings": monitor.summary(), "failures": monitor.failures}
+
+
+def failing(rank: int) -> dict[str, Any]:
+    """One process has no batch, later a batch that its model cannot take."""
+    torch.manual_seed(0)
+    model = spread("ddp", LanguageModel())
+    logged: list[int] = []
+    monitor = TrainingMonitor(model, every=1, log=lambda values, step: logged.append(step))
+    tokens = torch.zeros(1, 30, dtype=torch.long)
+    monitor.after_step(0, None if rank == 1 else tokens)
+    monitor.after_step(1, tokens + (99 if rank == 1 else 0))
+    monitor.after_step(2, tokens)
+    return {
+        "failures": monitor.failures,
+        "steps": sorted({r.step for r in monitor.readings}),
+        "logged": logged,
+    }
+
+
+def alone(rank: int) -> dict[str, Any]:
+    """Only some processes ask the monitor, as one does that logs on the first."""
+    torch.manual_seed(0)
+    model = spread("ddp", LanguageModel())
+    tokens = torch.zeros(1, 30, dtype=torch.long)
+    _agreement._PATIENCE = timedelta(seconds=1)
+    found: dict[str, Any] = {"failures": [], "steps": []}
+    if rank == 0:
+        monitor = TrainingMonitor(model, every=1)
+        for step in range(3):
+            monitor.after_step(step, tokens)
+        found = {"failures": monitor.failures, "steps": [r.step for r in monitor.readings]}
+    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    found: dict[Any, Any] = {
+        (kind, action): training(kind, action) for kind in kinds for action in ACTIONS
+    }
+    found["failing"] = failing(rank)
+    found["alone"] = alone(rank)
+    results[rank] = found
+    dist.destroy_process_group()
+
+
+def on_processes(world: int, kinds: tuple[str, ...]) -> list[dict[Any, Any]]:
+    """What each of several processes saw, of every kind and action."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_on_one, args=(world, port, kinds, results), nprocs=world)
+        return [results[rank] for rank in range(world)]

@@ -1,0 +1,141 @@
+"""Checkpoints larger than what a process may take: audited and repaired block by block."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_folders import TOKENS, forced_repair, in_shards
+from safetensors.torch import save_file
+
+from keelback.audit import audit, load_any_model
+from keelback.audit._parameters import Parameters
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+LAYERS, WIDTH = 20, 2048
+ALLOWED = 1_900_000_000
+"""Bytes of address space; Python with PyTorch and transformers takes 1.4 GB of them."""
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "jamba", "qwen3-next", "kimi-linear"])
+def test_streamed_as_loaded(tiny_model: Callable[[str], Any], tmp_path: Path, family: str) -> None:
+    """Experts that are joined on loading and buffers among them: the same numbers to the bit."""
+    tiny_model(family).save_pretrained(tmp_path)
+    in_shards(tmp_path, 3)
+    whole, streamed = load_any_model(tmp_path, stream=False), load_any_model(tmp_path, stream=True)
+    assert streamed.streamed
+    assert not whole.streamed
+    names = [name for name, _ in whole.model.named_parameters()]
+    assert all(streamed.model.get_parameter(name).is_meta for name in names)
+    values = Parameters(streamed.model)
+    for name in names:
+        assert torch.equal(values.value(name), whole.model.get_parameter(name)), name
+    with torch.no_grad():
+        expected, found = (
+            m.model(TOKENS[None, :40], use_cache=False).logits for m in (whole, streamed)
+        )
+    assert torch.equal(expected, found)
+    results = [audit(m.model, TOKENS, train_length=40).to_json() for m in (whole, streamed)]
+    assert results[0] == results[1]
+    assert all(streamed.model.get_parameter(name).is_meta for name in names)
+
+
+def test_repaired_from_disk_as_from_memory(
+    tiny_model: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tmp_path / "model"
+    tiny_model("mamba2").save_pretrained(original)
+    in_shards(original, 3)
+    _, expected = forced_repair(original, tmp_path / "whole")
+    monkeypatch.setattr("keelback.audit.checkpoints._load.fits_in_memory", lambda *_: False)
+    loaded, found = forced_repair(original, tmp_path / "streamed")
+    assert loaded.streamed
+    assert found.to_json() == expected.to_json()
+    for file in original.glob("*.safetensors"):
+        both = [(tmp_path / name / file.name).read_bytes() for name in ("whole", "streamed")]
+        assert both[0] == both[1]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Mamba of 2 GB in shards of one layer each; all layers have the same weights."""
+    folder = tmp_path_factory.mktemp("large")
+    config = transformers.MambaConfig(
+        vocab_size=256,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        state_size=4,
+        architectures=["MambaForCausalLM"],
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    layer = transformers.models.mamba.modeling_mamba.MambaBlock(config, 0).state_dict()
+    with torch.no_grad():
+        layer = {name: x.clone() for name, x in layer.items()}
+        layer["mixer.out_proj.weight"] *= 0.1
+    weight_map: dict[str, str] = {}
+    for i in range(LAYERS):
+        own = {f"backbone.layers.{i}.{name}": x for name, x in layer.items()}
+        save_file(own, folder / f"layer-{i}.safetensors", {"format": "pt"})
+        weight_map |= dict.fromkeys(own, f"layer-{i}.safetensors")
+    rest = {
+        "backbone.embeddings.weight": 0.02 * torch.randn(256, WIDTH),
+        "backbone.norm_f.weight": torch.ones(WIDTH),
+    }
+    save_file(rest, folder / "rest.safetensors", {"format": "pt"})
+    weight_map |= dict.fromkeys(rest, "rest.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config.save_pretrained(folder)
+    return folder
+
+
+def limited(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    """keelback in a process that may not take more than `ALLOWED`."""
+    return subprocess.run(
+        [sys.executable, "-m", "keelback", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (ALLOWED, ALLOWED)),
+    )
+
+
+@pytest.mark.slow
+def test_within_a_limit_that_the_shards_together_exceed(large: Path, tmp_path: Path) -> None:
+    shards = sorted(large.glob("*.safetensors"))
+    assert sum(file.stat().st_size for file in shards) > ALLOWED
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps((torch.arange(64) * 7 % 256).tolist()))
+    options = ("--tokens", ids, "--train-length", 16)
+
+    audited = limited("audit", large, *options, "--length", 32, "--json")
+    assert audited.returncode == 0, audited.stderr[-2000:]
+    assert "read block by block from disk" in audited.stderr
+    found = json.loads(audited.stdout)
+    assert found["coverage"]["layers_read"] == LAYERS
+
+    out = tmp_path / "repaired"
+    repaired = limited(
+        *("repair", large, "--out", out, *options, "--target-length", 32, "--force"),
+        *("--method", "rate-scale", "--search", "shared", "--json"),
+    )
+    assert repaired.returncode == 0, repaired.stderr[-2000:]
+    report = json.loads(repaired.stdout)
+    assert len(report["tensors"]) == LAYERS
+    for file in shards:
+        same = file.read_bytes() == (out / file.name).read_bytes()
+        assert same == (file.name == "rest.safetensors")
+    taken_back = limited("repair", out, "--undo", "--out", tmp_path / "undone")
+    assert taken_back.returncode == 0, taken_back.stderr[-2000:]
+    for file in shards:
+        assert file.read_bytes() == (tmp_path / "undone" / file.name).read_bytes()

@@ -1,0 +1,66 @@
+"""The monitor where several processes train one model: all see the same and do the same."""
+
+from typing import Any
+
+import monitored_processes
+import pytest
+import torch
+
+KINDS = {
+    2: ("ddp", "deepspeed", "accelerate", "fsdp", "fsdp-root", "tensor-parallel"),
+    4: ("ddp", "fsdp", "fsdp-and-tensor-parallel"),
+}
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def processes(request: pytest.FixtureRequest) -> list[dict[Any, Any]]:
+    pytest.importorskip("accelerate")
+    return monitored_processes.on_processes(request.param, KINDS[request.param])
+
+
+@pytest.mark.parametrize("action", monitored_processes.ACTIONS)
+def test_all_processes_act_the_same(processes: list[dict[Any, Any]], action: str) -> None:
+    kinds = KINDS[len(processes)]
+    for kind in kinds:
+        first, *others = (own[kind, action] for own in processes)
+        assert first["failures"] == []
+        assert all(other == first for other in others), kind
+        assert len(first["rows"][0]["alarms"]) == 1
+        stops = [row["stop"] for row in first["rows"]]
+        assert stops == [action == "stop"] * 3
+        lowered = [row["rate"] < 1e-6 for row in first["rows"]]
+        assert lowered == [action == "lower-rate"] * 3
+        if action in ("clip", "rescale"):
+            assert first["rows"][2]["alarms"] == []
+
+
+@pytest.mark.parametrize("action", ["warn", "clip", "rescale"])
+def test_the_edit_is_the_same_however_the_model_is_spread(
+    processes: list[dict[Any, Any]], action: str
+) -> None:
+    expected = torch.tensor(processes[0]["ddp", action]["rows"][0]["weights"])
+    unedited = torch.tensor(processes[0]["ddp", "warn"]["rows"][0]["weights"])
+    for kind in KINDS[len(processes)]:
+        found = torch.tensor(processes[0][kind, action]["rows"][0]["weights"])
+        assert torch.allclose(found, expected, rtol=1e-5), kind
+    assert torch.equal(expected, unedited) == (action == "warn")
+
+
+def test_what_one_process_cannot_read_ends_nothing(processes: list[dict[Any, Any]]) -> None:
+    for rank, own in enumerate(processes):
+        first, second = own["failing"]["failures"]
+        assert first == "step 0: the layers could not be read on process 1: it was given no batch"
+        assert second.startswith("step 1: the layers could not be read on process 1: index out")
+        assert own["failing"]["steps"] == [2]
+        assert own["failing"]["logged"] == ([2] if rank == 0 else [])
+
+
+def test_a_process_that_does_not_ask_is_not_waited_for_in_vain(
+    processes: list[dict[Any, Any]],
+) -> None:
+    first, *others = (own["alone"] for own in processes)
+    absent = ", ".join(str(rank) for rank in range(1, len(processes)))
+    (failure,) = first["failures"]
+    assert failure.startswith(f"step 0: process {absent} did not come: the monitor must be asked")
+    assert first["steps"] == []
+    assert all(own == {"failures": [], "steps": []} for own in others)

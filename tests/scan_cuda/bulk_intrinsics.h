@@ -1,0 +1,154 @@
+// Stands in for the kernels' bulk_intrinsics.h on the host: a copy is made when it is started, or when a thread first
+// waits for its barrier, one as often as the other, so that starting too early and not waiting both show.
+#pragma once
+
+#include <map>
+
+#include "matrix_intrinsics.h"
+
+#define GRID_CONSTANT
+
+// What the tests' tensor maps hold.
+struct alignas(64) TensorMap {
+  const unsigned char* first;
+  long long sizes[4];    // number, head, time, row
+  long long strides[3];  // of head, time and row, in bytes
+  int box[4], element_bytes, pitch;
+};
+
+struct alignas(8) CopyBarrier {
+  unsigned long long opaque;
+};
+
+struct HostCopyBarrier {
+  long long missing = 0;
+  bool arrived = false;
+  int phase = 0;
+  std::deque<std::function<void()>> late;
+  char meeting[2];
+};
+
+static std::map<const CopyBarrier*, HostCopyBarrier> host_barriers;
+static const HostMeetings* host_barriers_block = nullptr;
+static unsigned host_chance = 1;
+
+inline HostCopyBarrier& host_barrier(const CopyBarrier& barrier, bool fresh = false) {
+  const Unwatched unwatched;
+  if (host_barriers_block != host_block.meetings.get()) {
+    host_barriers.clear();
+    host_barriers_block = host_block.meetings.get();
+  }
+  if (!fresh && !host_barriers.count(&barrier)) std::fprintf(stderr, "a barrier is not set up\n"), std::abort();
+  return host_barriers[&barrier];
+}
+
+inline void set_up(CopyBarrier& barrier) { host_barrier(barrier, true); }
+inline void publish_barriers() {}
+
+inline void host_pass(HostCopyBarrier& barrier) {
+  if (!barrier.arrived || barrier.missing) return;
+  arrive(barrier.meeting[barrier.phase % 2]);
+  ++barrier.phase, barrier.arrived = false;
+}
+
+inline void expect_bytes(CopyBarrier& barrier, int bytes) {
+  HostCopyBarrier& host = host_barrier(barrier);
+  const Unwatched unwatched;
+  if (host.arrived) std::fprintf(stderr, "a barrier's phase began twice\n"), std::abort();
+  host.missing += bytes, host.arrived = true;
+  host_pass(host);
+}
+
+inline void host_start(CopyBarrier& barrier, int bytes, std::function<void()> copy) {
+  HostCopyBarrier& host = host_barrier(barrier);
+  host_chance = host_chance * 1664525u + 1013904223u;
+  if (host_chance >> 31) {
+    copy();
+    const Unwatched unwatched;
+    host.missing -= bytes;
+    host_pass(host);
+  } else {
+    const Unwatched unwatched;
+    host.late.push_back([copy, bytes, &host] {
+      copy();
+      const Unwatched unwatched_end;
+      host.missing -= bytes;
+    });
+  }
+}
+
+inline void wait_for_bytes(CopyBarrier& barrier, int parity) {
+  HostCopyBarrier& host = host_barrier(barrier);
+  for (;;) {
+    std::function<void()> copy;
+    {
+      const Unwatched unwatched;
+      if (host.phase % 2 != parity) {
+        meet(host.meeting[parity]);
+        return;
+      }
+      if (host.late.empty()) {
+        host_pass(host);
+        if (host.phase % 2 == parity) host_yield();
+        continue;
+      }
+      copy = host.late.front();
+      host.late.pop_front();
+    }
+    copy();
+    const Unwatched unwatched;
+    host_pass(host);
+  }
+}
+
+inline void copy_box(void* to, const TensorMap& map, int number, int head, int time, int row, CopyBarrier& barrier) {
+  const int columns = map.box[0], rows = map.box[2], size = map.element_bytes;
+  if (reinterpret_cast<size_t>(to) % 1024) std::fprintf(stderr, "a panel is not aligned\n"), std::abort();
+  if (columns * size != map.pitch || map.box[1] != 1 || map.box[3] != 1) std::abort();
+  host_start(barrier, columns * rows * size, [=, map = &map] {
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < columns * size; j += 16) {
+        size_t at = reinterpret_cast<size_t>(to) + i * map->pitch + j;
+        at ^= at >> 3 & (map->pitch == 128 ? 0x70 : 0x30);
+        const long long place[4] = {number + j / size, head, time + i, row};
+        bool present = true;
+        for (int axis = 0; axis < 4; ++axis) present &= place[axis] >= 0 && place[axis] < map->sizes[axis];
+        const unsigned char* from = map->first + place[0] * size;
+        for (int axis = 1; axis < 4; ++axis) from += place[axis] * map->strides[axis - 1];
+        if (present) std::memcpy(reinterpret_cast<void*>(at), from, 16);
+        else std::memset(reinterpret_cast<void*>(at), 0, 16);
+      }
+  });
+}
+
+inline void copy_bytes(void* to, const void* from, int bytes, CopyBarrier& barrier) {
+  if (reinterpret_cast<size_t>(to) % 16 || reinterpret_cast<size_t>(from) % 16 || bytes % 16) {
+    std::fprintf(stderr, "a copy in bulk is not aligned\n"), std::abort();
+  }
+  host_start(barrier, bytes, [=] {
+    for (int i = 0; i < bytes; i += 16) std::memcpy(static_cast<char*>(to) + i, static_cast<const char*>(from) + i, 16);
+  });
+}
+
+static std::vector<int> host_group_arrivals;
+static const HostMeetings* host_groups_block = nullptr;
+static char host_group_meetings[8][2];
+
+// Every thread of the warpgroup must arrive.
+inline void synchronize_group(int group) {
+  const Unwatched unwatched;
+  if (host_groups_block != host_block.meetings.get()) {
+    host_group_arrivals.assign(host_block.threads.size(), 0);
+    host_groups_block = host_block.meetings.get();
+  }
+  const int thread = host_block.running, first = thread / 128 * 128;
+  if (thread / 128 != group) std::fprintf(stderr, "a thread is not of this warpgroup\n"), std::abort();
+  const int target = ++host_group_arrivals[thread];
+  arrive(host_group_meetings[group][target % 2]);
+  for (bool all = false; !all;) {
+    all = true;
+    for (int other = first; other < first + 128; ++other) all &= host_group_arrivals[other] >= target;
+    if (!all) host_yield();
+  }
+  meet(host_group_meetings[group][target % 2]);
+}

@@ -1,0 +1,231 @@
+"""Time versions of the scan by heads on a GPU, kernel by kernel.
+
+    python tools/ssd_versions.py --shapes 3 --out versions.json
+
+A version names how its plans are cut; the numbers are microseconds on the GPU, by PyTorch's
+profiler, means over some calls. Each version's results are compared with the first one's.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd.profiler_util import EventList
+from torch.profiler import ProfilerActivity, profile
+
+from keelback.benchmarks.ssd_peers import SsdInputs, SsdShape, make_inputs
+from keelback.benchmarks.ssd_speed import SHAPES
+from keelback.compiled.layouts import layouts_of, signature_of
+from keelback.ssd._operands import Operands
+from keelback.ssd.cuda.backward import BackwardPass
+from keelback.ssd.cuda.configuration import Tiles
+from keelback.ssd.cuda.forward import ForwardPass
+from keelback.ssd.cuda.launch import CudaSsd, card_of, layout_of, planes_of
+from keelback.ssd.cuda.plan import (
+    OUTPUTS_PROLOGUE,
+    BackwardPlan,
+    Card,
+    Cut,
+    ForwardPlan,
+    StatesPlan,
+    backward_cut,
+    backward_plan,
+    forward_plan,
+    heads_of_subset,
+    launches_of,
+    states_configuration,
+    states_plan,
+)
+from result_file import add_options, started, write
+
+CALLS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """How a pass is cut; None leaves it to the plan."""
+
+    name: str
+    back: bool = False
+    chunk: int | None = None
+    stages: int | None = None
+    blocks: int = 1
+    wide: bool = True
+    rows: int | None = None
+    heads: int | None = None
+    states_stages: int | None = None
+    states_blocks: int = 1
+    segments: int | None = None
+    launches: int | None = None
+    straight: bool = True
+
+
+VERSIONS = [
+    Version("forward"),
+    Version("forward, branching", straight=False),
+    Version("forward, 1 stage", stages=1),
+    Version("forward, states of 4 heads", rows=64, heads=4, states_stages=3),
+    Version("forward, states by 64 steps, 5 stages", rows=64, states_stages=5),
+    Version("forward, states in 2 segments", segments=2),
+    Version("forward, chunk 64", chunk=64, rows=64, states_stages=5),
+    Version("forward, by warps", wide=False),
+    Version("backward", back=True),
+    Version("backward, 1 launch", back=True, launches=1),
+    Version("backward, 3 launches", back=True, launches=3),
+    Version("backward, 1 launch, 3 stages", back=True, launches=1, stages=3),
+    Version("backward, states of 4 heads", back=True, launches=1, heads=4, states_stages=3),
+    Version("backward, by warps", back=True, wide=False),
+]
+
+
+def _states(version: Version, cut: Cut, tiles: Tiles, card: Card) -> StatesPlan:
+    old = states_configuration(tiles, cut.shape.heads_per_group, card)
+    tiles, per_head = old.tiles, old.warps // old.heads
+    heads = version.heads or old.heads
+    configuration = dataclasses.replace(
+        old,
+        tiles=tiles,
+        rows=min(version.rows or old.rows, tiles.chunk),
+        heads=heads,
+        warps=per_head * heads,
+        stages=version.states_stages or old.stages,
+        blocks_per_processor=version.states_blocks,
+    )
+    found = states_plan(cut, configuration, 2 if version.back else 1, card)
+    if version.segments:
+        length = -(-cut.chunks // version.segments)
+        found = StatesPlan(configuration, -(-cut.chunks // length), length)
+    return found
+
+
+def _tiles(version: Version, tiles: Tiles, chunk: int) -> Tiles:
+    return dataclasses.replace(tiles, chunk=chunk, wide=version.wide and tiles.wide)
+
+
+def forward_of(version: Version, scan: CudaSsd, card: Card) -> ForwardPlan:
+    """The plan of a version of the forward pass."""
+    sizes = scan.sizes
+    plan = forward_plan(sizes, scan.traits(planes_of(scan.given.x.dtype)), card)
+    chunk = version.chunk or plan.cut.chunk
+    tiles = _tiles(version, plan.outputs.tiles, chunk)
+    outputs = dataclasses.replace(
+        plan.outputs,
+        tiles=tiles,
+        stages=version.stages or plan.outputs.stages,
+        blocks_per_processor=version.blocks,
+        straight=version.straight,
+    )
+    cut = dataclasses.replace(plan.cut, chunk=chunk)
+    blocks = sizes.batch * cut.chunks * sizes.groups
+    resident = card.processors * version.blocks
+    heads = heads_of_subset(blocks, sizes.heads_per_group, resident, OUTPUTS_PROLOGUE)
+    cut = dataclasses.replace(cut, heads=heads, subsets=-(-sizes.heads_per_group // heads))
+    states = _states(version, cut, tiles, card)
+    return ForwardPlan(cut, dataclasses.replace(plan.steps, tiles=tiles), states, outputs)
+
+
+def backward_of(version: Version, scan: CudaSsd, card: Card) -> BackwardPlan:
+    """The plan of a version of the backward pass."""
+    sizes = scan.sizes
+    plan = backward_plan(sizes, scan.traits(planes_of(scan.given.x.dtype)), card)
+    chunk = version.chunk or plan.cut.chunk
+    tiles = _tiles(version, plan.gradients.tiles, chunk)
+    gradients = dataclasses.replace(
+        plan.gradients,
+        tiles=tiles,
+        split=1 if tiles.wide else 2,
+        stages=version.stages or plan.gradients.stages,
+        blocks_per_processor=version.blocks,
+    )
+    blocks = sizes.batch * -(-sizes.length // chunk) * sizes.groups
+    launches = version.launches or launches_of(sizes, tiles)
+    cut = backward_cut(sizes, tiles, launches, blocks, card.processors * version.blocks)
+    states = _states(version, cut, tiles, card)
+    steps = dataclasses.replace(plan.steps, tiles=tiles)
+    return BackwardPlan(cut, steps, states, plan.gate, gradients)
+
+
+def run_of(
+    version: Version, inputs: SsdInputs, card: Card
+) -> tuple[Callable[[], Sequence[Any]], ForwardPlan | BackwardPlan]:
+    """A pass by a version's plan, and the plan."""
+    operands = (*inputs.operands[:6], None, inputs.dt_bias, None, None)
+    layouts: Any = Operands(*layouts_of(signature_of(operands)))
+    scan = CudaSsd(layouts, (True, 0.0, float("inf")))
+    given = scan.taken(operands)
+    if version.back:
+        plan = backward_of(version, scan, card)
+        back = BackwardPass(scan, plan, layout_of(inputs.dy), False)
+        return lambda: back.run(given, inputs.dy, None), plan
+    ahead = forward_of(version, scan, card)
+    forward = ForwardPass(scan, ahead)
+    return lambda: forward.run(given), ahead
+
+
+def microseconds(run: Callable[[], object]) -> dict[str, float]:
+    """Of each kernel, and of all."""
+    run()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(CALLS):
+            run()
+        torch.cuda.synchronize()
+    events: EventList = profiled.events()
+    found: dict[str, float] = defaultdict(float)
+    for event in events:
+        if event.device_type == torch._C._autograd.DeviceType.CUDA:
+            name = event.name if event.name.startswith("keelback_") else "other"
+            found[name] += event.device_time / CALLS
+    return dict(found) | {"sum": sum(found.values())}
+
+
+def rows_of(shape: SsdShape, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """A row per version on one shape."""
+    inputs = make_inputs(shape, "cuda", dtype)
+    card = card_of(torch.device("cuda", 0))
+    first: dict[bool, list[Any]] = {}
+    rows = []
+    for version in VERSIONS:
+        begun = time.perf_counter()
+        row: dict[str, Any] = {**shape.__dict__, "dtype": str(dtype)[6:], "version": version.name}
+        try:
+            run, plan = run_of(version, inputs, card)
+            results = [x for x in run() if x is not None]
+            expected = first.setdefault(version.back, results)
+            row["differs"] = max(
+                float((x.double() - y.double()).norm() / y.double().norm())
+                for x, y in zip(results, expected, strict=True)
+            )
+            row["us"] = microseconds(run)
+            cut = plan.cut
+            row["cut"] = {
+                "heads": cut.heads,
+                "subsets": cut.subsets,
+                "launches": cut.launches,
+                "segments": plan.states.segments,
+            }
+        except Exception as error:  # A version may not fit the card: the row says so.
+            row["error"] = repr(error)[:300]
+        row["seconds"] = time.perf_counter() - begun
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", type=int, default=None, help="the first so many of bench ssd")
+    add_options(parser)
+    given = parser.parse_args()
+    record = started(given)
+    rows = [row for one in SHAPES["cuda"][: given.shapes] for row in rows_of(one, torch.bfloat16)]
+    write(given, record, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
