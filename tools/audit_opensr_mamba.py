@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import result_file
-from keelback.audit import AuditResult, audit
+from audited import in_a_row
+from keelback.audit import audit
 from keelback.integrations import provide_mamba_ssm
 
 _SHARED: dict[str, Any] = {
@@ -112,17 +113,6 @@ def landscape(channels: int, size: int) -> Tensor:
     return torch.stack(bands)[None]
 
 
-def row(name: str, result: AuditResult) -> dict[str, Any]:
-    """What an audit says of a model, in a row of a table."""
-    proved = [own.replay.difference for own in result.measures]
-    return {
-        "model": name,
-        "read": f"{len(result.measures)} of {len(result.found)}",
-        "replay": f"{max(proved):.1e}" if proved else "",
-        "verdict": result.verdict,
-    }
-
-
 def parser() -> argparse.ArgumentParser:
     """The script's options."""
     made = argparse.ArgumentParser(description=__doc__)
@@ -142,7 +132,7 @@ def main() -> None:
         image = landscape(settings["in_chans"], given.size)
         inputs = {"x": image, "save_attention_maps": True}  # as the package calls it
         result = audit(model, inputs, train_length=given.size**2, name=name)
-        rows.append(row(name, result))
+        rows.append({"model": name, **in_a_row(result)})
         layers += [
             {
                 "model": name,

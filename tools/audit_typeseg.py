@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import result_file
-from keelback.audit import AuditResult, audit, bundled_text
+from audited import in_a_row
+from keelback.audit import audit, bundled_text
 from keelback.audit.adapters import Adapter, LayerCall, SelectiveRecurrence, register_adapter
 from keelback.scan import selective_scan
 
@@ -184,17 +185,6 @@ def difference_to_theirs(model: Segmenter, folder: Path, tokens: Tensor) -> floa
     return float((ours - torch.from_numpy(theirs)).abs().max())
 
 
-def row(name: str, result: AuditResult) -> dict[str, Any]:
-    """What an audit says, in a row of a table."""
-    proved = [own.replay.difference for own in result.measures]
-    return {
-        "audit": name,
-        "read": f"{len(result.measures)} of {len(result.found)}",
-        "replay": f"{max(proved):.1e}" if proved else "",
-        "verdict": result.verdict,
-    }
-
-
 def parser() -> argparse.ArgumentParser:
     """The script's options."""
     made = argparse.ArgumentParser(description=__doc__)
@@ -210,10 +200,11 @@ def main() -> None:
     record = result_file.started(given)
     model = load(given.folder)
     tokens = torch.tensor(list(bundled_text().encode()[: given.length]))
-    rows = [row("without an adapter", audit(model, tokens, train_length=given.length))]
+    plain = audit(model, tokens, train_length=given.length)
+    rows = [{"audit": "without an adapter", **in_a_row(plain)}]
     register_adapter(BothWaysAdapter)
     result = audit(model, tokens, train_length=given.length)
-    rows.append(row("with BothWaysAdapter", result))
+    rows.append({"audit": "with BothWaysAdapter", **in_a_row(result)})
     found = {
         "difference_to_their_forward_pass": difference_to_theirs(model, given.folder, tokens[:256]),
         "rows": rows,

@@ -38,7 +38,7 @@ import result_file
 from command_options import Parameter, commands
 from keelback.cli.app import main
 
-SECONDS, SECONDS_TO_STOP = 8.0, 30.0
+SECONDS, SECONDS_TO_STOP = 4.5, 30.0
 MEMORY = 6 * 2**30
 
 TRAIN = "train --seq-len 6 --epochs 1"
@@ -86,6 +86,9 @@ WORKING = (
     "bench dynamics --repeats 1 --replicas 2 --epochs 2",
     "bench monitor --seeds 1",
     "bench parallel --processes 1 --only scan --length 8 --channels 2",
+    "bench families --family mamba",
+    "bench calibration",
+    "bench ssd --repeats 1 --shape 1,8,2,4,4,1",
     "bench sweep --seq-len 6 --seeds 1 --epochs 1 --empty-runs 2",
     "bench transformers --length 8 --layers 1 --d-model 16 --no-loop",
 )
@@ -290,7 +293,7 @@ def fuzz(count: int, start: int, materials: Path, verbose: bool = False) -> Foun
         found.codes[str(code)] += 1
         found.damaged += damage is not None
         if wrong:
-            last = err.strip().splitlines()[-3:]
+            last = [line for line in err.splitlines() if line.startswith("error: ")]
             found.faults.append({"words": words, "damage": damage, "wrong": wrong, "said": last})
             print(found.faults[-1], file=sys.stderr, flush=True)
 
@@ -309,14 +312,19 @@ def as_numbers(found: Found) -> dict[str, Any]:
     }
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the script."""
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--inputs", type=int, default=600)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--verbose", action="store_true", help="name each input on stderr")
+    result_file.add_options(options)
+    return options
+
+
 def program() -> None:
     """Fuzz as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--inputs", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbose", action="store_true", help="name each input on stderr")
-    result_file.add_options(parser)
-    given_ = parser.parse_args()
+    given_ = parser().parse_args()
     record = result_file.started(given_)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}

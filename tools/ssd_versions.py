@@ -216,12 +216,16 @@ def rows_of(shape: SsdShape, dtype: torch.dtype) -> list[dict[str, Any]]:
     return rows
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--shapes", type=int, default=None, help="the first so many of bench ssd")
+    add_options(options)
+    return options
+
+
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", type=int, default=None, help="the first so many of bench ssd")
-    add_options(parser)
-    given = parser.parse_args()
+    given = parser().parse_args()
     record = started(given)
     rows = [row for one in SHAPES["cuda"][: given.shapes] for row in rows_of(one, torch.bfloat16)]
     write(given, record, {"rows": rows})

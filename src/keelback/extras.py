@@ -10,6 +10,7 @@ EXTRAS = {
     "hf": ("transformers", "tokenizers", "datasets", "accelerate"),
     "ray": ("ray",),
     "bench": ("transformers", "mambapy"),
+    "certify": ("flint",),
 }
 """The packages behind each extra, by the names under which they are imported."""
 

@@ -51,9 +51,10 @@ def adding_to(folder: Path) -> Iterator[Path]:
     """Give an empty folder to fill, and move what is in it into `folder` once the block ends well.
 
     Files of the same names are replaced, others stay. Nothing is left behind if the block fails,
-    and no space is needed once it has ended.
+    and no space is needed once it has ended. `folder` is there already; the empty one is inside it,
+    and so on the same disk.
     """
-    partial = _beside(folder)
+    partial = folder / f".{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir()
         yield partial
@@ -117,4 +118,5 @@ def write_json(path: Path, document: Any) -> None:
 
 def _beside(path: Path) -> Path:
     """A name that nobody else writes to, in the same folder."""
+    path = Path(os.path.abspath(path))
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")

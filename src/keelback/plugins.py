@@ -89,6 +89,8 @@ def _registered() -> set[int]:
 
 def _read(file: str | Path, word: str) -> PluginFile:
     path = Path(file).expanduser().absolute()
+    if path.exists() and not path.is_file():
+        raise InputError(f"the {word} file {file} is not a file")
     try:
         return PluginFile(path, path.read_bytes())
     except FileNotFoundError:

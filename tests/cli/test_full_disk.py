@@ -145,6 +145,14 @@ def test_files_are_added_together_or_not_at_all(tmp_path: Path) -> None:
     }
 
 
+def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), Path("..", tmp_path.name)):
+        with adding_to(folder) as partial:
+            (partial / "a").write_text("a")
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_table_is_written_as_its_name_says(tmp_path: Path) -> None:
     import polars as pl
 

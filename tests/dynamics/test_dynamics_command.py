@@ -16,7 +16,7 @@ def run(capsys, *arguments):
 
 
 def test_json_has_the_promised_keys(capsys):
-    code, out, err = run(capsys, *SMALL, "--json")
+    code, out, err = run(capsys, *SMALL, "--json", "--quiet")
     assert code == 0
     assert err == ""
     result = json.loads(out)

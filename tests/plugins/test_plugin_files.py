@@ -205,3 +205,10 @@ def test_debug_shows_where_it_went_wrong(cli: Cli) -> None:
     with pytest.raises(PluginError) as raised:
         main(["--debug", "list", "--plugin", "faulty.py"])
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/zero", "."])
+def test_a_device_or_a_folder_is_not_read(path: str) -> None:
+    """A device may have no end."""
+    with pytest.raises(InputError, match=f"the plugin file {path} is not a file"):
+        load_plugin(path)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from report_samples import HOSTILE, PROVENANCE, make_outcome
 
 from keelback.report import render_page
+from keelback.report._page import _faint
 from keelback.report._palette import LIGHT
 from keelback.report._plotly import charts
 
@@ -111,7 +112,8 @@ def resolved(node, key=""):
         return [resolved(v, key) for v in node]
     if isinstance(node, str) and node.startswith("--") and re.search("color(scale)?$", key):
         name = node.removeprefix("--")
-        return LIGHT.colors()[name.removesuffix("-band")] + ("2b" if name.endswith("-band") else "")
+        color = LIGHT.colors()[name.removesuffix("-band")]
+        return _faint(color) if name.endswith("-band") else color
     return node
 
 

@@ -7,8 +7,9 @@ as every number in it that is not a small integer comes from its arguments.
 
 import math
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from typing import Any
+
+from keelback.extras import missing_of, require_extra
 
 Real = Any
 """A double, or a ball (`flint.arb`)."""
@@ -140,7 +141,7 @@ def lower_end(x: Real) -> float:
 
 def has_flint() -> bool:
     """Whether python-flint is installed."""
-    return find_spec("flint") is not None
+    return not missing_of("certify")
 
 
 def flint() -> Any:
@@ -152,9 +153,6 @@ def flint() -> Any:
     try:
         import flint as module
     except ImportError:
-        from keelback.errors import InputError
-
-        raise InputError(
-            "numbers that are rounded outward need python-flint: pip install 'keelback[certify]'"
-        ) from None
+        require_extra("certify", "rounding outward")
+        raise  # It is there and broken.
     return module

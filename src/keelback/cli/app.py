@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells have them."""
 
 _SECONDS_TO_END = 10.0
-_SECONDS_TO_LAND = 0.02
+_SECONDS_TO_LAND = 0.1
 
 SECTIONS = {
     "Train and score": ("train", "evaluate", "dynamics", "byte-lm"),
@@ -170,7 +170,6 @@ def _tell_notes(quiet: bool) -> None:
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     if not log.handlers:
         log.addHandler(_Notes())
-        log.propagate = False
 
 
 class _Notes(logging.Handler):
@@ -320,10 +319,14 @@ def _interrupts_that_land() -> Iterator[None]:
         number = numbers.get(unraisable.exc_type)
         if number is None:
             before(unraisable)
-        else:
-            timer = threading.Timer(_SECONDS_TO_LAND, os.kill, (os.getpid(), number))
-            timer.daemon = True
-            timer.start()
+            return
+        started = False
+        while not started:  # On a busy machine it can come again while this function still runs.
+            with suppress(*numbers):
+                timer = threading.Timer(_SECONDS_TO_LAND, os.kill, (os.getpid(), number))
+                timer.daemon = True
+                timer.start()
+                started = True
 
     sys.unraisablehook = again
     try:

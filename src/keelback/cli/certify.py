@@ -107,12 +107,12 @@ def certify(
     confidence. Copies of training examples among those held out, and repeated ones, are looked for:
     where loaded data hold any, no certificate is given unless an option says what to do.
     """
-    from keelback.bounds import has_flint
     from keelback.certify import Policy, certificate_of, certify_model
     from keelback.cli.reproduce import named_settings
     from keelback.data import get_task
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
+    from keelback.extras import require_extra
     from keelback.files import write_json
     from keelback.models import load_model
 
@@ -120,8 +120,8 @@ def certify(
         raise InputError(f"{certificate} exists already; a certificate is written to a new file")
     if certificate is not None and not certificate.absolute().parent.is_dir():
         raise InputError(f"--certificate is {certificate}; its folder does not exist")
-    if certificate is not None and not has_flint():
-        raise InputError("--certificate needs python-flint: pip install 'keelback[certify]'")
+    if certificate is not None:
+        require_extra("certify", "--certificate")
     if allow_overlap and drop_overlap:
         raise InputError("--allow-overlap and --drop-overlap exclude each other")
     policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"

@@ -1,7 +1,7 @@
 """What the operands of any operator must look like."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +65,17 @@ def computing_dtype(operands: Mapping[str, Typed | None]) -> torch.dtype:
             "either all or none should be float64"
         )
     return torch.float64 if double else torch.float32
+
+
+def computing_dtype_of(given: Iterable[Typed | None], names: Sequence[str]) -> torch.dtype:
+    """`computing_dtype` of a record's operands but the last, `reset`; `names` are theirs."""
+    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
+    return computing_dtype(dict(zip(names, differentiable, strict=True)))
+
+
+def in_dtypes(given: Iterable[Tensor | None], wanted: Iterable[Any]) -> list[Any]:
+    """The operands in the dtypes that they should have."""
+    return [None if x is None else x.to(to) for x, to in zip(given, wanted, strict=True)]
 
 
 def require_groups(name: str, groups: int, members: int, what: str = "channels") -> None:

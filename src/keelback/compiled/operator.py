@@ -212,7 +212,7 @@ def _one_or_all(results: Any) -> Any:
 
 
 def _all_of(result: Any) -> tuple[Tensor, ...]:
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 class _Eager(torch.autograd.Function):

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.integrations._packed import reset_of
+from keelback.integrations._widths import in_one_width
 from keelback.ssd import ssd
 
 
@@ -32,8 +33,12 @@ def scan_by_heads(
 ):
     """`mamba2_chunk_scan` of transformers; `chunk_size` has no effect, packed sequences are kept
     apart."""
+    reset = reset_of(options, *hidden_states.shape[:2])
+    x, dt, A, B, C, D, z, dt_bias, states = in_one_width(
+        hidden_states, dt, A, B, C, D, z, dt_bias, initial_states
+    )
     return ssd(
-        hidden_states,
+        x,
         dt,
         A,
         B,
@@ -43,7 +48,7 @@ def scan_by_heads(
         dt_bias,
         dt_softplus,
         dt_limit,
-        initial_states,
+        states,
         return_final_states,
-        reset=reset_of(options, *hidden_states.shape[:2]),
+        reset=reset,
     )

@@ -19,6 +19,7 @@ from keelback.report._tables import format_cell, is_numeric
 
 Provenance = Mapping[str, str | Mapping[str, str]]
 PAGE_ROWS = 500
+_BAND_OPACITY = 0.17
 """A longer table shows this many rows on the page; its files hold all."""
 
 
@@ -114,11 +115,17 @@ def _variables() -> str:
 def _css(theme: Theme) -> str:
     colors = theme.colors()
     bands = {
-        f"{name}-band": f"{color}2b"
+        f"{name}-band": _faint(color)
         for name, color in colors.items()
         if "-" in name or name == "muted"
     }
     return "".join(f"--{name}:{color};" for name, color in (colors | bands).items())
+
+
+def _faint(color: str) -> str:
+    """A color `#rrggbb` that lets most of what lies behind show through."""
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return f"rgba({red},{green},{blue},{_BAND_OPACITY})"
 
 
 def _resource(name: str) -> str:

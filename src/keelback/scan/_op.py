@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from keelback.compiled.backends import Backend, Prepared, choose_backend
+from keelback.compiled.checks import computing_dtype_of, in_dtypes
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
 from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
@@ -15,8 +16,6 @@ from keelback.scan._operands import (
     OTHERS,
     Operands,
     ScanSizes,
-    computing_dtype_of,
-    in_dtypes,
     require_scan,
     require_step,
     wanted_dtypes,
@@ -112,7 +111,7 @@ def scan(
             y, last = SCAN.run(call, operands, softplus)
             return y, last
     chosen, wanted = _chosen(operands, backend)
-    converted = in_dtypes(operands, wanted)
+    converted = Operands(*in_dtypes(operands, wanted))
     if chosen is None:
         with without_autocast(operands.u.device):
             y, last = selective_scan_reference(*converted[:8], softplus, *converted[8:])
@@ -124,7 +123,7 @@ def scan(
 def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
     """The backend for these operands, or None for the reference, and the dtypes that it takes."""
     require_scan(given)
-    computing = computing_dtype_of(given)
+    computing = computing_dtype_of(given, Operands._fields[:-1])
     chosen = choose_backend(backend, given.u.device, BACKENDS)
     return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
 
@@ -143,7 +142,7 @@ def _taken_as_they_are(
 def across_backend(operands: Operands[Tensor]) -> tuple[ScanBackend | None, Operands[Tensor]]:
     """The backend that scans these operands in parts, and the operands in its dtypes."""
     chosen, wanted = _chosen(operands, None)
-    return chosen, in_dtypes(operands, wanted)
+    return chosen, Operands(*in_dtypes(operands, wanted))
 
 
 def step(operands: Operands[Tensor], softplus: bool, in_place: bool) -> tuple[Tensor, Tensor]:
@@ -159,11 +158,11 @@ def step(operands: Operands[Tensor], softplus: bool, in_place: bool) -> tuple[Te
         if found is not None:
             return found
     require_step(operands)
-    dtype = computing_dtype_of(operands, "state")
     names = (*Operands._fields[:8], "state")
+    dtype = computing_dtype_of(operands, names)
     converted: dict[str, Any] = {
         name: None if x is None else x.to(dtype)
-        for name, x in zip(names, operands.differentiable, strict=True)
+        for name, x in zip(names, operands[:-1], strict=True)
     }
     y, new_state = selective_scan_step_reference(**converted, delta_softplus=softplus)
     return y.to(operands.u.dtype), state.copy_(new_state) if in_place else new_state

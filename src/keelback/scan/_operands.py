@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
-from keelback.compiled.checks import HALF, computing_dtype, require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape
 from keelback.compiled.resets import require_reset
 
 T = TypeVar("T")
@@ -98,7 +97,8 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str) -> None:
     """Raise unless the shapes fit, where `axes` come before the channels of u."""
-    shapes: Any = [None if x is None else x.shape for x in given.differentiable]
+    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
+    shapes: Any = [None if x is None else x.shape for x in differentiable]
     u, delta, A, B, C, D, z, delta_bias, state = shapes
     require_shape("u", u, (*axes, "channels"))
     *rows, channels = u
@@ -117,12 +117,6 @@ def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str
         require_shape(state_name, state, (rows[0], channels, states))
 
 
-def computing_dtype_of(given: Operands[Any], state_name: str = "initial_state") -> torch.dtype:
-    """In which dtype to compute, once all operands are floating and on one device."""
-    names = (*Operands._fields[:8], state_name)
-    return computing_dtype(dict(zip(names, given.differentiable, strict=True)))
-
-
 def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
     """In which dtype a backend takes each operand.
 
@@ -134,15 +128,8 @@ def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) ->
     found = {x.dtype for x in sequences if x is not None}
     shared = widens and len(found) == 1 and found <= set(HALF) and not given.shares_delta
     stored = given.u.dtype if shared else computing
-    dtypes = Operands(*[stored if x in _SEQUENCES else computing for x in Operands._fields])
-    return dtypes._replace(reset=torch.bool)
+    dtypes = {**dict.fromkeys(_SEQUENCES, stored), "reset": torch.bool}
+    return Operands(*[dtypes.get(name, computing) for name in Operands._fields])
 
 
 _SEQUENCES = ("u", "delta", "B", "C", "z")
-
-
-def in_dtypes(given: Operands[Tensor], wanted: Operands[Any]) -> Operands[Tensor]:
-    """The operands in the dtypes that they should have."""
-    return Operands(
-        *(None if x is None else x.to(to) for x, to in zip(given, wanted, strict=True))  # type: ignore[arg-type]
-    )

@@ -83,8 +83,8 @@ def ssd(
         >>> ssd(x, dt, -torch.ones(4), B, C).shape
         torch.Size([2, 100, 4, 64])
     """
-    operands = Operands(x, dt, A, B, C, D, z, dt_bias, initial_states)
-    operands = operands._replace(reset=_mask(reset, cu_seqlens, seq_idx, x))
+    mask = _mask(reset, cu_seqlens, seq_idx, x)
+    operands = Operands(x, dt, A, B, C, D, z, dt_bias, initial_states, mask)
     y, final = scan_by_heads(operands, options_of(dt_softplus, dt_limit), backend)
     return (y, final) if return_final_states else y
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from keelback.compiled.backends import Prepared, choose_backend
+from keelback.compiled.checks import computing_dtype_of, in_dtypes
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
 from keelback.compiled.watchers import runs_eagerly, without_autocast
@@ -16,8 +17,6 @@ from keelback.ssd._operands import (
     OTHERS,
     Operands,
     Options,
-    computing_dtype_of,
-    in_dtypes,
     require_ssd,
     require_step,
     wanted_dtypes,
@@ -60,7 +59,7 @@ def scan_by_heads(
             y, last = SSD.run(call, operands, *options)
             return y, last
     chosen, wanted = _chosen(operands, backend)
-    converted = in_dtypes(operands, wanted)
+    converted = Operands(*in_dtypes(operands, wanted))
     if chosen is None:
         with without_autocast(operands.x.device):
             y, last = ssd_reference(*converted, options[0], options[1:])
@@ -76,11 +75,11 @@ def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
         InputError: An operand has the wrong shape, dtype or device.
     """
     require_step(operands)
-    dtype = computing_dtype_of(operands, "states")
     names = (*Operands._fields[:8], "states")
+    dtype = computing_dtype_of(operands, names)
     converted: dict[str, Any] = {
         name: None if x is None else x.to(dtype)
-        for name, x in zip(names, operands.differentiable, strict=True)
+        for name, x in zip(names, operands[:-1], strict=True)
     }
     with without_autocast(operands.x.device):
         y, states = ssd_step_reference(**converted, dt_softplus=options[0], dt_limit=options[1:])
@@ -90,7 +89,7 @@ def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
 def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
     """The backend for these operands, or None for the reference, and the dtypes that it takes."""
     require_ssd(given)
-    computing = computing_dtype_of(given)
+    computing = computing_dtype_of(given, Operands._fields[:-1])
     chosen = choose_backend(backend, given.x.device, BACKENDS, "x")
     return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
 

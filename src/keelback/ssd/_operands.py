@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
-from keelback.compiled.checks import HALF, computing_dtype, require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape
 from keelback.compiled.resets import require_reset
 from keelback.errors import InputError
 from keelback.ssd.reference import DtLimit
@@ -89,7 +88,8 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states: str) -> None:
     """Raise unless the shapes fit, where `rows` are the axes before the heads."""
-    shapes: Any = [None if one is None else one.shape for one in given.differentiable]
+    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
+    shapes: Any = [None if one is None else one.shape for one in differentiable]
     x, dt, A, B, C, D, z, dt_bias, states = shapes
     require_shape("x", x, (*rows, "heads", "head_dim"))
     *sizes, heads, head_dim = x
@@ -121,12 +121,6 @@ def options_of(dt_softplus: bool, dt_limit: DtLimit) -> Options:
     return bool(dt_softplus), low, high
 
 
-def computing_dtype_of(given: Operands[Any], name_of_states: str = "initial_states") -> torch.dtype:
-    """In which dtype to compute, once all operands are floating and on one device."""
-    names = (*Operands._fields[:8], name_of_states)
-    return computing_dtype(dict(zip(names, given.differentiable, strict=True)))
-
-
 def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
     """In which dtype a backend takes each operand.
 
@@ -139,10 +133,3 @@ def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) ->
     step = given.dt.dtype if widens else computing
     dtypes = {"x": stored, "B": stored, "C": stored, "z": stored, "dt": step, "reset": torch.bool}
     return Operands(*[dtypes.get(name, computing) for name in Operands._fields])
-
-
-def in_dtypes(given: Operands[Tensor], wanted: Operands[Any]) -> Operands[Tensor]:
-    """The operands in the dtypes that they should have."""
-    return Operands(
-        *(None if x is None else x.to(to) for x, to in zip(given, wanted, strict=True))  # type: ignore[arg-type]
-    )

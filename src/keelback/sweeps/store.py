@@ -104,16 +104,17 @@ class Store:
             InputError: as `create`, and what the block raises.
         """
         absent = [path for path in (directory, *directory.parents) if not path.exists()]
-        fresh = bool(absent) or not any(directory.iterdir())
+        fresh = bool(absent) or (directory.is_dir() and not any(directory.iterdir()))
         try:
             yield cls.create(directory)
         except InputError:
             runs = directory / _RUNS
             if fresh and not (runs.is_dir() and any(runs.iterdir())):
-                for path in directory.iterdir():
+                for path in directory.iterdir() if directory.is_dir() else ():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 for path in absent:
-                    path.rmdir()
+                    if path.is_dir():
+                        path.rmdir()
             raise
 
     @classmethod

@@ -1,6 +1,9 @@
 """Where a training computes: one device, or several processes with a part of each batch each."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -87,9 +90,10 @@ class AcceleratePlace(Place):
                 "several processes and trackers need accelerate: pip install 'keelback[hf]'"
             ) from None
         _require_trackers(trackers)
-        self._accelerator = Accelerator(
-            cpu=cpu, log_with=list(trackers) or None, project_dir=folder
-        )
+        with _stdout_kept_clean():
+            self._accelerator = Accelerator(
+                cpu=cpu, log_with=list(trackers) or None, project_dir=folder
+            )
         self._tracked, self._settings = list(trackers), settings
         self.is_main = self._accelerator.is_main_process
         super().__init__(self._accelerator.device)
@@ -175,3 +179,16 @@ def _require_trackers(names: Sequence[str]) -> None:
             )
         if name not in installed:
             raise InputError(f"tracker {name} is not installed: pip install {name}")
+
+
+@contextmanager
+def _stdout_kept_clean() -> Iterator[None]:
+    """Send to stderr what native code writes to stdout: Gloo of PyTorch 2.8 reports its peers."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

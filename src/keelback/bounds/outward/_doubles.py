@@ -43,7 +43,7 @@ def smallest_double(holds: Callable[[float], bool], guess: float, low: float, hi
         high: where it ends.
     """
     first, last = _index(low), _index(high)
-    at = min(max(_index(guess), first), last)
+    at = min(max(_index(guess if guess >= 0 else low), first), last)
     if at == last or holds(_double(at)):
         above, below, step = at, at, 1
         while below > first:

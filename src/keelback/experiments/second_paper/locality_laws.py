@@ -7,6 +7,7 @@ measured time the one that the two modes give (`two_modes`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -126,14 +127,15 @@ class LocalityLaws(Experiment[LawSettings]):
 
     def runs(self, settings: LawSettings) -> list[GatedTrials]:
         """All separations of all regimes."""
-        return [run for _, runs in _plan(settings) for run in runs]
+        return [run for regime in _regimes(settings) for run in regime.runs(_trials(settings))]
 
     def outcome(self, settings: LawSettings, results: Sequence[StoredRun]) -> Outcome:
         """Epochs, exponents and the two modes of every regime, and a verdict on each."""
+        runs = iter(self.runs(settings))
         found = [
             (regime, pairs)
-            for regime, runs in _plan(settings)
-            if (pairs := measured(runs, results, "ends"))
+            for regime in _regimes(settings)
+            if (pairs := measured(list(islice(runs, len(regime.near))), results, "ends"))
         ]
         rows = [_row(regime, *pair) for regime, pairs in found for pair in pairs]
         laws = {regime.name: _law(regime, pairs) for regime, pairs in found}
@@ -180,10 +182,12 @@ class LocalityLaws(Experiment[LawSettings]):
         )
 
 
-def _plan(settings: LawSettings) -> list[tuple[_Regime, list[GatedTrials]]]:
-    trials = settings.trials or (2 if settings.quick else 5)
-    regimes = _QUICK if settings.quick else _REGIMES
-    return [(regime, regime.runs(trials)) for regime in regimes]
+def _regimes(settings: LawSettings) -> tuple[_Regime, ...]:
+    return _QUICK if settings.quick else _REGIMES
+
+
+def _trials(settings: LawSettings) -> int:
+    return settings.trials or (2 if settings.quick else 5)
 
 
 def _row(regime: _Regime, run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
