@@ -29,7 +29,6 @@ from keelback.experiments.second_paper.gated_experiment import (
     order_claim,
 )
 from keelback.experiments.second_paper.gated_reading import (
-    alignment_panels,
     bayes_note,
     conditions_table,
     epochs_figure,
@@ -47,7 +46,14 @@ from keelback.experiments.second_paper.gated_trials import (
     Goal,
     outcomes_of,
 )
-from keelback.outcome import Claim, Column, Figure, Outcome, Table
+from keelback.experiments.second_paper.locality_gate import (
+    gate_claim,
+    gate_figure,
+    gate_numbers,
+    last_rows,
+    near_of,
+)
+from keelback.outcome import Claim, Column, Outcome, Table
 from keelback.sweeps.store import StoredRun
 
 THEORY = -1.0
@@ -167,7 +173,14 @@ class LocalityExperiment(Experiment[GatedSettings]):
         ]
         if aligned:
             run = aligned[0][0]
-            figures.append(_alignment_figure(settings, aligned))
+            figures.append(
+                gate_figure(
+                    f"locality-alignment-{label}",
+                    "Locality: alignment of the gating vector",
+                    aligned,
+                    _series(run),
+                )
+            )
             tables.append(conditions_table(f"conditions-{label}", run, run.epochs))
             notes.append(bayes_note(run.pattern, run.noise.scale))
         return Outcome(
@@ -176,7 +189,7 @@ class LocalityExperiment(Experiment[GatedSettings]):
             summary=f"{sum(row['trials'] for row in rows)} trainings of the gated SSM in "
             f"{len(rows)} settings; {sum(row['reached'] for row in rows)} learned it ({GOAL}), "
             f"{sum(row['diverged'] for row in rows)} diverged.",
-            claims=[*_series_claims(grid, rows, laws), *(_gate_claim(*pair) for pair in aligned)],
+            claims=[*_series_claims(grid, rows, laws), *_gate_claims(aligned)],
             figures=figures,
             tables=tables,
             notes=notes,
@@ -185,7 +198,7 @@ class LocalityExperiment(Experiment[GatedSettings]):
                 "goal": GOAL,
                 "grid": rows,
                 "exponents": {key: law_numbers(law, THEORY) for key, law in laws.items()},
-                "alignment": [_alignment_numbers(*pair) for pair in aligned],
+                "alignment": [gate_numbers(*pair) for pair in aligned],
             },
         )
 
@@ -211,11 +224,6 @@ def _run(scale: _Scale, data: _Data, near: int, trials: int) -> GatedTrials:
     )
 
 
-def _near(run: GatedTrials) -> int:
-    assert isinstance(run.pattern, Locality)
-    return run.pattern.near
-
-
 def _series(run: GatedTrials) -> str:
     sources = {"fixed": "", "paired": ", paired", "fresh": " per step, fresh", "population": ""}
     way = "Adam" if run.optimizer == "adam" else "plain, stable steps"
@@ -231,7 +239,7 @@ def _row(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
             run.pattern, run.noise, u=(0, 0.5, 1, 1.5, 2, 3), samples=1000
         )
     return {
-        "near": _near(run),
+        "near": near_of(run),
         **trial_row(_series(run), run, stored, "learned"),
         "small_loss": shown(median_with_interval(outcomes_of(stored)), ".0f") if small else None,
         "last_loss": float(np.median(final(stored, "test_loss"))),
@@ -312,60 +320,8 @@ def _series_claims(
     return claims
 
 
-def _gate_claim(run: GatedTrials, stored: StoredRun) -> Claim:
-    """near >= 2 closes the gate for irrelevant features; near = 1 does not."""
-    rest = final(stored, "projection_irrelevant_mean")
-    relevant = [
-        abs(value)
-        for key in ("projection_o_plus", "projection_o_minus")
-        for value in final(stored, key)
+def _gate_claims(aligned: Sequence[Measured]) -> list[Claim]:
+    """The gate where training ended, by separation."""
+    return [
+        gate_claim(near_of(run), last_rows(stored), "Adam, at the end") for run, stored in aligned
     ]
-    near, mean = _near(run), float(np.median(rest))
-    evidence = (
-        f"after {run.epochs} epochs, over {len(rest)} trials: mean <w, o> over irrelevant features "
-        f"{min(rest):+.2f} to {max(rest):+.2f}, median {mean:+.2f}; |<w, o_+->| at most "
-        f"{max(relevant):.2f}"
-    )
-    if near == 1:
-        turned = min(rest) > 0
-        return Claim(
-            "near = 1: no irrelevant token lies inside the near pair, and w does not turn "
-            "negative on irrelevant features.",
-            "holds" if turned else "does not hold",
-            evidence,
-            holds=turned,
-        )
-    closed = max(rest) < 0 and np.median(relevant) < 0.25 * abs(mean)
-    return Claim(
-        f"near = {near}: w stays near zero on o_+ and o_- and goes strongly negative on "
-        f"irrelevant features.",
-        "holds" if closed else "does not hold",
-        evidence,
-        holds=bool(closed),
-    )
-
-
-def _alignment_figure(settings: GatedSettings, aligned: Sequence[Measured]) -> Figure:
-    run = aligned[0][0]
-    return Figure(
-        f"locality-alignment-{settings.label}",
-        "Locality: alignment of the gating vector",
-        [alignment_panels(stored, "projection", f"near = {_near(run)}") for run, stored in aligned],
-        f"{_series(run)}; median over {run.trials} trials, band: least to most.",
-    )
-
-
-def _alignment_numbers(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
-    keys = ("o_plus", "o_minus", "irrelevant_mean")
-    return {
-        "near": _near(run),
-        "epochs": run.epochs,
-        "trials": run.trials,
-        **{
-            f"projection_{key}": [
-                min(final(stored, f"projection_{key}")),
-                max(final(stored, f"projection_{key}")),
-            ]
-            for key in keys
-        },
-    }

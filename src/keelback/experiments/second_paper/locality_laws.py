@@ -41,6 +41,13 @@ from keelback.experiments.second_paper.gated_trials import (
     Goal,
     outcomes_of,
 )
+from keelback.experiments.second_paper.locality_gate import (
+    first_rows,
+    gate_claim,
+    gate_figure,
+    gate_numbers,
+    near_of,
+)
 from keelback.outcome import Claim, Column, Outcome, Table
 from keelback.sweeps.store import StoredRun
 
@@ -48,6 +55,12 @@ THEORY = -1.0
 """Exponent of the epochs in 2^-near - 2^-far: T ~ L^2 / (eta (2^-near - 2^-far))."""
 
 _HALF, _TOLERANCE = 0.5, 0.05
+
+_ALIGNED: dict[bool, tuple[tuple[int, ...], int]] = {
+    False: ((5, 3, 2, 1), 10**6),
+    True: ((2, 1), 10**5),
+}
+"""Separations and epochs of the first regime whose gate is followed; the key is `quick`."""
 
 
 @dataclass(frozen=True)
@@ -126,30 +139,31 @@ class LocalityLaws(Experiment[LawSettings]):
     settings_type = LawSettings
 
     def runs(self, settings: LawSettings) -> list[GatedTrials]:
-        """All separations of all regimes."""
-        return [run for regime in _regimes(settings) for run in regime.runs(_trials(settings))]
+        """All separations of all regimes, then the runs whose gate is followed."""
+        trials = settings.trials or (2 if settings.quick else 5)
+        grid = [run for regime in _regimes(settings) for run in regime.runs(trials)]
+        separations, epochs = _ALIGNED[settings.quick]
+        followed = {"record": "course", "stop_at_target": False, "epochs": epochs}
+        aligned = {near_of(run): run for run in _regimes(settings)[0].runs(trials)}
+        return [*grid, *(aligned[near].model_copy(update=followed) for near in separations)]
 
     def outcome(self, settings: LawSettings, results: Sequence[StoredRun]) -> Outcome:
         """Epochs, exponents and the two modes of every regime, and a verdict on each."""
-        runs = iter(self.runs(settings))
+        runs = self.runs(settings)
+        aligned, ends = measured(runs, results, "course"), iter(runs)
         found = [
             (regime, pairs)
             for regime in _regimes(settings)
-            if (pairs := measured(list(islice(runs, len(regime.near))), results, "ends"))
+            if (pairs := measured(list(islice(ends, len(regime.near))), results, "ends"))
         ]
         rows = [_row(regime, *pair) for regime, pairs in found for pair in pairs]
         laws = {regime.name: _law(regime, pairs) for regime, pairs in found}
         claims = [claim for regime, pairs in found for claim in _claims(regime, pairs, rows, laws)]
+        claims += [claim for pair in aligned for claim in _gate_claims(*pair)]
         label = settings.label
-        return Outcome(
-            experiment=f"{self.name}-{label}",
-            title="Locality: the laws of gradient descent",
-            summary=f"{sum(row['trials'] for row in rows)} descents on the exact population in "
-            f"{len(rows)} settings; {sum(row['learned'] for row in rows)} learned it (accuracy "
-            f"{ACCURACY:g} and hinge {HINGE:g} at one epoch), "
-            f"{sum(row['diverged'] for row in rows)} diverged.",
-            claims=claims,
-            figures=[
+        figures = []
+        if rows:
+            figures.append(
                 epochs_figure(
                     f"locality-laws-{label}",
                     "Locality: epochs by regime",
@@ -158,9 +172,25 @@ class LocalityLaws(Experiment[LawSettings]):
                     rows,
                     THEORY,
                 )
-            ]
-            if rows
-            else [],
+            )
+        if aligned:
+            figures.append(
+                gate_figure(
+                    f"locality-gate-{label}",
+                    "Locality: alignment of the gating vector",
+                    aligned,
+                    "Gradient descent on the population, one step size",
+                )
+            )
+        return Outcome(
+            experiment=f"{self.name}-{label}",
+            title="Locality: the laws of gradient descent",
+            summary=f"{sum(row['trials'] for row in rows)} descents on the exact population in "
+            f"{len(rows)} settings; {sum(row['learned'] for row in rows)} learned it (accuracy "
+            f"{ACCURACY:g} and hinge {HINGE:g} at one epoch), "
+            f"{sum(row['diverged'] for row in rows)} diverged.",
+            claims=claims,
+            figures=figures,
             tables=[
                 _grid(label, rows),
                 exponent_table(
@@ -178,16 +208,13 @@ class LocalityLaws(Experiment[LawSettings]):
                 "setting": label,
                 "grid": rows,
                 "exponents": {key: law_numbers(law, THEORY) for key, law in laws.items()},
+                "alignment": [gate_numbers(*pair) for pair in aligned],
             },
         )
 
 
 def _regimes(settings: LawSettings) -> tuple[_Regime, ...]:
     return _QUICK if settings.quick else _REGIMES
-
-
-def _trials(settings: LawSettings) -> int:
-    return settings.trials or (2 if settings.quick else 5)
 
 
 def _row(regime: _Regime, run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
@@ -272,6 +299,15 @@ def _claims(
             )
         )
     return claims
+
+
+def _gate_claims(run: GatedTrials, stored: StoredRun) -> list[Claim]:
+    """The gate while all sequences are inside the hinge, and where the task is learned."""
+    stages = {
+        f"at loss {_HALF:g}": first_rows(stored, _HALF),
+        f"at accuracy {ACCURACY:g} and hinge {HINGE:g}": first_rows(stored, HINGE, ACCURACY),
+    }
+    return [gate_claim(near_of(run), rows, when) for when, rows in stages.items()]
 
 
 def _grid(label: str, rows: Sequence[dict[str, Any]]) -> Table:
