@@ -3,6 +3,13 @@
 from keelback.certify._certificate import certificate_of
 from keelback.certify._certification import Certification, PacBayes, certify_model
 from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
+from keelback.certify._coded_model import (
+    CodedModel,
+    is_coded_model,
+    read_coded_model,
+    require_bytes,
+)
+from keelback.certify._compress import CompressionRecipe, compress
 from keelback.certify._held_out import HeldOut
 from keelback.certify._measure import logits, margins, measure_constants, ramp_risk
 from keelback.certify._overlap import Overlap, Policy, find_overlap
@@ -21,6 +28,8 @@ __all__ = [
     "Certification",
     "ClassCertificate",
     "ClassCertificates",
+    "CodedModel",
+    "CompressionRecipe",
     "GaussianWeights",
     "HeldOut",
     "Overlap",
@@ -32,11 +41,15 @@ __all__ = [
     "certify_class",
     "certify_model",
     "certify_pac_bayes",
+    "compress",
     "find_overlap",
     "gibbs_errors",
+    "is_coded_model",
     "logits",
     "margins",
     "measure_constants",
     "ramp_risk",
+    "read_coded_model",
+    "require_bytes",
     "wrong",
 ]
