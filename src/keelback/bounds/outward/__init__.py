@@ -21,6 +21,7 @@ from keelback.bounds.outward._classes import (
     softmax_attention_log_rademacher,
     step_sums,
 )
+from keelback.bounds.outward._doubles import times
 from keelback.bounds.outward._inversions import (
     betting_bound,
     clopper_pearson,
@@ -68,4 +69,5 @@ __all__ = [
     "step_sums",
     "summarise",
     "test_set_bound",
+    "times",
 ]
