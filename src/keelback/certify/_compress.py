@@ -211,7 +211,7 @@ def _descend(
             nn.utils.clip_grad_norm_(list(coded.values()), _GRADIENT_NORM)
             optimiser.step()
             losses.append(float(loss.detach()))
-            tell("training with quantised weights", step + 1, recipe.steps)
+            tell("training with quantised weights", done, 1)
             if step == 0:
                 began = time.monotonic()  # Kernels are compiled in the first step.
     model.eval()
