@@ -24,8 +24,7 @@ test: $(VENV)/test-installed
 test-newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --upgrade pip
-	.venv-newest/bin/pip install --quiet --upgrade $(TORCH_NEWEST)
-	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[dev]"
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager $(TORCH_NEWEST) --editable ".[dev]"
 	.venv-newest/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record newest) $(TESTS)
 
 test-oldest:

@@ -83,6 +83,9 @@ def shared() -> Path:
     return _SHARED
 
 
+ENDS = ("passed", "failed", "error", "skipped")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record",
@@ -99,7 +102,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     from keelback.sweeps import provenance
 
-    ended = {name: len(reporter.stats.get(name, ())) for name in ("passed", "failed", "error")}
+    ended = {name: len(reporter.stats.get(name, ())) for name in ENDS}
     target = {"locked": "test"}.get(label, f"test-{label}")
     made_by = provenance(command=f"make {target} RECORD=1")
     record = {

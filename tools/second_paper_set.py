@@ -4,8 +4,9 @@
         --out results/benchmarks/second_paper_set_h100.json
 
 Each is a `keelback reproduce` command with its own store in STORES, which goes on from what is
-there. `gate-alignment` trains small models by autograd and is faster on the CPU's cores, so it gets
-those and the GPU is hidden from it. Several commands at once fill a GPU that one would leave idle
+there. `gate-alignment` trains small models by autograd and is faster on the CPU's cores, and
+`locality-laws` descends on exact means there, so these get the cores and the GPU is hidden from
+them. Several commands at once fill a GPU that one would leave idle
 between kernels. The longest start first; the result is written anew after each. `--no-report`
 draws nothing: `keelback report` does it later, here or elsewhere.
 """
@@ -32,7 +33,7 @@ ON_GPU = {
     "majority-voting-theorem": "majority-voting --set setting=theorem",
     "majority-voting-paper": "majority-voting",
 }
-ON_CPU = {"gate-alignment": "gate-alignment"}
+ON_CPU = {"gate-alignment": "gate-alignment", "locality-laws-full": "locality-laws"}
 
 
 @dataclass
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("stores", type=Path, help="folder with one store for each experiment")
     options.add_argument("--at-once", type=int, default=4, help="commands on the GPU at a time")
-    options.add_argument("--cpu-workers", type=int, default=11, help="workers of gate-alignment")
+    options.add_argument("--cpu-workers", type=int, default=11, help="workers of each on the CPU")
     options.add_argument("--no-report", action="store_true", help="draw nothing")
     options.add_argument("--quick", action="store_true", help="smaller versions of all")
     result_file.add_options(options)

@@ -32,7 +32,7 @@ def main() -> None:
     rows: list[list[str]] = [["", *columns]]
     for name in SHOWN:
         rows.append([name, *(record["versions"].get(name, "-") for record in records)])
-    for name in ("passed", "failed", "error"):
+    for name in ("passed", "failed", "error", "skipped"):
         rows.append([f"tests {name}", *(str(record["tests"][name]) for record in records)])
     rows.append(["commit", *(record["provenance"]["commit"] for record in records)])
     rows.append(["date", *(record["provenance"]["date"][:10] for record in records)])

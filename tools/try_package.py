@@ -23,9 +23,9 @@ COMMANDS = (
     "doctor",
     "bound --constants constants.json --json",
     "train --task majority --seq-len 20 --epochs 2 --out run --json",
-    "evaluate run --task majority --seq-len 20 --json",
-    "reproduce length-independence --task majority --seq-len 20 --seeds 1 --epochs 1 --no-report "
-    "--out sweep",
+    "evaluate {directory} --task majority --seq-len 20 --json",
+    "reproduce length-independence --task majority --seq-len 20 --seeds 1 --set epochs=1 "
+    "--no-report --out sweep",
 )
 
 
@@ -43,10 +43,12 @@ def main() -> None:
             "--disable-pip-version-check",
         ]
         lock = ROOT / "requirements" / "torch-cpu.txt"
-        for command in ([*pip, "--no-deps", "--requirement", lock], [*pip, package]):
-            subprocess.run(command, cwd=folder, env=environment, check=True)
+        for step in ([*pip, "--no-deps", "--requirement", lock], [*pip, package]):
+            subprocess.run(step, cwd=folder, env=environment, check=True)
         (folder / "constants.json").write_text(json.dumps(CONSTANTS))
-        for text in COMMANDS:
+        told: dict[str, object] = {}
+        for command in COMMANDS:
+            text = command.format_map(told)
             print(f"keelback {text}", flush=True)
             words = [str(programs / "keelback"), *text.split()]
             done = subprocess.run(
@@ -55,7 +57,7 @@ def main() -> None:
             if done.returncode:
                 sys.exit(f"exit {done.returncode}\n{done.stdout}{done.stderr}")
             if "--json" in words:
-                json.loads(done.stdout)
+                told |= json.loads(done.stdout)
 
 
 if __name__ == "__main__":

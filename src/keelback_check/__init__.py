@@ -14,51 +14,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from flint import arb, ctx, fmpq
+try:
+    from flint import arb, ctx
+
+    from keelback_check._language import LANGUAGE, notice_of_code
+    from keelback_check._numbers import LOOSE, RefusedError, count, double, kl, need, real
+
+    READY = True
+except ModuleNotFoundError:
+    READY = False
 
 FORMAT = "keelback certificate 1"
 SIGMAS = 12
-LOOSE = Fraction(1, 10**12)
 KEYS = ["notices", "format", "attempt", "checkpoint", "data", "code", "statements",
         "joint_confidence", "digest"]  # fmt: skip
-
-
-class RefusedError(Exception):
-    """Why a certificate is not accepted."""
-
-
-def need(condition: object, reason: str) -> None:
-    """Refuse unless the condition holds; what is undecided does not hold."""
-    if not condition:
-        raise RefusedError(reason)
-
-
-def count(x: object, least: int = 0) -> int:
-    """A whole number, at least `least`."""
-    if type(x) is not int or x < least:
-        raise RefusedError(f"{x!r:.40} is not a whole number of {least} or more")
-    return x
-
-
-def double(x: object) -> Fraction:
-    """A number that is written with a point, exactly."""
-    if type(x) is not float:
-        raise RefusedError(f"{x!r:.40} is not a number with a point")
-    return Fraction(x)
-
-
-def real(x: Any) -> Any:
-    """The ball of a number; doubles and fractions are meant exactly."""
-    fraction = Fraction(x)
-    return arb(fmpq(fraction.numerator, fraction.denominator))
-
-
-def kl(q: Fraction, p: Fraction) -> Any:
-    """Relative entropy of Bernoulli means."""
-    if p in (0, 1):
-        return arb(0) if q == p else arb("inf")
-    one = real(q) * (real(q) / real(p)).log() if q else arb(0)
-    return one + (real(1 - q) * (real(1 - q) / real(1 - p)).log() if q != 1 else arb(0))
 
 
 def tail(errors: int, examples: int, p: Fraction) -> Any:
@@ -116,7 +85,9 @@ def by_draws(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
 
 
 def notice(what: str, o: dict[str, Any]) -> str:
-    """One sentence: what was found of copies among some examples."""
+    """One sentence: what was found of copies among some examples, or that their code is paid."""
+    if "code_bits" in o:
+        return notice_of_code(o)
     exact, within = count(o["exact"]), count(o["within"])
     near = "" if o["near"] is None else f" and {count(o['near'])} near"
     unlooked = " (near ones were not looked for)" if o["near"] is None else ""
@@ -151,6 +122,7 @@ KINDS: dict[str, tuple[Any, str, str]] = {
         "probability at most {bound}",
         "kl({sample_error_bound} || {bound}) >= (KL + log({top} / (4 delta' / 60))) / {examples}",
     ),
+    **LANGUAGE,
 }
 
 
@@ -189,12 +161,18 @@ def check(certificate: dict[str, Any]) -> None:
     for number, statement in enumerate(statements, start=1):
         where = f"statement {number} ({statement['kind']}): "
         given, bound = Fraction(statement["delta"]), double(statement["bound"])
-        need(0 < given < 1 and 0 <= bound <= 1, where + "delta or bound is no probability")
+        top = double(statement["evidence"]["width"]) if statement["kind"] in LANGUAGE else 1
+        need(0 < given < 1 and 0 <= bound <= top, where + "delta or bound is no probability")
         delta = given / (attempt * (attempt + 1))
         need(statement["delta_after_attempts"] == str(delta), where + "the share of delta is wrong")
         sample = overlap[statement["examples"]]
         need(sample["counted"] == statement["evidence"]["examples"], where + "other examples")
         slack, evidence = KINDS[statement["kind"]][0], statement["evidence"]
+        if statement["kind"] in LANGUAGE and statement["kind"] != "n-gram":
+            need(evidence["code_bits"] == sample.get("code_bits", 0), where + "another code")
+            size = count(certificate["checkpoint"]["bytes"], 1)
+            paid = 8 * size + 2 * size.bit_length() - 1
+            need(evidence["code_bits"] in (0, paid), where + "the code is not as long as the file")
         with ctx.workprec(256):
             need(slack(evidence, delta, bound) >= 0, where + "the bound does not hold")
             looser = slack(evidence, delta, bound * (1 - LOOSE)) >= 0
@@ -211,10 +189,13 @@ def main(arguments: list[str] | None = None) -> int:
     if len(given) not in (1, 3) or given[0].startswith("-") or given[1:2] not in ([], ["--file"]):
         print("usage: keelback-check CERTIFICATE.json [--file CHECKPOINT]", file=sys.stderr)
         return 2
+    if not READY:
+        print("error: needs python-flint: pip install 'keelback[certify]'", file=sys.stderr)
+        return 2
     try:
         certificate = json.loads(Path(given[0]).read_text(encoding="utf-8"))
         hashes = [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in given[2:]]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

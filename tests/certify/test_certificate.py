@@ -214,7 +214,21 @@ def test_unreadable_files_and_wrong_arguments_end_with_two(
     path.write_text("{")
     assert keelback_check.main([str(path)]) == 2
     assert keelback_check.main([]) == 2
+    path.write_text("[" * 100_000)
+    assert keelback_check.main([str(path)]) == 2
     path.write_text("[]")
     capsys.readouterr()
     assert keelback_check.main([str(path)]) == 1
     assert capsys.readouterr().out.startswith("REFUSED: ")
+
+
+def test_without_its_library_it_names_it(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['flint'] = None; import keelback_check as k; k._exit()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "any.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: needs python-flint: pip install 'keelback[certify]'\n"

@@ -16,7 +16,7 @@ def run(capsys, *arguments):
 
 
 def test_json_has_the_promised_keys(capsys):
-    code, out, err = run(capsys, *SMALL, "--json")
+    code, out, err = run(capsys, *SMALL, "--json", "--quiet")
     assert code == 0
     assert err == ""
     result = json.loads(out)
@@ -51,6 +51,61 @@ def test_locality_prints_a_summary(capsys, source):
     assert "censored" in out
 
 
+LOCALITY = ["--data", "locality", "--near", "2", "--far", "5", "--noise", "0", "--json"]
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ["--eta-gate", "2", "--eta-out", "20"],
+        ["--optimizer", "momentum", "--momentum", "0.5"],
+        ["--optimizer", "adam", "--eta-gate", "0.01", "--eta-out", "0.3"],
+        ["--schedule", "decaying", "--decay", "10"],
+        ["--schedule", "stable", "--eta", "20", "--stability", "0.1"],
+    ],
+)
+@pytest.mark.parametrize("symmetry", ["none", "model"])
+def test_ways_to_step_learn_and_get_no_prediction(capsys, ways, symmetry):
+    more = ["--width", "20", "--symmetry", symmetry]
+    code, out, _ = run(capsys, *SMALL, "--paired", *LOCALITY, *ways, *more)
+    assert code == 0
+    result = json.loads(out)
+    assert result["train_loss"] < 1
+    assert result["predicted"] is None
+    assert result["conditions"] == []
+    if symmetry == "model":
+        assert result["projections"]["o_plus"] == result["projections"]["o_minus"]
+
+
+def test_the_population_learns_locality(capsys):
+    """A readable command: no sequence is classified wrongly."""
+    ways = [
+        "--eta-gate",
+        "1",
+        "--eta-out",
+        "100",
+        "--schedule",
+        "stable",
+        "--readout-scale",
+        "0.01",
+    ]
+    sizes = ["--far", "12", "--length", "20", "--dim", "16", "--epochs", "20000"]
+    goal = ["--target", "0.1", "--target-accuracy", "0.99"]
+    code, out, _ = run(capsys, *LOCALITY, *sizes, *ways, *goal, "--population")
+    assert code == 0
+    result = json.loads(out)
+    assert result["status"] == "reached"
+    assert result["test_accuracy"] == 1
+    assert result["test_loss"] < 0.1
+    assert result["progress"] < result["epochs"]
+
+
+def test_without_a_prediction_the_summary_says_why(capsys):
+    code, out, _ = run(capsys, *SMALL, "--eta-out", "2")
+    assert code == 0
+    assert "no prediction: the theorem is about plain gradient descent" in out
+
+
 def test_divergence_exits_1_with_its_epoch(capsys):
     code, out, err = run(capsys, *SMALL, "--eta", "3e38", "--noise", "5", "--json")
     assert code == 1
@@ -70,10 +125,23 @@ def test_divergence_exits_1_with_its_epoch(capsys):
         (["--data", "locality", "--near", "3", "--far", "40"], "do not fit"),
         (["--width", "51"], "odd widths"),
         (["--dim", "2"], "3 dimensions or more"),
-        (["--samples", "0"], "'--samples'"),
+        (["--samples", "0"], "'--samples': Input should be greater than or equal to 2"),
         (["--paired", "--fresh"], "exclude each other"),
-        (["--noise", "-1"], "'--noise'"),
-        (["--seed", "-1"], "'--seed'"),
+        (["--fresh", "--population"], "exclude each other"),
+        (["--population"], "locality data without noise"),
+        (["--optimizer", "sgd"], "gd, momentum, adam"),
+        (["--schedule", "stabel"], "did you mean stable?"),
+        (["--symmetry", "gate"], "none, readout, model"),
+        (["--eta-gate", "0"], "'--eta-gate': Input should be greater than or equal to 0.000"),
+        (["--eta-out", "-1"], "'--eta-out': Input should be greater than or equal to 0.000"),
+        (["--optimizer", "adam", "--schedule", "stable"], "plain gradient descent"),
+        (
+            ["--target-accuracy", "2"],
+            "'--target-accuracy': Input should be less than or equal to 1",
+        ),
+        (["--momentum", "1"], "momentum lies"),
+        (["--noise", "-1"], "'--noise': Input should be greater than or equal to 0"),
+        (["--seed", "-1"], "'--seed': Input should be greater than or equal to 0"),
         (["--noise-family", "cauchy"], "gaussian, student, correlated"),
         (["--mixing", "none"], "identity, orthogonal, gaussian"),
         (["--device", "tpu"], "cpu, cuda"),

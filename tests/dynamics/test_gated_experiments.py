@@ -19,9 +19,10 @@ from keelback.dynamics import (
 from keelback.errors import InputError
 from keelback.experiments import get_experiment
 from keelback.experiments.second_paper.gate_alignment_trials import HarnessTrials
+from keelback.experiments.second_paper.gated_experiment import order_claim
 from keelback.experiments.second_paper.gated_reading import exponent_claim, trial_row
 from keelback.experiments.second_paper.gated_trials import GatedTrials, outcomes_of
-from keelback.experiments.second_paper.locality import _rate_claims
+from keelback.experiments.second_paper.locality_gate import first_rows, gate_claim, last_rows
 from keelback.experiments.second_paper.sample_complexity import _at_gap, _ranked
 from keelback.experiments.second_paper.sample_threshold import (
     SampleThreshold,
@@ -205,6 +206,7 @@ def test_verdicts_on_exponents(fitted, sufficient, verdict, holds):
         ("majority-voting", {"setting": "theorem"}),
         ("locality", {}),
         ("locality", {"setting": "theorem"}),
+        ("locality-laws", {}),
         ("sample-complexity", {"data": "locality"}),
         ("sample-complexity", {"setting": "theorem"}),
         ("gate-alignment", {}),
@@ -217,8 +219,40 @@ def test_settings_make_different_runs_that_can_be_read_again(name, given, quick)
     assert len({run.name for run in runs}) == len(runs)
     assert all(run_from_fields(run.fields()) == run for run in runs)
     trials = {run.trials for run in runs}
-    if not quick and name != "gate-alignment":
+    if not quick and name not in ("gate-alignment", "locality-laws"):
         assert max(trials) == 100
+
+
+@pytest.mark.slow
+def test_the_quick_locality_is_learned_by_every_trial(tmp_path):
+    """To accuracy .99 and hinge .1, at near = 2 and beyond, where a gate is needed."""
+    experiment = get_experiment("locality")
+    settings = experiment.settings({"quick": True})
+    runs = [run for run in experiment.runs(settings) if run.record == "ends"]
+    results = sweep(runs, Store.create(tmp_path / "store"), workers=1)
+    outcome = experiment.outcome(settings, results)
+    rows = {row["near"]: row for row in outcome.numbers["grid"]}
+    for near in (2, 3):
+        assert rows[near]["reached"] == rows[near]["trials"] == 4
+        assert rows[near]["last_accuracy"] >= 0.99
+        assert rows[near]["last_loss"] <= 0.1
+    assert outcome.claims[0].holds
+
+
+def test_later_fields_leave_the_names_of_stored_runs_alone():
+    """Names of runs that were stored before step sizes, optimizers and goals could be chosen."""
+    stored = {
+        "majority-voting": "697e08fdb6513b7d",
+        "sample-complexity": "624df565ae3fef6a",
+    }
+    for name, first in stored.items():
+        experiment = get_experiment(name)
+        assert experiment.runs(experiment.settings({}))[0].name == first
+    assert "optimizer" not in TINY.fields()
+    changed = TINY.model_copy(update={"optimizer": "adam"})
+    assert changed.fields()["optimizer"] == "adam"
+    assert changed.name != TINY.name
+    assert run_from_fields(changed.fields()) == changed
 
 
 def test_theorem_settings_meet_width_and_noise():
@@ -241,7 +275,14 @@ def test_theorem_settings_meet_width_and_noise():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "given"), [("majority-voting", {}), ("locality", {}), ("sample-complexity", {})]
+    ("name", "given"),
+    [
+        ("majority-voting", {}),
+        ("locality", {}),
+        ("locality-laws", {}),
+        ("sample-complexity", {}),
+        ("sample-complexity", {"data": "locality"}),
+    ],
 )
 def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
     """One trial a point of the quick size, through the store, to claims that JSON can hold."""
@@ -273,7 +314,7 @@ def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
 )
 def test_growth_is_claimed_of_two_medians_or_more(medians, verdict, evidence):
     rows = [{"series": "s", "near": n, "epochs": m} for n, m in enumerate(medians, start=1)]
-    grows, _ = _rate_claims({"s": None}, rows, "ranking 0.9")
+    grows = order_claim("Epochs grow.", rows, "grows", "near = 1", "separations")
     assert grows.verdict == verdict
     assert grows.evidence.endswith(evidence)
 
@@ -353,3 +394,67 @@ def test_a_trial_that_ranks_well_says_when(tmp_path):
     run = TINY.model_copy(update={"target": 1e-3, "width": 20})
     ranked = outcomes_of(stored(tmp_path, run), "ranking")
     assert (ranked < 60).all()
+
+
+@pytest.mark.parametrize("given", [{}, {"setting": "theorem"}, {"quick": True}])
+def test_samples_for_pairs_are_those_to_have_learned_them(given):
+    experiment = get_experiment("sample-complexity")
+    settings = experiment.settings({"data": "locality", **given})
+    for run in experiment.runs(settings):
+        assert (run.target, run.target_accuracy) == (0.1, 0.99)
+        assert (run.source, run.noise.scale) == ("fixed", 0)
+    assert settings.scale.goal == "accuracy 0.99 and hinge 0.1"
+
+
+def gate_row(irrelevant, relevant=0.0):
+    shares = dict.fromkeys(("projection_o_plus", "projection_o_minus"), relevant)
+    return {"seed": 0, "epoch": 7, "projection_irrelevant_mean": irrelevant, **shares}
+
+
+@pytest.mark.parametrize(
+    ("near", "rows", "verdict"),
+    [
+        (3, [gate_row(-2.0, 0.4), gate_row(-1.0, -0.1)], "holds"),
+        (3, [gate_row(-2.0, -0.6)], "does not hold"),
+        (3, [gate_row(-2.0), gate_row(0.1)], "does not hold"),
+        (1, [gate_row(0.2), gate_row(0.1)], "holds"),
+        (1, [gate_row(0.2), gate_row(-0.1)], "does not hold"),
+        (2, [], "not measured"),
+    ],
+)
+def test_the_gate_is_judged_by_stage(near, rows, verdict):
+    claim = gate_claim(near, rows, "at loss 0.5")
+    assert claim.verdict == verdict
+    assert claim.holds is {"holds": True, "does not hold": False, "not measured": None}[verdict]
+    assert claim.statement.startswith(f"near = {near}, at loss 0.5: ")
+
+
+def test_stages_of_a_course_are_the_first_rows_that_meet_them(tmp_path):
+    run = TINY.model_copy(update={"record": "course", "stop_at_target": False})
+    course = stored(tmp_path, run)
+    rows = list(course.history())
+    loss = sorted(row["test_loss"] for row in rows)[len(rows) // 3]
+    found = {row["seed"]: row for row in first_rows(course, loss, 0.6)}
+    assert found
+    for seed, first in found.items():
+        before = [row for row in rows if row["seed"] == seed and row["epoch"] < first["epoch"]]
+        assert first["test_loss"] <= loss
+        assert first["test_accuracy"] >= 0.6
+        assert before
+        assert all(row["test_loss"] > loss or row["test_accuracy"] < 0.6 for row in before)
+    assert first_rows(course, -1.0) == []
+    assert {row["epoch"] for row in last_rows(course)} == {run.epochs}
+
+
+@pytest.mark.slow
+def test_descent_closes_the_gate_for_irrelevant_features_and_opens_it_for_near_1(tmp_path):
+    """The quick size of the paper's figure 4, by plain gradient descent on the population."""
+    experiment = get_experiment("locality-laws")
+    settings = experiment.settings({"quick": True, "trials": 1})
+    runs = [run for run in experiment.runs(settings) if run.record == "course"]
+    results = sweep(runs, Store.create(tmp_path / "store"), workers=1)
+    outcome = experiment.outcome(settings, results)
+    judged = {claim.statement[:22]: claim.holds for claim in outcome.claims}
+    assert judged["near = 2, at loss 0.5:"]
+    assert judged["near = 1, at loss 0.5:"]
+    assert [figure.name for figure in outcome.figures] == ["locality-gate-quick"]

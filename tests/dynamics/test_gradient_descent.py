@@ -6,8 +6,8 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from keelback.dynamics import CorrelatedNoise, GaussianNoise, Locality, MajorityVoting, StudentNoise
-from keelback.dynamics import descent as gradient_descent
-from keelback.dynamics.descent import GatedTraining, measured_epochs, train_gated
+from keelback.dynamics.descent import GatedTraining, history, measured_epochs, train_gated
+from keelback.dynamics.descent.batch import Batch, ranking
 from keelback.dynamics.gated import GatedSSM, hinge_loss
 from keelback.dynamics.patterns import sample_patterns, stream
 from keelback.errors import InputError
@@ -58,9 +58,9 @@ def test_a_training_does_not_depend_on_its_company():
         for eta in (0.3, 5.0)
     ]
     together = train_gated(trainings)
-    assert len({history.epochs_to_target for history in together}) > 2
-    for training, history in zip(trainings, together, strict=True):
-        assert_same(history, train_gated([training])[0])
+    assert len({found.epochs_to_target for found in together}) > 2
+    for training, found in zip(trainings, together, strict=True):
+        assert_same(found, train_gated([training])[0])
     for first, second in zip(together, train_gated(trainings, memory=1.0), strict=True):
         assert_same(first, second)
 
@@ -93,11 +93,11 @@ def test_a_training_without_a_gradient_leaves_early_and_loses_nothing(monkeypatc
     few.append(small(samples=4, seed=0, epochs=900, target=0.9, stop_at_target=False))
     fresh = small(samples=4, source="fresh", epochs=900, target=None)
     steps = []
-    keep = gradient_descent._Batch._keep
-    monkeypatch.setattr(gradient_descent._Batch, "_keep", lambda *given: steps.append(keep(*given)))
+    keep = Batch._keep
+    monkeypatch.setattr(Batch, "_keep", lambda *given: steps.append(keep(*given)))
     left = train_gated([*few, fresh])
     assert steps
-    monkeypatch.setattr(gradient_descent, "_settled", lambda training, train_loss: False)
+    monkeypatch.setattr(history, "settled", lambda training, train_loss: False)
     for early, whole in zip(left, train_gated([*few, fresh]), strict=True):
         assert_same(early, whole)
         np.testing.assert_array_equal(early.train_loss, whole.train_loss)
@@ -123,7 +123,7 @@ def test_ranking_is_that_of_a_rank_sum_and_ignores_a_constant():
     ]
     for constant in (0.0, 5.0):
         margins = torch.tensor((outputs + constant) * signs)
-        found = gradient_descent._ranking(margins, torch.tensor(signs))
+        found = ranking(margins, torch.tensor(signs))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

@@ -131,6 +131,11 @@ def test_other_state_dicts_are_refused(tmp_path: Path, content: object) -> None:
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no checkpoint at .*absent\.pth"):
         load_model(tmp_path / "absent.pth")
+    run = tmp_path / "out" / "runs" / "abc"
+    run.mkdir(parents=True)
+    (run / "model.safetensors").touch()
+    with pytest.raises(InputError, match=rf"no checkpoint at .*; name a run, e.g. {run}"):
+        load_model(tmp_path / "out")
 
 
 def bad_values() -> dict[str, torch.Tensor]:

@@ -93,7 +93,7 @@ def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(
     assert signal.getsignal(signal.SIGTERM) is before
     undo()
     seen: list[int] = []
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "keelback")
     results = train(
         models(),
         splits(),

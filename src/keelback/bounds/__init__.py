@@ -13,6 +13,7 @@ from keelback.bounds._chaining import (
     log_dudley_of_capacity,
     nested_chaining,
 )
+from keelback.bounds._code_length import code_length, largest_loss, occam_confidence
 from keelback.bounds._companions import (
     linear_attention_log_rademacher,
     lti_log_rademacher,
@@ -30,6 +31,7 @@ from keelback.bounds._covering import (
     maurey_log_count,
     volume_log_count,
 )
+from keelback.bounds._documents import document_bound
 from keelback.bounds._grid import ClassGrid, Enclosure, level_weight
 from keelback.bounds._held_out import clopper_pearson
 from keelback.bounds._lower import log_mean_absolute_sign_sum, lower_log_rademacher
@@ -43,6 +45,7 @@ from keelback.bounds._martingale import (
     RATES,
     azuma_excess,
     best_rate,
+    betting_mean,
     freedman_excess,
 )
 from keelback.bounds._numbers import has_flint
@@ -87,17 +90,21 @@ __all__ = [
     "azuma_excess",
     "best_chain",
     "best_rate",
+    "betting_mean",
     "chaining_radii",
     "cheapest_log_count",
     "class_log_count",
     "clopper_pearson",
+    "code_length",
     "confidence_term",
     "covering_risk",
+    "document_bound",
     "dudley_integral",
     "freedman_excess",
     "has_flint",
     "interval_log_count",
     "kl_inverse",
+    "largest_loss",
     "level_weight",
     "linear_attention_log_rademacher",
     "log_covering_gap",
@@ -118,6 +125,7 @@ __all__ = [
     "mean_index",
     "monte_carlo_bound",
     "nested_chaining",
+    "occam_confidence",
     "pac_bayes_bound",
     "published_log_rademacher",
     "published_terms",

@@ -61,6 +61,33 @@ def freedman_excess(confidence: Real, tokens: Real, width: Real, rate: Real, squ
     return width * (psi * squares / width**2 + confidence) / (rate * tokens)
 
 
+def betting_mean(
+    confidence: Real,
+    tokens: Real,
+    width: Real,
+    rate: Real,
+    mean_forecast: Real,
+    log_wealth: Real,
+) -> Real:
+    """mean forecast + width (confidence - log_wealth) / (rate n): what mean mu is at most.
+
+    log_wealth is the sum of log(1 + rate (forecast_t - Y_t) / width). With probability at least
+    1 - e^-confidence, for all n at once. Never above what `freedman_excess` gives: that one bounds
+    each logarithm from below by rate xi - psi(rate) xi^2.
+
+    Args:
+        confidence: log(1 / failure probability).
+        tokens: n.
+        width: upper bound on a loss.
+        rate: the stake, in (0, 1).
+        mean_forecast: the mean of the forecasts, each in [0, width] and decided before its token.
+        log_wealth: the sum above.
+
+    Source: Waudby-Smith and Ramdas, JRSS B 2024, for betting; docs/studies/bounds.md, Theorem 12.
+    """
+    return mean_forecast + width * (confidence - log_wealth) / (rate * tokens)
+
+
 def best_rate(confidence: float, tokens: int, width: float, squares: float | None = None) -> float:
     """The candidate rate with the smallest excess; Azuma's without `squares`, else Freedman's."""
 

@@ -3,7 +3,20 @@
 from keelback.certify._certificate import certificate_of
 from keelback.certify._certification import Certification, PacBayes, certify_model
 from keelback.certify._class_certificate import ClassCertificate, ClassCertificates, certify_class
+from keelback.certify._coded_model import (
+    CodedModel,
+    is_coded_model,
+    read_coded_model,
+    require_bytes,
+)
+from keelback.certify._compress import CompressionRecipe, compress
 from keelback.certify._held_out import HeldOut
+from keelback.certify._language import (
+    LanguageCertification,
+    certify_language,
+    sample_of,
+)
+from keelback.certify._language_certificate import language_certificate, language_words
 from keelback.certify._measure import logits, margins, measure_constants, ramp_risk
 from keelback.certify._overlap import Overlap, Policy, find_overlap
 from keelback.certify._pac_bayes import (
@@ -21,8 +34,11 @@ __all__ = [
     "Certification",
     "ClassCertificate",
     "ClassCertificates",
+    "CodedModel",
+    "CompressionRecipe",
     "GaussianWeights",
     "HeldOut",
+    "LanguageCertification",
     "Overlap",
     "PacBayes",
     "PacBayesCertificate",
@@ -30,13 +46,21 @@ __all__ = [
     "bounded_cross_entropy",
     "certificate_of",
     "certify_class",
+    "certify_language",
     "certify_model",
     "certify_pac_bayes",
+    "compress",
     "find_overlap",
     "gibbs_errors",
+    "is_coded_model",
+    "language_certificate",
+    "language_words",
     "logits",
     "margins",
     "measure_constants",
     "ramp_risk",
+    "read_coded_model",
+    "require_bytes",
+    "sample_of",
     "wrong",
 ]

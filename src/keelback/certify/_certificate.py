@@ -63,7 +63,7 @@ def certificate_of(
         "statements": statements,
         "joint_confidence": str(joint),
     }
-    return {**certificate, "digest": _digest(certificate)}
+    return seal(certificate)
 
 
 def split_digest(split: Split) -> str:
@@ -148,6 +148,7 @@ def _statement(
     }
 
 
-def _digest(certificate: Mapping[str, Any]) -> str:
+def seal(certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """A certificate with the SHA-256 of its content."""
     text = json.dumps(certificate, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {**certificate, "digest": hashlib.sha256(text.encode()).hexdigest()}

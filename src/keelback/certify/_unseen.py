@@ -40,7 +40,7 @@ class Unseen:
 
     def notice(self, what: str) -> str:
         """One sentence: what was found among `what`."""
-        copies = _described(self.overlap, self.near_copies)
+        copies = described(self.overlap, self.near_copies)
         if self.drawn:
             return (
                 f"The {what} are drawn independently by a program; by chance "
@@ -78,7 +78,7 @@ def unseen(task: Task, split: Split, training: Split, what: str, policy: Policy)
         return Unseen(split, overlap, drawn, near, policy)
     if policy == "refuse":
         raise InputError(
-            f"there are {_described(overlap, near)} among the {len(split)} {what}, so that no "
+            f"there are {described(overlap, near)} among the {len(split)} {what}, so that no "
             "certificate holds for new ones: --drop-overlap leaves them out, --allow-overlap "
             "counts them and says so"
         )
@@ -100,7 +100,8 @@ def _rows(split: Split) -> list[list[int]]:
     return [row[:length] for row, length in zip(split.tokens.tolist(), lengths, strict=True)]
 
 
-def _described(overlap: Overlap, near_copies: bool) -> str:
+def described(overlap: Overlap, near_copies: bool) -> str:
+    """What was found of copies, in words."""
     near = f" and {len(overlap.near)} near" if near_copies else ""
     only = "" if near_copies else " (near ones were not looked for)"
     return (

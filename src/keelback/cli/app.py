@@ -36,7 +36,7 @@ _SECONDS_TO_LAND = 0.1
 SECTIONS = {
     "Train and score": ("train", "evaluate", "dynamics", "byte-lm"),
     "Measure and repair": ("audit", "repair"),
-    "Bound and certify": ("bound", "certify"),
+    "Bound and certify": ("bound", "certify", "compress"),
     "Experiments and sweeps": ("list", "reproduce", "runs", "report"),
     "Benchmarks and installation": ("bench", "doctor"),
 }

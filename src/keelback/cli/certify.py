@@ -1,12 +1,14 @@
 """`keelback certify`: what can be promised about the error of one checkpoint."""
 
 import math
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.certify_language import certify_text
 from keelback.cli.evaluate import require_fit
 from keelback.cli.options import (
     LARGEST_SEED,
@@ -15,7 +17,6 @@ from keelback.cli.options import (
     DataSeed,
     Json,
     SeqLenOfTask,
-    TaskName,
     TaskSettings,
     TokenizerFile,
 )
@@ -26,10 +27,46 @@ if TYPE_CHECKING:
     from keelback.certify import Certification
 
 
+class Kind(StrEnum):
+    """What is certified."""
+
+    task = "task"
+    language = "language"
+
+
 @app.command()
 def certify(
     checkpoint: Checkpoint,
-    task: TaskName,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the task that the checkpoint was trained on; no default, needed unless "
+            "--kind is language; e.g. majority."
+        ),
+    ] = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="What is certified: a classifier on a task, or a language model over bytes, as "
+            "keelback compress writes it."
+        ),
+    ] = Kind.task,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Documents of a certificate of kind language: a text file, a folder of text "
+            "files, or a file of reviews (.parquet or .csv); may be repeated; no default; "
+            "e.g. reviews.parquet."
+        ),
+    ] = None,
+    training_text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Documents that the language model was trained on, if they are others than "
+            "--text: copies of them are looked for, and the model's code is not paid for; may be "
+            "repeated; by default the code is paid for; e.g. train.parquet."
+        ),
+    ] = None,
     seq_len: SeqLenOfTask = None,
     data_seed: DataSeed = None,
     data: DataPath = None,
@@ -92,6 +129,14 @@ def certify(
             help="Seed, a whole number, of the split, the prior and all draws.",
         ),
     ] = 0,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of documents of --text that are counted, from the first on; all by "
+            "default; e.g. 2000.",
+        ),
+    ] = None,
     certificate: Annotated[
         Path | None,
         typer.Option(
@@ -101,7 +146,7 @@ def certify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples.
+    """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples, or text.
 
     Says for each number which classifier and which distribution it is about, and at which
     confidence. Copies of training examples among those held out, and repeated ones, are looked for:
@@ -125,6 +170,27 @@ def certify(
     if allow_overlap and drop_overlap:
         raise InputError("--allow-overlap and --drop-overlap exclude each other")
     policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"
+    if kind is Kind.language:
+        given = {
+            "task": task, "seq_len": seq_len, "data_seed": data_seed, "data": data,
+            "tokenizer": tokenizer, "set": setting,
+        }  # fmt: skip
+        _refuse_beside("--kind language", given)
+        certify_text(
+            checkpoint,
+            text or [],
+            training_text or [],
+            first=first,
+            delta=delta,
+            attempt=attempt,
+            policy=policy,
+            certificate=certificate,
+            json=json,
+        )
+        return
+    _refuse_beside("--kind task", {"text": text, "training_text": training_text, "first": first})
+    if task is None:
+        raise InputError("--task is missing: name the task that the checkpoint was trained on")
     options: dict[str, Any] = {
         "seq_len": seq_len,
         "data_seed": data_seed,
@@ -166,6 +232,16 @@ def certify(
 
 _OF_PAC_BAYES = {"prior_share": 0.5, "prior_epochs": None, "steps": 500, "draws": 2000}
 """The options that only the PAC-Bayes certificate reads, and their defaults."""
+
+
+def _refuse_beside(what: str, given: dict[str, Any]) -> None:
+    from keelback.errors import InputError
+
+    for name, value in given.items():
+        if value:
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect beside {what}; leave one of them out"
+            )
 
 
 def _refuse_idle(**given: float | None) -> None:

@@ -1,7 +1,7 @@
 """`keelback dynamics`: one training of the gated SSM, and what its gate learned."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -12,8 +12,10 @@ from keelback.cli.terminal import console
 from keelback.device import chosen_device
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from keelback.dynamics import Locality, MajorityVoting
-    from keelback.dynamics.descent import GatedHistory, GatedTraining
+    from keelback.dynamics.descent import GatedHistory, GatedTraining, Source
     from keelback.dynamics.noise import Noise
 
 
@@ -74,8 +76,57 @@ def dynamics(
         str, typer.Option(help="Distribution of the noise: gaussian, student or correlated.")
     ] = "gaussian",
     eta: Annotated[
-        float, typer.Option(min=1e-38, max=3.4e38, help="Step size eta of gradient descent.")
+        float,
+        typer.Option(min=1e-38, max=3.4e38, help="Step size eta of the gate and the read-out."),
     ] = 0.5,
+    eta_gate: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-38, max=3.4e38, help="Step size of the gate w; default that of --eta; e.g. 0.5."
+        ),
+    ] = None,
+    eta_out: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-38,
+            max=3.4e38,
+            help="Step size of the read-out W_O; default that of --eta; e.g. 50.",
+        ),
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="Optimizer: gd, momentum or adam.")] = "gd",
+    momentum: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the last change kept by momentum and Adam."),
+    ] = 0.9,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Schedule of the step sizes: constant; decaying, eta / (1 + epoch / --decay); or "
+            "stable, shortened so that step size times measured sharpness is at most --stability."
+        ),
+    ] = "constant",
+    decay: Annotated[
+        float,
+        typer.Option(
+            min=1e-38, max=3.4e38, help="Epochs after which a decaying step size is halved."
+        ),
+    ] = 1000.0,
+    stability: Annotated[
+        float,
+        typer.Option(
+            min=1e-38, max=3.4e38, help="Largest step size times sharpness of a stable schedule."
+        ),
+    ] = 0.2,
+    symmetry: Annotated[
+        str,
+        typer.Option(
+            help="Symmetry of the weights: none; readout, W_O unchanged under exchange of the "
+            "classes, so that the read-outs of o_+ and o_- add up to 0; or model, w as well."
+        ),
+    ] = "none",
+    readout_scale: Annotated[
+        float, typer.Option(min=0, max=3.4e38, help="Standard deviation of W_O at the start.")
+    ] = 0.1,
     epochs: Annotated[
         int, typer.Option(min=1, help="Number of steps of full-batch gradient descent.")
     ] = 400,
@@ -85,6 +136,14 @@ def dynamics(
             min=0, max=1, help="Test loss (hinge, per sequence) whose first epoch is reported."
         ),
     ] = 1e-3,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Test accuracy that --target needs at the same epoch; default none; e.g. 0.99.",
+        ),
+    ] = None,
     mixing: Annotated[
         str,
         typer.Option(help="Initial values of W_B and W_C: identity, orthogonal or gaussian."),
@@ -101,25 +160,37 @@ def dynamics(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Draw new sequences at every step.")
     ] = False,
+    population: Annotated[
+        bool,
+        typer.Option(
+            "--population",
+            help="Locality with --noise 0: the exact mean over all sequences, on the CPU.",
+        ),
+    ] = False,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Train the gated SSM of arXiv 2602.12499 once and report what its gate learned.
 
     The gating vector w starts at zero. Reported are its projections and cosines on the class
-    features o_+ and o_- and on every irrelevant one, what the theorem predicts (constants taken
-    as 1), which of its conditions hold, and the Bayes error under the noise.
+    features o_+ and o_- and on every irrelevant one, what the theorem predicts for plain gradient
+    descent (constants taken as 1), which of its conditions hold, and the Bayes error under the
+    noise.
     """
-    from keelback.dynamics.descent import GatedTraining, train_gated
-    from keelback.errors import InputError
+    from keelback.dynamics.descent import (
+        GatedTraining,
+        OptimizerName,
+        ScheduleName,
+        Symmetry,
+        train_gated,
+    )
 
-    if paired and fresh:
-        raise InputError("--paired and --fresh exclude each other: fresh data are never repeated")
+    source = _source(paired, fresh, population)
     training = GatedTraining(
         pattern=_pattern(data, alpha_r, alpha_c, near, far, length, dim),
         noise=_noise(noise_family, noise),
         samples=samples,
-        source="fresh" if fresh else "paired" if paired else "fixed",
+        source=source,
         width=width,
         step_size=eta,
         epochs=epochs,
@@ -128,6 +199,16 @@ def dynamics(
         target=target,
         stop_at_target=False,
         mixing=_choice("--mixing", mixing, ("identity", "orthogonal", "gaussian")),
+        gate_step_size=eta_gate,
+        readout_step_size=eta_out,
+        optimizer=_choice("--optimizer", optimizer, get_args(OptimizerName)),
+        momentum=momentum,
+        schedule=_choice("--schedule", schedule, get_args(ScheduleName)),
+        decay=decay,
+        stability=stability,
+        symmetry=_choice("--symmetry", symmetry, get_args(Symmetry)),
+        readout_scale=readout_scale,
+        target_accuracy=target_accuracy,
     )
     with work_progress("dynamics"):
         history = train_gated([training], device=chosen_device(device))[0]
@@ -141,8 +222,21 @@ def dynamics(
 
         raise JobError(
             f"the training diverged by epoch {history.diverged_by}: a parameter is not finite; "
-            f"lower --eta"
+            f"lower --eta, --eta-gate or --eta-out"
         )
+
+
+def _source(paired: bool, fresh: bool, population: bool) -> "Source":
+    from keelback.errors import InputError
+
+    asked = {"paired": paired, "fresh": fresh, "population": population}
+    chosen = [name for name, wanted in asked.items() if wanted]
+    if len(chosen) > 1:
+        raise InputError(
+            f"--{' and --'.join(chosen)} exclude each other: training data come from one source"
+        )
+    sources: dict[str, Source] = {"paired": "paired", "fresh": "fresh", "population": "population"}
+    return sources[chosen[0]] if chosen else "fixed"
 
 
 def _pattern(
@@ -195,18 +289,11 @@ def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any
     finite = history.status != "diverged"
     pattern: Any = training.pattern
     ran = int(history.epochs[-1])
-    checks = conditions(
-        pattern,
-        width=training.width,
-        noise=training.noise.scale,
-        samples=None if training.source == "fresh" else training.samples,
-        step_size=training.step_size,
-        epochs=ran,
-    )
     result: dict[str, Any] = {
         "status": history.status,
         "epochs": ran,
         "epochs_to_target": history.epochs_to_target,
+        "progress": _finite(history.progress[-1]),
         "train_loss": _finite(history.train_loss[-1]),
         "test_loss": _finite(history.test_loss[-1]),
         "test_accuracy": float(history.test_accuracy[-1]),
@@ -219,8 +306,18 @@ def _result(training: "GatedTraining", history: "GatedHistory") -> dict[str, Any
             "o_minus": found.o_minus if found else None,
             "irrelevant": list(found.irrelevant) if found else [],
         }
-    result["predicted"] = asdict(predicted(pattern, training.step_size, ran))
-    result["conditions"] = [asdict(check) for check in checks]
+    result["predicted"], result["conditions"] = None, []
+    if training.plain:
+        checks = conditions(
+            pattern,
+            width=training.width,
+            noise=training.noise.scale,
+            samples=training.samples if training.source in ("fixed", "paired") else None,
+            step_size=training.eta_gate,
+            epochs=ran,
+        )
+        result["predicted"] = asdict(predicted(pattern, training.eta_gate, ran))
+        result["conditions"] = [asdict(check) for check in checks]
     result["bayes_error"] = None
     if type(training.noise).__name__ == "GaussianNoise":
         error = bayes_error(pattern, training.noise.scale)
@@ -266,7 +363,21 @@ def _print(result: dict[str, Any]) -> None:
             numbers = (row["o_plus"], row["o_minus"], *spread)
             table.add_row(name, *(f"{number:+.3f}" for number in numbers))
     terminal.print(table)
+    _print_theorem(terminal, result)
+    error = result["bayes_error"]
+    if error is not None and error["log10_upper"] is not None:
+        terminal.print(
+            f"Bayes error: from 10^{error['log10_lower']:.1f} to 10^{error['log10_upper']:.1f}"
+        )
+
+
+def _print_theorem(terminal: "Console", result: dict[str, Any]) -> None:
     forecast = result["predicted"]
+    if forecast is None:
+        terminal.print(
+            "no prediction: the theorem is about plain gradient descent with one constant step size"
+        )
+        return
     terminal.print(
         f"theorem, constants taken as 1: {forecast['epochs']:.4g} epochs, "
         f"{forecast['samples']:.4g} samples"
@@ -280,11 +391,6 @@ def _print(result: dict[str, Any]) -> None:
         verdict = "holds" if check["holds"] else "does not hold"
         comparison = f"{check['actual']:g} against {check['required']:.4g}"
         terminal.print(f"  {check['statement']}: {verdict} ({comparison})")
-    error = result["bayes_error"]
-    if error is not None and error["log10_upper"] is not None:
-        terminal.print(
-            f"Bayes error: from 10^{error['log10_lower']:.1f} to 10^{error['log10_upper']:.1f}"
-        )
 
 
 def _number(value: float | None) -> str:

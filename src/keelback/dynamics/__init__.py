@@ -28,6 +28,7 @@ from keelback.dynamics.patterns import (
     sample_patterns,
 )
 from keelback.dynamics.theory import Condition, Prediction, conditions, predicted
+from keelback.dynamics.two_modes import TwoModes, active_share, best_two_mode_accuracy
 
 __all__ = [
     "Alignment",
@@ -48,7 +49,10 @@ __all__ = [
     "PowerLaw",
     "Prediction",
     "StudentNoise",
+    "TwoModes",
+    "active_share",
     "bayes_error",
+    "best_two_mode_accuracy",
     "conditions",
     "cosines",
     "fit_power_law",

@@ -221,6 +221,27 @@ class PatternBatch:
         return torch.where(self.labels == 0, 1.0, -1.0).to(self.tokens.dtype)
 
 
+def sample_features(
+    pattern: Pattern, samples: int, generator: torch.Generator, *, paired: bool = False
+) -> tuple[Int[Tensor, "samples length"], Int[Tensor, " samples"]]:
+    """Draw the features and labels of sequences alone: those of `sample_patterns`, without tokens.
+
+    Raises:
+        InputError: as `sample_patterns`.
+    """
+    features, labels = _drawn(pattern, samples, generator, paired)
+    if not paired:
+        return features, labels
+    relabels = [
+        _relabel(pattern.classes, pattern.dim, shift, features.device)
+        for shift in range(pattern.classes)
+    ]
+    return (
+        torch.cat([relabel[features] for relabel in relabels]),
+        torch.cat([relabel[labels] for relabel in relabels]),
+    )
+
+
 def sample_patterns(
     pattern: Pattern,
     samples: int,
@@ -239,6 +260,17 @@ def sample_patterns(
         InputError: for fewer samples than classes, or (paired) a number of samples that is not a
             multiple of the number of classes.
     """
+    features, labels = _drawn(pattern, samples, generator, paired)
+    tokens = noise.draw((*features.shape, pattern.dim), generator)
+    tokens.scatter_add_(2, features[..., None], tokens.new_ones(1).expand(*features.shape, 1))
+    batch = PatternBatch(tokens, features, labels)
+    return _exchanged(batch, pattern) if paired else batch
+
+
+def _drawn(
+    pattern: Pattern, samples: int, generator: torch.Generator, paired: bool
+) -> tuple[Tensor, Tensor]:
+    """Features and labels of sequences that are drawn; with `paired`, before they are exchanged."""
     classes = pattern.classes
     if samples < classes:
         raise InputError(f"patterns: {samples} samples cannot hold all {classes} classes")
@@ -250,20 +282,20 @@ def sample_patterns(
     if generator.device.type == "cpu":
         require_memory(8.0 * samples * pattern.length * pattern.dim, "the tokens of the sequences")
     labels = torch.arange(drawn, device=generator.device) % classes
-    features = pattern.place(labels, generator)
-    shape = (drawn, pattern.length, pattern.dim)
-    tokens = noise.draw(shape, generator)
-    tokens.scatter_add_(2, features[..., None], tokens.new_ones(1).expand(*features.shape, 1))
-    batch = PatternBatch(tokens, features, labels)
-    return _exchanged(batch, classes) if paired else batch
+    return pattern.place(labels, generator), labels
 
 
-def _exchanged(batch: PatternBatch, classes: int) -> PatternBatch:
-    dim = batch.tokens.shape[-1]
+def _relabel(classes: int, dim: int, shift: int, device: torch.device) -> Tensor:
+    """What each feature becomes when the classes are exchanged by `shift` places."""
+    relabel = torch.arange(dim, device=device)
+    relabel[:classes] = (relabel[:classes] + shift) % classes
+    return relabel
+
+
+def _exchanged(batch: PatternBatch, pattern: Pattern) -> PatternBatch:
     tokens, features, labels = [], [], []
-    for shift in range(classes):
-        relabel = torch.arange(dim, device=batch.tokens.device)
-        relabel[:classes] = (relabel[:classes] + shift) % classes
+    for shift in range(pattern.classes):
+        relabel = _relabel(pattern.classes, pattern.dim, shift, batch.tokens.device)
         tokens.append(batch.tokens[..., relabel.argsort()])
         features.append(relabel[batch.features])
         labels.append(relabel[batch.labels])

@@ -15,6 +15,7 @@ from keelback.experiments.length.train_short_test_long import TrainShortTestLong
 from keelback.experiments.measures.measures import Measures
 from keelback.experiments.second_paper.gate_alignment import GateAlignment
 from keelback.experiments.second_paper.locality import LocalityExperiment
+from keelback.experiments.second_paper.locality_laws import LocalityLaws
 from keelback.experiments.second_paper.majority_voting import MajorityVotingExperiment
 from keelback.experiments.second_paper.sample_complexity import SampleComplexity
 
@@ -28,6 +29,7 @@ for _experiment in (
     DataHistograms,
     MajorityVotingExperiment,
     LocalityExperiment,
+    LocalityLaws,
     SampleComplexity,
     GateAlignment,
     BoundComparison,

@@ -62,10 +62,16 @@ def load_model(path: Path) -> nn.Module:
     if path.is_dir():
         path = path / WEIGHTS_FILE
     if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
+        raise InputError(f"no checkpoint at {path}" + _instead(path.parent))
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     return _model_from_reference(_load_state_dict(path), path)
+
+
+def _instead(folder: Path) -> str:
+    """Where the checkpoint of a folder that `keelback train` made lies."""
+    runs = sorted(folder.glob(f"runs/*/{WEIGHTS_FILE}"))
+    return f"; name a run, e.g. {runs[0].parent}" if runs else ""
 
 
 def _load_safetensors(path: Path) -> nn.Module:

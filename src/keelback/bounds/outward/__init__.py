@@ -21,6 +21,7 @@ from keelback.bounds.outward._classes import (
     softmax_attention_log_rademacher,
     step_sums,
 )
+from keelback.bounds.outward._doubles import times
 from keelback.bounds.outward._inversions import (
     betting_bound,
     clopper_pearson,
@@ -31,14 +32,23 @@ from keelback.bounds.outward._inversions import (
     pac_bayes_bound,
     test_set_bound,
 )
+from keelback.bounds.outward._language import (
+    betting_martingale_bound,
+    document_bound,
+    largest_loss,
+    occam_confidence,
+)
 from keelback.bounds.outward._summary import log_class_risks, summarise
 
 __all__ = [
     "betting_bound",
+    "betting_martingale_bound",
     "clopper_pearson",
     "covering_cover",
     "covering_risk",
+    "document_bound",
     "kl_inverse",
+    "largest_loss",
     "linear_attention_log_rademacher",
     "log_class_risks",
     "log_covering_gap",
@@ -50,6 +60,7 @@ __all__ = [
     "lti_log_rademacher",
     "martingale_bound",
     "monte_carlo_bound",
+    "occam_confidence",
     "pac_bayes_bound",
     "published_log_rademacher",
     "rnn_log_rademacher",
@@ -58,4 +69,5 @@ __all__ = [
     "step_sums",
     "summarise",
     "test_set_bound",
+    "times",
 ]

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from fractions import Fraction
 
-from keelback.bounds._numbers import Real, ball, flint
+from keelback.bounds._numbers import Real, ball, flint, upper_end
 
 _PRECISIONS = (128, 256, 512, 1024, 2048)
 
@@ -15,6 +15,12 @@ def exact(x: float | int | Fraction) -> Real:
     if isinstance(x, Fraction):
         return flint().arb(flint().fmpq(x.numerator, x.denominator))
     return ball(x)
+
+
+def times(x: float, y: float) -> float:
+    """The product of two doubles, rounded up."""
+    with flint().ctx.workprec(_PRECISIONS[0]):
+        return upper_end(exact(x) * exact(y))
 
 
 def certainly(claim: Callable[[], Real]) -> bool:

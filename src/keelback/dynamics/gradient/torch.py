@@ -52,20 +52,38 @@ class TorchHinge:
         active = active.view(replicas, samples * length, -1) * self.v
         W_O_gradient = active.mT @ states.view(replicas, samples * length, dim)
         upstream = (active @ W_O).view_as(self.tokens)
-        through = weights * (upstream @ self.tokens.mT)
-        inflow = through.sum(-2)
-        change = through.sum(-1) - inflow
-        crossing = change - change.cumsum(-1)
-        gates = torch.sigmoid(logits)
-        logit_gradient = inflow * (1 - gates) - gates * crossing
+        logit_gradient = self._through_gates(upstream, logits, weights)
         w_gradient = torch.einsum("rnl,rnld->rd", logit_gradient, self.tokens)
         return HingeStep(loss, w_gradient, W_O_gradient)
+
+    def output_gradients(self, w: Tensor, W_O: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of F of every sample on its own.
+
+        Returns:
+            dF/dw of shape (replicas, samples, dim) and dF/dW_O, (replicas, samples, width, dim).
+        """
+        _, logits, weights, states, hidden = self._forward(w, W_O)
+        replicas, samples, length, _ = self.tokens.shape
+        active = (hidden > 0).to(w.dtype).view(replicas, samples, length, -1) * self.v / length
+        upstream = (active.flatten(1, 2) @ W_O).view_as(self.tokens)
+        logit_gradient = self._through_gates(upstream, logits, weights)
+        w_gradient = torch.einsum("rnl,rnld->rnd", logit_gradient, self.tokens)
+        return w_gradient, active.mT @ states
 
     def keep(self, replicas: Tensor) -> "TorchHinge":
         """Return the same data for these replicas alone."""
         return TorchHinge(
             self.tokens[replicas], self.signs[replicas], self.v, self.scores[replicas]
         )
+
+    def _through_gates(self, upstream: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
+        """Gradient in the gates' logits, from that in the states y."""
+        through = weights * (upstream @ self.tokens.mT)
+        inflow = through.sum(-2)
+        change = through.sum(-1) - inflow
+        crossing = change - change.cumsum(-1)
+        gates = torch.sigmoid(logits)
+        return inflow * (1 - gates) - gates * crossing
 
     def _forward(self, w: Tensor, W_O: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         logits = torch.einsum("rnld,rd->rnl", self.tokens, w)

@@ -19,17 +19,44 @@ from keelback.dynamics import (
     cosines,
     projections,
 )
-from keelback.dynamics.descent import GatedHistory, GatedTraining, Source, train_gated
+from keelback.dynamics.descent import (
+    GatedHistory,
+    GatedTraining,
+    OptimizerName,
+    ScheduleName,
+    Source,
+    Symmetry,
+    train_gated,
+)
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 from keelback.sweeps.store import StoredRun
 
-Goal = Literal["target", "ranking"]
-"""What a trial is after: the target test loss, or to rank test sequences (`RANKING`)."""
+Goal = Literal["target", "ranking", "learned", "loss_0.9", "loss_0.5"]
+"""What a trial is after: its target (test loss, and accuracy where one is set), to rank test
+sequences (`RANKING`), to have learned them (`ACCURACY` and `HINGE`), or a test loss on the way."""
 
 _TIMES = 80
 
+_OF_POPULATION = 50
+"""What a step on the population costs, in token coordinates."""
+
 RANKING = 0.9
 """Chance to rank two test sequences of different classes rightly that counts as learned."""
+
+ACCURACY, HINGE = 0.99, 0.1
+"""Test accuracy and mean hinge loss that count, at the same epoch, as learned."""
+
+_LOSSES = (0.9, 0.5)
+
+_LATER = (
+    "gate_step_size",
+    "readout_step_size",
+    "optimizer",
+    "schedule",
+    "symmetry",
+    "target_accuracy",
+)
+"""Fields that were added when runs had names already."""
 
 
 class GatedTrials(Run):
@@ -54,6 +81,20 @@ class GatedTrials(Run):
     trials: int = Field(default=100, ge=1)
     first_seed: int = Field(default=0, ge=0)
     record: Literal["ends", "course"] = "ends"
+    gate_step_size: float | None = None
+    readout_step_size: float | None = None
+    optimizer: OptimizerName = "gd"
+    schedule: ScheduleName = "constant"
+    symmetry: Symmetry = "none"
+    target_accuracy: float | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The configuration; what came later is left out at its default, so that names stay."""
+        found = super().fields()
+        for name in _LATER:
+            if found[name] == type(self).model_fields[name].default:
+                del found[name]
+        return found
 
     def trainings(self) -> list[GatedTraining]:
         """The trials, in the order of their seeds."""
@@ -71,6 +112,12 @@ class GatedTrials(Run):
                 target=self.target,
                 stop_at_target=self.stop_at_target,
                 readout_scale=self.readout_scale,
+                gate_step_size=self.gate_step_size,
+                readout_step_size=self.readout_step_size,
+                optimizer=self.optimizer,
+                schedule=self.schedule,
+                symmetry=self.symmetry,
+                target_accuracy=self.target_accuracy,
             )
             for trial in range(self.trials)
         ]
@@ -80,13 +127,16 @@ class GatedTrials(Run):
         return self.kind if default_device() == "cuda" else self._shape()
 
     def cost(self) -> float:
-        """Tokens seen in training."""
-        return float(self.trials * self.epochs * self.samples * self.pattern.length)
+        """Token coordinates seen in training, at most."""
+        if self.source == "population":
+            return float(self.trials * self.epochs * _OF_POPULATION)
+        seen = self.trials * self.epochs * self.samples * self.pattern.length
+        return float(seen * (1 if self.noise.scale == 0 else self.pattern.dim))
 
     @classmethod
     def execute(cls, runs: Sequence[Self], progress: Progress) -> Iterator[tuple[Self, RunResult]]:
         """Train all trials of all runs of one shape together, one shape after the other."""
-        device = use_device()
+        fastest = use_device()
         shapes: dict[str, list[Self]] = defaultdict(list)
         for run in runs:
             shapes[run._shape()].append(run)
@@ -94,6 +144,7 @@ class GatedTrials(Run):
         for alike in shapes.values():
             trainings = [training for run in alike for training in run.trainings()]
             advance.each = sum(run.cost() for run in alike) / len(trainings)
+            device = "cpu" if alike[0]._suits_cpu() else fastest
             histories = iter(train_gated(trainings, device=device, on_progress=advance))
             for run in alike:
                 yield run, run.result([next(histories) for _ in range(run.trials)])
@@ -116,9 +167,17 @@ class GatedTrials(Run):
                 rows += [{"seed": seed, **row} for row in _course(history)]
         return RunResult(summary, rows)
 
+    def _suits_cpu(self) -> bool:
+        """Long sequences without noise: the GPU has no kernel for those."""
+        return self.noise.scale == 0 and self.pattern.length > 64
+
     def _shape(self) -> str:
+        if self.source == "population":
+            return self.name
         sizes = (self.pattern.length, self.pattern.dim, self.samples, self.test_samples)
-        return json.dumps([*sizes, self.width, self.epochs, self.source == "fresh"])
+        kind = (self.source == "fresh", self.noise.scale == 0)
+        ways = (self.optimizer, self.schedule, self.symmetry)
+        return json.dumps([*sizes, self.width, self.epochs, *kind, *ways])
 
 
 class _Share:
@@ -150,7 +209,7 @@ def _ending(history: GatedHistory) -> dict[str, Scalar]:
     return {
         "status": history.status,
         "epochs_to_target": history.epochs_to_target,
-        "epochs_to_ranking": epochs_to_ranking(history),
+        **{f"epochs_to_{goal}": epochs for goal, epochs in _on_the_way(history).items()},
         "diverged_by": history.diverged_by,
         **_measures(history, len(history.epochs) - 1),
     }
@@ -158,8 +217,23 @@ def _ending(history: GatedHistory) -> dict[str, Scalar]:
 
 def epochs_to_ranking(history: GatedHistory) -> int | None:
     """First measured epoch at which two test sequences are ranked rightly often enough."""
-    there = np.flatnonzero(history.test_ranking >= RANKING)
-    return int(history.epochs[there[0]]) if len(there) else None
+    return _first(history, history.test_ranking >= RANKING)
+
+
+def _on_the_way(history: GatedHistory) -> dict[str, int | None]:
+    """First measured epoch of every goal but the target."""
+    return {
+        "ranking": epochs_to_ranking(history),
+        "learned": _first(
+            history, (history.test_accuracy >= ACCURACY) & (history.test_loss <= HINGE)
+        ),
+        **{f"loss_{loss:g}": _first(history, history.test_loss <= loss) for loss in _LOSSES},
+    }
+
+
+def _first(history: GatedHistory, there: np.ndarray) -> int | None:
+    places = np.flatnonzero(there)
+    return int(history.epochs[places[0]]) if len(places) else None
 
 
 def _course(history: GatedHistory) -> list[dict[str, Scalar]]:

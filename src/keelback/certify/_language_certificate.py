@@ -1,0 +1,116 @@
+"""The certificate of a language model as a file, for `keelback_check`."""
+
+import hashlib
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from keelback.certify._certificate import FORMAT, seal
+from keelback.certify._certification import paid
+from keelback.certify._language import LanguageCertification
+
+_ALONG_SYMBOLS = (
+    "{forecast} / (2^20 {bytes}) + {width} ({code_bits} log 2 + log(1024 / delta') - "
+    "{log_wealth} / 2^20) / ({rate} {bytes}) <= {bound}"
+)
+_NEW_SYMBOLS = (
+    "kl or empirical Bernstein of {sum} and {squares} in units of 2^-20 over {examples} documents, "
+    "losses at most {width}: <= {bound}"
+)
+SENTENCES = {
+    "bits along the text": (
+        "the mean over the {bytes} bytes of the expected loss of the next byte, given all bytes "
+        "before it, is at most {bound} bits under predictions smoothed by {smoothing}"
+    ),
+    "errors along the text": (
+        "the mean over the {bytes} bytes of the probability that the model's first guess of the "
+        "next byte is wrong, given all bytes before it, is at most {bound} under predictions "
+        "smoothed by {smoothing}"
+    ),
+    "bits of a new document": (
+        "the expected loss of a new document is at most {bound} bits per byte under predictions "
+        "smoothed by {smoothing}"
+    ),
+    "errors in a new document": (
+        "the expected share of bytes of a new document that the model's first guess misses is at "
+        "most {bound} under predictions smoothed by {smoothing}"
+    ),
+    "n-gram": (
+        "the expected loss of a new document under the {order}-gram model of the training text is "
+        "at most {bound} bits per byte"
+    ),
+}
+
+
+def language_certificate(
+    found: LanguageCertification,
+    *,
+    coded: Path,
+    text: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The certificate of a language model, for JSON.
+
+    Args:
+        found: from `certify_language`.
+        coded: the file of the coded model.
+        text: number, bytes and digest of all documents, copies included.
+        training: the same of the training text, if it was given.
+        made_by: code, libraries and command.
+    """
+    content = coded.read_bytes()
+    statements = [statement(found, own.kind, own.bound, own.evidence) for own in found.statements]
+    return seal(
+        {
+            "notices": [found.sample.notice()],
+            "format": FORMAT,
+            "attempt": found.attempt,
+            "checkpoint": {
+                "name": coded.name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+            },
+            "data": {
+                "text": dict(text),
+                "training": None if training is None else dict(training),
+                "overlap": {"documents": found.sample.as_dict()},
+                "measured": found.measured,
+            },
+            "code": dict(made_by),
+            "statements": statements,
+            "joint_confidence": str(1 - len(statements) * Fraction(str(found.delta))),
+        }
+    )
+
+
+def language_words(found: LanguageCertification) -> list[str]:
+    """Each certified number as a sentence."""
+    return [
+        str(statement(found, own.kind, own.bound, own.evidence)["words"])
+        for own in found.statements
+    ]
+
+
+def statement(
+    found: LanguageCertification, kind: str, bound: float, evidence: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One statement in words and symbols, with its share of delta and what was counted."""
+    along = kind.endswith("along the text")
+    about = "these documents" if along else "the distribution of these documents"
+    if not along and found.sample.policy == "drop":
+        about += " less what copies the training documents"
+    values = {**evidence, "bound": bound}
+    return {
+        "kind": kind,
+        "about": about,
+        "examples": "documents",
+        "delta": str(found.delta),
+        "delta_after_attempts": str(paid(found.delta, found.attempt)),
+        "bound": bound,
+        "evidence": dict(evidence),
+        "words": f"With probability 1 - {found.delta}, on {about}, "
+        f"{SENTENCES[kind].format(**values)}.",
+        "symbols": (_ALONG_SYMBOLS if along else _NEW_SYMBOLS).format(**values),
+    }

@@ -1,0 +1,204 @@
+"""Losses of a byte-level language model on documents, byte by byte, each document on its own."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from keelback.certify._compress import run, scanning
+from keelback.errors import InputError
+from keelback.progress import tell
+
+VOCAB = 256
+
+SMOOTHINGS = tuple(2.0**-power for power in range(1, 17))
+"""Candidates for alpha, the share of the uniform distribution; a union over them is paid for."""
+
+UNIT = 2.0**-20
+"""Losses and their sums are kept as whole multiples of this many bits."""
+
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Stakes:
+    """What is chosen before the documents are run; each is paid for as a choice among few.
+
+    Attributes:
+        smoothing: alpha, one of `SMOOTHINGS`.
+        bits: rate of the bound on bits, one of `RATES`.
+        errors: rate of the bound on errors.
+    """
+
+    smoothing: float
+    bits: float
+    errors: float
+
+    @property
+    def width(self) -> float:
+        """The largest loss of a byte in bits, log2(256 / alpha), a whole number."""
+        return 8.0 - math.log2(self.smoothing)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over one document's bytes, of one kind of loss; whole units, rounded to the safe side.
+
+    Attributes:
+        loss: of the losses, rounded up.
+        forecast: of the forecasts, rounded up.
+        squares: of (loss - forecast)^2, rounded up.
+        log_wealth: of log(1 + rate (forecast - loss) / width), in units of `UNIT`, rounded down.
+    """
+
+    loss: Sequence[int]
+    forecast: Sequence[int]
+    squares: Sequence[int]
+    log_wealth: Sequence[int]
+
+
+@dataclass(frozen=True)
+class DocumentLosses:
+    """What a model lost on each document.
+
+    Attributes:
+        bits: bits of the bytes.
+        errors: 1 where another byte was more probable.
+        sizes: bytes of each document.
+        stakes: what was chosen before.
+    """
+
+    bits: Sums
+    errors: Sums
+    sizes: Sequence[int]
+    stakes: Stakes
+
+
+@dataclass(frozen=True)
+class ByteLosses:
+    """Losses and forecasts at some positions, in float64.
+
+    Attributes:
+        bits: -log2 of the smoothed probability of the byte that came.
+        forecast: the expectation of `bits` under the smoothed probabilities themselves.
+        wrong: whether another byte was more probable.
+        wrong_forecast: one minus the largest smoothed probability.
+    """
+
+    bits: Float[Tensor, "*positions"]
+    forecast: Float[Tensor, "*positions"]
+    wrong: Bool[Tensor, "*positions"]
+    wrong_forecast: Float[Tensor, "*positions"]
+
+
+def byte_losses(
+    logits: Float[Tensor, "*positions vocab"], came: Int[Tensor, "*positions"], smoothing: float
+) -> ByteLosses:
+    """What smoothed predictions, (1 - alpha) p + alpha / V, lose.
+
+    Logits of which one is not a number, or infinite, make the prediction uniform.
+
+    Args:
+        logits: of a model, at each position.
+        came: which byte came at each position.
+        smoothing: alpha, in (0, 1).
+    """
+    vocab_size = logits.shape[-1]
+    bad = ~torch.isfinite(logits).all(-1, keepdim=True)
+    p = torch.softmax(torch.where(bad, 0.0, logits).double(), -1)
+    p = p * (1 - smoothing) + smoothing / vocab_size
+    log_p = torch.log2(p)
+    width = math.log2(vocab_size) - math.log2(smoothing)
+    largest, best = p.max(-1)
+    return ByteLosses(
+        bits=-log_p.gather(-1, came.unsqueeze(-1)).squeeze(-1).clamp(-width, 0.0),
+        forecast=-(p * log_p).sum(-1).clamp(-width, 0.0),
+        wrong=best != came,
+        wrong_forecast=(1 - largest).clamp(0, 1),
+    )
+
+
+@torch.no_grad()
+def document_losses(
+    model: nn.Module, documents: Sequence[bytes], *, context: int, window: int, stakes: Stakes
+) -> DocumentLosses:
+    """Run a model on documents, each from its start.
+
+    A document is cut into windows; the model reads a window together with the `context` bytes
+    before it, line breaks standing before the document. All batches have one shape and follow the
+    text's order, so that the arithmetic behind a prediction does not depend on what comes after.
+
+    Args:
+        model: a language model of transformers over bytes, in evaluation mode.
+        documents: at least one byte each.
+        context: bytes before a window.
+        window: bytes that are predicted at a time.
+        stakes: smoothing and rates.
+
+    Raises:
+        InputError: no document, or an empty one.
+    """
+    if not documents or not all(documents):
+        raise InputError("a certificate needs documents with text, one at least")
+    sums = np.zeros((2, 4, len(documents)))
+    with scanning(model):
+        for owners, inputs, scored in _batches(documents, context, window):
+            came = inputs[:, context:]
+            logits = run(model, inputs[:, :-1])[:, context - 1 :]
+            found = byte_losses(logits, came, stakes.smoothing)
+            wrong = found.wrong.double()
+            for kind, loss, forecast, width, rate in (
+                (0, found.bits, found.forecast, stakes.width, stakes.bits),
+                (1, wrong, found.wrong_forecast, 1.0, stakes.errors),
+            ):
+                gap = forecast - loss
+                parts = (loss, forecast, gap**2, torch.log1p(rate * gap / width))
+                for which, part in enumerate(parts):
+                    of_rows = torch.where(scored, part, 0.0).sum(-1).numpy()[: len(owners)]
+                    np.add.at(sums[kind, which], owners, of_rows)
+    sizes = [len(document) for document in documents]
+    return DocumentLosses(_sums(sums[0]), _sums(sums[1], whole=True), sizes, stakes)
+
+
+def _sums(parts: Float[np.ndarray, "parts documents"], *, whole: bool = False) -> Sums:
+    """Whole units, one more than needed: a document's sums in float64 are right to 1e-9."""
+    loss, forecast, squares, log_wealth = parts
+    exact = [round(x) * round(1 / UNIT) for x in loss.tolist()]
+    return Sums(
+        loss=exact if whole else _up(loss),
+        forecast=_up(forecast),
+        squares=_up(squares),
+        log_wealth=[-x for x in _up(-log_wealth)],
+    )
+
+
+def _up(values: Float[np.ndarray, " documents"]) -> list[int]:
+    return [math.ceil(value / UNIT) + 1 for value in values.tolist()]
+
+
+def _batches(
+    documents: Sequence[bytes], context: int, window: int
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, Tensor]]:
+    """Owners of the rows, bytes (rows, context + window), and which bytes of windows count."""
+    pieces = [
+        (index, start)
+        for index, document in enumerate(documents)
+        for start in range(0, len(document), window)
+    ]
+    for first in range(0, len(pieces), _ROWS):
+        batch = pieces[first : first + _ROWS]
+        inputs = torch.full((_ROWS, context + window), ord("\n"), dtype=torch.long)
+        scored = torch.zeros(_ROWS, window, dtype=torch.bool)
+        for row, (index, start) in enumerate(batch):
+            before = documents[index][max(0, start - context) : start]
+            own = documents[index][start : start + window]
+            read = torch.frombuffer(bytearray(before + own), dtype=torch.uint8)
+            inputs[row, context - len(before) : context + len(own)] = read
+            scored[row, : len(own)] = True
+        yield np.array([index for index, _ in batch]), inputs, scored
+        tell("scoring documents", min(first + _ROWS, len(pieces)), len(pieces))

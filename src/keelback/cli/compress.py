@@ -1,0 +1,111 @@
+"""`keelback compress`: a language model as a short file, for a certificate that pays for it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keelback.cli.app import app, print_json, provenance_of_command
+from keelback.cli.audit import hush_transformers
+from keelback.cli.options import LARGEST_SEED, Json, ModelName
+from keelback.cli.progress import work_progress
+
+Documents = Annotated[
+    list[Path],
+    typer.Option(
+        help="Text that the model is trained on: a text file, a folder of text files, or a file "
+        "of reviews (.parquet or .csv); may be repeated; e.g. reviews.parquet."
+    ),
+]
+
+
+@app.command()
+def compress(
+    model: ModelName,
+    text: Documents,
+    out: Annotated[Path, typer.Option(help="New file for the coded model; e.g. tiny.keelback.")],
+    bits: Annotated[
+        float,
+        typer.Option(
+            min=0.25, max=12, help="Number of bits per weight of a matrix at the start, about."
+        ),
+    ] = 3.0,
+    rank: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of dimensions of the trained change of each matrix, the rest of which is "
+            "random from the seed; 0 trains the matrices themselves.",
+        ),
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=0, help="Number of training steps.")] = 1500,
+    batch: Annotated[int, typer.Option(min=1, help="Number of windows per step.")] = 32,
+    window: Annotated[
+        int, typer.Option(min=1, help="Number of tokens that the model predicts at a time.")
+    ] = 192,
+    context: Annotated[
+        int,
+        typer.Option(min=1, help="Number of tokens that the model reads again before a window."),
+    ] = 64,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Step size of Adam at its largest.")
+    ] = 2e-3,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest time to train in seconds.")
+    ] = 3600.0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=LARGEST_SEED, help="Seed, a whole number, of the windows and random weights."
+        ),
+    ] = 0,
+    json: Json = False,
+) -> None:
+    """Train a byte-level language model with quantised weights and write it as a short file.
+
+    The shorter the file, the less a certificate on the training text pays for it. The file is read
+    back and must give the same weights.
+    """
+    import math
+    from statistics import fmean
+
+    import torch
+
+    from keelback.audit import load_any_model
+    from keelback.certify import CompressionRecipe, compress, require_bytes
+    from keelback.data.documents import read_documents
+    from keelback.errors import InputError
+    from keelback.extras import require_extra
+
+    require_extra("hf", "compress", ["transformers"])
+    if out.exists():
+        raise InputError(f"{out} exists already; a coded model is written to a new file")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out is {out}; its folder does not exist")
+    hush_transformers()
+    made_by = provenance_of_command()
+    documents = read_documents(text)
+    recipe = CompressionRecipe(
+        bits=bits, rank=rank, steps=steps, batch=batch, seq_len=context + window,
+        learning_rate=learning_rate, tokens=documents.size, seed=seed, max_seconds=max_seconds,
+    )  # fmt: skip
+    loaded = load_any_model(model).model
+    require_bytes(loaded)
+    tokens = torch.frombuffer(bytearray(documents.joined()), dtype=torch.uint8)
+    with work_progress("compress"):
+        coded, losses = compress(loaded, tokens, recipe, context=context, window=window)
+    size = coded.save(out)
+    weights = sum(run.values.size for run in coded.tensors.values())
+    last = fmean(losses[-50:]) / math.log(2) if losses else None
+    found = {
+        "bytes": size, "coded_weights": weights, "bits_per_weight": 8 * size / weights,
+        "steps": len(losses), "last_bits_per_byte": last, "text": documents.as_dict(),
+    }  # fmt: skip
+    if json:
+        print_json({"provenance": made_by, **found})
+    else:
+        said = "" if last is None else f"; about {last:.3f} bits per byte in the last steps"
+        print(
+            f"{out}: {size} bytes, {8 * size / weights:.2f} bits for each of {weights} coded "
+            f"weights{said}"
+        )

@@ -1,0 +1,130 @@
+"""What a certificate says of a byte-level language model, recomputed from sums and code length."""
+
+from fractions import Fraction
+from typing import Any
+
+from flint import arb
+
+from keelback_check._numbers import count, double, kl, need, real
+
+UNITS = 2**20
+SMOOTHINGS = [Fraction(1, 2**power) for power in range(1, 17)]
+RATES = [Fraction(quarters, 2**power) for power in range(3, 19) for quarters in (4, 5, 6, 7)]
+
+
+def confidence(code_bits: int, choices: int, delta: Fraction) -> Any:
+    """log(choices 2^code_bits / delta): a prefix code and a union bound."""
+    return code_bits * arb(2).log() + (choices / real(delta)).log()
+
+
+def width_of(e: dict[str, Any], *, bits: bool) -> Fraction:
+    """The largest loss of a byte: log2(256 / smoothing) bits, or one error."""
+    smoothing, width = double(e["smoothing"]), double(e["width"])
+    need(smoothing in SMOOTHINGS, "the smoothing is none of those that are paid for")
+    known = 8 + SMOOTHINGS.index(smoothing) + 1 if bits else 1
+    need(width == known, "the width is not that of the smoothing")
+    return width
+
+
+def along(e: dict[str, Any], delta: Fraction, p: Fraction, *, bits: bool) -> Any:
+    """Betting on forecasts, at any stopping time: how far p is above the bound."""
+    width, rate = width_of(e, bits=bits), double(e["rate"])
+    need(rate in RATES, "the rate is none of those that are paid for")
+    n, forecast = count(e["bytes"], count(e["examples"], 1)), count(e["forecast"])
+    if type(e["log_wealth"]) is not int:
+        need(False, "the logarithm of the wealth is no whole number")
+    wealth = real(Fraction(e["log_wealth"], UNITS))
+    need(not wealth > n * (1 + real(rate)).log(), "the wealth is more than can be won")
+    paid = confidence(count(e["code_bits"]), len(SMOOTHINGS) * len(RATES), delta)
+    excess = real(width) * (paid - wealth) / (real(rate) * n)
+    return real(p) - real(Fraction(forecast, UNITS * n)) - excess
+
+
+def new(e: dict[str, Any], delta: Fraction, p: Fraction, choices: int = 16) -> Any:
+    """Independent documents: Chernoff by kl, or Maurer and Pontil 2009, half of delta each."""
+    n, width = count(e["examples"], 2), double(e["width"])
+    need(width > 0, "the width is not positive")
+    total, squares = count(e["sum"]), count(e["squares"])
+    whole = width * UNITS
+    need(total <= n * whole, "losses above the width")
+    need(total**2 <= n * squares <= n * whole * total, "sums that no losses have")
+    mean = Fraction(total) / (n * whole)
+    variance = (squares - Fraction(total**2, n)) / ((n - 1) * whole**2)
+    paid = confidence(count(e.get("code_bits", 0)), choices, delta)
+    log_4 = paid + arb(4).log()
+    bernstein = real(mean) + (2 * real(variance) * log_4 / n).sqrt() + 7 * log_4 / (3 * (n - 1))
+    share = p / width
+    by_kl = mean < share and kl(mean, share) >= (paid + arb(2).log()) / n
+    return arb(0) if by_kl or bernstein <= real(share) else arb(-1)
+
+
+def bits_along(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
+    """Bits along the text."""
+    return along(e, delta, p, bits=True)
+
+
+def errors_along(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
+    """Errors along the text."""
+    return along(e, delta, p, bits=False)
+
+
+def bits_of_new(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
+    """Bits of a new document."""
+    width_of(e, bits=True)
+    return new(e, delta, p)
+
+
+def errors_in_new(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
+    """Errors in a new document."""
+    width_of(e, bits=False)
+    return new(e, delta, p)
+
+
+def ngram(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
+    """Bits of a new document under an n-gram model that other documents made."""
+    need(count(e["order"], 1) <= 3, "the order is none of 1, 2, 3")
+    return new(e, delta, p, choices=1)
+
+
+def notice_of_code(o: dict[str, Any]) -> str:
+    """One sentence: the model may have seen the documents."""
+    need(set(o) == {"code_bits", "counted"}, "a code is paid for, so that copies do not matter")
+    return (f"The model may have been trained on these documents: the {count(o['code_bits'], 1)} "
+            "bits of its code are paid for.")  # fmt: skip
+
+
+_ALONG = "{forecast} / (2^20 {bytes}) + {width} ({code_bits} log 2 + log(1024 / delta') - {log_wealth} / 2^20) / ({rate} {bytes}) <= {bound}"  # noqa: E501
+_NEW = "kl or empirical Bernstein of {sum} and {squares} in units of 2^-20 over {examples} documents, losses at most {width}: <= {bound}"  # noqa: E501
+LANGUAGE: dict[str, tuple[Any, str, str]] = {
+    "bits along the text": (
+        bits_along,
+        "the mean over the {bytes} bytes of the expected loss of the next byte, given all bytes "
+        "before it, is at most {bound} bits under predictions smoothed by {smoothing}",
+        _ALONG,
+    ),
+    "errors along the text": (
+        errors_along,
+        "the mean over the {bytes} bytes of the probability that the model's first guess of the "
+        "next byte is wrong, given all bytes before it, is at most {bound} under predictions "
+        "smoothed by {smoothing}",
+        _ALONG,
+    ),
+    "bits of a new document": (
+        bits_of_new,
+        "the expected loss of a new document is at most {bound} bits per byte under predictions "
+        "smoothed by {smoothing}",
+        _NEW,
+    ),
+    "errors in a new document": (
+        errors_in_new,
+        "the expected share of bytes of a new document that the model's first guess misses is at "
+        "most {bound} under predictions smoothed by {smoothing}",
+        _NEW,
+    ),
+    "n-gram": (
+        ngram,
+        "the expected loss of a new document under the {order}-gram model of the training text is "
+        "at most {bound} bits per byte",
+        _NEW,
+    ),
+}
