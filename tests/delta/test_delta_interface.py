@@ -74,7 +74,8 @@ def test_the_registered_operator_is_as_pytorch_wants_it(
     case = Case(batch=1, length=70, initial=True, reset=0.1, dtype=dtype, by_channel=by_channel)
     *tensors, _, _ = make_operands(case).values()
     inside = [x.unsqueeze(0).requires_grad_(x.is_floating_point()) for x in tensors]
-    opcheck(torch.ops.keelback.delta_rule, (*inside, True, 0.25))
+    for by_chunks in (False, True):
+        opcheck(torch.ops.keelback.delta_rule, (*inside, True, by_chunks, 0.25))
 
 
 @pytest.mark.parametrize("by_channel", [False, True])

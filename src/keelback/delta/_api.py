@@ -7,7 +7,7 @@ from torch import Tensor
 
 from keelback.compiled.resets import starts_of
 from keelback.delta._op import delta_rule_of, step
-from keelback.delta._operands import Operands, options_of
+from keelback.delta._operands import Operands, scale_of
 
 
 def delta_rule(
@@ -75,7 +75,7 @@ def delta_rule(
     """
     mask = starts_of(reset, cu_seqlens, seq_idx, v, ("batch", "length", "heads", "value"), "v")
     operands = Operands(q, k, v, g, beta, initial_states, mask)
-    y, final = delta_rule_of(operands, options_of(normalise, scale, k), backend)
+    y, final = delta_rule_of(operands, bool(normalise), scale_of(scale, k), backend)
     return (y, final) if return_final_states else y
 
 
@@ -103,4 +103,4 @@ def delta_rule_step(
         InputError: An operand has the wrong shape, dtype or device.
     """
     operands = Operands(q, k, v, g, beta, states)
-    return step(operands, options_of(normalise, scale, k))
+    return step(operands, bool(normalise), scale_of(scale, k))

@@ -10,8 +10,8 @@ from keelback.compiled.backends import Prepared, choose_backend
 from keelback.compiled.checks import computing_dtype_of, in_dtypes
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import runs_eagerly, without_autocast
-from keelback.delta import chunked
+from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.delta import chunked, cpu
 from keelback.delta._operands import (
     DIFFERENTIABLE,
     OPTIONS,
@@ -25,8 +25,8 @@ from keelback.delta._operands import (
 from keelback.delta.reference import delta_rule_reference, delta_rule_step_reference
 from keelback.errors import InputError
 
-#: By kind of device. Chunks in PyTorch's operations serve until a GPU has kernels of its own.
-BACKENDS: Any = {"cpu": chunked, "cuda": chunked}
+#: By kind of device; chunks in PyTorch's operations serve until a GPU has kernels of its own.
+BACKENDS: Any = {"cpu": cpu, "cuda": chunked}
 NAMES = ("reference", "cpu", "chunked")
 
 
@@ -50,13 +50,14 @@ DELTA_RULE = Operator(
 
 
 def delta_rule_of(
-    operands: Operands[Tensor], options: Options, backend: str | None = None
+    operands: Operands[Tensor], normalise: bool, scale: float, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Output in the dtype of v, and last states.
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
+    options = (normalise, backend == "chunked", scale)
     if runs_eagerly(*operands):
         call = _taken_as_they_are(signature_of(operands), options, backend)
         if call is not None:
@@ -66,25 +67,40 @@ def delta_rule_of(
     converted = Operands(*in_dtypes(operands, wanted))
     if chosen is None:
         with without_autocast(operands.v.device):
-            y, last = delta_rule_reference(*converted, *options)
+            y, last = delta_rule_reference(*converted, normalise, scale)
     else:
         y, last = DELTA_RULE(converted, *options)
     return y.to(operands.v.dtype), last
 
 
-def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
+def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Output in the dtype of v, and new states, from the initial ones.
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
+    eager = runs_eagerly(*operands)
+    if eager and not needs_gradient(*operands):
+        call = _step_by_kernels(signature_of(operands), normalise, scale)
+        if call is not None:
+            y, states = call.forward(operands, False)
+            return y, states
     require_step(operands)
     dtype = computing_dtype_of(operands, (*Operands._fields[:5], "states"))
     *floating, _ = operands
     given: list[Any] = [None if x is None else x.to(dtype) for x in floating]
     with without_autocast(operands.v.device):
-        y, states = delta_rule_step_reference(*given, *options)  # type: ignore[call-arg]
+        y, states = delta_rule_step_reference(*given, normalise, scale)  # type: ignore[call-arg]
     return y.to(operands.v.dtype), states
+
+
+@lru_cache(maxsize=1024)
+def _step_by_kernels(signature: Signature, normalise: bool, scale: float) -> cpu.CpuStep | None:
+    """The step over operands of this signature, if the kernels take them as they are."""
+    given: Any = Operands(*layouts_of(signature))
+    require_step(given)
+    computing_dtype_of(given, (*Operands._fields[:5], "states"))
+    return cpu.prepare_step(given, normalise, scale)
 
 
 def _backend_named(name: str | None, device: torch.device) -> Any:
@@ -94,11 +110,9 @@ def _backend_named(name: str | None, device: torch.device) -> Any:
             "backend is 'cuda', for which the delta rule has no kernels yet; 'chunked' runs on "
             "every device, and is what runs on a GPU if no backend is named"
         )
-    if name == "chunked":
-        return chunked
     if name not in (None, *NAMES):
         raise InputError(f"backend is {name!r}; it should be one of {', '.join(NAMES)}")
-    return choose_backend(name, device, BACKENDS, "v")
+    return choose_backend(None if name == "chunked" else name, device, BACKENDS, "v")
 
 
 def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:

@@ -37,9 +37,10 @@ class Operands(NamedTuple, Generic[T]):
 #: By what the names of the operands end in the schema of an operator: `?` may be absent.
 DIFFERENTIABLE = ("q", "k", "v", "g", "beta", "initial_states?")
 OTHERS = ("reset?",)
-#: Whether q and k are normalised, and by what q is multiplied.
-OPTIONS = ("normalise", "float scale")
-Options = tuple[bool, float]
+#: Whether q and k are normalised, whether PyTorch's operations are to compute it all, and by what q
+#: is multiplied.
+OPTIONS = ("normalise", "by_chunks", "float scale")
+Options = tuple[bool, bool, float]
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,17 @@ def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states:
         require_shape(name_of_states, states, (v[0], heads, key, value))
 
 
-def options_of(normalise: bool, scale: float | None, k: torch.Tensor) -> Options:
-    """Whether to normalise, and the scale: one over the root of the key's size if not given.
+def scale_of(scale: float | None, k: torch.Tensor) -> float:
+    """The scale: one over the root of the key's size if it is not given.
 
     Raises:
-        InputError: The scale is not a finite number.
+        InputError: It is not a finite number.
     """
     key = k.shape[-1] if k.ndim else 1
     chosen = max(key, 1) ** -0.5 if scale is None else float(scale)
     if not math.isfinite(chosen):
         raise InputError(f"scale is {scale}; it should be a finite number")
-    return bool(normalise), chosen
+    return chosen
 
 
 def wanted_dtypes(computing: torch.dtype) -> Operands[Any]:

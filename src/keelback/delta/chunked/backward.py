@@ -30,7 +30,7 @@ def run_backward(
 ) -> Operands[Tensor]:
     """The gradients of every operand, from those of the output and of the last states."""
     sizes, chunks = DeltaSizes.of(given), Chunks.of(given, options)
-    normalise, scale = options
+    normalise, _, scale = options
     if dy is None:
         dy = torch.zeros_like(given.v)
     of_outputs = Chunks.of(given._replace(v=dy), options).v

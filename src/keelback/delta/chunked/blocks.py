@@ -37,7 +37,7 @@ class Chunks:
     @classmethod
     def of(cls, given: Operands[Tensor], options: Options) -> "Chunks":
         """Filled up to whole chunks with steps that change nothing."""
-        normalise, scale = options
+        normalise, _, scale = options
         sizes, g = DeltaSizes.of(given), given.g
         chunk = CHUNK_OF_CHANNELS if g.ndim == 4 and sizes.key > 1 else CHUNK
         lacking = -sizes.length % chunk

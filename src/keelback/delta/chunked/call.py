@@ -23,6 +23,9 @@ class ChunkedDelta:
     Nothing is shared between the rows of a batch, so that replicas are more of them.
     """
 
+    #: Of operands without replicas.
+    run = staticmethod(run_forward)
+
     def __init__(self, given: Operands[Layout], options: Options) -> None:
         self._options, self._device = options, given.v.device
         self._replicas = given.v.shape[0] if len(given.v.shape) > _AXES else None
@@ -52,7 +55,7 @@ class ChunkedDelta:
             found = [torch.zeros_like(given.v), last if start is None else start.clone()]
         else:
             with without_autocast(self._device):
-                found = list(run_forward(given, self._options))
+                found = list(self.run(given, self._options))
         y, states = self._split(found)
         return y, states
 
@@ -81,5 +84,5 @@ class ChunkedDelta:
 def prepare(signature: Signature, options: tuple[Any, ...]) -> ChunkedDelta:
     """The delta rules of operands with this signature."""
     given: Any = Operands(*layouts_of(signature))
-    normalise, scale = options
-    return ChunkedDelta(given, (normalise, scale))
+    normalise, _, scale = options
+    return ChunkedDelta(given, (normalise, True, scale))
