@@ -59,6 +59,7 @@ WORKING = (
     "dynamics --data locality --epochs 3 --samples 8 --test-samples 8",
     "byte-lm --data {reviews} --out {new} --set steps=1 --set seq_len=4 --set d_model=16 "
     "--set batch=2 --multiple 2",
+    "compress {model} --text {text.txt} --out {new} --steps 1 --batch 1 --window 4 --context 2",
     f"audit {LANGUAGE} --length 32",
     f"audit {LANGUAGE} --length 32 --out {{new}}",
     "audit {model} --tokens {ids.npy} --length 32 --features {features.npy}",

@@ -22,7 +22,7 @@ try:
 
     READY = True
 except ModuleNotFoundError:
-    READY = False
+    READY, LANGUAGE = False, {}
 
 FORMAT = "keelback certificate 1"
 SIGMAS = 12
