@@ -1,13 +1,10 @@
 """The objective of sequences without noise, against the recurrence differentiated in float64."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import run_interpreted
 from torch.nn.functional import one_hot
 
 from keelback.dynamics.gated import GatedSSM, class_readout, hinge_loss
@@ -130,13 +127,7 @@ for shape in ((1, 18, 17, 20, 18), (2, 3, 7, 3, 2), (1, 5, 1, 3, 2), (1, 4, 40, 
 
 
 def test_gpu_kernel_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment["PYTHONPATH"] += os.pathsep + os.path.dirname(__file__)
-    done = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted(_INTERPRETED)
 
 
 @pytest.mark.gpu

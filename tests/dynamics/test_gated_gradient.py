@@ -1,9 +1,6 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreted import run_interpreted
 
 from keelback.dynamics import GaussianNoise, MajorityVoting, sample_patterns
 from keelback.dynamics.gated import GatedSSM, class_readout, hinge_loss
@@ -149,13 +146,7 @@ for shape in ((1, 18, 17, 20, 18), (2, 3, 7, 3, 2)):
 
 
 def test_gpu_kernel_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment["PYTHONPATH"] += os.pathsep + os.path.dirname(__file__)
-    done = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted(_INTERPRETED)
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from keelback.dynamics.gradient.clean import CleanHinge, Swept, sweep_on_cpu
+from keelback.dynamics.gradient.triton import match, padded
 
 _BLOCK = 16
 """Sequences that one program takes, one after the other."""
@@ -22,10 +23,6 @@ _TOLERANCE = 1e-5
 def fits(length: int, dim: int) -> bool:
     """Whether the pairs of a sequence fit a program's registers."""
     return length <= 64 and dim <= 256
-
-
-def _padded(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))
 
 
 @triton.jit
@@ -110,8 +107,8 @@ def sweep_on_gpu(features: Tensor, signs: Tensor, w: Tensor, A: Tensor, gradient
         BLOCK=_BLOCK,
         LENGTH=length,
         DIM=dim,
-        L=_padded(length),
-        D=_padded(dim),
+        L=padded(length),
+        D=padded(dim),
         GRADIENT=gradient,
         num_warps=1 if length <= 32 else 4,
     )
@@ -129,10 +126,7 @@ def agrees(length: int, dim: int, device: str) -> bool:
     expected = sweep_on_cpu(features, signs, w, A, True)
     features, signs, w, A = (part.to(device) for part in (features, signs, w, A))
     found = sweep_on_gpu(features, signs, w, A, True)
-    return all(
-        bool((ours.double().cpu() - theirs).norm() <= _TOLERANCE * theirs.norm())
-        for ours, theirs in zip(found, expected, strict=True)
-    )
+    return match(found, expected, _TOLERANCE)
 
 
 def triton_clean(features: Tensor, signs: Tensor, v: Tensor) -> CleanHinge:

@@ -6,6 +6,7 @@ are summed over blocks in a fixed order, so that the result does not vary from c
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,11 +32,12 @@ _TOLERANCE = 1e-4
 
 def fits(length: int, dim: int, width: int) -> bool:
     """Whether a sequence and a readout of this size fit a program's registers."""
-    hidden, weights = _padded(length) * _padded(width), _padded(width) * _padded(dim)
+    hidden, weights = padded(length) * padded(width), padded(width) * padded(dim)
     return length <= 64 and dim <= 64 and max(hidden, weights) <= 8192
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """The size of a block that holds so many, as Triton's matrix products want it."""
     return max(16, triton.next_power_of_2(size))
 
 
@@ -169,9 +171,9 @@ class _TritonHinge:
             LENGTH=length,
             DIM=dim,
             WIDTH=width,
-            L=_padded(length),
-            D=_padded(dim),
-            M=_padded(width),
+            L=padded(length),
+            D=padded(dim),
+            M=padded(width),
             GRADIENT=gradient,
             PRECISION=_PRECISION,
             num_warps=_WARPS,
@@ -204,7 +206,12 @@ def agrees(length: int, dim: int, width: int, device: str) -> bool:
     expected = TorchHinge(tokens, signs, v, tokens @ tokens.mT).gradient(w, W_O)
     tokens, signs, v, w, W_O = (part.float().to(device) for part in (tokens, signs, v, w, W_O))
     found = triton_hinge(tokens, signs, v, tokens @ tokens.mT).gradient(w, W_O)
+    return match((found.w, found.W_O), (expected.w, expected.W_O), _TOLERANCE)
+
+
+def match(found: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float) -> bool:
+    """Whether each result is what the CPU has in float64, to this share of its norm."""
     return all(
-        bool((ours.double().cpu() - theirs).norm() <= _TOLERANCE * theirs.norm())
-        for ours, theirs in ((found.w, expected.w), (found.W_O, expected.W_O))
+        bool((ours.double().cpu() - theirs).norm() <= tolerance * theirs.norm())
+        for ours, theirs in zip(found, expected, strict=True)
     )
