@@ -10,8 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keelback.errors import InputError
+
 if TYPE_CHECKING:
     import polars as pl
+
+
+def require_new_file(path: Path, option: str, what: str) -> None:
+    """Raise an InputError unless a new file can be made there: `what`, as `option` asks."""
+    if path.exists():
+        raise InputError(f"{path} exists already; {what} is written to a new file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} is {path}; its folder does not exist")
 
 
 @contextmanager

@@ -232,6 +232,10 @@ def test_a_code_that_is_too_long_for_the_text_certifies_nothing(
     [
         ((), "needs --text FILE"),
         (("--text", "TEXT", "--task", "majority"), "--task has no effect beside --kind language"),
+        (("--text", "TEXT", "--data-seed", "0"), "--data-seed has no effect beside"),
+        (("--text", "TEXT", "--seed", "3"), "--seed has no effect beside --kind language"),
+        (("--text", "TEXT", "--draws", "10"), "--draws has no effect beside --kind language"),
+        (("--text", "TEXT", "--no-pac-bayes"), "--no-pac-bayes has no effect beside"),
         (("--text", "TEXT", "--drop-overlap"), "without --training-text"),
         (("--text", "missing.txt"), "missing.txt"),
         (("--text", "TEXT", "--training-text", "TEXT"), "copies of training examples"),

@@ -158,24 +158,26 @@ def certify(
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
     from keelback.extras import require_extra
-    from keelback.files import write_json
+    from keelback.files import require_new_file, write_json
     from keelback.models import load_model
 
-    if certificate is not None and certificate.exists():
-        raise InputError(f"{certificate} exists already; a certificate is written to a new file")
-    if certificate is not None and not certificate.absolute().parent.is_dir():
-        raise InputError(f"--certificate is {certificate}; its folder does not exist")
     if certificate is not None:
+        require_new_file(certificate, "--certificate", "a certificate")
         require_extra("certify", "--certificate")
     if allow_overlap and drop_overlap:
         raise InputError("--allow-overlap and --drop-overlap exclude each other")
     policy: Policy = "allow" if allow_overlap else "drop" if drop_overlap else "refuse"
+    of_pac_bayes = {
+        "prior_share": prior_share, "prior_epochs": prior_epochs, "steps": steps, "draws": draws,
+    }  # fmt: skip
+    changed = [name for name, value in of_pac_bayes.items() if value != _OF_PAC_BAYES[name]]
     if kind is Kind.language:
-        given = {
+        of_task = {
             "task": task, "seq_len": seq_len, "data_seed": data_seed, "data": data,
-            "tokenizer": tokenizer, "set": setting,
+            "tokenizer": tokenizer, "set": setting, "seed": seed or None,
+            "no_pac_bayes": None if pac_bayes else True,
         }  # fmt: skip
-        _refuse_beside("--kind language", given)
+        _refuse_beside("--kind language", [*_given(of_task), *changed])
         certify_text(
             checkpoint,
             text or [],
@@ -188,7 +190,8 @@ def certify(
             json=json,
         )
         return
-    _refuse_beside("--kind task", {"text": text, "training_text": training_text, "first": first})
+    of_language = {"text": text, "training_text": training_text, "first": first}
+    _refuse_beside("--kind task", _given(of_language))
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")
     options: dict[str, Any] = {
@@ -199,7 +202,7 @@ def certify(
         **named_settings(setting or []),
     }
     if not pac_bayes:
-        _refuse_idle(prior_share=prior_share, prior_epochs=prior_epochs, steps=steps, draws=draws)
+        _refuse_beside("--no-pac-bayes", changed)
     chosen = get_task(task, **options)
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
@@ -234,25 +237,16 @@ _OF_PAC_BAYES = {"prior_share": 0.5, "prior_epochs": None, "steps": 500, "draws"
 """The options that only the PAC-Bayes certificate reads, and their defaults."""
 
 
-def _refuse_beside(what: str, given: dict[str, Any]) -> None:
+def _given(options: dict[str, Any]) -> list[str]:
+    return [name for name, value in options.items() if value is not None and value != []]
+
+
+def _refuse_beside(what: str, idle: list[str]) -> None:
     from keelback.errors import InputError
 
-    for name, value in given.items():
-        if value:
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect beside {what}; leave one of them out"
-            )
-
-
-def _refuse_idle(**given: float | None) -> None:
-    from keelback.errors import InputError
-
-    for name, value in given.items():
-        if value != _OF_PAC_BAYES[name]:
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect beside --no-pac-bayes; leave one of "
-                "them out"
-            )
+    if idle:
+        name = idle[0].replace("_", "-")
+        raise InputError(f"--{name} has no effect beside {what}; leave one of them out")
 
 
 def _print(found: "Certification") -> None:

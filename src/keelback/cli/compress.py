@@ -74,14 +74,11 @@ def compress(
     from keelback.audit import load_any_model
     from keelback.certify import CompressionRecipe, compress, require_bytes
     from keelback.data.documents import read_documents
-    from keelback.errors import InputError
     from keelback.extras import require_extra
+    from keelback.files import require_new_file
 
     require_extra("hf", "compress", ["transformers"])
-    if out.exists():
-        raise InputError(f"{out} exists already; a coded model is written to a new file")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out is {out}; its folder does not exist")
+    require_new_file(out, "--out", "a coded model")
     hush_transformers()
     made_by = provenance_of_command()
     documents = read_documents(text)
