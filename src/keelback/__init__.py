@@ -15,6 +15,7 @@ _ROOMS = (
     "certify",
     "conv",
     "data",
+    "delta",
     "dynamics",
     "experiments",
     "integrations",

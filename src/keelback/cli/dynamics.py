@@ -141,7 +141,8 @@ def dynamics(
         typer.Option(
             min=0,
             max=1,
-            help="Test accuracy that --target needs at the same epoch; default none; e.g. 0.99.",
+            help="Share of right answers on the test set that --target needs at the same epoch; "
+            "default none; e.g. 0.99.",
         ),
     ] = None,
     mixing: Annotated[

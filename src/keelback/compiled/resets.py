@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
@@ -19,6 +20,38 @@ def require_reset(reset: Any, rows: torch.Size, device: torch.device, name: str 
         raise InputError(f"reset has dtype {reset.dtype}; it should be torch.bool")
     if reset.device != device:
         raise InputError(f"reset is on {reset.device}; it should be on {device}, as {name} is")
+
+
+def starts_of(
+    reset: Tensor | None,
+    cu_seqlens: Tensor | None,
+    seq_idx: Tensor | None,
+    x: Tensor,
+    axes: tuple[str, ...],
+    name: str,
+) -> Tensor | None:
+    """The mask of the positions where sequences start, written in one of three ways, or in none.
+
+    Args:
+        reset: The mask itself.
+        cu_seqlens: The bounds (0, ..., length) of the sequences packed into a batch of one.
+        seq_idx: The number of each step's sequence, (batch, length).
+        x: An operand that begins with (batch, length).
+        axes: The names of its axes.
+        name: Its own name.
+
+    Raises:
+        InputError: More than one is given, or they do not fit x.
+    """
+    if cu_seqlens is not None:
+        require_shape(name, x, axes)
+        reset = reset_of(cu_seqlens, reset, x)
+    if seq_idx is None:
+        return reset
+    if reset is not None:
+        raise InputError("seq_idx is given with reset or cu_seqlens; one of the three should be")
+    require_shape("seq_idx", seq_idx, tuple(x.shape[:2]))
+    return F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (1, 0))
 
 
 def reset_of(cu_seqlens: Tensor, reset: Tensor | None, u: Tensor) -> Tensor:

@@ -139,6 +139,45 @@ def _splat(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), lanes)
 
 
+@intrinsic
+def transpose_block(  # type: ignore[no-untyped-def]
+    context, A, a_start, a_row, B, b_start, b_row
+):
+    """B[c, r] = A[r, c] for `LANES` rows and columns, by element offsets and strides of rows.
+
+    The bits of the row's number are exchanged with those of the lane's, one after the other.
+    """
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        def pointer(array: int, r: int) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, values[array]).data
+            start, row = values[array + 1], values[array + 2]
+            place = builder.gep(data, [builder.add(start, builder.mul(row, _LONG(r)))])
+            return builder.bitcast(place, _VECTOR.as_pointer())
+
+        rows = [builder.load(pointer(0, r), align=4) for r in range(LANES)]
+        bit = 1
+        while bit < LANES:
+            upper = [lane if not lane & bit else LANES + lane - bit for lane in range(LANES)]
+            lower = [lane + bit if not lane & bit else LANES + lane for lane in range(LANES)]
+            for r in range(LANES):
+                if not r & bit:
+                    pair = rows[r], rows[r + bit]
+                    rows[r], rows[r + bit] = (
+                        builder.shuffle_vector(
+                            *pair, ir.Constant(ir.VectorType(ir.IntType(32), LANES), places)
+                        )
+                        for places in (upper, lower)
+                    )
+            bit *= 2
+        for r in range(LANES):
+            builder.store(rows[r], pointer(3, r), align=4)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(A, whole, whole, B, whole, whole), generate
+
+
 def _product(add: bool) -> Callable[..., None]:
     one, two = _tile(1, add), _tile(2, add)
     pairs = 2 * LANES if _WIDE else 0

@@ -2,13 +2,10 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.compiled.checks import require_shape
-from keelback.compiled.resets import reset_of
-from keelback.errors import InputError
+from keelback.compiled.resets import starts_of
 from keelback.ssd._op import scan_by_heads, step
 from keelback.ssd._operands import Operands, options_of
 from keelback.ssd.reference import NO_LIMIT, DtLimit
@@ -83,24 +80,10 @@ def ssd(
         >>> ssd(x, dt, -torch.ones(4), B, C).shape
         torch.Size([2, 100, 4, 64])
     """
-    mask = _mask(reset, cu_seqlens, seq_idx, x)
+    mask = starts_of(reset, cu_seqlens, seq_idx, x, ("batch", "length", "heads", "head_dim"), "x")
     operands = Operands(x, dt, A, B, C, D, z, dt_bias, initial_states, mask)
     y, final = scan_by_heads(operands, options_of(dt_softplus, dt_limit), backend)
     return (y, final) if return_final_states else y
-
-
-def _mask(
-    reset: Tensor | None, cu_seqlens: Tensor | None, seq_idx: Tensor | None, x: Tensor
-) -> Tensor | None:
-    if cu_seqlens is not None:
-        require_shape("x", x, ("batch", "length", "heads", "head_dim"))
-        reset = reset_of(cu_seqlens, reset, x)
-    if seq_idx is None:
-        return reset
-    if reset is not None:
-        raise InputError("seq_idx is given with reset or cu_seqlens; one of the three should be")
-    require_shape("seq_idx", seq_idx, tuple(x.shape[:2]))
-    return F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (1, 0))
 
 
 def ssd_step(

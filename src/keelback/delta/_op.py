@@ -1,0 +1,133 @@
+"""`torch.ops.keelback.delta_rule`, and the way of a delta rule to its backend."""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keelback.compiled.backends import Prepared, choose_backend
+from keelback.compiled.checks import computing_dtype_of, in_dtypes
+from keelback.compiled.layouts import Signature, layouts_of, signature_of
+from keelback.compiled.operator import Operator
+from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.delta import chunked, cpu
+from keelback.delta._operands import (
+    DIFFERENTIABLE,
+    OPTIONS,
+    OTHERS,
+    Operands,
+    Options,
+    require_delta_rule,
+    require_step,
+    wanted_dtypes,
+)
+from keelback.delta.reference import delta_rule_reference, delta_rule_step_reference
+from keelback.errors import InputError
+
+#: By kind of device; chunks in PyTorch's operations serve until a GPU has kernels of its own.
+BACKENDS: Any = {"cpu": cpu, "cuda": chunked}
+NAMES = ("reference", "cpu", "chunked")
+
+
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Of output and last states."""
+    operands: Operands[Tensor] = Operands(*arguments[: len(Operands._fields)])
+    v, k = operands.v, operands.k
+    *rows, _, heads, value = v.shape
+    return v.new_empty(v.shape), v.new_empty((*rows, heads, k.shape[-1], value))
+
+
+DELTA_RULE = Operator(
+    "delta_rule",
+    differentiable=DIFFERENTIABLE,
+    others=OTHERS,
+    options=OPTIONS,
+    outputs=("y", "last_states"),
+    backends=BACKENDS,
+    fake=_shapes,
+)
+
+
+def delta_rule_of(
+    operands: Operands[Tensor], normalise: bool, scale: float, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of v, and last states.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+    """
+    options = (normalise, backend == "chunked", scale)
+    if runs_eagerly(*operands):
+        call = _taken_as_they_are(signature_of(operands), options, backend)
+        if call is not None:
+            y, last = DELTA_RULE.run(call, operands, *options)
+            return y, last
+    chosen, wanted = _chosen(operands, backend)
+    converted = Operands(*in_dtypes(operands, wanted))
+    if chosen is None:
+        with without_autocast(operands.v.device):
+            y, last = delta_rule_reference(*converted, normalise, scale)
+    else:
+        y, last = DELTA_RULE(converted, *options)
+    return y.to(operands.v.dtype), last
+
+
+def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of v, and new states, from the initial ones.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    eager = runs_eagerly(*operands)
+    if eager and not needs_gradient(*operands):
+        call = _step_by_kernels(signature_of(operands), normalise, scale)
+        if call is not None:
+            y, states = call.forward(operands, False)
+            return y, states
+    require_step(operands)
+    dtype = computing_dtype_of(operands, (*Operands._fields[:5], "states"))
+    *floating, _ = operands
+    given: list[Any] = [None if x is None else x.to(dtype) for x in floating]
+    with without_autocast(operands.v.device):
+        y, states = delta_rule_step_reference(*given, normalise, scale)  # type: ignore[call-arg]
+    return y.to(operands.v.dtype), states
+
+
+@lru_cache(maxsize=1024)
+def _step_by_kernels(signature: Signature, normalise: bool, scale: float) -> cpu.CpuStep | None:
+    """The step over operands of this signature, if the kernels take them as they are."""
+    given: Any = Operands(*layouts_of(signature))
+    require_step(given)
+    computing_dtype_of(given, (*Operands._fields[:5], "states"))
+    return cpu.prepare_step(given, normalise, scale)
+
+
+def _backend_named(name: str | None, device: torch.device) -> Any:
+    """The backend of that name, or that for the device; None is the reference."""
+    if name == "cuda":
+        raise InputError(
+            "backend is 'cuda', for which the delta rule has no kernels yet; 'chunked' runs on "
+            "every device, and is what runs on a GPU if no backend is named"
+        )
+    if name not in (None, *NAMES):
+        raise InputError(f"backend is {name!r}; it should be one of {', '.join(NAMES)}")
+    return choose_backend(None if name == "chunked" else name, device, BACKENDS, "v")
+
+
+def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    require_delta_rule(given)
+    computing = computing_dtype_of(given, Operands._fields[:-1])
+    return _backend_named(backend, given.v.device), wanted_dtypes(computing)
+
+
+@lru_cache(maxsize=1024)
+def _taken_as_they_are(
+    signature: Signature, options: Options, backend: str | None
+) -> Prepared | None:
+    """The call over operands of this signature, if a backend takes them without conversion."""
+    given: Operands[Any] = Operands(*layouts_of(signature))
+    chosen, wanted = _chosen(given, backend)
+    fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
+    return chosen.prepare(signature, options) if chosen is not None and fit else None
