@@ -27,8 +27,18 @@ def test_every_command_in_the_documents_exists(document: Path) -> None:
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
     known |= {group.name for group in app.registered_groups}
     named = re.findall(r"^    keelback (?!-)(\S+)", document.read_text(), re.MULTILINE)
-    named += re.findall(r"`keelback (?!\.|-)([a-z]+)", document.read_text())
+    named += re.findall(r"`keelback (?!\.|-)([a-z][a-z-]*)", document.read_text())
     assert set(named) <= known
+
+
+def test_the_page_on_commands_names_every_command_and_benchmark() -> None:
+    load_commands()
+    text = (ROOT / "docs/reference/commands.md").read_text()
+    names = {one.name or one.callback.__name__ for one in app.registered_commands}
+    [bench] = [group.typer_instance for group in app.registered_groups if group.name == "bench"]
+    names |= {f"bench {one.name or one.callback.__name__}" for one in bench.registered_commands}
+    missing = [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)]
+    assert missing == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
