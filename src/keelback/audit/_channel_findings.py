@@ -58,8 +58,11 @@ def idle_channels(layers: Sequence[LayerMeasures]) -> list[Finding]:
 
 
 def gates(layers: Sequence[LayerMeasures]) -> list[Finding]:
-    shares = {own.layer.name: own.statistics.gates.selectivity() for own in layers}
-    shares = {name: share for name, share in shares.items() if not math.isnan(share)}
+    shares = {
+        own.layer.name: own.statistics.gates.selectivity()
+        for own in layers
+        if own.statistics.gates.varies
+    }
     told = {name: share for name, share in shares.items() if share < BY_CONSTRUCTION}
     given = [name for name in shares if name not in told]
     aside = (

@@ -31,7 +31,8 @@ def gate_table(layers: Sequence[LayerMeasures], names: Sequence[TokenName]) -> l
     """One row per token, the widest gate first.
 
     `opening` is how far the token's mean (over layers) binary logarithm of the step size lies
-    above the layer's own mean, in standard deviations over tokens.
+    above the layer's own mean, in standard deviations over tokens; 0 where step sizes are
+    fixed.
     """
     layers = [own for own in layers if bool(own.statistics.gates.count.any())]
     if not layers:
@@ -39,6 +40,8 @@ def gate_table(layers: Sequence[LayerMeasures], names: Sequence[TokenName]) -> l
     opening = torch.zeros(len(names), dtype=torch.float64)
     for measures in layers:
         gates = measures.statistics.gates
+        if not gates.varies:
+            continue
         mean, deviation = gates.overall
         opening += (gates.mean - mean) / max(deviation, 1e-30) / len(layers)
     count = layers[0].statistics.gates.count

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import MethodType
 from typing import Any
 
 import torch
@@ -136,7 +138,7 @@ _MIXING = (
 )
 
 
-_POINTWISE = ("norm", "cache", "mlp")
+_POINTWISE = ("norm", "cache", "mlp", "feedforward")
 """Of parts whose class bears the name of a model that mixes."""
 
 
@@ -212,7 +214,9 @@ def _watching_one(
         seen.clear()
         if is_again:
             return
-        goes_on.append(goes_on_from_a_state(module, given(module, args, kwargs)))
+        bound = given(module, args, kwargs)
+        told = reader.goes_on(module, bound)
+        goes_on.append(goes_on_from_a_state(module, bound) if told is None else told)
 
     def finish(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -344,7 +348,7 @@ def _remembering(name: str, seen: dict[str, Seen]) -> Callable[..., None]:
 def given(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a module was called with, by the names of its own signature, its input first."""
     try:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        bound = _signature_of(module).bind(*args, **kwargs).arguments
     except (TypeError, ValueError):
         bound = {**{f"argument {i}": value for i, value in enumerate(args)}, **kwargs}
     arguments: dict[str, Any] = {}
@@ -357,6 +361,21 @@ def given(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             arguments[name] = value
     own = arguments.pop("hidden_states", None)
     return arguments if own is None else {"hidden_states": own, **arguments}
+
+
+def _signature_of(module: nn.Module) -> inspect.Signature:
+    """That of the module's `forward`, worked out once for each function."""
+    forward: Any = module.forward
+    function = getattr(forward, "__func__", None)
+    if function is None or getattr(forward, "__self__", None) is not module:
+        return inspect.signature(forward)
+    return _bound_signature(function)
+
+
+@lru_cache(maxsize=1024)
+def _bound_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method, without `self`."""
+    return inspect.signature(MethodType(function, object()))
 
 
 def _first_tensor(output: Any) -> Tensor | None:

@@ -164,7 +164,9 @@ class LayerMeasures:
             },
             "attention": {"mean_distance": reach[1], "reach90": reach[2]},
             "gate": {
-                "selectivity": statistics.gates.selectivity(),
+                "selectivity": statistics.gates.selectivity()
+                if statistics.gates.varies
+                else float("nan"),
                 "alignment": None
                 if statistics.alignment is None
                 else statistics.alignment.correlation().tolist(),

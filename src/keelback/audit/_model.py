@@ -63,6 +63,26 @@ def as_written(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = own
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block, the model is in evaluation mode; afterwards all is as it was.
+
+    RWKV divides some of its weights when it first runs in evaluation mode, and multiplies them
+    when it next trains: they are multiplied at once, so that nobody saves them divided.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module in model.modules():
+            rescale: Any = getattr(module, "_rescale_layers", None)
+            if callable(rescale) and module.training:
+                rescale()
+
+
 def check_weights(model: nn.Module) -> None:
     """Refuse a model with a weight that is infinite or not a number.
 

@@ -23,6 +23,7 @@ from keelback.audit._losses import LanguageModel, restarted_losses
 from keelback.audit._model import (
     as_written,
     check_weights,
+    evaluating,
     resolved_train_length,
     unwrapped,
     vocab_size_of,
@@ -99,17 +100,11 @@ def audit(
         "precision": precision,
         "progress": progress or (lambda done, of: None),
     }
-    modes = [(module, module.training) for module in inner.modules()]
-    inner.eval()
-    try:
-        with as_written(inner), fast_scans(inner):
-            if tokens is not None or are_tokens(inputs):
-                ids = cut(torch.as_tensor(inputs), length)
-                return _audit_tokens(inner, ids, label, **options)
-            return _audit_others(inner, cast("Inputs", inputs), position_loss, **options)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(inner), as_written(inner), fast_scans(inner):
+        if tokens is not None or are_tokens(inputs):
+            ids = cut(torch.as_tensor(inputs), length)
+            return _audit_tokens(inner, ids, label, **options)
+        return _audit_others(inner, cast("Inputs", inputs), position_loss, **options)
 
 
 def _audit_tokens(

@@ -15,6 +15,8 @@ ATTENTION_RATES = 8
 ATTENTION_QUERIES = 6
 MAP_SIZE = 64
 _LEAST_STEP = 2.0**-60
+_ROUNDING = 1e-7
+"""Spread of the opening, beside its size, below which it is the same at every token."""
 
 
 class LayerStatistics:
@@ -179,6 +181,14 @@ class GateByToken:
         mean = float(self.total.sum()) / count
         return mean, max(self.square / count - mean * mean, 0.0) ** 0.5
 
+    @property
+    def varies(self) -> bool:
+        """Whether the opening is not the same at every token, up to rounding."""
+        if not bool(self.count.any()):
+            return False
+        mean, deviation = self.overall
+        return deviation > _ROUNDING * max(abs(mean), 1.0)
+
     def selectivity(self) -> float:
         """Share of the opening's variance that the token alone explains, from 0 to 1.
 
@@ -191,7 +201,7 @@ class GateByToken:
         seen = self.count > 0
         count, different = float(self.count.sum()), int(seen.sum())
         total = deviation**2 * count
-        if total <= 0 or count <= different:
+        if not self.varies or count <= different:
             return 0.0
         between = float((self.count[seen] * (self.mean[seen] - mean).square()).sum())
         left = (1 - between / total) * (count - 1) / (count - different)

@@ -21,15 +21,7 @@ from keelback.audit import (
     undo_repair,
 )
 from keelback.audit._losses import LanguageModel
-from keelback.benchmarks.families import (
-    COMPOSITES,
-    FAMILIES,
-    LINEAR,
-    NOT_READ,
-    VARIANTS,
-    VOCAB,
-    build,
-)
+from keelback.benchmarks.families import EVERY, VOCAB, build
 from keelback.errors import InputError
 
 _TRAINED, _LENGTH, _TRAINING_STEPS = 20, 40, 3
@@ -37,7 +29,7 @@ _TRAINED, _LENGTH, _TRAINING_STEPS = 20, 40, 3
 
 def every_family() -> list[str]:
     """All that are tried, in the order of the table."""
-    return [*FAMILIES, *LINEAR, *VARIANTS, *COMPOSITES, *NOT_READ]
+    return list(EVERY)
 
 
 def support(

@@ -17,6 +17,11 @@ from keelback.audit.adapters.delta_net import (
 from keelback.audit.adapters.linear import GatedLinearUnitAdapter, LightningAttentionAdapter
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
 from keelback.audit.adapters.mamba2 import Mamba2Adapter
+from keelback.audit.adapters.normalised import (
+    FusedMatrixMemoryAdapter,
+    MatrixMemoryAdapter,
+    RwkvAdapter,
+)
 from keelback.audit.adapters.own import MambaBlockAdapter, SelectiveSSMAdapter
 from keelback.audit.adapters.registered import REGISTERED, register_adapter
 from keelback.registry import PluginWarning
@@ -35,6 +40,9 @@ ADAPTERS: list[Adapter] = [
     KimiDeltaAdapter(),
     LightningAttentionAdapter(),
     GatedLinearUnitAdapter(),
+    RwkvAdapter(),
+    MatrixMemoryAdapter(),
+    FusedMatrixMemoryAdapter(),
 ]
 """keelback's own, tried in this order, after those that `register_adapter` added."""
 
@@ -56,6 +64,7 @@ __all__ = [
     "BidirectionalMambaAdapter",
     "CrossScanAdapter",
     "DeltaRuleRecurrence",
+    "FusedMatrixMemoryAdapter",
     "GatedDeltaNetAdapter",
     "GatedLinearUnitAdapter",
     "KimiDeltaAdapter",
@@ -64,10 +73,12 @@ __all__ = [
     "Mamba2Adapter",
     "MambaAdapter",
     "MambaBlockAdapter",
+    "MatrixMemoryAdapter",
     "MultiHeadMambaAdapter",
     "OlmoHybridAdapter",
     "Qwen3NextAdapter",
     "Qwen35Adapter",
+    "RwkvAdapter",
     "Seen",
     "SelectiveRecurrence",
     "SelectiveSSMAdapter",

@@ -126,6 +126,15 @@ class Adapter(ABC):
         del module, factor
         return None
 
+    def goes_on(self, module: Any, given: Mapping[str, Any]) -> bool | None:
+        """Whether a call goes on from an earlier state; `None` to tell it by what is `given`.
+
+        Such calls are not read. `given` is what the layer was called with, by name, its input
+        first. By default a state is looked for in every argument that may hold one.
+        """
+        del module, given
+        return None
+
     def always_decays(self, module: Any) -> bool:
         """Whether A is below 0 whatever the weights, because of how it is made of them."""
         del module

@@ -1,11 +1,12 @@
 """Settings of a `config.json` that the model which is made of it does not use."""
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
+
+from keelback.audit.checkpoints._config_reads import settings_read
 
 # fmt: off
 BOOKKEEPING = frozenset((
@@ -20,39 +21,65 @@ BOOKKEEPING = frozenset((
     "fused_add_norm", "use_mamba_kernels", "use_mambapy", "use_falcon_mambapy",
     "use_associative_scan", "pad_vocab_size_multiple", "id2label", "label2id", "num_labels",
     "problem_type", "chunk_size_feed_forward", "remove_invalid_values",
-    "exponential_decay_length_penalty",
+    "exponential_decay_length_penalty", "num_logits_to_keep", "calc_logits_for_entire_prompt",
+    "rescale_prenorm_residual",
+))
+"""Settings that say where a model comes from or how it is run, not what it computes."""
+
+NOT_COMPUTED_WITH = BOOKKEEPING | frozenset((
+    "initializer_range", "tie_word_embeddings", "max_position_embeddings", "pretraining_tp",
+    "output_router_logits", "router_aux_loss_coef", "mtp_loss_scaling_factor", "use_mem_eff_path",
+    "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "force_image_size",
+    "split_ngram_parts", "hidden_dropout", "num_hidden_layers",
 ))
 # fmt: on
-"""Settings that say where a model comes from or how it is run, not what it computes."""
+"""The same of settings that configuration classes of transformers declare."""
 
 RESTATED = {
     "d_model": "hidden_size",
     "n_layer": "num_hidden_layers",
     "d_inner": "intermediate_size",
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "bias": "use_bias",
+    "conv_bias": "use_conv_bias",
+    "ngroups": "n_groups",
+    "headdim": "head_dim",
+    "dt_rank": "time_step_rank",
+    "dt_limit": "time_step_limit",
+    "activation": "hidden_act",
 }
 """Names of mamba_ssm that conversion scripts leave beside those of transformers."""
 
-ALWAYS = {"rms_norm": True, "rmsnorm": True, "norm_before_gate": False}
+ALWAYS = {
+    "rms_norm": True,
+    "rmsnorm": True,
+    "norm_before_gate": False,
+    "mamba_inner_layernorms": True,
+    "dt_softplus": True,
+}
 """What the state-space layers of transformers do whatever their configuration says."""
 
 
 def unused_settings(given: Mapping[str, Any], config: Any, model: Any) -> list[str]:
-    """Settings in `given` that neither the configuration class nor the model's code knows.
+    """Settings in `given` that neither the configuration class nor the model's code reads.
 
-    A setting is used where it is a field of the class, another name of one, something that the
-    class works out for itself, or a word of the module that defines the model. Nested
-    configurations are looked through as well, under dotted names.
+    A setting is used where the class takes it up (as a field, another name of one, or something
+    that it works out for itself) or the code that defines the model reads it. A field of the class
+    that no code reads is not used either, where it has another value than by default and may say
+    what is computed. Nested configurations are looked through as well, under dotted names.
 
     Args:
         given: the content of `config.json`.
         config: the configuration of transformers that was made of it.
         model: the model that was made of that, or its class.
     """
-    return sorted(_unused(given, config, _code_of(model)))
+    code = _code_of(model)
+    return sorted(_unused(given, config, settings_read(code) if code else None))
 
 
-def _unused(given: Mapping[str, Any], config: Any, code: str) -> Iterator[str]:
-    known = _known(config)
+def _unused(given: Mapping[str, Any], config: Any, read: frozenset[str] | None) -> Iterator[str]:
+    known, idle = _known(config), frozenset() if read is None else _idle_fields(config, read)
     for name, value in given.items():
         inner = getattr(config, name, None)
         if (
@@ -60,19 +87,18 @@ def _unused(given: Mapping[str, Any], config: Any, code: str) -> Iterator[str]:
             and hasattr(inner, "to_dict")
             and hasattr(inner, "model_type")
         ):
-            yield from (f"{name}.{below}" for below in _unused(value, inner, code))
-        elif not _is_used(name, value, config, known, code):
+            yield from (f"{name}.{below}" for below in _unused(value, inner, read))
+        elif not _is_used(name, value, config, known | (read or frozenset())) or name in idle:
             yield name
 
 
-def _is_used(name: str, value: Any, config: Any, known: frozenset[str], code: str) -> bool:
+def _is_used(name: str, value: Any, config: Any, known: frozenset[str]) -> bool:
     if name in ALWAYS:
         return value is None or bool(value) == ALWAYS[name]
-    if name in RESTATED and hasattr(config, RESTATED[name]):
-        return bool(value == getattr(config, RESTATED[name]))
     if name in BOOKKEEPING or name in known or _says_nothing(value):
         return True
-    return re.search(rf"\b{re.escape(name)}\b", code) is not None
+    own = getattr(config, RESTATED[name], None) if name in RESTATED else None
+    return own is not None and _plain(own) == _plain(value)
 
 
 def _says_nothing(value: Any) -> bool:
@@ -90,7 +116,54 @@ def _known(config: Any) -> frozenset[str]:
     except Exception:  # a class that cannot be made without arguments tells nothing more
         names |= set()
     names |= {name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), property)}
-    return frozenset(names | _words(sys.modules.get(cls.__module__)))
+    return frozenset(names | _taken_up(cls) | _OF_ROTATION)
+
+
+_OF_ROTATION = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
+"""Which the base class of all configurations takes up."""
+
+
+def _taken_up(cls: type) -> set[str]:
+    """Settings that a configuration class reads of itself or of its keyword arguments."""
+    names: set[str] = set()
+    for module in {c.__module__ for c in cls.__mro__ if c.__module__.startswith(_MODELS)}:
+        source = _source(sys.modules.get(module))
+        names |= settings_read(source, "self") | settings_read(source, "kwargs")
+    return names
+
+
+def _idle_fields(config: Any, read: frozenset[str]) -> frozenset[str]:
+    """Fields that the class adds to every configuration's, that nothing reads, and that are set."""
+    cls, base = type(config), sys.modules["transformers"].PreTrainedConfig
+    if not (is_dataclass(cls) and is_dataclass(base)) or _is_of_another_kind_of_input(config):
+        return frozenset()
+    names = {own.name: own for own in fields(cls)}
+    for own in fields(base):
+        names.pop(own.name, None)
+    aliases = getattr(cls, "attribute_map", {})
+    used = read | _taken_up(cls) | {aliases.get(name, name) for name in read}
+    return frozenset(
+        name
+        for name, own in names.items()
+        if name not in used
+        and name not in NOT_COMPUTED_WITH
+        and not name.endswith(("_token_id", "_token"))
+        and _plain(getattr(config, name, None)) != _plain(_default(own))
+    )
+
+
+def _is_of_another_kind_of_input(config: Any) -> bool:
+    """Whether it is of a tower for images or sound, which no audit is about."""
+    words = (str(getattr(config, name, "")) for name in ("model_type", "base_config_key"))
+    return any(kind in word for word in words for kind in ("vision", "audio", "speech"))
+
+
+def _default(own: Field[Any]) -> Any:
+    return own.default_factory() if callable(own.default_factory) else own.default
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _generation_settings() -> list[str]:
@@ -98,20 +171,15 @@ def _generation_settings() -> list[str]:
     return list(vars(transformers.GenerationConfig()))
 
 
-def _words(module: Any) -> set[str]:
-    """Words that a configuration's module takes from its keyword arguments or its attributes."""
-    source = _source(module)
-    taken = re.findall(r"""(?:kwargs(?:\.pop|\.get)\(|getattr\(self, |self\.)["']?(\w+)""", source)
-    quoted = re.findall(r"""["'](\w+)["']""", source)
-    return {*taken, *quoted, "rope_theta", "rope_scaling", "partial_rotary_factor"}
+_MODELS = "transformers.models."
 
 
 def _code_of(model: Any) -> str:
     cls = model if isinstance(model, type) else type(model)
-    modules = {c.__module__ for c in cls.__mro__ if c.__module__.startswith("transformers.models.")}
+    modules = {c.__module__ for c in cls.__mro__ if c.__module__.startswith(_MODELS)}
     if not isinstance(model, type):
         own = {type(part).__module__ for part in model.modules()}
-        modules |= {name for name in own if name.startswith("transformers.models.")}
+        modules |= {name for name in own if name.startswith(_MODELS)}
     return "\n".join(_source(sys.modules.get(name)) for name in sorted(modules))
 
 

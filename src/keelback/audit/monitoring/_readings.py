@@ -13,7 +13,7 @@ from keelback.audit._inputs import Inputs, are_tokens, call
 from keelback.audit._kernels import fast_scans
 from keelback.audit._layers import Layer, watching
 from keelback.audit._losses import LanguageModel
-from keelback.audit._model import as_written
+from keelback.audit._model import as_written, evaluating
 from keelback.audit._parameters import device_of
 from keelback.audit._recurrence import Recurrence
 from keelback.audit._spans import Span
@@ -72,14 +72,10 @@ def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list
         )
         looks.append((reading, sums))
 
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with as_written(model), fast_scans(model), watching(layers, receive):
+        with evaluating(model), as_written(model), fast_scans(model), watching(layers, receive):
             run()
     finally:
-        for module, mode in modes:
-            module.training = mode
         for module in model.modules():
             reshard: Any = getattr(module, "reshard", None)
             if reshard is not None:  # FSDP2 leaves the outermost module's parameters whole

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from keelback.audit._degradation import TOLERANCE
 from keelback.audit._json import finite
 from keelback.audit._kernels import fast_scans
-from keelback.audit._model import check_weights, resolved_train_length, unwrapped, vocab_size_of
+from keelback.audit._model import (
+    check_weights,
+    evaluating,
+    resolved_train_length,
+    unwrapped,
+    vocab_size_of,
+)
 from keelback.audit._parameters import device_of, keep
 from keelback.audit._tokens import check_tokens, cut
 from keelback.audit.repairs._bench import Bench, HeldOutLoss
@@ -195,16 +201,10 @@ def repair(
     check_tokens(sequences, vocab_size_of(model))
     sequences = sequences.to(device_of(model))
     half = len(sequences) // 2
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with fast_scans(model), torch.no_grad():
-            halves = sequences[:half], sequences[half:]
-            bench = Bench(model, *halves, train_length, locked or {}, progress)
-            return _repair(bench, method, search, evaluations, stored_as, force)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model), fast_scans(model), torch.no_grad():
+        halves = sequences[:half], sequences[half:]
+        bench = Bench(model, *halves, train_length, locked or {}, progress)
+        return _repair(bench, method, search, evaluations, stored_as, force)
 
 
 def _repair(

@@ -1,0 +1,165 @@
+"""Tiny models for several kinds of input, whose language model has states which decay."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from keelback.benchmarks.tiny_sizes import (
+    DELTA_HEADS,
+    EXPERTS,
+    HEADS,
+    SIZE,
+    SPECIAL,
+    VOCAB,
+    class_named,
+)
+
+
+def glm5_next(**fields: Any) -> nn.Module:
+    """A language model that comes with a tower for images, here as small as can be."""
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "intermediate_size": 16,
+        "out_hidden_size": 32,
+        "projection_intermediate_size": 16,
+        "image_size": 28,
+    }
+    marks = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    config = class_named("Glm5NextConfig")(
+        text_config={**SIZE, **fields},
+        vision_config=vision,
+        **{f"{mark}_token_id": VOCAB - 1 - i for i, mark in enumerate(marks)},
+    )
+    return class_named("Glm5NextForConditionalGeneration")(config)
+
+
+def _qwen_vision(
+    config: str, model: str, text: Mapping[str, Any], **vision: Any
+) -> Callable[[], nn.Module]:
+    """A vision-language model whose language model has gated delta nets."""
+
+    def made() -> nn.Module:
+        tower = {
+            "depth": 2,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "intermediate_size": 16,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 16,
+            **vision,
+        }
+        marks = ("image", "video", "vision_start", "vision_end")
+        whole = class_named(config)(
+            text_config={**SIZE, "num_hidden_layers": 4, "head_dim": 8, **DELTA_HEADS, **text},
+            vision_config=tower,
+            **{f"{mark}_token_id": VOCAB - 1 - i for i, mark in enumerate(marks)},
+        )
+        return class_named(model)(whole)
+
+    return made
+
+
+def _minicpm(name: str) -> Callable[[], nn.Module]:
+    """A vision-language model around the language model of Qwen3.5."""
+
+    def made() -> nn.Module:
+        text = {**SIZE, "num_hidden_layers": 4, "head_dim": 8, **HEADS, **DELTA_HEADS}
+        vision = {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "insert_layer_id": 0,
+        }
+        config = class_named(f"{name}Config")(
+            text_config={"model_type": "qwen3_5_text", **text},
+            vision_config=vision,
+            insert_layer_id=0,
+            image_token_id=VOCAB - 1,
+            video_token_id=VOCAB - 2,
+        )
+        return class_named(f"{name}ForConditionalGeneration")(config)
+
+    return made
+
+
+_NEMOTRON_H: dict[str, Any] = {
+    **SIZE,
+    "layers_block_type": ["mamba", "attention", "mamba"],
+    "head_dim": 8,
+    "ssm_state_size": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
+    "chunk_size": 16,
+    **HEADS,
+}
+
+
+def _nemotron_h_omni() -> nn.Module:
+    """A model for text, images and sound around NemotronH, here without ears."""
+    vision = {
+        "hidden_size": 16,
+        "mlp_ratio": 1.0,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 14,
+        "max_img_size": 56,
+        "video_temporal_patch_size": 2,
+    }
+    config = class_named("CONFIG_MAPPING")["nemotron_h_omni"](
+        text_config=_NEMOTRON_H,
+        vision_config=vision,
+        audio_config=None,
+        vision_hidden_size=16,
+        projector_hidden_size=16,
+        image_token_id=VOCAB - 1,
+        video_token_id=VOCAB - 2,
+        audio_token_id=VOCAB - 3,
+    )
+    return class_named("NemotronH_Omni_Reasoning_V3")(config)
+
+
+_ONE_EXPERT_SHARED: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 4,
+    "shared_expert_intermediate_size": 16,
+    **EXPERTS,
+}
+
+QWEN4_EXP: dict[str, Any] = {
+    **_ONE_EXPERT_SHARED,
+    "hc_count": 2,
+    "hc_lowrank": 4,
+    "ngram_vocab_size_base": 64,
+    "make_ngram_vocab_size_divisible_by": 1,
+    "split_ngram_parts": 1,
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 4,
+    **SPECIAL,
+}
+"""Of the language model of Qwen4."""
+
+COMPOSITES: dict[str, Callable[[], nn.Module]] = {
+    "qwen3.5-vision": _qwen_vision("Qwen3_5Config", "Qwen3_5ForConditionalGeneration", HEADS),
+    "qwen3.5-moe-vision": _qwen_vision(
+        "Qwen3_5MoeConfig", "Qwen3_5MoeForConditionalGeneration", _ONE_EXPERT_SHARED
+    ),
+    "qwen4-exp-vision": _qwen_vision(
+        "Qwen4ExpConfig", "Qwen4ExpForConditionalGeneration", QWEN4_EXP
+    ),
+    "minicpm-v4.6": _minicpm("MiniCPMV4_6"),
+    "minicpm-v4.7": _minicpm("MiniCPMV4_7"),
+    "minicpm-ocr": _minicpm("MiniCPMOcr"),
+    "nemotron-h-omni": _nemotron_h_omni,
+}
+"""Models whose language model is a part."""
