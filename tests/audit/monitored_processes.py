@@ -13,6 +13,7 @@ from torch import nn
 
 from keelback.audit import TrainingMonitor, unwrapped
 from keelback.audit._parameters import whole
+from keelback.audit._recurrence import SelectiveRecurrence
 from keelback.audit.monitoring import _agreement
 from keelback.models import SelectiveSSM
 
@@ -122,6 +123,51 @@ def failing(rank: int) -> dict[str, Any]:
     }
 
 
+class WithEmbeddings(LanguageModel):
+    """Tells which ids it takes, as models of transformers do."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+
+def failing_while_split(rank: int) -> dict[str, Any]:
+    """The same of a model that is split: no process may leave a pass that the others are in."""
+    torch.manual_seed(0)
+    model = spread("fsdp", WithEmbeddings())
+    monitor = TrainingMonitor(model, every=1)
+    tokens = torch.zeros(1, 30, dtype=torch.long)
+    monitor.after_step(0, None if rank == 1 else tokens)
+    monitor.after_step(1, tokens + (99 if rank == 1 else 0))
+    read = SelectiveRecurrence.state_norms
+    if rank == 1:
+        SelectiveRecurrence.state_norms = _cannot  # type: ignore[method-assign,assignment]
+    monitor.after_step(2, tokens)
+    SelectiveRecurrence.state_norms = read  # type: ignore[method-assign]
+    monitor.after_step(3, tokens)
+    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
+    return {"failures": monitor.failures, "steps": sorted({r.step for r in monitor.readings})}
+
+
+def _cannot(*_: Any) -> None:
+    raise ZeroDivisionError("no state to speak of")
+
+
+def leaving_a_split_pass(rank: int, world: int, port: int) -> None:
+    """A batch that the model itself cannot take, on the second process only."""
+    _begin(rank, world, port)
+    model = spread("fsdp", LanguageModel())
+    tokens = torch.zeros(1, 30, dtype=torch.long)
+    TrainingMonitor(model, every=1).after_step(0, tokens + (99 if rank == 1 else 0))
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def alone(rank: int) -> dict[str, Any]:
     """Only some processes ask the monitor, as one does that logs on the first."""
     torch.manual_seed(0)
@@ -138,15 +184,20 @@ def alone(rank: int) -> dict[str, Any]:
     return found
 
 
-def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: Any) -> None:
+def _begin(rank: int, world: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: Any) -> None:
+    _begin(rank, world, port)
     found: dict[Any, Any] = {
         (kind, action): training(kind, action) for kind in kinds for action in ACTIONS
     }
     found["failing"] = failing(rank)
+    found["failing while split"] = failing_while_split(rank)
     found["alone"] = alone(rank)
     results[rank] = found
     dist.destroy_process_group()
@@ -154,10 +205,7 @@ def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: A
 
 def on_processes(world: int, kinds: tuple[str, ...]) -> list[dict[Any, Any]]:
     """What each of several processes saw, of every kind and action."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_on_one, args=(world, port, kinds, results), nprocs=world)
+        mp.spawn(_on_one, args=(world, free_port(), kinds, results), nprocs=world)
         return [results[rank] for rank in range(world)]

@@ -11,6 +11,7 @@ from keelback.benchmarks import calibration as bench
 from keelback.benchmarks.calibration_models import (
     CLAIMS,
     Case,
+    _counting,
     _free_rates,
     _lookalikes,
     _overflows,
@@ -31,6 +32,14 @@ def test_what_is_known_without_training_is_said_right() -> None:
     for counted in by_claim.values():
         assert counted["false_alarms"] == 0, counted
     assert json.loads(json.dumps(found)) == found
+
+
+def test_step_sizes_that_are_known_to_leave_the_range() -> None:
+    """Also where the loss holds all the same, so that it is worth a note alone."""
+    found = bench.calibration(of=[case for case in _counting(10) if "seed 11" in case.name])
+    (counted,) = [c for c in found["claims"] if c["claim"] == "step sizes leave the range"]
+    assert (counted["true"], counted["hits"]) == (2, 2)
+    assert (counted["false"], counted["false_alarms"]) == (1, 0)
 
 
 def one(truth: bool, said: bool, name: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from keelback.audit import audit, load_any_model
 from keelback.audit._parameters import Parameters
+from keelback.cli.audit import say_of_loading
+from keelback.errors import InputError
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -60,6 +62,71 @@ def test_repaired_from_disk_as_from_memory(
     for file in original.glob("*.safetensors"):
         both = [(tmp_path / name / file.name).read_bytes() for name in ("whole", "streamed")]
         assert both[0] == both[1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_what_does_not_fit_after_all_is_streamed(
+    tiny_model: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    """Near the limit, an estimate of what fits may be wrong."""
+    tiny_model("mamba2").save_pretrained(tmp_path)
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        try:
+            raise error
+        except Exception as cause:
+            raise ValueError("some tensors could not be made") from cause
+
+    monkeypatch.setattr(transformers.Mamba2ForCausalLM, "from_pretrained", fails)
+    loaded = load_any_model(tmp_path)
+    assert loaded.streamed
+    say_of_loading(loaded)
+    assert "weights are read block by block from disk" in capsys.readouterr().err
+    with pytest.raises(InputError, match="some tensors could not be made"):
+        load_any_model(tmp_path, stream=False)
+
+
+def test_other_failures_are_not_taken_for_a_lack_of_memory(
+    tiny_model: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("mamba2").save_pretrained(tmp_path)
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("a shape is wrong")
+
+    monkeypatch.setattr(transformers.Mamba2ForCausalLM, "from_pretrained", fails)
+    with pytest.raises(InputError, match="a shape is wrong"):
+        load_any_model(tmp_path)
+
+
+def test_rwkv_from_disk_divides_no_weights(tmp_path: Path) -> None:
+    """In evaluation it divides weights in place, which would do nothing to those on disk."""
+    torch.manual_seed(0)
+    config = transformers.RwkvConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=4, rescale_every=1
+    )
+    transformers.RwkvForCausalLM(config).save_pretrained(tmp_path)
+    whole, streamed = load_any_model(tmp_path, stream=False), load_any_model(tmp_path, stream=True)
+    with torch.no_grad():
+        expected, found = (
+            m.model(TOKENS[None, :40], use_cache=False).logits for m in (whole, streamed)
+        )
+    assert torch.allclose(expected, found, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +222,25 @@ def test_within_a_limit_that_the_shards_together_exceed(
     assert taken_back.returncode == 0, taken_back.stderr[-2000:]
     for file in shards:
         assert file.read_bytes() == (tmp_path / "undone" / file.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_within_a_limit_that_was_misjudged(large: Path, tmp_path: Path, libraries: int) -> None:
+    """Loading fails for want of memory, and the model is read from disk."""
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps((torch.arange(64) * 7 % 256).tolist()))
+    options = ["--tokens", str(ids), "--train-length", "16", "--length", "32", "--json"]
+    program = (
+        "import keelback.audit.checkpoints._load as load; load.fits_in_memory = lambda *_: True; "
+        f"from keelback.cli import main; main({['audit', str(large), *options]!r})"
+    )
+    limit = (libraries + ALLOWED) // 1024
+    audited = subprocess.run(
+        ["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert audited.returncode == 0, audited.stderr[-2000:]
+    assert "read block by block from disk" in audited.stderr
+    assert json.loads(audited.stdout)["coverage"]["layers_read"] == LAYERS

@@ -64,3 +64,25 @@ def test_a_process_that_does_not_ask_is_not_waited_for_in_vain(
     assert failure.startswith(f"step 0: process {absent} did not come: the monitor must be asked")
     assert first["steps"] == []
     assert all(own == {"failures": [], "steps": []} for own in others)
+
+
+def test_what_cannot_be_read_of_a_split_model_is_read_to_its_end(
+    processes: list[dict[Any, Any]],
+) -> None:
+    for own in processes:
+        first, second, third = own["failing while split"]["failures"]
+        assert first == "step 0: the layers could not be read on process 1: it was given no batch"
+        assert "on process 1: token 0 is 99; this model's ids are from 0 to 3" in second
+        assert third.endswith("could not be read on process 1: no state to speak of")
+        assert own["failing while split"]["steps"] == [3]
+
+
+def test_a_pass_that_fails_on_one_process_of_a_split_model_ends_there() -> None:
+    """Were it kept quiet, the others would wait for this process, and it for them."""
+    pytest.importorskip("accelerate")
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="index out of range"):
+        torch.multiprocessing.spawn(
+            monitored_processes.leaving_a_split_pass,
+            args=(2, monitored_processes.free_port()),
+            nprocs=2,
+        )

@@ -209,6 +209,83 @@ def test_a_wrapper_that_runs_mamba_both_ways() -> None:
     assert result.losses == []
 
 
+class Rearranged(nn.Module):
+    """Runs Mamba on the tokens in another order, and puts them back."""
+
+    def __init__(self, order: Any) -> None:
+        super().__init__()
+        self.mamba, self.order = Mamba(), order
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        order = self.order(x.shape[1])
+        y = torch.empty_like(x)
+        y[:, order] = self.mamba(x[:, order])
+        return y
+
+
+def test_a_layer_on_a_reversed_text_knows_its_tokens() -> None:
+    """Told by where a replaced token comes, else gates are explained by tokens elsewhere."""
+    both = BothWays()
+    with torch.no_grad():  # so that the step is a function of the token alone
+        both.mamba_fwd.conv1d.weight[..., :-1] = 0.0
+    both.mamba_rev.load_state_dict(both.mamba_fwd.state_dict())
+    alone = Rearranged(lambda length: torch.arange(length).flip(0))
+    alone.mamba.load_state_dict(both.mamba_fwd.state_dict())
+    forward, reverse = audited(language_model(both)).measures
+    first, second = audited(language_model(alone, Mamba())).measures
+    shares = [own.statistics.gates.selectivity() for own in (forward, reverse, first)]
+    assert shares == pytest.approx([1.0, 1.0, 1.0])
+    assert math.isfinite(float(forward.state_growth.median()))
+    for own in (reverse, first):  # in scan order, other tokens come beyond the training length
+        assert math.isnan(float(own.state_growth.median()))
+        assert math.isnan(float(own.step_shift.median()))
+    assert math.isfinite(float(second.state_growth.median()))
+
+
+def test_a_layer_on_tokens_in_no_known_order_has_no_gates() -> None:
+    model = language_model(
+        Rearranged(lambda length: torch.arange(length).roll(length // 3)), Mamba()
+    )
+    odd, second = audited(model).measures
+    assert odd.replay.is_proof
+    assert not odd.statistics.gates.count.any()
+    assert second.statistics.gates.count.sum() == 260
+
+
+def test_rates_that_torch_computes_from_others() -> None:
+    class Halved(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - math.log(2)
+
+    model = language_model(Mamba())
+    nn.utils.parametrize.register_parametrization(model.layers[0], "A_log", Halved())
+    nn.utils.parametrizations.weight_norm(model.layers[0].in_proj)
+    result = audited(model)
+    assert result.not_audited == []
+    assert result.measures[0].spectral_abscissa == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("shape", ["tuple", "mapping", "nested"])
+def test_logits_are_found_in_what_a_model_gives(shape: str) -> None:
+    inner = language_model(Mamba())
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, tokens: torch.Tensor) -> Any:
+            logits, loss = self.inner(tokens), torch.tensor(1.0)
+            if shape == "tuple":
+                return loss, logits, None
+            if shape == "mapping":
+                return {"loss": loss, "logits": logits}
+            return {"loss": loss, "more": [logits]}
+
+    found, expected = audited(Around().eval()), audited(inner)
+    assert [row.loss for row in found.losses] == [row.loss for row in expected.losses]
+
+
 def test_series_with_a_loss_for_each_position() -> None:
     class Forecaster(nn.Module):
         def __init__(self) -> None:

@@ -1,11 +1,12 @@
 """Collecting what every layer does while a model runs, and whether the readings are true."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from keelback.audit._directions import FORWARD, REVERSED, UNKNOWN
 from keelback.audit._layers import Layer
 from keelback.audit._losses import Windows
 from keelback.audit._measures import LayerMeasures
@@ -37,6 +38,7 @@ class Collector:
         n_tokens: how many different tokens the text has; 0 for inputs that are no tokens.
         features: directions in the layers' inputs to compare gates with.
         done: told after each layer of each pass.
+        orders: which way round the layers are given the text, by index; forward if not given.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class Collector:
         n_tokens: int,
         features: Float[Tensor, "features d_model"] | None,
         done: Callable[[], None] = lambda: None,
+        orders: Mapping[int, str] | None = None,
     ) -> None:
-        self.layers = layers
+        self.layers, self._orders = layers, orders or {}
         self._span, self._n_tokens, self._features, self._done = span, n_tokens, features, done
         self._statistics: dict[int, LayerStatistics] = {}
         self._replays: dict[int, Replay] = {}
@@ -69,9 +72,15 @@ class Collector:
             span = self._span(recurrence.length)
             own = LayerStatistics(recurrence.A, span, self._n_tokens, self._features)
             self._statistics[layer.index] = own
-        fits = self._tokens is not None and self._tokens.shape[1] == recurrence.length
-        own.update(recurrence, hidden_states, self._tokens if fits else None)
+        own.update(recurrence, hidden_states, self._tokens_of(layer, recurrence))
         self._done()
+
+    def _tokens_of(self, layer: Layer, recurrence: Recurrence) -> Tensor | None:
+        """The tokens in the order of the layer's input; `None` where that is not known."""
+        order = self._orders.get(layer.index, FORWARD)
+        if self._tokens is None or self._tokens.shape[1] != recurrence.length or order == UNKNOWN:
+            return None
+        return self._tokens.flip(1) if order == REVERSED else self._tokens
 
     def receive_restarted(
         self, layer: Layer, hidden_states: Tensor, recurrence: Recurrence
@@ -80,6 +89,7 @@ class Collector:
         own = self._statistics.get(layer.index)
         whole = self._windows[0][0]
         fits = recurrence.length == whole.stop - whole.start and recurrence.order is None
+        fits = fits and self._orders.get(layer.index, FORWARD) == FORWARD
         if own is not None and fits and len(recurrence.delta) == len(self._windows):
             own.restarted.update(recurrence, self._windows)
 

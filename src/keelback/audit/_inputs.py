@@ -61,7 +61,7 @@ def floating_output(output: Any) -> Tensor:
     Raises:
         InputError: there is none.
     """
-    found = list(_tensors(output))
+    found = list(floating_tensors(output))
     if not found:
         raise InputError(
             f"the model gives a {type(output).__name__} without a floating tensor in it"
@@ -69,13 +69,14 @@ def floating_output(output: Any) -> Tensor:
     return max(found, key=lambda x: x.numel())
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def floating_tensors(output: Any) -> Iterator[Tensor]:
+    """Every floating tensor in what a model gave, in order."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield output
     elif isinstance(output, Mapping):
         for value in output.values():
-            yield from _tensors(value)
+            yield from floating_tensors(value)
     elif isinstance(output, list | tuple):
         for value in output:
-            yield from _tensors(value)
+            yield from floating_tensors(value)

@@ -179,7 +179,10 @@ Prove = Callable[[Sequence[Layer], Replay], None]
 
 @contextmanager
 def watching(
-    layers: Sequence[Layer], receive: Receive, prove: Prove | None = None
+    layers: Sequence[Layer],
+    receive: Receive,
+    prove: Prove | None = None,
+    failed: Callable[[Exception], None] | None = None,
 ) -> Iterator[None]:
     """Within the block, every forward pass of a layer is also given to `receive`.
 
@@ -188,20 +191,25 @@ def watching(
     one, are skipped.
 
     With `prove`, each reading is compared with what the layer hands on, and a layer that cannot be
-    read is reported there; without, what goes wrong is raised.
+    read is reported there; without, what goes wrong is raised. With `failed`, it is given to that
+    instead, and the forward pass goes on: of a model that is split over processes, no process may
+    leave a pass that the others are in.
     """
     groups: dict[int, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(id(layer.module), []).append(layer)
     with ExitStack() as stack:
         for group in groups.values():
-            stack.enter_context(_watching_one(group, receive, prove))
+            stack.enter_context(_watching_one(group, receive, prove, failed))
         yield
 
 
 @contextmanager
 def _watching_one(
-    directions: Sequence[Layer], receive: Receive, prove: Prove | None
+    directions: Sequence[Layer],
+    receive: Receive,
+    prove: Prove | None,
+    failed: Callable[[Exception], None] | None,
 ) -> Iterator[None]:
     first = directions[0]
     reader, watched = first.reader, first.module
@@ -249,14 +257,25 @@ def _watching_one(
                     seen.clear()
                 _prove(directions, again.pop() if again else call, prove)
 
+    def unless_it_fails(hook: Callable[..., None]) -> Callable[..., None]:
+        def tried(*arguments: Any) -> None:
+            try:
+                hook(*arguments)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(error)
+
+        return tried
+
     names = {*reader.watched, *([reader.projection] if reader.projection else [])}
     handles: list[Any] = [
         getattr(watched, name).register_forward_hook(_remembering(name, seen))
         for name in names
         if isinstance(getattr(watched, name, None), nn.Module)
     ]
-    handles.append(watched.register_forward_pre_hook(begin, with_kwargs=True))
-    handles.append(watched.register_forward_hook(finish, with_kwargs=True))
+    handles.append(watched.register_forward_pre_hook(unless_it_fails(begin), with_kwargs=True))
+    handles.append(watched.register_forward_hook(unless_it_fails(finish), with_kwargs=True))
     try:
         yield
     finally:

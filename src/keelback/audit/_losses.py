@@ -1,6 +1,6 @@
 """The loss of each token, with all the context there is and with no more than training had."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from keelback.audit._inputs import floating_tensors
 from keelback.audit._spans import Span
+from keelback.errors import InputError
 from keelback.models import SelectiveClassifier
 
 _PROBE_TOKENS = 8
 _LOGITS_AT_ONCE = 1 << 24
 _PROBE_TOLERANCE = 1e-3
+_CAUSAL_TOLERANCE = 1e-5
+"""What a later token may change where all is computed in float32 or more: rounding alone."""
 
 Hidden = Float[Tensor, "batch length d_model"]
 
@@ -35,11 +39,7 @@ class LanguageModel:
         if isinstance(self._model, SelectiveClassifier):
             return self._model.trace(tokens)["logits"]  # its forward goes round its layer
         flags: dict[str, Any] = {"use_cache": False} if self._takes_cache_flag else {}
-        output = self._model(tokens, **flags)
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor):
-            logits = next(v for v in output.values() if isinstance(v, Tensor))
-        return logits
+        return _logits_of(self._model(tokens, **flags), tokens)
 
     def why_no_losses(self, tokens: Int[Tensor, "batch length"]) -> str | None:
         """Why there is no loss by position, from two short trial passes; `None` where there is.
@@ -60,13 +60,19 @@ class LanguageModel:
         other = probe.clone()
         other[:, -1] = next((t for t in tokens.flatten().tolist() if t != probe[0, -1]), 0)
         change = (self.logits(other) - logits)[:, :-1].abs().max()
-        if float(change) > _PROBE_TOLERANCE * float(logits.abs().max()):
+        if float(change) > self._rounding(logits.device.type) * float(logits.abs().max()):
             return (
                 "the model does not predict the next token (what it gives at a token depends on "
                 "the tokens after it)."
             )
         self._head_scale = self._scale_of_head(probe, logits)
         return None
+
+    def _rounding(self, device: str) -> float:
+        """What rounding may change of an output, as a share of it."""
+        types = {p.dtype for p in self._model.parameters() if p.is_floating_point()}
+        precise = types <= {torch.float32, torch.float64} and not torch.is_autocast_enabled(device)
+        return _CAUSAL_TOLERANCE if precise else _PROBE_TOLERANCE
 
     def predicts_tokens(self, tokens: Int[Tensor, "batch length"]) -> bool:
         """Whether there is a loss by position."""
@@ -110,6 +116,25 @@ class LanguageModel:
             for i in range(0, targets.shape[1], step)
         ]
         return torch.cat(parts, dim=1)
+
+
+def _logits_of(output: Any, tokens: Int[Tensor, "batch length"]) -> Tensor:
+    """What a model gives under the name of logits, or else for each token, or else first.
+
+    Raises:
+        InputError: no floating tensor is in it.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    named = getattr(output, "logits", named)
+    if isinstance(named, Tensor):
+        return named
+    found = list(floating_tensors(output))
+    for_each = [x for x in found if x.ndim == 3 and x.shape[:2] == tokens.shape]
+    if not found:
+        raise InputError(f"the model gives a {type(output).__name__} without a floating tensor")
+    return (for_each or found)[0]
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -66,7 +66,12 @@ def left_over(adapter: Adapter, module: Any) -> list[str]:
     if adapter.parts is None:
         return []
     names = (name for name, _ in module.named_parameters())
-    return sorted(name for name in names if name.split(".")[0] not in adapter.parts)
+    return sorted(name for name in names if _part(name) not in adapter.parts)
+
+
+def _part(name: str) -> str:
+    """The part of a layer that a parameter belongs to, also where torch computes it from others."""
+    return name.removeprefix("parametrizations.").split(".")[0]
 
 
 _HALF = (torch.float16, torch.bfloat16)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from keelback.audit._collect import Collector, NotAudited
 from keelback.audit._degradation import Degradation, degradation
+from keelback.audit._directions import input_orders
 from keelback.audit._gates import TokenName
 from keelback.audit._inputs import (
     Inputs,
@@ -126,15 +127,18 @@ def _audit_tokens(
     work = _Work(progress, sequences, span)
     layers = find_layers(model)
     each = sequences.shape[1] / len(layers)
+    language_model = LanguageModel(model)
+    why_not = language_model.why_no_losses(sequences)
+    # Nothing runs on a reversed text in a model whose outputs depend on no later token.
+    orders = None if why_not is None else input_orders(language_model, layers, sequences)
     collector = Collector(
         layers,
         lambda seen: span if seen == span.length else Span(seen, min(seen, train_length)),
         len(different),
         features,
         lambda: work.done(each),
+        orders,
     )
-    language_model = LanguageModel(model)
-    why_not = language_model.why_no_losses(sequences)
     losses = []
     with watching(layers, collector.receive, collector.prove):
         for sequence, own in zip(sequences.split(1), indices.split(1), strict=True):

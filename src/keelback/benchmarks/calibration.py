@@ -48,10 +48,12 @@ def calibration(
 
 
 def said(result: AuditResult) -> dict[str, bool]:
-    """Which of the claims an audit makes, as a problem or a warning."""
-    serious = [f for f in result.findings if f.severity in ("problem", "warning")]
+    """Which of the claims an audit makes: as a problem, a warning, or a note.
+
+    What leaves the range of training is only worth a note where the loss holds all the same.
+    """
     claims = {
-        claim: any(finding.statement.startswith(words) for finding in serious)
+        claim: any(finding.statement.startswith(words) for finding in result.findings)
         for claim, words in _STATEMENTS.items()
     }
     return {**claims, "not read in full": len(result.measures) < len(result.found)}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from keelback.audit import bundled_text, fast_scans
 from keelback.audit._degradation import TOLERANCE
+from keelback.audit._verdict import STEP_SHIFTED
 from keelback.benchmarks import lookalike_layers as layers
 from keelback.experiments.length.byte_lm import PRESETS, build, train
 from keelback.models import SelectiveSSM
@@ -27,6 +28,8 @@ _TRUTH_SEQUENCES = 16
 _SEEDS = 3
 _LONG_MEMORY = 2.0**-6
 _STEPS = 300
+_TOLD = 3000.0
+"""By how much the first of two random layers says more than it would of what it remembers."""
 
 CLAIMS = (
     "unstable",
@@ -84,6 +87,7 @@ def cases(report: Callable[[str], None] = lambda name: None, first_seed: int = 0
             f"{kind}, the script changes", "change of subject", sound[2], texts, texts.shouting
         )
     yield from _free_rates(first_seed)
+    yield from _counting(first_seed)
     yield from _lookalikes(first_seed)
 
 
@@ -266,6 +270,62 @@ def _free_rates(first_seed: int) -> Iterator[Case]:
         model = _FreeModel(abscissa, seed).eval()
         truth = {"unstable": abscissa >= 0, "not read in full": False, "dead channels": False}
         yield Case(f"free rates, abscissa {abscissa:g}", "free rates", model, tokens, truth)
+
+
+def _counting(first_seed: int) -> Iterator[Case]:
+    """Two layers, of which the first remembers all or little, and so tells the second where it is.
+
+    Whether the second's step sizes leave the range of training is measured, on other sequences.
+    """
+    generator = torch.Generator().manual_seed(first_seed)
+    truth_on = torch.randint(0, 13, (_TRUTH_SEQUENCES, LENGTH), generator=generator)
+    tokens = torch.randint(0, 13, (LENGTH,), generator=generator)
+    for rate in (1e-5, 1e-4, 1.0):
+        for seed in range(first_seed, first_seed + 2 * _SEEDS):
+            torch.manual_seed(seed)
+            model: Any = layers.LanguageModel(layers.Mamba(), layers.Mamba()).eval()
+            with torch.no_grad():
+                model.layers[0].A_log.fill_(math.log(rate))
+                model.layers[0].out_proj.weight.mul_(_TOLD)
+            truth = {
+                "unstable": False,
+                "not read in full": False,
+                "step sizes leave the range": _step_shift(model, truth_on) > STEP_SHIFTED,
+            }
+            name = f"a first layer of rate {rate:g}, seed {seed}"
+            yield Case(name, "step sizes", model, tokens, truth)
+
+
+@torch.no_grad()
+def _step_shift(model: Any, sequences: Tensor) -> float:
+    """How far mean step sizes at length are from those of the same tokens in short contexts.
+
+    In standard deviations over tokens within the training length; the median over channels, of the
+    layer where it is largest.
+    """
+    step = TRAINED // 2
+    whole = _steps_of(model, sequences)
+    starts = range(TRAINED, LENGTH, step)
+    short = [_steps_of(model, sequences[:, i - step : i + step]) for i in starts]
+    shifts = []
+    for i, steps in enumerate(whole):
+        alone = torch.cat([own[i][:, step:] for own in short], dim=1).mean((0, 1))
+        spread = steps[:, :TRAINED].flatten(0, 1).std(0)
+        shifts.append(float(((steps[:, TRAINED:].mean((0, 1)) - alone).abs() / spread).median()))
+    return max(shifts)
+
+
+def _steps_of(model: Any, tokens: Tensor) -> list[Tensor]:
+    """The step sizes of each layer, `(batch, length, channels)`."""
+    steps: list[Tensor] = []
+    handles = [
+        layer.dt_proj.register_forward_hook(lambda _, __, out: steps.append(F.softplus(out)))
+        for layer in model.layers
+    ]
+    model(tokens)
+    for handle in handles:
+        handle.remove()
+    return steps
 
 
 def _lookalikes(first_seed: int) -> Iterator[Case]:

@@ -1,5 +1,6 @@
 """Loading the model to audit, wherever it comes from, without running any code that it brings."""
 
+import gc
 import json
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,8 +22,8 @@ from keelback.audit.checkpoints._files import (
     weight_files,
 )
 from keelback.audit.checkpoints._mamba_ssm import from_mamba_ssm, is_mamba_ssm
-from keelback.audit.checkpoints._memory import fits_in_memory
-from keelback.audit.checkpoints._transformers import load_transformers
+from keelback.audit.checkpoints._memory import fits_in_memory, is_out_of_memory
+from keelback.audit.checkpoints._transformers import can_be_streamed, load_transformers
 from keelback.errors import InputError
 from keelback.models import WEIGHTS_FILE, load_model
 
@@ -108,7 +109,8 @@ def load_any_model(
         ignore: names (or patterns as of a shell) of settings and tensors that may stay unused.
         device: where to run it.
         stream: whether to leave the weights on disk, from where each block fetches its own when it
-            runs; if `None`, where they do not fit in memory. Folders of transformers only.
+            runs; if `None`, where they do not fit in memory, also where that shows only while they
+            are loaded. Folders of transformers only.
 
     Raises:
         InputError: nothing there, shards missing, a truncated file, a pickle with more than
@@ -173,9 +175,16 @@ def _load_folder(
         model, names = from_mamba_ssm(config, weights)
         own = (folder.resolve().name, folder)
         return LoadedModel(model.to(device), *own, weights=weights, names=names)
-    if stream is None:
-        stream = not fits_in_memory(weights, dtype, device)
-    return _of_transformers(str(folder), folder, dtype, ignore, device, stream)
+    arguments = (str(folder), folder, dtype, ignore, device)
+    if stream is not None or not fits_in_memory(weights, dtype, device):
+        return _of_transformers(*arguments, stream is not False)
+    try:
+        return _of_transformers(*arguments, False)
+    except Exception as error:
+        if not is_out_of_memory(error) or not can_be_streamed(config):
+            raise
+    gc.collect()  # what was loaded up to there
+    return _of_transformers(*arguments, True)
 
 
 def _what_is_missing(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Whether a model's weights fit in memory."""
 
+import errno
 import resource
 from pathlib import Path
 
@@ -26,6 +27,27 @@ def fits_in_memory(weights: WeightFiles, dtype: torch.dtype | None, device: torc
         free, _ = torch.cuda.mem_get_info(device)
         return needed <= free * _SHARE and largest <= _memory_left() * _SHARE
     return needed + largest <= _memory_left() * _SHARE
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it came of, says that memory could not be had.
+
+    PyTorch, safetensors and the threads that transformers loads with each say so in a way of
+    their own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(cause, OSError) and cause.errno == errno.ENOMEM:
+            return True
+        if any(words in str(cause).lower() for words in _OUT_OF_MEMORY):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "os error 12", "start new thread")
 
 
 def _bytes(shape: tuple[int, ...], stored: torch.dtype | None, dtype: torch.dtype | None) -> int:

@@ -17,8 +17,13 @@ class StreamedTensors(Mapping[str, Tensor]):
 
     def __init__(self, model: Any, sources: Mapping[str, Source]) -> None:
         self._model, self._sources = model, sources
+        self._divisors = dict(_divided_in_evaluation(model))
 
     def __getitem__(self, name: str) -> Tensor:
+        value = self._stored(name)
+        return value / self._divisors[name] if name in self._divisors else value
+
+    def _stored(self, name: str) -> Tensor:
         source = self._sources[name]
         if source.converter is None:
             return source.stored[0][1].read()
@@ -35,6 +40,21 @@ class StreamedTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._sources)
+
+
+def _divided_in_evaluation(model: Any) -> Iterator[tuple[str, int]]:
+    """Weights that RWKV divides in place when it first runs, and by what.
+
+    In place would do nothing to weights that stay on disk, so it is told that it is done.
+    """
+    for path, module in model.named_modules():
+        every = getattr(model.config, "rescale_every", 0)
+        if not every or not hasattr(module, "layers_are_rescaled"):
+            continue
+        module.layers_are_rescaled = True
+        for i in range(len(module.blocks)):
+            for name in ("attention.output.weight", "feed_forward.value.weight"):
+                yield f"{path}.blocks.{i}.{name}".lstrip("."), 2 ** (i // every)
 
 
 def attach_streamed(

@@ -67,7 +67,7 @@ def load_transformers(
         refuse_unknown_quantisation(given, folder)
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         cls = _class_of(name, given, config, remarks)
-        if stream_to is not None and folder is not None and quantisation_of(given) is None:
+        if stream_to is not None and folder is not None and can_be_streamed(given):
             weights = weight_files(folder)
             model, loading = attach_streamed(cls, config, weights, dtype, stream_to)
         else:
@@ -90,6 +90,15 @@ def load_transformers(
         floating = {n for p, n in names.items() if p in parameters and _is_float(parameters[p])}
         refuse_numbers_without_scale(weights.tensors.values(), floating)
     return FromTransformers(model, weights, names, sorted([*left, *settings]), remarks)
+
+
+def can_be_streamed(config: Mapping[str, Any]) -> bool:
+    """Whether a model's blocks can be read from disk one by one: not if they are quantised.
+
+    Args:
+        config: the content of `config.json`.
+    """
+    return quantisation_of(config) is None
 
 
 def _is_float(parameter: nn.Parameter) -> bool:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from keelback.audit._inputs import Inputs
+from keelback.audit._inputs import Inputs, are_tokens
 from keelback.audit._layers import Layer, find_layers
-from keelback.audit._model import unwrapped
-from keelback.audit._parameters import keep
+from keelback.audit._model import unwrapped, vocab_size_of
+from keelback.audit._parameters import is_split, keep
+from keelback.audit._tokens import check_tokens
 from keelback.audit.monitoring._agreement import Agreement
 from keelback.audit.monitoring._alarms import ACTIONS, Action, Alarm, Rules
 from keelback.audit.monitoring._readings import (
     LayerReading,
     Look,
+    ReadingError,
     Run,
     look,
     readings_from,
@@ -57,7 +59,9 @@ class TrainingMonitor:
     them calls the monitor at every step. Their readings are put together, so that all see the same
     alarms and act the same. Where one does not come within five minutes, there are no readings.
     Nothing that goes wrong in a reading ends the training: it is logged once, and kept in
-    `failures`.
+    `failures`. One thing does: where a forward pass of a model that is split over processes (FSDP2,
+    tensor parallelism) fails on one of them, its error is raised there as it would be in training,
+    for the others are within the same pass and would wait for ever.
 
     Args:
         model: any module that `find_layers` finds state-space layers in; wrappers around it (DDP,
@@ -158,9 +162,8 @@ class TrainingMonitor:
                 "one; it reads no more"
             )
             return []
-        no_batch = "it was given no batch" if inputs is None else ""
         # A model that is split runs on all processes or on none.
-        if self._all_could(step, self._agreement.gathered(no_batch)):
+        if self._all_could(step, self._agreement.gathered(self._why_not_run(inputs))):
             every = self._agreement.gathered(self._look(step, inputs))
             looks = [one for one in every if not isinstance(one, str)]
             if self._all_could(step, [one if isinstance(one, str) else "" for one in every]):
@@ -171,10 +174,29 @@ class TrainingMonitor:
         """What this process reads, or why it could not."""
         run = inputs if callable(inputs) else partial(run_on, self._model, inputs)
         try:
-            looks = look(self._model, list(self._layers.values()), step, run)
-        except Exception as error:  # whatever it is, the training must go on
+            return look(self._model, list(self._layers.values()), step, run)
+        except ReadingError as error:
             return _reason(error)
-        return looks or "the forward pass calls none of the layers"
+        except Exception as error:  # whatever it is, the training must go on
+            if self._is_split and self._agreement.processes > 1:
+                raise  # the others are within the pass, where they would wait for this one
+            return _reason(error)
+
+    def _why_not_run(self, inputs: Inputs | Run | None) -> str:
+        """What is wrong with a batch for all to see before the pass; nothing if it may run."""
+        if inputs is None:
+            return "it was given no batch"
+        ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+        if isinstance(ids, Tensor) and are_tokens(ids):
+            try:
+                check_tokens(ids, vocab_size_of(self._model))
+            except InputError as error:
+                return _reason(error)
+        return ""
+
+    @property
+    def _is_split(self) -> bool:
+        return any(is_split(parameter) for parameter in self._model.parameters())
 
     def _all_could(self, step: int, reasons: Sequence[str]) -> bool:
         """Whether no process has a reason why it could not; else the first is told."""

@@ -48,14 +48,24 @@ Look = tuple[LayerReading, Tensor]
 """A reading, and the largest sum over a sequence of every rate's step sizes."""
 
 
+class ReadingError(Exception):
+    """What was seen of a forward pass cannot be read; nothing was wrong with the pass itself."""
+
+
 Run = Callable[[], object]
 """Runs a model, or its state-space layers, on a few sequences."""
 
 
 @torch.no_grad()
 def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list[Look]:
-    """Read every layer while `run` runs the model; the model is left as it was."""
+    """Read every layer while `run` runs the model; the model is left as it was.
+
+    Raises:
+        ReadingError: a layer could not be read, or none was called. The pass was run to its end.
+        Exception: whatever `run` raises.
+    """
     looks: list[Look] = []
+    failures: list[Exception] = []
 
     def receive(layer: Layer, hidden_states: Tensor, recurrence: Recurrence) -> None:
         positions = Span(recurrence.length, recurrence.length).sampled_positions()
@@ -73,13 +83,18 @@ def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list
         looks.append((reading, sums))
 
     try:
-        with evaluating(model), as_written(model), fast_scans(model), watching(layers, receive):
+        watched = watching(layers, receive, failed=failures.append)
+        with evaluating(model), as_written(model), fast_scans(model), watched:
             run()
     finally:
         for module in model.modules():
             reshard: Any = getattr(module, "reshard", None)
             if reshard is not None:  # FSDP2 leaves the outermost module's parameters whole
                 reshard()
+    if failures:
+        raise ReadingError(str(failures[0]) or type(failures[0]).__name__) from failures[0]
+    if not looks:
+        raise ReadingError("the forward pass calls none of the layers")
     return looks
 
 
