@@ -2,11 +2,13 @@
 
 A model that accelerate has placed (`device_map`, `cpu_offload`, `disk_offload`) holds empty tensors
 on the meta device outside of its forward pass, and the values in a map; one that FSDP2 or tensor
-parallelism has split holds DTensors, of which each process has a part.
+parallelism has split holds DTensors, of which each process has a part. DeepSpeed splits parameters
+in a way of its own (ZeRO 3), and keeps its optimizer's copies of them beside (ZeRO 1 to 3).
 """
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +46,10 @@ class Parameters:
             hook, local = self._offloaded[name]
             value: Tensor = hook.weights_map[local]
             return value.detach().to(parameter.dtype)
+        own = self._model.get_parameter(name)
+        if is_partitioned(own):
+            with _gathered(own):
+                return own.detach().clone()
         return whole(parameter)
 
     def replace(self, name: str, value: Tensor) -> None:
@@ -55,8 +61,10 @@ class Parameters:
                 hook.weights_map = Overlaid(hook.weights_map)
             hook.weights_map.over[local] = value.detach().to("cpu", parameter.dtype).clone()
             return
-        with torch.no_grad():
-            parameter.copy_(placed_like(value.detach().to(parameter.dtype), parameter))
+        value = value.detach().to(parameter.dtype)
+        with torch.no_grad(), _gathered(parameter, changed=True):
+            parameter.copy_(placed_like(value, parameter))
+        _tell_optimizer_of_deepspeed(parameter, value)
 
     @contextmanager
     def present(self, prefix: str = "") -> Iterator[None]:
@@ -67,7 +75,9 @@ class Parameters:
             for local, parameter in list(module.named_parameters()):
                 name = start + local
                 away = parameter.is_meta and name in self._offloaded
-                if away or is_split(parameter):
+                if is_partitioned(parameter):  # DeepSpeed's own hooks want its own parameters
+                    stack.enter_context(_gathered(parameter))
+                elif away or is_split(parameter):
                     value = nn.Parameter(self.value(name), requires_grad=False)
                     if away:
                         value = nn.Parameter(
@@ -125,6 +135,37 @@ def offload_hooks(module: nn.Module) -> list[Any]:
 def is_split(tensor: Tensor) -> bool:
     """Whether the tensor is spread over several processes (a DTensor)."""
     return hasattr(tensor, "full_tensor") and hasattr(tensor, "placements")
+
+
+def is_partitioned(parameter: Tensor) -> bool:
+    """Whether DeepSpeed keeps a part of the parameter on each process (ZeRO 3)."""
+    return hasattr(parameter, "ds_id") and hasattr(parameter, "ds_tensor")
+
+
+def _gathered(parameter: nn.Parameter, changed: bool = False) -> AbstractContextManager[object]:
+    """Within the block, a parameter that DeepSpeed has parted is whole on every process.
+
+    Where it is `changed`, the first process has the say.
+    """
+    if not is_partitioned(parameter) or (_is_gathered(parameter) and not changed):
+        return nullcontext()
+    gather: Any = sys.modules["deepspeed"].zero.GatheredParameters
+    whole_one: AbstractContextManager[object] = gather(
+        [parameter], modifier_rank=0 if changed else None
+    )
+    return whole_one
+
+
+def _is_gathered(parameter: Any) -> bool:
+    return parameter.ds_status.name == "AVAILABLE"
+
+
+def _tell_optimizer_of_deepspeed(parameter: Any, value: Tensor) -> None:
+    """Give the optimizer's own copy of a parameter its value, which it would write over else."""
+    if is_partitioned(parameter) and hasattr(parameter, "_z3_optimizer"):
+        parameter._z3_optimizer.set_full_hp_param(value.float(), parameter)
+    elif getattr(parameter, "_hp_mapping", None) is not None:
+        parameter.set_full_hp_param(value.float())
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from keelback.audit._inputs import Inputs, are_tokens
 from keelback.audit._layers import Layer, find_layers
 from keelback.audit._model import unwrapped, vocab_size_of
-from keelback.audit._parameters import is_split, keep
+from keelback.audit._parameters import is_partitioned, is_split, keep
 from keelback.audit._tokens import check_tokens
 from keelback.audit.monitoring._agreement import Agreement
 from keelback.audit.monitoring._alarms import ACTIONS, Action, Alarm, Rules
@@ -187,7 +187,7 @@ class TrainingMonitor:
         if inputs is None:
             return "it was given no batch"
         ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
-        if isinstance(ids, Tensor) and are_tokens(ids):
+        if self._is_split and isinstance(ids, Tensor) and are_tokens(ids):
             try:
                 check_tokens(ids, vocab_size_of(self._model))
             except InputError as error:
@@ -196,7 +196,8 @@ class TrainingMonitor:
 
     @property
     def _is_split(self) -> bool:
-        return any(is_split(parameter) for parameter in self._model.parameters())
+        parameters = self._model.parameters()
+        return any(is_split(own) or is_partitioned(own) for own in parameters)
 
     def _all_could(self, step: int, reasons: Sequence[str]) -> bool:
         """Whether no process has a reason why it could not; else the first is told."""
