@@ -307,6 +307,23 @@ def test_what_a_hybrid_has_besides_is_named(
     assert not_audited(model, find_layers(model)) == besides
 
 
+@pytest.mark.parametrize(
+    ("name", "is_named"),
+    [
+        *(
+            (name, True)
+            for name in ("DeltaNet", "HGRNAttention", "HyenaOperator", "S4D", "S5Block")
+        ),
+        *((name, True) for name in ("GLA", "RetentionLayer", "StateSpaceMixer", "TTTLayer")),
+        *((name, False) for name in ("Params4bitLinear", "GlassPane", "S4Norm", "FeedForward")),
+    ],
+)
+def test_layers_of_other_kinds_are_named(tiny_model: Any, name: str, is_named: bool) -> None:
+    """Of which nobody else would know that nothing was said."""
+    model = nn.ModuleList([tiny_model("mamba"), type(name, (nn.Linear,), {})(3, 3)])
+    assert (not_audited(model, find_layers(model)) == {name: 1}) == is_named
+
+
 def test_one_adapter_matches_each_layer(model: nn.Module) -> None:
     for layer in find_layers(model):
         assert [a for a in ADAPTERS if a.matches(layer.module)] == [layer.adapter]

@@ -54,6 +54,29 @@ def test_padding_is_as_the_layer_has_it(linear_model: Any, tokens: torch.Tensor)
     assert proved == [pytest.approx(0.0, abs=1e-4)] * 2
 
 
+def test_what_goes_on_from_a_state_is_not_read(linear_model: Any, tokens: torch.Tensor) -> None:
+    """MiniMax's cache has states under a name of its own; RecurrentGemma's layers keep theirs."""
+    from transformers import DynamicCache
+
+    keeps_its_own = linear_model.config.model_type == "recurrent_gemma"
+    past = {"cache": DynamicCache(config=linear_model.config)} if keeps_its_own else {}
+    expected = [r.output() for r in recurrences(linear_model, tokens)]
+    seen: list[torch.Tensor] = []
+    with (
+        torch.no_grad(),
+        watching(find_layers(linear_model), lambda _, __, r: seen.append(r.output())),
+    ):
+        given = linear_model(tokens[:, :30], use_cache=True, **past)
+        assert len(seen) == 2
+        past = past or {"cache": given.cache}
+        linear_model(tokens[:, 30:31], use_cache=True, **past)
+        assert len(seen) == 2
+        linear_model(tokens[:, :30], use_cache=False)
+    assert len(seen) == 4
+    for own, whole in zip(seen, expected * 2, strict=True):
+        assert torch.allclose(own, whole[:, :30], atol=1e-5)
+
+
 def test_attention_weights_rebuild_the_output(linear_model: Any, tokens: torch.Tensor) -> None:
     for recurrence in recurrences(linear_model, tokens):
         weights = recurrence.attention(33, [0, 3])

@@ -39,6 +39,8 @@ def _holds_a_state(name: str, value: Any, module: nn.Module) -> bool:
     if hasattr(value, "seqlen_offset"):  # mamba_ssm's InferenceParams
         return int(value.seqlen_offset) > 0
     index = getattr(module, "layer_idx", None)
+    if hasattr(value, "get_linear_cache"):  # MiniMax's, beside the states of all caches
+        return _has_content(value.get_linear_cache(index))
     if hasattr(value, "get_recurrent_state"):
         try:
             state = value.get_recurrent_state(index)

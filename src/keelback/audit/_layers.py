@@ -135,7 +135,15 @@ _MIXING = (
     "ssm",
     "lru",
     "retention",
+    "deltanet",
+    "hgrn",
+    "hyena",
+    "longconv",
+    "shortconv",
+    "statespace",
 )
+_MIXING_SHORT = re.compile(r"^(s4|s5|gla|ttt|dss|liquid)(nd?|d|layer|block|mixer|model)?$")
+"""Names too short to be looked for inside of others."""
 
 
 _POINTWISE = ("norm", "cache", "mlp", "feedforward")
@@ -147,7 +155,8 @@ _RATES = re.compile(r"^A(_\w+)?_?logs?$")
 
 def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    known = any(word in name for word in _MIXING) and not any(word in name for word in _POINTWISE)
+    known = any(word in name for word in _MIXING) or _MIXING_SHORT.match(name) is not None
+    known = known and not any(word in name for word in _POINTWISE)
     has_rates = any(_RATES.match(own) for own, _ in module.named_parameters(recurse=False))
     return (known or has_rates) and any(True for _ in module.parameters())
 

@@ -72,6 +72,15 @@ class GatedLinearUnitAdapter(Adapter):
             module.rg_lru, "recurrent_param", "input_gate_weight", "recurrent_gate_weight"
         )
 
+    def goes_on(self, module: Any, given: Mapping[str, Any]) -> bool:
+        """Told by the states that the layer keeps in itself, unless it begins at position 0."""
+        state, positions = module.rg_lru.recurrent_states, given.get("position_ids")
+        begins = positions is not None and bool((positions[:, 0] == 0).all())
+        if begins or not given.get("use_cache", True) or state is None:
+            return False
+        batch = len(next(iter(given.values())))
+        return len(state) == batch and bool(state.any())
+
     def always_decays(self, module: Any) -> bool:
         """A is minus a softplus."""
         return True

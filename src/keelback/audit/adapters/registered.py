@@ -132,12 +132,19 @@ def _check_directions(
     return directions
 
 
+def _check_goes_on(adapter: Adapter, told: object, *_: Any, **__: Any) -> bool | None:
+    if told is not None and not isinstance(told, bool):
+        raise InputError(f"goes_on() gives {_told(told)}; it should be True, False or None")
+    return told
+
+
 _CHECKS: dict[str, Any] = {
     "matches": _check_matches,
     "state_matrix": _check_state_matrix,
     "read": _check_read,
     "hand_on": _check_hand_on,
     "directions": _check_directions,
+    "goes_on": _check_goes_on,
     "edit_rates": _check_edits,
     "edit_steps": _check_edits,
 }
