@@ -161,7 +161,7 @@ features, signs, v, w, W_O = (part.cuda() for part in replicas(4096, 16, 20, 32,
 objective = clean_objective(features[:, :1], signs[:, :1], v, 32, backend="triton")
 margins = objective.margins(w, W_O)
 assert (margins != 0).all()
-signs = signs * margins.sign().expand_as(signs)
+signs = signs * margins.sign().float()
 objective = clean_objective(features[:, :1].expand_as(features), signs[:, :1].expand_as(signs), v,
                             32, backend="triton")
 for scale in (1 - 1e-7, 1, 1 + 1e-7):
