@@ -150,7 +150,7 @@ class LocalityExperiment(Experiment[GatedSettings]):
                     f"locality-epochs-{label}",
                     f"Locality: epochs to {GOAL}",
                     "2^-near - 2^-far",
-                    f"epochs to {GOAL}",
+                    "epochs",
                     rows,
                     THEORY,
                 )
