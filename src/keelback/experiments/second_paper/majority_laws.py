@@ -164,6 +164,8 @@ def _scale(settings: MajorityLawSettings) -> _Scale:
 
 
 def _law(pairs: Sequence[Measured]) -> PowerLaw | None:
+    if not pairs:
+        return None
     return fit_power_law(
         [run.pattern.gap for run, _ in pairs], [outcomes_of(stored) for _, stored in pairs]
     )
