@@ -112,7 +112,7 @@ def _nemotron_h_omni() -> nn.Module:
         "max_img_size": 56,
         "video_temporal_patch_size": 2,
     }
-    config = class_named("CONFIG_MAPPING")["nemotron_h_omni"](
+    config = class_named("NemotronH_Omni_Reasoning_V3_Config")(
         text_config=_NEMOTRON_H,
         vision_config=vision,
         audio_config=None,
