@@ -4,8 +4,9 @@
     python tools/fill_tables.py --check   changes nothing; fails where a table is stale
 
 A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
-`keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME. A result that was
-made from code that differed from its commit is refused, as table and as figure, unless
+`keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME, and
+`PATH#NAME/MEASURE,MEASURE` of a benchmark with several measures those that are named. A result
+that was made from code that differed from its commit is refused, as table and as figure, unless
 `results/dirty.txt` lists it.
 """
 
@@ -56,11 +57,12 @@ def _escaped(text: str) -> str:
 
 
 def _benchmark(path: Path, part: str) -> list[list[str]]:
+    part, _, chosen = part.partition("/")
     rows = json.loads(path.read_text())[part]
     if part == "claims":
         return _claims(rows)
     if "call_ms" in rows[0]:
-        return _by_measure(rows)
+        return _by_measure(rows, chosen.split(",") if chosen else list(MEASURES))
     if "peers" not in rows[0]:
         return [list(rows[0]), *([_text(cell) for cell in row.values()] for row in rows)]
     peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
@@ -91,13 +93,14 @@ def _shape(row: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], Any]]:
     return {", ".join(names): lambda row: ", ".join(str(row[name]) for name in names)}
 
 
-def _by_measure(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Each measure of all ways, and the ratio of the best peer to ours."""
+def _by_measure(rows: list[dict[str, Any]], measures: list[str]) -> list[list[str]]:
+    """Each of the measures of all ways, and the ratio of the best peer to ours."""
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
         **_shape(rows[0]),
         "pass": lambda row: row["pass"],
     }
-    for measure, (title, unit) in MEASURES.items():
+    for measure in measures:
+        title, unit = MEASURES[measure]
         for way in rows[0].get(measure, ()):
             name = "keelback" if way == "ours" else way
             columns[f"{title}, {name}"] = partial(_measured, measure, way, unit)

@@ -9,7 +9,14 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """The input was wrong. The command line prints the message on one line and exits with 2."""
+    """The input was wrong. The command line prints the message on one line and exits with 2.
+
+    Examples:
+        >>> raise InputError("d_model is -1; it should be 1 or more")
+        Traceback (most recent call last):
+            ...
+        keelback.errors.InputError: d_model is -1; it should be 1 or more
+    """
 
 
 class PluginError(InputError):
@@ -17,11 +24,23 @@ class PluginError(InputError):
 
 
 class JobError(RuntimeError):
-    """The input was right and the job failed. The command line prints why and exits with 1."""
+    """The input was right and the job failed. The command line prints why and exits with 1.
+
+    Examples:
+        >>> raise JobError("a worker process was killed")
+        Traceback (most recent call last):
+            ...
+        keelback.errors.JobError: a worker process was killed
+    """
 
 
 def printable(text: str) -> str:
-    """`text` on one line, its control and direction-changing characters shown as "�"."""
+    """`text` on one line, its control and direction-changing characters shown as "�".
+
+    Examples:
+        >>> printable("a bell:" + chr(7))
+        'a bell:�'
+    """
     return "".join(
         "�" if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Cs"} or c in _DIRECTION else c
         for c in " ".join(text.replace("\t", " ").splitlines())
@@ -32,13 +51,25 @@ _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:
-    """`; did you mean X?` where one of `names` is close to `name`, else nothing."""
+    """`; did you mean X?` where one of `names` is close to `name`, else nothing.
+
+    Examples:
+        >>> nearest("majorty", ["imdb", "majority"])
+        '; did you mean majority?'
+        >>> nearest("zebra", ["imdb", "majority"])
+        ''
+    """
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def in_one_line(error: BaseException) -> str:
-    """Any error in one line of printable text: its type, and what it says of itself."""
+    """Any error in one line of printable text: its type, and what it says of itself.
+
+    Examples:
+        >>> in_one_line(ValueError("d_model is -1"))
+        'ValueError: d_model is -1'
+    """
     try:
         text = str(error)
     except Exception:
@@ -58,6 +89,15 @@ def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -
     """A pydantic error in one line: each field, what it was and what would be right.
 
     With the `model` that was validated, an unknown field is told the nearest that there is.
+
+    Examples:
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> from pydantic import ValidationError
+        >>> try:
+        ...     SelectiveSSMConfig(vocab_size=0)
+        ... except ValidationError as error:
+        ...     print(describe(error))
+        vocab_size is 0; input should be greater than 0
     """
     parts = []
     problems = error.errors()

@@ -32,7 +32,7 @@ def require_memory(needed: float, what: str) -> None:
     Raises:
         InputError: more bytes are needed than there are.
 
-    Example:
+    Examples:
         >>> require_memory(2.0**60, "these tokens")
         Traceback (most recent call last):
         keelback.errors.InputError: these tokens would take 1.0 EiB of memory; ...

@@ -15,6 +15,10 @@ class Line:
 
     `x` and `y` have the same length; a `None` in `y` breaks the line. `lower` and `upper` bound the
     band. `style` is "solid", "dashed", "dotted" or "points"; lines of one `family` share a colour.
+
+    Examples:
+        >>> Line(x=[25, 50], y=[0.91, None], label="test").label
+        'test'
     """
 
     x: Sequence[float]
@@ -28,7 +32,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges: `len(edges) == len(counts) + 1`."""
+    """Counts between edges: `len(edges) == len(counts) + 1`.
+
+    Examples:
+        >>> Histogram(edges=[0, 1, 2], counts=[3, 5]).counts
+        [3, 5]
+    """
 
     edges: Sequence[float]
     counts: Sequence[float]
@@ -37,7 +46,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar at each `x`, whiskers from `lower` to `upper`; several stand side by side."""
+    """A bar at each `x`, whiskers from `lower` to `upper`; several stand side by side.
+
+    Examples:
+        >>> Bars(x=["rnn", "mamba"], y=[0.8, 0.9], lower=[0.7, 0.85], upper=[0.9, 0.95]).y
+        [0.8, 0.9]
+    """
 
     x: Sequence[float | str]
     y: Sequence[float | None]
@@ -48,7 +62,12 @@ class Bars:
 
 @dataclass(frozen=True)
 class Mark:
-    """A thin labelled line across the panel at one value of `axis` ("x" or "y")."""
+    """A thin labelled line across the panel at one value of `axis` ("x" or "y").
+
+    Examples:
+        >>> Mark(at=0.5, label="chance", axis="y").at
+        0.5
+    """
 
     at: float
     label: str = ""
@@ -61,6 +80,10 @@ class Heatmap:
 
     Named rows, and any rows with `from_top`, run from the top down as attention maps do; numbered
     rows otherwise run upwards. A range across zero is coloured symmetrically about zero.
+
+    Examples:
+        >>> Heatmap(x=[1, 2], y=["a"], values=[[0.1, None]]).values[0][0]
+        0.1
     """
 
     x: Sequence[float | str]
@@ -74,7 +97,13 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: any number of lines, histograms and bars, or one heatmap."""
+    """One pair of axes: any number of lines, histograms and bars, or one heatmap.
+
+    Examples:
+        >>> line = Line(x=[25, 50], y=[0.91, 0.92])
+        >>> Panel("length", "test accuracy", lines=[line]).x_label
+        'length'
+    """
 
     x_label: str
     y_label: str
@@ -92,7 +121,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side. `name` becomes the file name of the PNG and the PDF."""
+    """Panels side by side. `name` becomes the file name of the PNG and the PDF.
+
+    Examples:
+        >>> panel = Panel("length", "test accuracy", lines=[Line(x=[25, 50], y=[0.91, 0.92])])
+        >>> Figure("length", "Accuracy against length", [panel]).title
+        'Accuracy against length'
+    """
 
     name: str
     title: str
@@ -102,7 +137,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column: the key in each row, the heading, and a `format` specification."""
+    """A table's column: the key in each row, the heading, and a `format` specification.
+
+    Examples:
+        >>> Column("test", "test accuracy", ".3f").label
+        'test accuracy'
+    """
 
     key: str
     label: str
@@ -111,7 +151,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns. `name` becomes the file name of the Parquet and CSV copies."""
+    """Rows under named columns. `name` becomes the file name of the Parquet and CSV copies.
+
+    Examples:
+        >>> columns = [Column("test", "test accuracy", ".2f")]
+        >>> Table("scores", "Scores", columns, rows=[{"test": 0.91}]).rows
+        [{'test': 0.91}]
+    """
 
     name: str
     title: str
@@ -122,7 +168,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper, what the measurement says of it, and the numbers that say so."""
+    """A statement of the paper, what the measurement says of it, and the numbers that say so.
+
+    Examples:
+        >>> Claim("The gap grows.", "fails", "slope -0.01 to 0.02", holds=False).verdict
+        'fails'
+    """
 
     statement: str
     verdict: str
@@ -133,7 +184,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that one experiment found, in reading order: claims, figures, tables, notes."""
+    """Everything that one experiment found, in reading order: claims, figures, tables, notes.
+
+    Examples:
+        >>> Outcome("width-full", "Width", "3 trainings.", notes=["None diverged."]).notes
+        ['None diverged.']
+    """
 
     experiment: str
     title: str

@@ -39,7 +39,7 @@ def tracked(items: Sequence[Item], doing: str) -> Iterator[Item]:
         items: what is worked through.
         doing: what the work is, as the end of a line: "training the prior".
 
-    Example:
+    Examples:
         >>> with listening(lambda doing, done, whole: print(doing, done, "of", whole)):
         ...     total = sum(tracked([3, 4], "adding"))
         adding 0 of 2

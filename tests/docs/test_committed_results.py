@@ -10,9 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import typer
+from command_lines import parsed
 
-from keelback.cli.app import app, load_commands
 from keelback.commit import is_clean
 from keelback.experiments import get_experiment
 
@@ -86,25 +85,12 @@ def check(command: str) -> None:
             assert words[2:] == []
         return
     assert words[0] == "keelback"
-    load_commands()
     name, options = parsed(words[1:])
     if name == "reproduce":
         pairs = dict(pair.split("=", 1) for pair in options["setting"] or [])
         given = {key: options[key] for key in ("task", "seeds", "data") if options.get(key)}
         fields = get_experiment(options["experiment"]).settings_type.model_fields
         assert set(pairs) | set(given) <= set(fields)
-
-
-def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """The command's own name and its options, as the real command line reads them."""
-    command: Any = typer.main.get_command(app)
-    name, context = "keelback", None
-    while True:
-        context = command.make_context(name, words, parent=context)
-        if not hasattr(command, "commands"):
-            return name, context.params
-        left = [*context._protected_args, *context.args]
-        name, command, words = command.resolve_command(context, left)
 
 
 def test_the_list_of_dirty_results_is_exact() -> None:

@@ -42,7 +42,8 @@ def pages_of(nav: Any) -> Iterator[str]:
 def test_every_page_is_in_the_navigation_once() -> None:
     named = sorted(pages_of(load_config(str(ROOT / "mkdocs.yml")).nav))
     docs = ROOT / "docs"
-    written = [path.relative_to(docs).as_posix() for path in docs.rglob("*.md")]
+    found = [*docs.rglob("*.md"), *docs.rglob("*.ipynb")]
+    written = [path.relative_to(docs).as_posix() for path in found]
     assert named == sorted([*written, *api_pages.pages()])
 
 

@@ -38,7 +38,12 @@ class CoveredClass:
 
 
 def chaining_radii() -> Float[np.ndarray, " radii"]:
-    """Logarithms of the relative radii that chaining chooses from, from 1 down to 1e-8."""
+    """Logarithms of the relative radii that chaining chooses from, from 1 down to 1e-8.
+
+    Examples:
+        >>> float(chaining_radii().max())
+        0.0
+    """
     return np.linspace(0.0, _SMALLEST_LOG_RADIUS, _RADII)
 
 

@@ -17,7 +17,7 @@ def code_length(size: int) -> int:
 
     Source: Elias, IEEE Transactions on Information Theory 1975.
 
-    Example:
+    Examples:
         >>> code_length(1), code_length(1000)
         (9, 8019)
     """
@@ -43,6 +43,10 @@ def occam_confidence(code_bits: int, delta: float, choices: int = 1) -> float:
 
     Source: Blumer, Ehrenfeucht, Haussler and Warmuth, Information Processing Letters 1987; Lotfi
     et al., arXiv 2407.18158, for language models; docs/studies/bounds.md, Theorem 13.
+
+    Examples:
+        >>> round(occam_confidence(code_bits=8, delta=0.05), 3)
+        8.541
     """
     check_confidence(delta)
     check_code(code_bits, choices)
@@ -66,6 +70,10 @@ def largest_loss(vocab_size: int, smoothing: float) -> float:
 
     Raises:
         InputError: V below 1 or alpha outside (0, 1].
+
+    Examples:
+        >>> largest_loss(vocab_size=256, smoothing=0.5)
+        9.0
     """
     check_smoothing(vocab_size, smoothing)
     return math.log2(vocab_size) - math.log2(smoothing)

@@ -22,6 +22,13 @@ def linear_attention_log_rademacher(constants: ClassConstants) -> float:
     Output bound B_w B_B B_C B_u^3 T, attained; sensitivities to w, W_B, W_C equal to it.
 
     Source: docs/studies/bounds.md, Companions; compared in arXiv 2502.01473, Table 1.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(linear_attention_log_rademacher(c) / math.log(10), 2)
+        2.29
     """
     return linear_attention_class(constants).log_rademacher(constants.m)
 
@@ -33,6 +40,13 @@ def softmax_attention_log_rademacher(constants: ClassConstants) -> float:
     W_C) moves the output by at most B_w B_C B_u^3 (B_w B_B B_u^3) times its spectral norm.
 
     Source: docs/studies/bounds.md, Companions; Edelman et al., ICML 2022, for the same mechanism.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(softmax_attention_log_rademacher(c) / math.log(10), 2)
+        -0.71
     """
     return softmax_attention_class(constants).log_rademacher(constants.m)
 
@@ -45,6 +59,13 @@ def rnn_log_rademacher(constants: ClassConstants) -> float:
     X = min(sqrt(N), B_B B_u S_1) with S_1 = sum_{k < T} rho^k.
 
     Source: docs/studies/bounds.md, Companions; Chen, Li and Zhao, AISTATS 2020, for the mechanism.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(rnn_log_rademacher(c) / math.log(10), 2)
+        -0.28
     """
     return rnn_class(constants).log_rademacher(constants.m)
 
@@ -56,6 +77,13 @@ def lti_log_rademacher(constants: ClassConstants) -> float:
     B_C, M_C. Linear in B_u where the selective model is cubic.
 
     Source: docs/studies/bounds.md, Companions; compare Racz et al., arXiv 2405.20278.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(lti_log_rademacher(c) / math.log(10), 2)
+        0.21
     """
     return lti_class(constants).log_rademacher(constants.m)
 

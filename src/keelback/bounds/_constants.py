@@ -101,6 +101,12 @@ class ClassConstants(ClassFormulas):
         InputError: a constant is not a finite number, is negative where it is a norm, is below 1
             where it is a count; an M is smaller than its B; p_lo > p_hi; or -B_A > s_A, which
             leaves A no value.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> c.T, c.s_A
+        (1000, -0.1)
     """
 
     B_u: float

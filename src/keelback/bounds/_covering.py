@@ -40,6 +40,11 @@ def maurey_log_count(log_ratio: Numbers, coordinates: int) -> NDArray[np.float64
         coordinates: k, the dimension.
 
     Source: arXiv 2502.01473, Lemma on l1 balls; Zhang, JMLR 2002, Theorem 3.
+
+    Examples:
+        >>> import math
+        >>> float(maurey_log_count(math.log(2.0), coordinates=3)) > 0
+        True
     """
     with np.errstate(over="ignore"):
         count = np.exp(2 * np.asarray(log_ratio)) * math.log(2 * coordinates + 1)
@@ -57,6 +62,11 @@ def volume_log_count(log_ratio: Numbers, coordinates: int) -> NDArray[np.float64
         coordinates: k, the dimension.
 
     Source: Vershynin, High-Dimensional Probability, Corollary 4.2.13.
+
+    Examples:
+        >>> import math
+        >>> round(float(volume_log_count(math.log(2.0), coordinates=3)), 3)  # R / e = 2
+        4.828
     """
     count = coordinates * np.logaddexp(0.0, math.log(2) + log_ratio)
     return np.asarray(np.where(np.asarray(log_ratio) > 0, count, 0.0))
@@ -70,6 +80,11 @@ def interval_log_count(log_ratio: Numbers, coordinates: int = 1) -> NDArray[np.f
     Args:
         log_ratio: log(R / e), any shape.
         coordinates: k, the number of intervals.
+
+    Examples:
+        >>> import math
+        >>> round(float(interval_log_count(math.log(3.0), coordinates=2)), 4)
+        2.1972
     """
     small = np.minimum(log_ratio, 30.0)
     rounded = np.log(np.maximum(np.ceil(np.exp(small) * (1 - 1e-15)), 1.0))
@@ -87,6 +102,10 @@ def cheapest_log_count(
         log_ratio: log(R / e) with R the radius in the norm of the cover.
         coordinates: k, the dimension.
         log_absolute_ratio: log(M / e) with M the l1 radius; without it only volume is available.
+
+    Examples:
+        >>> bool(cheapest_log_count(1.0, 3) <= volume_log_count(1.0, 3))
+        True
     """
     count = volume_log_count(log_ratio, coordinates)
     if log_absolute_ratio is None:
@@ -181,6 +200,11 @@ def class_log_count(
     Args:
         blocks: the parameters of the class; a block with nothing to cover has `log_reach` -inf.
         log_radii: logarithms of the radii, in the unit of the blocks' `log_reach`.
+
+    Examples:
+        >>> blocks = [Ball(coordinates=8, log_reach=0.0)]
+        >>> class_log_count(blocks, np.log([1.0, 0.1])).shape
+        (2,)
     """
     best = np.full(log_radii.shape, np.inf)
     for choice, useful in _choices(blocks, log_radii):

@@ -26,6 +26,10 @@ def document_bound(mean: float, variance: float, documents: int, confidence: flo
         InputError: an argument is outside its domain.
 
     Source: Hoeffding, JASA 1963, Theorem 1; Maurer and Pontil, COLT 2009, Theorem 4.
+
+    Examples:
+        >>> 0.1 < document_bound(mean=0.1, variance=0.01, documents=1000, confidence=3.0) < 0.2
+        True
     """
     check_documents(mean, variance, documents, confidence)
     by_kl = kl_inverse(mean, (confidence + math.log(2)) / documents)

@@ -13,7 +13,12 @@ _NORMS = ("B_u", "B_A", "B_B", "M_B", "B_C", "M_C", "B_q", "M_q", "B_w", "M_w")
 
 
 def level_weight(level: int) -> float:
-    """(2/3) / ((|i| + 1) (|i| + 2)): positive weights on all integers that sum to 1."""
+    """(2/3) / ((|i| + 1) (|i| + 2)): positive weights on all integers that sum to 1.
+
+    Examples:
+        >>> round(sum(level_weight(i) for i in range(-1000, 1001)), 2)
+        1.0
+    """
     return 2 / (3 * (abs(level) + 1) * (abs(level) + 2))
 
 

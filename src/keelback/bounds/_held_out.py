@@ -20,6 +20,10 @@ def clopper_pearson(errors: int, examples: int, delta: float) -> float:
         InputError: no example, more errors than examples, or delta outside (0, 1).
 
     Source: Clopper and Pearson, Biometrika 1934; Langford, JMLR 2005, for test set bounds.
+
+    Examples:
+        >>> round(clopper_pearson(errors=5, examples=1000, delta=0.05), 5)
+        0.01048
     """
     check_confidence(delta)
     if not 0 <= errors <= examples or examples < 1:

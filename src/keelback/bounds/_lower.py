@@ -15,6 +15,11 @@ def log_mean_absolute_sign_sum(m: Real) -> Real:
 
     Raises:
         InputError: m < 1.
+
+    Examples:
+        >>> import math
+        >>> round(math.exp(log_mean_absolute_sign_sum(2)), 6)
+        1.0
     """
     if m < 1:
         raise InputError(f"m = {m} must be at least 1")
@@ -47,6 +52,12 @@ def lower_log_rademacher(constants: ClassFormulas, log_magnitude: Real | None = 
 
     Source: arXiv 2502.01473, Theorem 4.1 (s_A > 0); here for every s_A and with the exact
     binomial in place of sqrt(2 m / pi).
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> lower_log_rademacher(c) < sharpened_log_rademacher(c)
+        True
     """
     log_bound = log_output_bound(constants)
     log_magnitude = log_bound if log_magnitude is None else log_magnitude

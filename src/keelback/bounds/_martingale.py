@@ -36,6 +36,10 @@ def azuma_excess(confidence: Real, tokens: Real, width: Real, rate: Real) -> Rea
 
     Source: Azuma, Tohoku 1967; Howard et al., Probability Surveys 2020;
     docs/studies/bounds.md, Theorem 12.
+
+    Examples:
+        >>> round(float(azuma_excess(confidence=3.0, tokens=1000, width=8.0, rate=0.15)), 3)
+        0.31
     """
     return width * (confidence / rate + rate * tokens / 8) / tokens
 
@@ -89,7 +93,12 @@ def betting_mean(
 
 
 def best_rate(confidence: float, tokens: int, width: float, squares: float | None = None) -> float:
-    """The candidate rate with the smallest excess; Azuma's without `squares`, else Freedman's."""
+    """The candidate rate with the smallest excess; Azuma's without `squares`, else Freedman's.
+
+    Examples:
+        >>> round(best_rate(confidence=3.0, tokens=1000, width=8.0), 4)
+        0.1562
+    """
 
     def excess(rate: float) -> float:
         if squares is None:

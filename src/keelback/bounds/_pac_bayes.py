@@ -14,6 +14,10 @@ def pac_bayes_bound(sample_error: float, kl: float, examples: int, delta: float)
         InputError: no example, a negative KL, an error outside [0, 1] or delta outside (0, 1).
 
     Source: Seeger, JMLR 2002; Maurer, 2004 (the constant 2 sqrt(n)).
+
+    Examples:
+        >>> round(pac_bayes_bound(sample_error=0.1, kl=5.0, examples=1000, delta=0.05), 4)
+        0.1531
     """
     check_confidence(delta)
     if examples < 1 or not kl >= 0:
@@ -32,6 +36,10 @@ def test_set_bound(mean: float, examples: int, delta: float) -> float:
         InputError: no example, a mean outside [0, 1] or delta outside (0, 1).
 
     Source: Hoeffding, JASA 1963, Theorem 1.
+
+    Examples:
+        >>> round(test_set_bound(mean=0.1, examples=1000, delta=0.05), 4)
+        0.1248
     """
     check_confidence(delta)
     if examples < 1:
@@ -50,6 +58,10 @@ def monte_carlo_bound(values: Sequence[float], delta: float) -> float:
         InputError: no draw, or delta outside (0, 1).
 
     Source: Langford and Caruana, NeurIPS 2001; Maurer and Pontil, COLT 2009, Theorem 4.
+
+    Examples:
+        >>> 0.1 < monte_carlo_bound([0.1] * 1000, delta=0.01) < 0.2
+        True
     """
     check_confidence(delta)
     k = len(values)

@@ -35,6 +35,13 @@ def log_step_factor(constants: ClassFormulas) -> Real:
     """Logarithm of rho, the largest factor e^{A delta_t} that a state meets in one token.
 
     Source: arXiv 2502.01473, Theorem 3.3; e^{softplus(x)} = 1 + e^x.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(math.exp(log_step_factor(c)), 3)
+        0.98
     """
     if constants.s_A < 0:
         return constants.s_A * exp(constants.log_smallest_step)
@@ -61,6 +68,12 @@ def published_terms(constants: ClassFormulas) -> PublishedTerms:
     are the radii; A's d N coordinates share one radius in the maximum norm.
 
     Source: arXiv 2502.01473, Theorem 3.3 and its proof.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(published_terms(c).log_rho, 4)  # below 0: states decay
+        -0.0201
     """
     c = constants
     log_rho = log_step_factor(c)
@@ -97,6 +110,13 @@ def published_log_rademacher(constants: ClassFormulas) -> Real:
     Independent of T for s_A < 0 once T is large, of order T rho^T for s_A > 0.
 
     Source: arXiv 2502.01473, Theorem 3.3.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(published_log_rademacher(c) / math.log(10), 2)
+        3.57
     """
     terms = published_terms(constants)
     if terms.log_bound == -math.inf:

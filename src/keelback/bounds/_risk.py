@@ -41,6 +41,10 @@ def confidence_term(m: int, delta: float) -> float:
         InputError: m < 1 or delta outside (0, 1).
 
     Source: Mohri, Rostamizadeh and Talwalkar, Foundations of Machine Learning, Theorem 3.3.
+
+    Examples:
+        >>> round(confidence_term(m=20_000, delta=0.05), 4)
+        0.0288
     """
     if m < 1:
         raise InputError(f"m = {m} must be at least 1")
@@ -60,6 +64,10 @@ def loss_complexity_factor(margin: float, classes: int = 2) -> float:
         InputError: margin not positive and finite, or fewer than two classes.
 
     Source: Ledoux and Talagrand; Maurer, ALT 2016, Corollary 4.
+
+    Examples:
+        >>> loss_complexity_factor(margin=2.0)
+        0.5
     """
     check_margin(margin)
     check_classes(classes)
@@ -86,6 +94,11 @@ def log_risk_gap(
         InputError: margin, delta, m or classes outside its domain.
 
     Source: Mohri et al., Theorem 5.8; `loss_complexity_factor`.
+
+    Examples:
+        >>> import math
+        >>> round(math.exp(log_risk_gap(math.log(0.01), 20_000, margin=1.0, delta=0.05)), 4)
+        0.0488
     """
     confidence = confidence_term(m, delta)
     log_factor = math.log(2 * loss_complexity_factor(margin, classes))
@@ -121,6 +134,13 @@ def log_covering_gap(
         InputError: an argument is outside its domain.
 
     Source: docs/studies/bounds.md, Theorem 6.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(math.exp(log_covering_gap(c, margin=1.0, delta=0.05)), 3)
+        0.176
     """
     rows = 1 if classes == 2 else classes
     covered = selective_class(constants, vocab_size=vocab_size, classes=rows)
@@ -157,6 +177,12 @@ def covering_risk(
         InputError: an argument is outside its domain.
 
     Source: docs/studies/bounds.md, Theorem 6; Langford, JMLR 2005, for the kl inversion.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(covering_risk(0.1, c, margin=1.0, delta=0.05), 3)
+        0.239
     """
     if not 0 <= empirical_risk <= 1:
         raise InputError(f"empirical_risk = {empirical_risk:g} must lie in [0, 1]")
@@ -203,6 +229,10 @@ def kl_inverse(mean: float, budget: float) -> float:
         InputError: mean outside [0, 1] or a negative or undefined budget.
 
     Source: Langford, JMLR 2005; Seeger, JMLR 2002.
+
+    Examples:
+        >>> round(kl_inverse(0.1, budget=0.01), 4)
+        0.1477
     """
     if not 0 <= mean <= 1 or not budget >= 0:
         raise InputError(

@@ -14,6 +14,11 @@ def log_geometric_sum(log_ratio: Real, count: Real) -> Real:
     """Logarithm of S_1 = sum_{k < count} rho^k, with rho = e^{log_ratio} of either side of 1.
 
     Source: arXiv 2502.01473, Theorem 3.3 (the sum S_1).
+
+    Examples:
+        >>> import math
+        >>> round(math.exp(log_geometric_sum(math.log(0.5), 3)), 6)
+        1.75
     """
     if log_ratio == 0:
         return log(count)
@@ -30,6 +35,10 @@ def mean_index(log_ratio: Real, count: Real) -> Real:
     Source: arXiv 2502.01473, Theorem 3.3. The closed form of S_2 with (1 - rho) in the last
     denominator is the sum; as a ratio it neither overflows nor cancels. The value lies between
     0 (log_ratio -> -inf) and count - 1 (log_ratio -> inf) and is (count - 1) / 2 at rho = 1.
+
+    Examples:
+        >>> round(float(mean_index(0.0, 3)), 6)
+        1.0
     """
     if count == 1:
         return 0 * log_ratio

@@ -18,6 +18,13 @@ def log_output_bound(constants: ClassFormulas) -> Real:
     b = B_w B_B B_C B_u^3 D sum_{k < T} e^{s_A D k}. A member of the class attains it on the
     constant sequence u_t = B_u e_1, for every T and every sign of s_A (docs/studies/bounds.md,
     Proposition 1).
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(math.exp(log_output_bound(c)), 3)
+        10.495
     """
     return constants.log_gain + _steps(constants).log_output
 
@@ -36,6 +43,12 @@ def sharpened_log_rademacher(constants: ClassConstants, *, vocab_size: int = 0) 
         InputError: `vocab_size` is negative.
 
     Source: docs/studies/bounds.md, Theorem 4 (and Corollary 5 for the embedding).
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> sharpened_log_rademacher(c) < published_log_rademacher(c)
+        True
     """
     return selective_class(constants, vocab_size=vocab_size).log_rademacher(constants.m)
 
@@ -43,7 +56,14 @@ def sharpened_log_rademacher(constants: ClassConstants, *, vocab_size: int = 0) 
 def selective_class(
     constants: ClassFormulas, *, vocab_size: int = 0, classes: int = 1
 ) -> CoveredClass:
-    """The output bound and the parameters of the selective SSM, as for `selective_blocks`."""
+    """The output bound and the parameters of the selective SSM, as for `selective_blocks`.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> len(selective_class(c).blocks)
+        6
+    """
     log_bound = log_output_bound(constants)
     if log_bound == -math.inf:
         return CoveredClass(log_bound, [])
@@ -64,6 +84,12 @@ def selective_blocks(
 
     Raises:
         InputError: `vocab_size` is negative or `classes` is below 1.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> len(selective_blocks(c))
+        6
     """
     if vocab_size < 0 or classes < 1:
         raise InputError(f"need vocab_size >= 0 and classes >= 1, not {vocab_size}, {classes}")

@@ -62,6 +62,12 @@ def stacked_log_rademacher(layers: Sequence[ClassConstants]) -> float:
         InputError: as for `stack_layers`.
 
     Source: docs/studies/bounds.md, Corollary 8.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> stacked_log_rademacher([c]) == sharpened_log_rademacher(c)
+        True
     """
     return stacked_class(layers).log_rademacher(layers[-1].m)
 

@@ -98,6 +98,13 @@ def summarise(
         InputError: an argument is outside its domain.
 
     `keelback.bounds.outward.summarise` is the same, rounded outward.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> risk = summarise(c, delta=0.05).as_dict()["risk"]
+        >>> round(risk["covering"]["log10"], 2), risk["published"]["vacuous"]
+        (-0.75, True)
     """
     confidence = confidence_term(constants.m, delta)
     rademacher = {

@@ -30,6 +30,10 @@ class ListOpsSettings(TaskSettings):
     replace them. `data` is a TSV file, or a folder with one for each split; then `seq_len` may be
     left out, all rows are taken unless `n_train` or `n_test` says how many, and `data_seed` has no
     effect.
+
+    Examples:
+        >>> ListOpsSettings(seq_len=50, n_test=3).n_test
+        3
     """
 
     seq_len: int | None = Field(default=None, ge=1)
@@ -62,6 +66,11 @@ class ListOps(Task):
     Long Range Arena's grammar (Tay et al. 2021, arXiv 2011.04006) without the parentheses of its
     binary trees. Padded to the longest sequence of the split. No tree occurs twice in the two
     splits together, and the test split of a seed does not depend on `n_train`.
+
+    Examples:
+        >>> test = ListOps(ListOpsSettings(seq_len=50, n_test=3)).split("test")
+        >>> bool((test.lengths > 45).all())
+        True
     """
 
     name: ClassVar[str] = "listops"

@@ -13,7 +13,12 @@ from keelback.memory import require_memory
 
 
 class MajoritySettings(TaskSettings):
-    """Length, sizes and seed; `flip_probability` is the noise on the training split's ones."""
+    """Length, sizes and seed; `flip_probability` is the noise on the training split's ones.
+
+    Examples:
+        >>> MajoritySettings(seq_len=50).flip_probability
+        0.25
+    """
 
     seq_len: int = Field(ge=1)
     n_train: int = Field(default=1000, ge=1)
@@ -29,6 +34,11 @@ class Majority(Task):
     split each one is then turned to zero with probability 1/4 and the label kept; the test split
     stays clean. Bits come from NumPy's legacy generator in a fixed order, so that seed s gives the
     split of seed s of Honarpisheh et al. 2025 (arXiv 2502.01473).
+
+    Examples:
+        >>> train = Majority(MajoritySettings(seq_len=11, n_train=4)).split("train")
+        >>> train.tokens.shape, len(train)
+        (torch.Size([4, 11]), 4)
     """
 
     name: ClassVar[str] = "majority"

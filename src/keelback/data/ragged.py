@@ -14,7 +14,13 @@ PaddingSide = Literal["right", "left"]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequence i is `values[offsets[i]:offsets[i + 1]]`; both arrays may be memory-mapped."""
+    """Sequence i is `values[offsets[i]:offsets[i + 1]]`; both arrays may be memory-mapped.
+
+    Examples:
+        >>> two = Ragged(np.array([7, 8, 9]), offsets=np.array([0, 2, 3]))
+        >>> len(two)
+        2
+    """
 
     values: npt.NDArray[np.integer]
     offsets: npt.NDArray[np.int64]

@@ -19,6 +19,11 @@ class Split:
 
     `tokens` is int32 (which `torch.nn.functional.embedding` takes as it is), `labels` is int64.
     `lengths` counts the tokens of each sequence before padding.
+
+    Examples:
+        >>> tokens, labels = torch.zeros(2, 5, dtype=torch.int32), torch.tensor([0, 1])
+        >>> len(Split(tokens, labels, lengths=torch.tensor([5, 3])))
+        2
     """
 
     tokens: Int[Tensor, "examples length"]

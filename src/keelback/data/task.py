@@ -21,6 +21,10 @@ class TaskSettings(BaseModel):
 
     The command line offers `seq_len`, `n_train`, `n_test`, `data` and `tokenizer` to the tasks that
     have fields of these names.
+
+    Examples:
+        >>> TaskSettings(data_seed=3).data_seed
+        3
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -230,6 +234,10 @@ def task_name(task: str) -> str:
 
     Raises:
         InputError: the file cannot be loaded, or does not register one task.
+
+    Examples:
+        >>> task_name("majority")
+        'majority'
     """
     return only_part(TASKS, task) if task.endswith(".py") else task
 
@@ -241,6 +249,11 @@ def get_task(name: str, **settings: object) -> Task:
 
     Raises:
         InputError: there is no such task or setting, or a setting has a wrong value.
+
+    Examples:
+        >>> task = get_task("majority", seq_len=100, data_seed=1)
+        >>> task.split("test").tokens.shape
+        torch.Size([1000, 100])
     """
     name = task_name(name)
     if name not in TASKS:

@@ -67,7 +67,7 @@ def delta_rule(
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
 
-    Example:
+    Examples:
         >>> q, k = torch.randn(2, 100, 2, 32), torch.randn(2, 100, 2, 32)
         >>> v, g, beta = torch.randn(2, 100, 4, 64), -torch.rand(2, 100, 4), torch.rand(2, 100, 4)
         >>> delta_rule(q, k, v, g, beta, normalise=True).shape

@@ -32,14 +32,24 @@ class Alignment:
 def projections(
     gating: Float[Array, " dim"], basis: Float[Array, "dim dim"] | None = None, classes: int = 2
 ) -> Alignment:
-    """<w, o_k> on every feature o_k, the columns of `basis` (the standard basis if left out)."""
+    """<w, o_k> on every feature o_k, the columns of `basis` (the standard basis if left out).
+
+    Examples:
+        >>> projections(np.array([2.0, 1.5, 0.1])).irrelevant
+        [0.1]
+    """
     return _split(_checked(gating, basis), classes)
 
 
 def cosines(
     gating: Float[Array, " dim"], basis: Float[Array, "dim dim"] | None = None, classes: int = 2
 ) -> Alignment:
-    """Cosine of the angle of w with every feature; all zero while w is zero, as it starts."""
+    """Cosine of the angle of w with every feature; all zero while w is zero, as it starts.
+
+    Examples:
+        >>> cosines(np.array([3.0, 4.0, 0.0])).classes
+        [0.6, 0.8]
+    """
     products = _checked(gating, basis)
     length = float(np.linalg.norm(gating))
     return _split(products / length if length > 0 else np.zeros_like(products), classes)
@@ -78,7 +88,13 @@ def gate_openness(
     labels: Int[Array, " samples"],
     classes: int = 2,
 ) -> GateOpenness:
-    """Average any gate (or step size) over tokens of the own class, other classes, and none."""
+    """Average any gate (or step size) over tokens of the own class, other classes, and none.
+
+    Examples:
+        >>> gates, features = np.array([[0.9, 0.2]]), np.array([[0, 5]])
+        >>> gate_openness(gates, features, labels=np.array([0]))
+        GateOpenness(own=0.9, other=None, irrelevant=0.2)
+    """
     own = features == labels[:, None]
     relevant = features < classes
 

@@ -46,6 +46,10 @@ def bayes_error(pattern: MajorityVoting | Locality, noise: float) -> BayesError:
 
     Raises:
         InputError: for negative noise or more than two classes.
+
+    Examples:
+        >>> bayes_error(MajorityVoting(0.4, 0.1), noise=0.1).log_upper < -10
+        True
     """
     if not 0 <= noise < inf:
         raise InputError(f"Bayes error: the noise is a finite number >= 0, not {noise}")

@@ -32,6 +32,11 @@ class PowerLaw:
     """`outcome ~ exp(intercept) * x ** exponent`, fitted to medians on logarithmic axes.
 
     `points` medians entered the fit; `censored_points` were infinite and could not.
+
+    Examples:
+        >>> law = PowerLaw(Interval(-2.0, -2.1, -1.9), intercept=0.0, points=4, censored_points=0)
+        >>> law.at(0.5)
+        4.0
     """
 
     exponent: Interval
@@ -51,6 +56,10 @@ def median_with_interval(
 
     Raises:
         InputError: for an empty set of trials.
+
+    Examples:
+        >>> median_with_interval(np.array([1.0, 2.0, 3.0])).value
+        2.0
     """
     medians = _resampled_medians(_checked(outcomes), resamples, np.random.default_rng(seed))
     low, high = _percentiles(medians)
@@ -62,6 +71,11 @@ def share_with_interval(successes: int, trials: int) -> Interval:
 
     Raises:
         InputError: for an empty set of trials, or more successes than trials.
+
+    Examples:
+        >>> share = share_with_interval(successes=8, trials=10)
+        >>> round(share.low, 2), round(share.high, 2)
+        (0.49, 0.94)
     """
     if trials < 1:
         raise InputError("exponents: an empty set of trials has no success share")
@@ -90,6 +104,12 @@ def fit_power_law(
 
     Raises:
         InputError: when an x or a median is not positive, counts differ, or a set is empty.
+
+    Examples:
+        >>> epochs = [np.array([8.0]), np.array([4.0]), np.array([2.0])]
+        >>> law = fit_power_law([1.0, 2.0, 4.0], epochs)
+        >>> round(law.exponent.value, 6)
+        -1.0
     """
     if len(x) != len(outcomes):
         raise InputError(f"exponents: {len(x)} points have {len(outcomes)} sets of trials")

@@ -86,6 +86,11 @@ class GatedSSM(nn.Module):
         train_gate: whether w is trained; a frozen gate stays at `sigmoid(0) = 1/2`.
         readout_scale: standard deviation of the entries of W_O at the start; w starts at zero.
         generator: source of the random initial weights.
+
+    Examples:
+        >>> model = GatedSSM(dim=16, width=20)
+        >>> model(torch.randn(3, 30, 16)).shape
+        torch.Size([3, 1])
     """
 
     v: Tensor

@@ -34,7 +34,12 @@ def _check_scale(scale: float) -> None:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Independent N(0, scale^2) on every coordinate: the paper's noise."""
+    """Independent N(0, scale^2) on every coordinate: the paper's noise.
+
+    Examples:
+        >>> GaussianNoise(0.02).draw((2, 5, 4), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 5, 4])
+    """
 
     scale: float
 
@@ -50,7 +55,12 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class StudentNoise:
-    """Independent Student-t coordinates with `degrees` of freedom, scaled to deviation `scale`."""
+    """Independent Student-t coordinates with `degrees` of freedom, scaled to deviation `scale`.
+
+    Examples:
+        >>> StudentNoise(0.02, degrees=3).draw((2, 5, 4), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 5, 4])
+    """
 
     scale: float
     degrees: float = 3.0
@@ -83,6 +93,11 @@ class CorrelatedNoise:
 
     Two coordinates of a token have correlation `across_features`; one coordinate at two positions
     k apart has correlation `along_sequence ** k`.
+
+    Examples:
+        >>> noise = CorrelatedNoise(0.02, across_features=0.5)
+        >>> noise.draw((2, 5, 4), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 5, 4])
     """
 
     scale: float

@@ -87,6 +87,11 @@ class MajorityVoting:
 
     `relevant` (alpha_r) of the tokens carry the own class's feature, `confusing` (alpha_c) that of
     each other class, at random positions; the rest are irrelevant features, drawn uniformly.
+
+    Examples:
+        >>> vote = MajorityVoting(relevant=0.4, confusing=0.1, length=30, dim=16)
+        >>> vote.own_tokens, vote.other_tokens, round(vote.gap, 3)
+        (12, 3, 0.3)
     """
 
     relevant: float
@@ -146,6 +151,10 @@ class Locality:
 
     Every sequence holds two o_+ and two o_-. The own class's pair lies `near` positions apart, the
     other's `far`; where the pairs stand is uniform over all placements that fit without overlap.
+
+    Examples:
+        >>> Locality(near=3, far=12, length=20, dim=16).gap
+        0.124755859375
     """
 
     near: int
@@ -216,7 +225,14 @@ def _placements_on(pattern: Locality, device: torch.device) -> Int[Tensor, "plac
 
 @dataclass(frozen=True)
 class PatternBatch:
-    """Noisy tokens, the feature under each, and the classes."""
+    """Noisy tokens, the feature under each, and the classes.
+
+    Examples:
+        >>> vote = MajorityVoting(0.4, 0.1, length=30, dim=16)
+        >>> batch = sample_patterns(vote, 8, GaussianNoise(0.02), torch.Generator().manual_seed(0))
+        >>> batch.features.shape
+        torch.Size([8, 30])
+    """
 
     tokens: Float[Tensor, "samples length dim"]
     features: Int[Tensor, "samples length"]
@@ -266,6 +282,12 @@ def sample_patterns(
     Raises:
         InputError: for fewer samples than classes, or (paired) a number of samples that is not a
             multiple of the number of classes.
+
+    Examples:
+        >>> vote = MajorityVoting(0.4, 0.1, length=30, dim=16)
+        >>> batch = sample_patterns(vote, 8, GaussianNoise(0.02), torch.Generator().manual_seed(0))
+        >>> batch.tokens.shape, batch.labels.tolist()
+        (torch.Size([8, 30, 16]), [0, 1, 0, 1, 0, 1, 0, 1])
     """
     features, labels = _drawn(pattern, samples, generator, paired)
     tokens = noise.draw((*features.shape, pattern.dim), generator)
@@ -310,7 +332,14 @@ def _exchanged(batch: PatternBatch, pattern: Pattern) -> PatternBatch:
 
 
 def rotate(batch: PatternBatch, basis: Float[Tensor, "dim dim"]) -> PatternBatch:
-    """Express the tokens in another basis: feature k becomes column k of the orthogonal `basis`."""
+    """Express the tokens in another basis: feature k becomes column k of the orthogonal `basis`.
+
+    Examples:
+        >>> vote = MajorityVoting(0.4, 0.1, length=30, dim=16)
+        >>> batch = sample_patterns(vote, 8, GaussianNoise(0.0), torch.Generator().manual_seed(0))
+        >>> torch.equal(rotate(batch, torch.eye(16)).tokens, batch.tokens)
+        True
+    """
     return PatternBatch(batch.tokens @ basis.T, batch.features, batch.labels)
 
 

@@ -45,6 +45,10 @@ def predicted(pattern: MajorityVoting | Locality, step_size: float, epochs: int)
 
     Raises:
         InputError: the theorems say nothing about the pattern (more than two classes).
+
+    Examples:
+        >>> round(predicted(MajorityVoting(0.4, 0.2), step_size=0.5, epochs=100).epochs)
+        50
     """
     length, dim, gap = pattern.length, pattern.dim, pattern.gap
     if isinstance(pattern, Locality):
@@ -88,6 +92,12 @@ def conditions(
         epochs: steps T that were run.
         confidence: q in `m >= d^2 log q`, at least 2; d where left out, as the theorem leaves
             it open.
+
+    Examples:
+        >>> vote = MajorityVoting(0.4, 0.2, dim=16)
+        >>> found = conditions(vote, width=50, noise=0.02, samples=400, step_size=0.5, epochs=100)
+        >>> [(one.name, one.holds) for one in found]
+        [('width', False), ('noise', True), ('samples', False), ('epochs', True)]
     """
     dim = pattern.dim
     q = float(dim) if confidence is None else confidence

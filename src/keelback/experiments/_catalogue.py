@@ -45,6 +45,10 @@ def get_experiment(name: str) -> Experiment[Any]:
 
     Raises:
         InputError: there is none of that name.
+
+    Examples:
+        >>> get_experiment("length-independence").summary
+        'does the train/test gap grow with the sequence length?'
     """
     if name not in EXPERIMENTS:
         raise InputError(

@@ -16,7 +16,12 @@ from keelback.sweeps.store import StoredRun
 
 
 class Settings(BaseModel):
-    """What a user may choose of an experiment. Subclasses add fields with the paper's defaults."""
+    """What a user may choose of an experiment. Subclasses add fields with the paper's defaults.
+
+    Examples:
+        >>> Settings(quick=True).label
+        'quick'
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -129,6 +129,11 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
     Raises:
         InputError: an unknown kind, or a field that is unknown or has the wrong type or value.
+
+    Examples:
+        >>> config = model_config({"kind": "rnn", "vocab_size": 2})
+        >>> type(config).__name__
+        'VanillaRNNConfig'
     """
     kind = str(fields.get("kind"))
     if kind not in MODELS:

@@ -8,7 +8,13 @@ from keelback.errors import InputError
 
 
 class FreeStateMatrix(nn.Module):
-    """A is the parameter itself, and training may push it anywhere (arXiv 2502.01473)."""
+    """A is the parameter itself, and training may push it anywhere (arXiv 2502.01473).
+
+    Examples:
+        >>> matrix = FreeStateMatrix(torch.full((4, 2), -0.5))
+        >>> sorted(name for name, _ in matrix.named_parameters())
+        ['A']
+    """
 
     def __init__(self, A: Float[Tensor, "d_model d_state"]) -> None:
         super().__init__()
@@ -23,6 +29,11 @@ class StableStateMatrix(nn.Module):
     """`A = -margin - exp(A_log)`: the spectral abscissa is below `-margin` whatever training does.
 
     With margin 0 this is Mamba's own parametrisation (Gu and Dao 2023, arXiv 2312.00752).
+
+    Examples:
+        >>> matrix = StableStateMatrix(torch.full((4, 2), -0.5), margin=0.1)
+        >>> sorted(name for name, _ in matrix.named_parameters())
+        ['A_log']
     """
 
     def __init__(self, A: Float[Tensor, "d_model d_state"], margin: float) -> None:

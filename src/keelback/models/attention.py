@@ -49,6 +49,10 @@ class SoftmaxAttention(AttentionHead):
     `y_t = W_O sum_{s <= t} a(t, s) W_V u_s`, where a(t, .) is the softmax over s of
     `(W_Q u_t) . (W_K u_s) / sqrt(d_head) - slope (t - s)`. Sources: Vaswani et al. 2017
     (arXiv 1706.03762); the bias is ALiBi (arXiv 2108.12409).
+
+    Examples:
+        >>> SoftmaxAttention(d_model=16, d_head=4)(torch.randn(2, 50, 16)).shape
+        torch.Size([2, 50, 16])
     """
 
     def forward(
@@ -83,7 +87,12 @@ def distance_bias(
 
 
 class SoftmaxAttentionConfig(SequenceClassifierConfig):
-    """A classifier around one head of softmax attention."""
+    """A classifier around one head of softmax attention.
+
+    Examples:
+        >>> SoftmaxAttentionConfig(vocab_size=2).build()(torch.tensor([[0, 1, 1]])).shape
+        torch.Size([1])
+    """
 
     kind: Literal["softmax-attention"] = "softmax-attention"
     d_head: int = Field(default=3, gt=0)

@@ -21,6 +21,10 @@ class LinearAttention(AttentionHead):
     times `exp(-slope (t - s))`, divided by its sum over s, and `phi(x) = elu(x) + 1`. Sources:
     Katharopoulos et al. 2020 (arXiv 2006.16236); the decay is that of Sun et al. 2023
     (arXiv 2307.08621) and the counterpart of ALiBi in `SoftmaxAttention`.
+
+    Examples:
+        >>> LinearAttention(d_model=16, d_head=4)(torch.randn(2, 50, 16)).shape
+        torch.Size([2, 50, 16])
     """
 
     def forward(
@@ -51,7 +55,12 @@ def _features(x: Float[Tensor, "batch length d_head"]) -> Float[Tensor, "batch l
 
 
 class LinearAttentionConfig(SequenceClassifierConfig):
-    """A classifier around one head of linear attention."""
+    """A classifier around one head of linear attention.
+
+    Examples:
+        >>> LinearAttentionConfig(vocab_size=2).build()(torch.tensor([[0, 1, 1]])).shape
+        torch.Size([1])
+    """
 
     kind: Literal["linear-attention"] = "linear-attention"
     d_head: int = Field(default=3, gt=0)

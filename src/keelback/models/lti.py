@@ -21,6 +21,10 @@ class DiagonalLTI(SequenceMixer):
     `A = -exp(A_log)` that starts at -1, ..., -d_state (S4D-Real of Gu et al. 2022,
     arXiv 2206.11893, with the discretisation of `SelectiveSSM`). The output is a convolution,
     linear in the inputs: what it lacks is that step size, B and C see the token.
+
+    Examples:
+        >>> DiagonalLTI(d_model=16, d_state=4)(torch.randn(2, 50, 16)).shape
+        torch.Size([2, 50, 16])
     """
 
     def __init__(
@@ -60,7 +64,12 @@ class DiagonalLTI(SequenceMixer):
 
 
 class DiagonalLTIConfig(SequenceClassifierConfig):
-    """A classifier around a diagonal LTI SSM."""
+    """A classifier around a diagonal LTI SSM.
+
+    Examples:
+        >>> DiagonalLTIConfig(vocab_size=2).build()(torch.tensor([[0, 1, 1]])).shape
+        torch.Size([1])
+    """
 
     kind: Literal["lti-ssm"] = "lti-ssm"
     d_state: int = Field(default=4, gt=0)

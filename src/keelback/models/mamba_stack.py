@@ -52,6 +52,11 @@ class MambaBlock(nn.Module):
     """Projection, causal depthwise convolution, selective scan, gate, projection back.
 
     Source: Gu and Dao 2023 (arXiv 2312.00752), Figure 3; the step sizes, A and D start as there.
+
+    Examples:
+        >>> block = MambaBlock(MambaLanguageModelConfig(vocab_size=256, d_model=16))
+        >>> block(torch.randn(1, 20, 16)).shape
+        torch.Size([1, 20, 16])
     """
 
     def __init__(self, config: MambaStackConfig, generator: torch.Generator | None = None) -> None:
@@ -125,7 +130,13 @@ class RMSNorm(nn.Module):
 
 
 class MambaBackbone(nn.Module):
-    """Embedding, `n_layers` blocks with a norm before and a residual around each, a last norm."""
+    """Embedding, `n_layers` blocks with a norm before and a residual around each, a last norm.
+
+    Examples:
+        >>> backbone = MambaBackbone(MambaLanguageModelConfig(vocab_size=256, d_model=16))
+        >>> backbone(torch.zeros(1, 20, dtype=torch.int64)).shape
+        torch.Size([1, 20, 16])
+    """
 
     def __init__(self, config: MambaStackConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -150,7 +161,13 @@ class MambaBackbone(nn.Module):
 
 
 class MambaClassifierConfig(MambaStackConfig):
-    """A stack of Mamba blocks whose last position is classified."""
+    """A stack of Mamba blocks whose last position is classified.
+
+    Examples:
+        >>> model = MambaClassifierConfig(vocab_size=16, n_classes=10, d_model=16).build()
+        >>> model(torch.zeros(2, 20, dtype=torch.int64)).shape
+        torch.Size([2, 10])
+    """
 
     kind: Literal["mamba-stack"] = "mamba-stack"
     n_classes: int = Field(default=2, ge=2)
@@ -161,7 +178,13 @@ class MambaClassifierConfig(MambaStackConfig):
 
 
 class MambaClassifier(nn.Module):
-    """A Mamba backbone and the same head as the other classifiers have."""
+    """A Mamba backbone and the same head as the other classifiers have.
+
+    Examples:
+        >>> model = MambaClassifier(MambaClassifierConfig(vocab_size=16, n_classes=10, d_model=16))
+        >>> model(torch.zeros(2, 20, dtype=torch.int64)).shape
+        torch.Size([2, 10])
+    """
 
     def __init__(
         self, config: MambaClassifierConfig, generator: torch.Generator | None = None
@@ -184,7 +207,13 @@ class MambaClassifier(nn.Module):
 
 
 class MambaLanguageModelConfig(MambaStackConfig):
-    """A stack of Mamba blocks that predicts the next token."""
+    """A stack of Mamba blocks that predicts the next token.
+
+    Examples:
+        >>> model = MambaLanguageModelConfig(vocab_size=256, d_model=16, n_layers=2).build()
+        >>> model(torch.zeros(1, 20, dtype=torch.int64)).shape
+        torch.Size([1, 20, 256])
+    """
 
     kind: Literal["mamba-lm"] = "mamba-lm"
 
@@ -194,7 +223,13 @@ class MambaLanguageModelConfig(MambaStackConfig):
 
 
 class MambaLanguageModel(nn.Module):
-    """A Mamba backbone whose embedding is also its output map."""
+    """A Mamba backbone whose embedding is also its output map.
+
+    Examples:
+        >>> model = MambaLanguageModel(MambaLanguageModelConfig(vocab_size=256, d_model=16))
+        >>> model(torch.zeros(1, 20, dtype=torch.int64)).shape
+        torch.Size([1, 20, 256])
+    """
 
     def __init__(
         self, config: MambaLanguageModelConfig, generator: torch.Generator | None = None

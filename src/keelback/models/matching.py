@@ -23,7 +23,12 @@ BASELINES: dict[str, tuple[type[SequenceClassifierConfig], str]] = {
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers a classifier learns besides its embedding."""
+    """How many numbers a classifier learns besides its embedding.
+
+    Examples:
+        >>> parameter_count(VanillaRNNConfig(vocab_size=2, d_model=4, d_hidden=5).build())
+        55
+    """
     return sum(p.numel() for name, p in model.named_parameters() if "embedding" not in name)
 
 
@@ -32,6 +37,11 @@ def matched_baseline(kind: str, like: SelectiveSSMConfig) -> SequenceClassifierC
 
     Raises:
         InputError: there is no baseline of this kind.
+
+    Examples:
+        >>> baseline = matched_baseline("rnn", like=SelectiveSSMConfig(vocab_size=2))
+        >>> baseline.kind
+        'rnn'
     """
     if kind not in BASELINES:
         raise InputError(f"there is no baseline {kind!r}; there are {', '.join(BASELINES)}")

@@ -20,6 +20,10 @@ class VanillaRNN(SequenceMixer):
 
     Source: Elman 1990, "Finding structure in time". W_h starts orthogonal, so that the state keeps
     its size until the hyperbolic tangent saturates.
+
+    Examples:
+        >>> VanillaRNN(d_model=16, d_hidden=5)(torch.randn(2, 50, 16)).shape
+        torch.Size([2, 50, 5])
     """
 
     def __init__(
@@ -52,7 +56,12 @@ class VanillaRNN(SequenceMixer):
 
 
 class VanillaRNNConfig(SequenceClassifierConfig):
-    """A classifier around a vanilla recurrent network; the head reads its hidden state."""
+    """A classifier around a vanilla recurrent network; the head reads its hidden state.
+
+    Examples:
+        >>> VanillaRNNConfig(vocab_size=2).build()(torch.tensor([[0, 1, 1]])).shape
+        torch.Size([1])
+    """
 
     kind: Literal["rnn"] = "rnn"
     d_hidden: int = Field(default=5, gt=0)

@@ -48,6 +48,13 @@ class SelectiveSSM(nn.Module):
 
     Raises:
         InputError: "stable" with an abscissa that is not below `-margin`.
+
+    Examples:
+        >>> ssm = SelectiveSSM(d_model=16, d_state=4, spectral_abscissa=-0.1)
+        >>> ssm(torch.randn(2, 50, 16)).shape  # batch, length, channels
+        torch.Size([2, 50, 16])
+        >>> round(float(ssm.spectral_abscissa), 3)
+        -0.1
     """
 
     def __init__(
@@ -161,6 +168,10 @@ class LastPositionHead(nn.Module):
     """Logits from the last position: one for two classes, else one a class.
 
     Binary `z = w . y_T`, multiclass `z = W y_T`, no bias (arXiv 2502.01473, Section 3).
+
+    Examples:
+        >>> LastPositionHead(d_model=16, n_classes=3)(torch.randn(2, 50, 16)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -182,7 +193,13 @@ class LastPositionHead(nn.Module):
 
 
 class SelectiveSSMConfig(BaseModel):
-    """Everything that decides what a `SelectiveClassifier` is at the start of training."""
+    """Everything that decides what a `SelectiveClassifier` is at the start of training.
+
+    Examples:
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=8).build()
+        >>> model(torch.tensor([[0, 1, 1, 0]])).shape  # one logit for two classes
+        torch.Size([1])
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -210,6 +227,11 @@ class SelectiveClassifier(nn.Module):
     """Embedding, one selective SSM, and a head that reads the last position.
 
     All initial values are standard normal but A's, which has the configured spectral abscissa.
+
+    Examples:
+        >>> model = SelectiveClassifier(SelectiveSSMConfig(vocab_size=10, n_classes=3))
+        >>> model(torch.zeros(2, 7, dtype=torch.int64)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(

@@ -32,12 +32,26 @@ _REFERENCE_NAMES = {
 
 
 def save_model(model: nn.Module, path: Path) -> None:
-    """Write a model's weights, with its configuration in the file's metadata, in one step."""
+    """Write a model's weights, with its configuration in the file's metadata, in one step.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> model = SelectiveSSMConfig(vocab_size=2).build()
+        >>> save_model(model, Path("mine.safetensors"))
+        >>> load_model(Path("mine.safetensors")).config == model.config
+        True
+    """
     save_weights(dict(model.state_dict()), model.config, path)
 
 
 def save_weights(weights: Mapping[str, Tensor], config: Any, path: Path) -> None:
-    """`save_model` from the parts: named tensors and the configuration that builds their model."""
+    """`save_model` from the parts: named tensors and the configuration that builds their model.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> model = SelectiveSSMConfig(vocab_size=2).build()
+        >>> save_weights(model.state_dict(), model.config, Path("mine.safetensors"))
+    """
     metadata = {"keelback": json.dumps(config.model_dump(mode="json"))}
     if made_by := origins({"model": type(config)}):
         metadata["keelback-plugin"] = json.dumps(made_by | digests({"digest": type(config)}))
@@ -57,6 +71,12 @@ def load_model(path: Path) -> nn.Module:
         InputError: no such file, a truncated file, a pickle with more than tensors in it, a model
             that is not registered, the weights of another architecture, or weights that are not
             finite, not real, or of a type that the model would round.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> save_model(SelectiveSSMConfig(vocab_size=2).build(), Path("mine.safetensors"))
+        >>> load_model(Path("mine.safetensors")).config.kind
+        'selective-ssm'
     """
     path = Path(path)
     if path.is_dir():

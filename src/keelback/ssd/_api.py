@@ -74,7 +74,7 @@ def ssd(
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
 
-    Example:
+    Examples:
         >>> x, dt = torch.randn(2, 100, 4, 64), torch.rand(2, 100, 4)
         >>> B, C = torch.randn(2, 100, 1, 32), torch.randn(2, 100, 1, 32)
         >>> ssd(x, dt, -torch.ones(4), B, C).shape

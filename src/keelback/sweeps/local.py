@@ -111,7 +111,12 @@ class LocalExecutor(Executor):
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use.
+
+    Examples:
+        >>> available_cores() >= 1
+        True
+    """
     return len(os.sched_getaffinity(0))
 
 

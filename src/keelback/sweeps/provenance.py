@@ -17,7 +17,12 @@ _LIBRARIES = ("torch", "numba", "numpy", "scipy", "triton", "transformers")
 
 
 def provenance(command: str | None = None) -> dict[str, str | dict[str, str]]:
-    """Versions, device, date and, where known, the commit and the command."""
+    """Versions, device, date and, where known, the commit and the command.
+
+    Examples:
+        >>> "torch" in provenance()["versions"]
+        True
+    """
     known = {"command": command, "commit": commit()}
     return {
         **{name: text for name, text in known.items() if text is not None},

@@ -29,6 +29,10 @@ class RunResult:
     """What a run leaves: a row of scalars, a table with a row per epoch, and weights.
 
     Where there are weights, `model` is the configuration that builds the model they belong to.
+
+    Examples:
+        >>> RunResult(summary={"test_accuracy": 0.9, "diverged": False}).summary["diverged"]
+        False
     """
 
     summary: Mapping[str, Scalar]

@@ -63,7 +63,14 @@ class StoredRun:
 
 
 class Store:
-    """Finished runs in a directory; safe to write from several processes."""
+    """Finished runs in a directory; safe to write from several processes.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> with Store.created(Path("runs")) as store:
+        ...     print(store.names())
+        []
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)

@@ -35,6 +35,12 @@ class TrainingRun(Run):
     decides the data. Runs that differ in nothing but seeds and the initial abscissa train as one
     batch. Where a task's test split is shifted, the result also has `fresh_accuracy`, on examples
     of the training distribution that were not trained on.
+
+    Examples:
+        >>> model = {"kind": "selective-ssm", "vocab_size": 2}
+        >>> run = TrainingRun(task="majority", task_settings={"seq_len": 50}, model=model, seed=1)
+        >>> len(run.name), run.recipe.epochs
+        (16, 40)
     """
 
     kind: ClassVar[str] = "training"

@@ -39,6 +39,11 @@ class Checkpoint:
         path: of the file.
         seconds: how long after the last one the next is written, at an epoch's end; 0 for every
             epoch. One is written whenever the process is asked to stop.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> Checkpoint(Path("training.safetensors"), seconds=600).path.name
+        'training.safetensors'
     """
 
     def __init__(self, path: Path, seconds: float = 0.0) -> None:

@@ -65,6 +65,15 @@ def train(
     Raises:
         JobError: SIGTERM came, and the training was kept in `checkpoint`.
         KeyboardInterrupt: as for SIGTERM, on SIGINT.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> split = get_task("majority", seq_len=10, n_train=100).split("train")
+        >>> model = SelectiveSSMConfig(vocab_size=2).build(torch.Generator().manual_seed(1))
+        >>> [result] = train([model], [split], Recipe(epochs=2), seeds=[1])
+        >>> [row["epoch"] for row in result.history]
+        [0, 1, 2]
     """
     training = _Training(models, train_splits, recipe, seeds, place or Place(device))
     if checkpoint is None:

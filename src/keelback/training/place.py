@@ -18,6 +18,10 @@ class Place:
 
     With several processes, which `AcceleratePlace` brings, each computes the logits of its share of
     a batch; the loss and its gradient are those of the whole batch, as on one device.
+
+    Examples:
+        >>> Place("cpu").device
+        device(type='cpu')
     """
 
     is_main = True

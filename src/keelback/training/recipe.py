@@ -19,6 +19,12 @@ class Recipe(BaseModel):
     the gradient; with `norm_precision` float64 it does not. With `precision` bfloat16 the logits
     are computed under autocast, from parameters that stay float32; float16 is not offered, since
     its range is too small for recurrences close to instability.
+
+    Examples:
+        >>> Recipe(epochs=5).learning_rate
+        0.01
+        >>> Recipe(epochs=5) == Recipe(epochs=5, batch_size=64)
+        True
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -18,6 +18,11 @@ def recompute_layers(model: nn.Module) -> None:
 
     Raises:
         InputError: the model has no repeated layers.
+
+    Examples:
+        >>> from keelback.models import MambaClassifierConfig
+        >>> model = MambaClassifierConfig(vocab_size=16, d_model=8, n_layers=2).build()
+        >>> recompute_layers(model)
     """
     layers = [
         layer

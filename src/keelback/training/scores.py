@@ -16,7 +16,12 @@ from keelback.models import Classifier
 def correct(
     logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
 ) -> Int[Tensor, "*batch"]:
-    """1 where the decision is the label, else 0; a binary logit decides by its sign."""
+    """1 where the decision is the label, else 0; a binary logit decides by its sign.
+
+    Examples:
+        >>> correct(torch.tensor([2.0, -1.0]), torch.tensor([1, 1]))
+        tensor([1, 0])
+    """
     decision = logits > 0 if logits.ndim == labels.ndim else logits.argmax(-1)
     return (decision == labels).long()
 
@@ -24,12 +29,22 @@ def correct(
 def wrong(
     logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
 ) -> Bool[Tensor, "*batch"]:
-    """Which examples are labelled wrong: those that are not `correct`."""
+    """Which examples are labelled wrong: those that are not `correct`.
+
+    Examples:
+        >>> wrong(torch.tensor([2.0, -1.0]), torch.tensor([1, 1]))
+        tensor([False,  True])
+    """
     return correct(logits, labels) == 0
 
 
 def error_rate(logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]) -> float:
-    """The share of examples that are labelled wrong."""
+    """The share of examples that are labelled wrong.
+
+    Examples:
+        >>> error_rate(torch.tensor([2.0, -1.0]), torch.tensor([1, 1]))
+        0.5
+    """
     return float(wrong(logits, labels).double().mean())
 
 
@@ -38,6 +53,13 @@ def accuracy(model: Classifier, split: Split, batch_size: int = 512) -> float:
 
     Raises:
         InputError: the logits are not one for each example, or one for each of its classes.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> test = get_task("majority", seq_len=10, n_test=50).split("test")
+        >>> 0 <= accuracy(SelectiveSSMConfig(vocab_size=2).build(), test) <= 1
+        True
     """
     return score(model, split, batch_size).accuracy
 
@@ -57,6 +79,13 @@ def score(model: Classifier, split: Split, batch_size: int = 512) -> Score:
 
     Raises:
         InputError: as for `accuracy`.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> test = get_task("majority", seq_len=10, n_test=50).split("test")
+        >>> score(SelectiveSSMConfig(vocab_size=2).build(), test).undecided
+        0
     """
     hits = undecided = 0
     with _evaluating(model):

@@ -45,6 +45,12 @@ def train_gated(
 
     Raises:
         InputError: when `trainings` is empty.
+
+    Examples:
+        >>> vote = MajorityVoting(0.6, 0.1, length=20, dim=16)
+        >>> [history] = train_gated([GatedTraining(vote, samples=200, width=20, epochs=300)])
+        >>> history.status
+        'reached'
     """
     if not trainings:
         raise InputError("gradient descent: there is nothing to train; give at least one trial")

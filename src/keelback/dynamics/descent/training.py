@@ -52,6 +52,11 @@ class GatedTraining:
 
     Raises:
         InputError: for a value outside its range, or options that exclude each other.
+
+    Examples:
+        >>> training = GatedTraining(MajorityVoting(0.4, 0.1), step_size=0.5, epochs=100)
+        >>> training.plain  # as in the theorems: gradient descent, one constant step size
+        True
     """
 
     pattern: Pattern
