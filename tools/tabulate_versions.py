@@ -29,7 +29,7 @@ SHOWN = (
 def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     columns = [f"{record['label']}, Python {record['provenance']['python']}" for record in records]
-    rows: list[list[str]] = [["", *columns]]
+    rows: list[list[str]] = [["package", *columns]]
     for name in SHOWN:
         rows.append([name, *(record["versions"].get(name, "-") for record in records)])
     for name in ("passed", "failed", "error", "skipped"):
