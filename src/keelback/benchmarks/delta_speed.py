@@ -30,7 +30,7 @@ from keelback.benchmarks.timing import interleaved_times
 from keelback.errors import JobError
 
 SHAPES = {
-    "cpu": [DeltaShape(1, 1024, 8, 64, 64, 8), DeltaShape(2, 512, 16, 128, 128, 8)],
+    "cpu": [DeltaShape(1, 1024, 8, 64, 64, 8), DeltaShape(1, 512, 8, 128, 128, 4)],
     "cuda": [DeltaShape(2, 4096, 32, 128, 128, 32), DeltaShape(1, 16384, 32, 128, 128, 32)],
 }
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
