@@ -1,7 +1,6 @@
 """The delta rules of transformers' layers, by keelback's kernels."""
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from keelback.delta import delta_rule, delta_rule_step
 from keelback.integrations._packed import reset_of
+from keelback.integrations._stand_in import is_installed
 from keelback.integrations._widths import in_one_width
 
 #: In a module of transformers: the function for sequences, and that for steps.
@@ -21,7 +21,7 @@ def delta_rules(theirs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[
 
     On a GPU with flash-linear-attention, whose kernels transformers calls there, they stay.
     """
-    by_fla = find_spec("fla") is not None
+    by_fla = is_installed("fla")
     return {name: _in_place_of(function, by_fla) for name, function in theirs.items()}
 
 

@@ -44,7 +44,7 @@ def use_in_transformers() -> Replacement:
     These are the Mamba layers of Mamba, FalconMamba, Jamba and Zamba, the Mamba-2 layers of
     Mamba-2, Bamba, FalconH1, GraniteMoeHybrid, NemotronH and Zamba-2, the gated delta rules of
     Qwen3-Next, Qwen3.5 (dense, with experts, and with vision), Qwen4 (experimental), OLMo hybrid
-    and LaRa mini, and the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next. `names` of
+    and LaraMini, and the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next. `names` of
     the result has what was replaced: a family that the installed transformers does not have, or
     builds otherwise, is not among them. Neither mamba-ssm nor causal-conv1d nor
     flash-linear-attention needs to be installed.
