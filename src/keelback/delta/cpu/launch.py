@@ -103,28 +103,27 @@ def _run_backward(
 
     sizes = DeltaSizes.of(given)
     q, k, decays = (_adjacent(x) for x in (given.q, given.k, torch.exp(given.g)))
-    read = (q, k, decays, given.beta)
     reset = None if given.reset is None else given.reset.contiguous()
     dy = torch.zeros_like(given.v, memory_format=_ROWS) if dy is None else dy.contiguous()
     dlast = None if dlast is None else dlast.contiguous()
+    errors, states = kept
     of_keys = given.k.new_empty(2, *given.v.shape[:3], sizes.key)
     dq, dk = of_keys.unbind()
     dv, dg, dbeta, dinitial = [
         None if x is None else torch.empty_like(x, memory_format=_ROWS)
         for x in (given.v, given.g, given.beta, given.initial_states)
     ]
-    found = (dq, dk, dv, dg, dbeta, dinitial)
-    addresses = _addresses(*read, reset, *kept, dy, dlast, *found)
-    strides = tuple([_strides(x, False) for x in read])
-    numbers = _numbers(sizes)
-    by_channel = given.g.ndim == given.v.ndim
-    floats = plan.backward_floats(sizes.key, sizes.value)
+    sequences = (q, k, decays, given.beta, errors, dy, dq, dk, dv, dg, dbeta)
+    tensors = plan.OfSequences(*_addresses(*sequences))
+    strides = plan.OfSequences(*[_strides(x, False) for x in sequences])  # type: ignore[arg-type]
+    others = _addresses(reset, states, dlast, dinitial)
+    at = plan.BackwardPlaces.of(sizes.key, sizes.value)
+    numbers = plan.BackwardSizes(*_numbers(sizes))
+    told = plan.BackwardOptions(given.g.ndim == given.v.ndim, normalise, scale)
 
     def work(start: int, stop: int) -> None:
-        scratch = kept_scratch(floats, torch.float32)
-        backward.run_units(
-            scratch, addresses, strides, numbers, by_channel, normalise, scale, start, stop
-        )
+        scratch = kept_scratch(at.end, torch.float32)
+        backward.run_units(scratch, at, tensors, strides, others, numbers, told, start, stop)
 
     _run_units(work, sizes, 24)
     if sizes.heads_per_group > 1:
