@@ -74,7 +74,7 @@ def load_plugin(file: str | Path) -> PluginFile:
         return _loaded[plugin.module]
     before = _registered()
     load_source(plugin)
-    if not _registered() - before:
+    if not _registered().keys() - before.keys():
         _forget(plugin)
         raise PluginError(
             f"{file} registers nothing: put @register_task, @register_model, @register_adapter or "
@@ -83,8 +83,10 @@ def load_plugin(file: str | Path) -> PluginFile:
     return plugin
 
 
-def _registered() -> set[int]:
-    return {id(part) for registry in Registry.every for part in registry.registered().values()}
+def _registered() -> dict[int, object]:
+    """Every part by its identity, kept alive: an identity can be given again to a new part."""
+    parts = (part for registry in Registry.every for part in registry.registered().values())
+    return {id(part): part for part in parts}
 
 
 def _read(file: str | Path, word: str) -> PluginFile:

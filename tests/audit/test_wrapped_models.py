@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,12 @@ def test_in_float64(wrapped_model: Any) -> None:
     if "Jamba" in type(wrapped_model).__name__:
         pytest.skip("transformers' experts do not take float64")
     found = audited(wrapped_model.double())
-    assert same(found, expected)
+    # The parts that are rounded to half precision come from other numbers.
+    assert same(replace(found, precision=()), replace(expected, precision=()))
+    for one, other in zip(found.precision, expected.precision, strict=True):
+        assert one.precision == other.precision
+        assert one.agreement == pytest.approx(other.agreement, abs=0.05)
+        assert one.headroom == pytest.approx(other.headroom, rel=1e-3)
     assert max(own.replay.worst for own in found.measures) < 1e-5
     assert next(wrapped_model.parameters()).dtype == torch.float64
 

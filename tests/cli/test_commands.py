@@ -123,11 +123,14 @@ class Evil:
     [
         ("trian", "No such command 'trian'"),
         ("train --task majorty --out new", "majorty"),
-        ("train --task majority --seq-len 0 --out new", "or equal to 1; given: 0"),
+        (
+            "train --task majority --seq-len 0 --out new",
+            "equal to 1; given: 0 | 0 is not in the range x>=1",
+        ),
         ("train --task majority --seq-len ten --out new", "--seq-len"),
         ("train --task majority --seed -1 --out new", "--seed"),
         ("train --task majority --seed 1.5 --out new", "--seed"),
-        ("train --task majority --abscissa nan --out new", "given: nan"),
+        ("train --task majority --abscissa nan --out new", "given: nan | --abscissa is nan; it"),
         ("train --task majority --abscissa 0 --parametrisation stable --out new", "not below"),
         ("train --task majority --parametrisation odd --out new", "parametrisation"),
         ("train --task majority --out file", "file is a file"),
@@ -139,14 +142,17 @@ class Evil:
         ("reproduce length-independence --seq-len 10,x --out new", "seq_len.1 is 'x'"),
         ("reproduce length-independence --seq-len -5 --out new", "seq_len"),
         ("reproduce length-independence --seq-len 2.5 --out new", "seq_len"),
-        ("reproduce length-independence --seeds 0 --out new", "given: 0"),
+        ("reproduce length-independence --seeds 0 --out new", "given: 0 | 0 is not in the range"),
         ("reproduce length-independence --seeds five --out new", "--seeds"),
         ("reproduce length-independence --workers 0 --out new", "--workers"),
         ("reproduce length-independence --executor slurm --out new", "--executor"),
         ("reproduce length-independence --address auto --out new", "add --executor ray"),
         ("reproduce length-independence --executor ray --workers 2 --out new", "--workers is for"),
         ("reproduce length-independence --executor ray --address x --out new", "HOST:PORT"),
-        ("reproduce length-independence --executor ray --gpus-per-task -1 --out new", "given: -1"),
+        (
+            "reproduce length-independence --executor ray --gpus-per-task -1 --out new",
+            "given: -1 | -1.0 is not in the range",
+        ),
         ("reproduce length-independence --set epoch=1 --out new", "did you mean epochs?"),
         ("reproduce length-independence --set epochs --out new", "NAME=VALUE"),
         ("reproduce length-independence --out old", "version 999"),
@@ -178,7 +184,8 @@ def test_bad_input_exits_2_with_one_line_and_leaves_nothing(
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert complaint in err
+    # What stands on either side of " | " is said by newer and by older releases of Typer.
+    assert any(part in err for part in complaint.split(" | "))
     assert sorted(tmp_path.rglob("*")) == before
 
 

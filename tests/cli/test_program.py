@@ -141,6 +141,8 @@ def test_an_interrupt_inside_a_callback_of_compiled_code_still_ends_the_command(
 import ctypes, os, signal, sys, time
 from keelback.cli.app import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
 @ctypes.CFUNCTYPE(None)
 def callback():
     os.kill(os.getpid(), signal.SIGINT)

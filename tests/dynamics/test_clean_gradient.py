@@ -1,5 +1,11 @@
 """The objective of sequences without noise, against the recurrence differentiated in float64."""
 
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +13,7 @@ from hypothesis import strategies as st
 from interpreted import run_interpreted
 from torch.nn.functional import one_hot
 
+import keelback
 from keelback.dynamics.gated import GatedSSM, class_readout, hinge_loss
 from keelback.dynamics.gradient import clean_objective
 from keelback.errors import InputError
@@ -143,3 +150,64 @@ def test_gpu_kernel(shape):
     ):
         torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-5)
     assert torch.equal(objective.gradient(w.cuda(), W_O.cuda()).w, step.w)
+
+
+_AT_THE_KINK = """
+import torch
+from test_clean_gradient import replicas
+from keelback.dynamics.gradient import clean_objective
+
+features, signs, v, w, W_O = (part.cuda() for part in replicas(4096, 16, 20, 32, 50))
+objective = clean_objective(features[:, :1], signs[:, :1], v, 32, backend="triton")
+margins = objective.margins(w, W_O)
+assert (margins != 0).all()
+signs = signs * margins.sign().float()
+objective = clean_objective(features[:, :1].expand_as(features), signs[:, :1].expand_as(signs), v,
+                            32, backend="triton")
+for scale in (1 - 1e-7, 1, 1 + 1e-7):
+    step = objective.gradient(w, W_O * (scale / margins.abs())[..., None])
+    torch.testing.assert_close(step.loss, torch.zeros_like(step.loss), rtol=0, atol=1e-5)
+    assert torch.isfinite(step.w).all()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_gpu_kernel_ends_where_every_margin_is_one():
+    """Threads that disagreed on a margin's last bit once waited for each other for ever."""
+    program = [sys.executable, "-c", _AT_THE_KINK]
+    folders = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    done = subprocess.run(
+        program, env=os.environ | {"PYTHONPATH": folders}, timeout=120, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_no_branch_of_a_triton_kernel_depends_on_data():
+    """Such a branch hangs where threads differ on it; constants and counters are safe."""
+    found = 0
+    for kernel in _triton_kernels():
+        data = set()
+        for node in ast.walk(kernel):
+            if isinstance(node, ast.Assign | ast.AugAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if "tl.load" in ast.unparse(node.value) or _names(node.value) & data:
+                    data |= set().union(*map(_names, targets))
+        for node in ast.walk(kernel):
+            if isinstance(node, ast.If | ast.While | ast.IfExp):
+                assert not _names(node.test) & data, f"{kernel.name}: if {ast.unparse(node.test)}"
+        found += bool(data)
+    assert found >= 2
+
+
+def _triton_kernels():
+    for path in Path(keelback.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "triton.jit" in map(
+                ast.unparse, node.decorator_list
+            ):
+                yield node
+
+
+def _names(node):
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {"tl"}

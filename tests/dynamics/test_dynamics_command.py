@@ -125,23 +125,32 @@ def test_divergence_exits_1_with_its_epoch(capsys):
         (["--data", "locality", "--near", "3", "--far", "40"], "do not fit"),
         (["--width", "51"], "odd widths"),
         (["--dim", "2"], "3 dimensions or more"),
-        (["--samples", "0"], "'--samples': Input should be greater than or equal to 2"),
+        (
+            ["--samples", "0"],
+            "'--samples': Input should be greater than or equal to 2 | x>=2",
+        ),
         (["--paired", "--fresh"], "exclude each other"),
         (["--fresh", "--population"], "exclude each other"),
         (["--population"], "locality data without noise"),
         (["--optimizer", "sgd"], "gd, momentum, adam"),
         (["--schedule", "stabel"], "did you mean stable?"),
         (["--symmetry", "gate"], "none, readout, model"),
-        (["--eta-gate", "0"], "'--eta-gate': Input should be greater than or equal to 0.000"),
-        (["--eta-out", "-1"], "'--eta-out': Input should be greater than or equal to 0.000"),
+        (
+            ["--eta-gate", "0"],
+            "'--eta-gate': Input should be greater than or equal to 0.000 | range 1e-38<=x<=",
+        ),
+        (
+            ["--eta-out", "-1"],
+            "'--eta-out': Input should be greater than or equal to 0.000 | range 1e-38<=x<=",
+        ),
         (["--optimizer", "adam", "--schedule", "stable"], "plain gradient descent"),
         (
             ["--target-accuracy", "2"],
-            "'--target-accuracy': Input should be less than or equal to 1",
+            "'--target-accuracy': Input should be less than or equal to 1 | range 0<=x<=1",
         ),
         (["--momentum", "1"], "momentum lies"),
-        (["--noise", "-1"], "'--noise': Input should be greater than or equal to 0"),
-        (["--seed", "-1"], "'--seed': Input should be greater than or equal to 0"),
+        (["--noise", "-1"], "'--noise': Input should be greater than or equal to 0 | range x>=0"),
+        (["--seed", "-1"], "'--seed': Input should be greater than or equal to 0 | range 0<=x<="),
         (["--noise-family", "cauchy"], "gaussian, student, correlated"),
         (["--mixing", "none"], "identity, orthogonal, gaussian"),
         (["--device", "tpu"], "cpu, cuda"),
@@ -152,5 +161,6 @@ def test_bad_input_exits_2_with_one_line(capsys, arguments, message):
     code, out, err = run(capsys, *arguments)
     assert code == 2
     assert out == ""
-    assert message in err
+    # What stands on either side of " | " is said by newer and by older releases of Typer.
+    assert any(part in err for part in message.split(" | "))
     assert len(err.strip().splitlines()) == 1

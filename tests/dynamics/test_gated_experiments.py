@@ -207,6 +207,7 @@ def test_verdicts_on_exponents(fitted, sufficient, verdict, holds):
         ("locality", {}),
         ("locality", {"setting": "theorem"}),
         ("locality-laws", {}),
+        ("majority-laws", {}),
         ("sample-complexity", {"data": "locality"}),
         ("sample-complexity", {"setting": "theorem"}),
         ("gate-alignment", {}),
@@ -219,7 +220,7 @@ def test_settings_make_different_runs_that_can_be_read_again(name, given, quick)
     assert len({run.name for run in runs}) == len(runs)
     assert all(run_from_fields(run.fields()) == run for run in runs)
     trials = {run.trials for run in runs}
-    if not quick and name not in ("gate-alignment", "locality-laws"):
+    if not quick and name not in ("gate-alignment", "locality-laws", "majority-laws"):
         assert max(trials) == 100
 
 
@@ -280,6 +281,7 @@ def test_theorem_settings_meet_width_and_noise():
         ("majority-voting", {}),
         ("locality", {}),
         ("locality-laws", {}),
+        ("majority-laws", {}),
         ("sample-complexity", {}),
         ("sample-complexity", {"data": "locality"}),
     ],

@@ -141,7 +141,7 @@ def _nemotron_h_omni() -> nn.Module:
         "max_img_size": 56,
         "video_temporal_patch_size": 2,
     }
-    config = _class("CONFIG_MAPPING")["nemotron_h_omni"](
+    config = _class("NemotronH_Omni_Reasoning_V3_Config")(
         text_config=text,
         vision_config=vision,
         audio_config=None,

@@ -5,6 +5,7 @@ classes: o_+ and o_-), all others are irrelevant. Noise is added to every token.
 the standard basis; `rotate` expresses a batch in any other orthonormal basis.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -196,7 +197,7 @@ class Locality:
     ) -> Int[Tensor, "samples length"]:
         """Draw the feature of every token of a sequence of each label."""
         features = _irrelevant(self, labels, generator)
-        table = torch.as_tensor(self.placements, device=generator.device)
+        table = _placements_on(self, generator.device)
         choice = torch.randint(
             len(table), (len(labels),), generator=generator, device=generator.device
         )
@@ -205,6 +206,12 @@ class Locality:
         features.scatter_(1, torch.stack([near, near + self.near], 1), own.expand(-1, 2))
         features.scatter_(1, torch.stack([far, far + self.far], 1), other.expand(-1, 2))
         return features
+
+
+@functools.lru_cache(maxsize=64)
+def _placements_on(pattern: Locality, device: torch.device) -> Int[Tensor, "placements 2"]:
+    """The placements on a device: to copy them there at each draw would wait for its work."""
+    return torch.as_tensor(pattern.placements, device=device)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from keelback.experiments.measures.measures import Measures
 from keelback.experiments.second_paper.gate_alignment import GateAlignment
 from keelback.experiments.second_paper.locality import LocalityExperiment
 from keelback.experiments.second_paper.locality_laws import LocalityLaws
+from keelback.experiments.second_paper.majority_laws import MajorityLaws
 from keelback.experiments.second_paper.majority_voting import MajorityVotingExperiment
 from keelback.experiments.second_paper.sample_complexity import SampleComplexity
 
@@ -30,6 +31,7 @@ for _experiment in (
     MajorityVotingExperiment,
     LocalityExperiment,
     LocalityLaws,
+    MajorityLaws,
     SampleComplexity,
     GateAlignment,
     BoundComparison,

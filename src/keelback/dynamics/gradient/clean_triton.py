@@ -70,17 +70,19 @@ def _clean(  # type: ignore[no-untyped-def]
             output = tl.sum(A * c, axis=0) / LENGTH
             margin = sign * output
             tl.store(margins_ptr + row, margin)
-            if GRADIENT:  # noqa: SIM102 - the outer test is resolved at compile time
-                if margin < 1:
-                    slope = -sign * weight / LENGTH
-                    inflow = tl.sum(G * A[:, None], axis=0)
-                    change = A * c - inflow
-                    crossing = change - tl.cumsum(change, axis=0)
-                    g = tl.sigmoid(logits)
-                    da = slope * (inflow * (1 - g) - g * crossing)
-                    chosen = (f[:, None] == feature[None, :]) & there[:, None]
-                    dw += tl.sum(tl.where(chosen, da[:, None], 0.0), axis=0)
-                    dA += tl.sum(tl.where(chosen, (slope * c)[:, None], 0.0), axis=0)
+            if GRADIENT:
+                inflow = tl.sum(G * A[:, None], axis=0)
+                change = A * c - inflow
+                crossing = change - tl.cumsum(change, axis=0)
+                g = tl.sigmoid(logits)
+                slope = -sign * weight / LENGTH
+                da = slope * (inflow * (1 - g) - g * crossing)
+                # No branch: threads whose margins differ in the last bit would part at it, and
+                # wait for each other for ever.
+                inside = there & (tl.zeros((L,), tl.float32) + margin < 1)
+                chosen = (f[:, None] == feature[None, :]) & inside[:, None]
+                dw += tl.sum(tl.where(chosen, da[:, None], 0.0), axis=0)
+                dA += tl.sum(tl.where(chosen, (slope * c)[:, None], 0.0), axis=0)
     if GRADIENT:
         place = replica * tl.num_programs(1) + block
         tl.store(dw_ptr + place * DIM + feature, dw, mask=feature < DIM)

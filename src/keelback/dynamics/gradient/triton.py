@@ -101,19 +101,21 @@ def _hinge(  # type: ignore[no-untyped-def]
         output = tl.sum(tl.sum(tl.maximum(hidden, 0.0) * v[None, :], axis=1), axis=0) / LENGTH
         margin = sign * output
         tl.store(margins_ptr + row, margin, mask=there)
-        if GRADIENT:  # noqa: SIM102 - the outer test is resolved at compile time
-            if there & (margin < 1):
-                slope = -sign * weight / LENGTH
-                active = tl.where(hidden > 0, slope * v[None, :], 0.0)
-                dW += tl.dot(tl.trans(active), y, input_precision=PRECISION)
-                u = tl.dot(active, W, input_precision=PRECISION)
-                through = P * tl.dot(u, tl.trans(x), input_precision=PRECISION)
-                inflow = tl.sum(through, axis=0)
-                change = tl.sum(through, axis=1) - inflow
-                crossing = change - tl.cumsum(change, axis=0)
-                g = tl.sigmoid(logits)
-                da = inflow * (1 - g) - g * crossing
-                dw += tl.sum(x * da[:, None], axis=0)
+        if GRADIENT:
+            slope = -sign * weight / LENGTH
+            # No branch: threads whose margins differ in the last bit would part at it, and wait
+            # for each other for ever.
+            inside = tl.zeros((L, M), tl.float32) + margin < 1
+            active = tl.where(inside & (hidden > 0), slope * v[None, :], 0.0)
+            dW += tl.dot(tl.trans(active), y, input_precision=PRECISION)
+            u = tl.dot(active, W, input_precision=PRECISION)
+            through = P * tl.dot(u, tl.trans(x), input_precision=PRECISION)
+            inflow = tl.sum(through, axis=0)
+            change = tl.sum(through, axis=1) - inflow
+            crossing = change - tl.cumsum(change, axis=0)
+            g = tl.sigmoid(logits)
+            da = inflow * (1 - g) - g * crossing
+            dw += tl.sum(x * da[:, None], axis=0)
     if GRADIENT:
         place = replica * tl.num_programs(1) + block
         tl.store(dw_ptr + place * DIM + feature, dw, mask=feature < DIM)
