@@ -60,7 +60,7 @@ def test_the_python_of_the_page_on_sweeps_runs(
     assert list((tmp_path / "logs").rglob("events*"))
 
 
-RUN_AS_THEY_STAND = ("mamba-block", "scan", "several-gpus")
+RUN_AS_THEY_STAND = ("delta", "mamba-block", "scan", "several-gpus")
 SNIPPETS = [
     pytest.param(code, id=f"{name}-{number}")
     for name in RUN_AS_THEY_STAND
