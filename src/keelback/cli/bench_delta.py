@@ -25,7 +25,7 @@ def delta(
         list[str] | None,
         typer.Option(
             help="What has a log decay of its own: head (the gated delta rule) or channel (Kimi "
-            "delta attention); may be repeated; by default both are measured."
+            "delta attention); may be repeated; by default both; e.g. channel."
         ),
     ] = None,
     dtype: Annotated[
