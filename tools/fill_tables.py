@@ -83,7 +83,10 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
 
 
-SIZES = ("batch", "length", "channels", "heads", "head_dim", "state", "groups")
+SIZES = (
+    *("batch", "length", "channels", "heads", "head_dim", "state", "key", "value", "groups"),
+    "decay",
+)
 #: What a benchmark measures of each way, by the name of the numbers; and in which unit.
 MEASURES = {"gpu_ms": ("GPU ms", 1.0), "call_ms": ("call ms", 1.0), "peak_bytes": ("MB", 1e6)}
 
@@ -109,12 +112,13 @@ def _by_measure(rows: list[dict[str, Any]], measures: list[str]) -> list[list[st
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
 
 
-def _measured(measure: str, way: str, unit: float, row: dict[str, Any]) -> float:
-    return float(row[measure][way]) / unit
+def _measured(measure: str, way: str, unit: float, row: dict[str, Any]) -> float | str:
+    found = row.get(measure, {})
+    return float(found[way]) / unit if way in found else ""
 
 
-def _ratio(measure: str, row: dict[str, Any]) -> float:
-    return float(row["ratios"][measure])
+def _ratio(measure: str, row: dict[str, Any]) -> Any:
+    return row["ratios"].get(measure, "")
 
 
 def _of_peer(peer: str, row: dict[str, Any]) -> Any:

@@ -83,6 +83,7 @@ WORKING = (
     "bench audit --layers 1 --d-model 16 --length 32",
     "bench call --repeats 1 --shape 1,4,2,2 --operator selective_scan",
     "bench conv --repeats 1 --shape 1,8,4",
+    "bench delta --repeats 1 --shape 1,8,2,4,4,1 --decay head",
     "bench decode --repeats 1 --batch 1 --channels 4 --state 2",
     "bench dynamics --repeats 1 --replicas 2 --epochs 2",
     "bench monitor --seeds 1",

@@ -32,6 +32,7 @@ _NAMES = {
     "selective_scan": "scan",
     "selective_scan_step": "scan",
     "causal_conv1d": "conv",
+    "provide_fla": "integrations",
     "provide_mamba_ssm": "integrations",
     "use_in_transformers": "integrations",
     "SelectiveSSM": "models",

@@ -73,9 +73,11 @@ def test_the_registered_operator_is_as_pytorch_wants_it(
 ) -> None:
     case = Case(batch=1, length=70, initial=True, reset=0.1, dtype=dtype, by_channel=by_channel)
     *tensors, _, _ = make_operands(case).values()
-    inside = [x.unsqueeze(0).requires_grad_(x.is_floating_point()) for x in tensors]
+    inside = [x.unsqueeze(0) for x in tensors]
     for by_chunks in (False, True):
-        opcheck(torch.ops.keelback.delta_rule, (*inside, True, by_chunks, 0.25))
+        for keep in (False, True):
+            leaves = [x.requires_grad_(keep and x.is_floating_point()) for x in inside]
+            opcheck(torch.ops.keelback.delta_rule, (*leaves, True, by_chunks, 0.25, keep))
 
 
 @pytest.mark.parametrize("by_channel", [False, True])

@@ -88,6 +88,57 @@ def test_any_sizes_and_options(
         assert error < (2e-5 if single else 1e-11), errors
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("by_channel", [False, True])
+@pytest.mark.parametrize("starts", [[0], [64], [63, 65], [3, 20, 60], [64, 80, 128], [130]])
+def test_sequences_may_start_anywhere_in_a_segment(
+    starts: list[int], by_channel: bool, backend: Any
+) -> None:
+    """The backward pass computes the states of a segment of 64 steps again, from its start."""
+
+    given = make_operands(Case(length=150, initial=True, by_channel=by_channel))
+    exact = precise(given)
+    leaves = [x.requires_grad_() for x in given.values() if torch.is_tensor(x)]
+    given["reset"] = exact["reset"] = torch.zeros(2, 150, dtype=torch.bool)
+    given["reset"][0, starts] = True
+    wanted = [x for x in exact.values() if torch.is_tensor(x) and x.requires_grad]
+    expected = torch.autograd.grad(_weighted(delta_rule_reference(**exact)), wanted)
+    results = delta_rule(**given, return_final_states=True, backend=backend)
+    found = torch.autograd.grad(_weighted(results), leaves)
+    for gradient, other in zip(found, expected, strict=True):
+        assert relative_error(gradient, other) < 5e-6
+
+
+def _weighted(results: tuple[Tensor, Tensor]) -> Tensor:
+    """A number that depends on every output and last state, by weights of its own."""
+    generator = torch.Generator().manual_seed(3)
+    return sum(  # type: ignore[return-value]
+        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum() for x in results
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_operands_with_gaps_and_of_one_result_alone(backend: Any) -> None:
+    given = make_operands(Case(length=70, heads=4, initial=True))
+    wide = {name: x for name, x in given.items() if torch.is_tensor(x)}
+    gaps = {name: torch.stack([x, x], -2)[..., 0, :] for name, x in wide.items()}
+    assert not any(x.is_contiguous() for x in gaps.values())
+    for which in (0, 1):
+        exact = precise(given)
+        wanted = [exact[name] for name in wide]
+        expected = torch.autograd.grad(
+            delta_rule_reference(**exact)[which].sum(), wanted, allow_unused=True
+        )
+        leaves = {name: x.detach().requires_grad_() for name, x in gaps.items()}
+        results = delta_rule(**{**given, **leaves}, return_final_states=True, backend=backend)
+        found = torch.autograd.grad(results[which].sum(), list(leaves.values()))
+        for gradient, other in zip(found, expected, strict=True):
+            if other is None:
+                assert not gradient.any()
+            else:
+                assert relative_error(gradient, other) < 5e-6
+
+
 @pytest.mark.parametrize("by_channel", [False, True])
 @pytest.mark.parametrize("at_a_time", [1, 1 << 13, 1 << 30])
 def test_what_is_worked_on_at_a_time_changes_nothing(

@@ -177,5 +177,7 @@ def test_a_prompt_and_its_continuation_generate_the_same_tokens() -> None:
 def test_a_version_without_the_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keelback.integrations._transformers.FAMILIES", ())
     monkeypatch.setattr("keelback.integrations._transformers.FAMILIES_BY_HEADS", ("gpt2",))
+    for others in ("FAMILIES_OF_DELTA_RULES", "FAMILIES_OF_KIMI_DELTA"):
+        monkeypatch.setattr(f"keelback.integrations._transformers.{others}", ())
     with pytest.raises(InputError, match="has no function mamba_selective_scan"):
         use_in_transformers()

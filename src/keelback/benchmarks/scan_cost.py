@@ -72,7 +72,12 @@ def memory_ratio(shape: ScanSize) -> dict[str, Any]:
     return dict(json.loads(process.stdout))
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes of this process's memory, as the kernel has them in `field` of its status.
+
+    Raises:
+        JobError: The system has no such file.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -81,12 +86,12 @@ def _resident(field: str) -> int:
 
 def _training_step(shape: ScanSize) -> dict[str, Any]:
     keelback(make_inputs(ScanSize(1, 8, 16, 2), "cpu", torch.float32)).forward_and_backward()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     # Lets the peak start from here.
     Path("/proc/self/clear_refs").write_text("5")
     call = keelback(make_inputs(shape, "cpu", torch.float32))
     gradients = call.forward_and_backward()
-    peak = _resident("VmHWM") - before
+    peak = resident("VmHWM") - before
     tensors = (*call.leaves, *gradients, call.dy, call.dy)
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return {"peak_bytes": peak, "tensor_bytes": held, "ratio": peak / held}

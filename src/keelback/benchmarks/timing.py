@@ -28,11 +28,19 @@ def _seconds(call: Callable[[], object], device: str, times: int = 1) -> float:
 def interleaved_medians(
     calls: Mapping[str, Callable[[], object]], device: str, repeats: int, burst: float = BURST
 ) -> dict[str, float]:
-    """Median time of each call in milliseconds: a burst of each after the other, over and over.
+    """Median time of each call in milliseconds, of `interleaved_times`."""
+    times = interleaved_times(calls, device, repeats, burst)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def interleaved_times(
+    calls: Mapping[str, Callable[[], object]], device: str, repeats: int, burst: float = BURST
+) -> dict[str, list[float]]:
+    """Times of each call in milliseconds: a burst of each after the other, over and over.
 
     Interleaving lets whatever else the machine does fall on all of them alike. A burst lasts about
     `burst` seconds, lest a short call be timed with the caches full of another's data. Each call is
-    run once before, untimed, and once timed alone: more than `SLOW` seconds then are its time.
+    run once before, untimed, and once timed alone: more than `SLOW` seconds then are its only time.
 
     Raises:
         InputError: There are no repeats.
@@ -50,4 +58,4 @@ def interleaved_medians(
         for name, call in quick.items():
             times[name].append(_seconds(call, device, bursts[name]))
     times |= slow
-    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+    return {name: [1e3 * seconds for seconds in times[name]] for name in calls}

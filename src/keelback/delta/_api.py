@@ -34,11 +34,11 @@ def delta_rule(
         h_t = (I - beta_t k_t k_t^T) exp(g_t) h_{t-1} + beta_t k_t v_t^T      y_t = scale h_t^T q_t
 
     with a matrix h (key, value) per head. With one log decay per key channel, exp(g_t) is a
-    diagonal matrix: Kimi delta attention (arXiv 2510.26692). Differentiable in every floating
-    operand. float32 and float64 are computed as they are, bfloat16 and float16 in float32. Steps
-    are computed by chunks of up to 64: an inf or nan in q, k or v is in all later outputs that the
-    recurrence has it in, and may be in earlier ones of its chunk, which `backend="reference"` keeps
-    apart.
+    diagonal matrix: Kimi delta attention (arXiv 2510.26692, equation 1). Differentiable in every
+    floating operand. float32 and float64 are computed as they are, bfloat16 and float16 in float32.
+    Steps are computed by chunks of up to 64: an inf or nan in q, k or v is in all later outputs
+    that the recurrence has it in, and may be in earlier ones of its chunk, which
+    `backend="reference"` keeps apart.
 
     Args:
         q: The queries. The number of groups divides that of heads; head h reads with group

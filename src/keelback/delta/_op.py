@@ -30,12 +30,17 @@ BACKENDS: Any = {"cpu": cpu, "cuda": chunked}
 NAMES = ("reference", "cpu", "chunked")
 
 
-def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """Of output and last states."""
+def _shapes(*arguments: Any) -> tuple[Tensor, ...]:
+    """Of output and last states, and of what is kept."""
     operands: Operands[Tensor] = Operands(*arguments[: len(Operands._fields)])
     v, k = operands.v, operands.k
     *rows, _, heads, value = v.shape
-    return v.new_empty(v.shape), v.new_empty((*rows, heads, k.shape[-1], value))
+    kept = cpu.kept_shapes(v.shape, k.shape[-1])
+    _, by_chunks, _, keep = arguments[-4:]
+    if not keep or v.is_cuda or not cpu.by_kernels(v.dtype, by_chunks):
+        kept = ((v.shape[0], 0),) * 2
+    outputs = v.shape, (*rows, heads, k.shape[-1], value)
+    return tuple(v.new_empty(shape) for shape in (*outputs, *kept))
 
 
 DELTA_RULE = Operator(
@@ -44,6 +49,7 @@ DELTA_RULE = Operator(
     others=OTHERS,
     options=OPTIONS,
     outputs=("y", "last_states"),
+    kept=("errors", "states"),
     backends=BACKENDS,
     fake=_shapes,
 )
@@ -83,8 +89,7 @@ def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Ten
     if eager and not needs_gradient(*operands):
         call = _step_by_kernels(signature_of(operands), normalise, scale)
         if call is not None:
-            y, states = call.forward(operands, False)
-            return y, states
+            return call.forward(operands)
     require_step(operands)
     dtype = computing_dtype_of(operands, (*Operands._fields[:5], "states"))
     *floating, _ = operands

@@ -1,10 +1,7 @@
 """A stand-in for the package mamba_ssm: the functions of its selective scan, run by keelback."""
 
-import importlib
 import sys
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,6 +10,7 @@ from torch import Tensor
 
 from keelback.conv import causal_conv1d
 from keelback.integrations._replacement import Replacement
+from keelback.integrations._stand_in import Contents, replace_in_package, stand_in
 from keelback.scan import mamba_inner, selective_state_update
 from keelback.scan import selective_scan_fn as real_selective_scan_fn
 
@@ -36,7 +34,7 @@ def provide_mamba_ssm() -> Replacement:
         "mamba_inner_ref": mamba_inner_fn,
     }
     package = {name: interface[name] for name in ("selective_scan_fn", "mamba_inner_fn")}
-    contents: dict[str, dict[str, Any]] = {
+    contents: Contents = {
         "mamba_ssm": package,
         "mamba_ssm.ops": {},
         _INTERFACE: interface,
@@ -44,35 +42,7 @@ def provide_mamba_ssm() -> Replacement:
         _STATE_UPDATE: {"selective_state_update": selective_state_update},
     }
     installed = "mamba_ssm" in sys.modules or find_spec("mamba_ssm") is not None
-    return _replace_in_package(contents) if installed else _stand_in(contents)
-
-
-def _replace_in_package(contents: dict[str, dict[str, Any]]) -> Replacement:
-    replacement = Replacement()
-    for name, functions in contents.items():
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        for function, ours in functions.items():
-            if hasattr(module, function):
-                replacement.attribute(module, function, ours)
-    return replacement
-
-
-def _stand_in(contents: dict[str, dict[str, Any]]) -> Replacement:
-    replacement = Replacement()
-    for name, functions in contents.items():
-        module = ModuleType(name, "Stands in for it; see keelback.integrations.")
-        module.__path__ = []
-        module.__spec__ = ModuleSpec(name, None, is_package=True)
-        for function, ours in functions.items():
-            setattr(module, function, ours)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
-        replacement.module(name, module)
-    return replacement
+    return replace_in_package(contents) if installed else stand_in(contents)
 
 
 def selective_scan_fn(

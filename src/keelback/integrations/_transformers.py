@@ -1,6 +1,7 @@
 """keelback's scan in the Mamba-family models of Hugging Face transformers."""
 
 import importlib
+import inspect
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import ModuleType
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from keelback.errors import InputError
 from keelback.integrations._convolution import causal_convolution, convolution_update
+from keelback.integrations._delta import BY_CHANNEL, BY_HEAD, delta_rules
 from keelback.integrations._mamba2 import scan_by_heads
 from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
@@ -20,6 +22,11 @@ from keelback.scan import selective_scan, selective_scan_fn, selective_state_upd
 FAMILIES = ("mamba", "falcon_mamba", "jamba", "zamba")
 #: Those whose layers scan by heads, as Mamba-2 does.
 FAMILIES_BY_HEADS = ("mamba2", "bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2")
+#: Those with gated delta rules, and with Kimi's delta attention, which decays channels.
+FAMILIES_OF_DELTA_RULES = (
+    *("qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "olmo_hybrid", "lara_mini"),
+)
+FAMILIES_OF_KIMI_DELTA = ("kimi_linear", "bailing_hybrid", "glm5_next")
 _SCAN = "mamba_selective_scan"
 _SCAN_BY_HEADS = "mamba2_chunk_scan"
 _STEP = "mamba_selective_state_update"
@@ -32,17 +39,23 @@ _OTHERS: dict[str, Callable[..., Any]] = {
 
 
 def use_in_transformers() -> Replacement:
-    """Let the Mamba and Mamba-2 layers of transformers' models convolve and scan with keelback.
+    """Let the recurrent layers of transformers' models convolve and scan with keelback.
 
-    These are in Mamba, FalconMamba, Jamba and Zamba, and in Mamba-2, Bamba, FalconH1,
-    GraniteMoeHybrid, NemotronH and Zamba-2. Neither mamba-ssm nor causal-conv1d needs to be
-    installed. The functions are replaced in transformers' modules, so that models made before the
-    call use keelback's as well as those made after it, on CPU and GPU, in training and
-    generation (the single steps of Mamba-2 stay as they are: there is no loop in them), until the
-    result is undone. Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the
-    `position_ids` of `DataCollatorWithFlattening`) are kept apart. A call under gradient
-    checkpointing without `use_reentrant` is run again as it ran at first, also after the result was
-    undone:
+    These are the Mamba layers of Mamba, FalconMamba, Jamba and Zamba, the Mamba-2 layers of
+    Mamba-2, Bamba, FalconH1, GraniteMoeHybrid, NemotronH and Zamba-2, the gated delta rules of
+    Qwen3-Next, Qwen3.5 (dense, with experts, and with vision), Qwen4 (experimental), OLMo hybrid
+    and LaraMini, and the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next. `names` of
+    the result has what was replaced: a family that the installed transformers does not have, or
+    builds otherwise, is not among them. Neither mamba-ssm nor causal-conv1d nor
+    flash-linear-attention needs to be installed.
+
+    The functions are replaced in transformers' modules, so that models made before the call use
+    keelback's as well as those made after it, on CPU and GPU, in training and generation, until the
+    result is undone. Two things stay as they are: the single steps of Mamba-2, in which there is no
+    loop, and on a GPU with flash-linear-attention the delta rules, which its kernels compute.
+    Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the `position_ids` of
+    `DataCollatorWithFlattening`) are kept apart. A call under gradient checkpointing without
+    `use_reentrant` is run again as it ran at first, also after the result was undone:
 
         with keelback.integrations.use_in_transformers():
             model.generate(...)
@@ -58,6 +71,12 @@ def use_in_transformers() -> Replacement:
         _replace(replacement, family, {_SCAN: _selective_scan, _STEP: _state_update})
     for family in FAMILIES_BY_HEADS:
         _replace(replacement, family, {_SCAN_BY_HEADS: scan_by_heads})
+    for families, names in (
+        (FAMILIES_OF_DELTA_RULES, BY_HEAD),
+        (FAMILIES_OF_KIMI_DELTA, BY_CHANNEL),
+    ):
+        for family in families:
+            _replace_delta_rules(replacement, family, names)
     if not replacement.names:
         version = importlib.import_module("transformers").__version__
         raise InputError(
@@ -69,16 +88,44 @@ def use_in_transformers() -> Replacement:
 
 def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..., Any]]) -> None:
     """Replace the scans of a family and, where all of them are there, its convolution."""
-    try:
-        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-    except ImportError:
+    module = _module_of(family)
+    if module is None or not all(hasattr(module, name) for name in scans):
         return
-    if all(hasattr(module, name) for name in scans):
-        for name, function in {**scans, **_OTHERS}.items():
-            if hasattr(module, name):
-                replacement.function(module, name, function)
-        for model in _models_of(module):
-            replacement.attribute(model, "forward", telling_of_packing(model.forward))
+    for name, function in {**scans, **_OTHERS}.items():
+        if hasattr(module, name):
+            replacement.function(module, name, function)
+    for model in _models_of(module):
+        replacement.attribute(model, "forward", telling_of_packing(model.forward))
+
+
+def _replace_delta_rules(replacement: Replacement, family: str, names: tuple[str, ...]) -> None:
+    """Replace the delta rules of a family, if its layers look them up when they are called."""
+    module = _module_of(family)
+    if module is None or not _looked_up(module, names):
+        return
+    theirs = {name: getattr(module, name) for name in names}
+    _replace(replacement, family, delta_rules(theirs))
+
+
+def _module_of(family: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    except ImportError:
+        return None
+
+
+def _looked_up(module: ModuleType, names: tuple[str, ...]) -> bool:
+    """Whether a layer calls the functions of its module by their names.
+
+    Layers of older releases keep a function from the time they are made.
+    """
+    layers = [one for one in vars(module).values() if isinstance(one, type)]
+    forwards = [inspect.unwrap(one.forward) for one in layers if hasattr(one, "forward")]
+    return any(
+        set(names) <= set(forward.__code__.co_names)
+        for forward in forwards
+        if hasattr(forward, "__code__")
+    )
 
 
 def _models_of(module: ModuleType) -> list[Any]:

@@ -15,6 +15,8 @@ from keelback.delta.chunked.forward import run_forward
 
 _AXES = 4  # of v without replicas
 Tensors = Sequence[Tensor | None]
+#: The errors of all steps and the states before all segments.
+Kept = tuple[Tensor | None, Tensor | None]
 
 
 class ChunkedDelta:
@@ -22,9 +24,6 @@ class ChunkedDelta:
 
     Nothing is shared between the rows of a batch, so that replicas are more of them.
     """
-
-    #: Of operands without replicas.
-    run = staticmethod(run_forward)
 
     def __init__(self, given: Operands[Layout], options: Options) -> None:
         self._options, self._device = options, given.v.device
@@ -45,19 +44,33 @@ class ChunkedDelta:
             for x in tensors
         )
 
-    def forward(self, operands: Tensors, keep: bool) -> tuple[Tensor, Tensor]:
-        """Output and last states; the backward pass computes again what it wants."""
+    def forward(self, operands: Tensors, keep: bool) -> tuple[Any, ...]:
+        """Output and last states, and what the backward pass wants kept."""
         given: Operands[Tensor] = Operands(*self._joined(operands))
         sizes = DeltaSizes.of(given)
+        kept = self._kept(given, sizes) if keep else (None, None)
         if sizes.empty:
             last = given.v.new_zeros(sizes.batch, sizes.heads, sizes.key, sizes.value)
             start = given.initial_states
-            found = [torch.zeros_like(given.v), last if start is None else start.clone()]
+            outputs = torch.zeros_like(given.v), last if start is None else start.clone()
         else:
             with without_autocast(self._device):
-                found = list(self.run(given, self._options))
-        y, states = self._split(found)
-        return y, states
+                outputs = self._run(given, kept)
+        return self._split([*outputs, *kept])
+
+    def _kept(self, given: Operands[Tensor], sizes: DeltaSizes) -> Kept:
+        """Room for what the backward pass wants: here nothing, since it computes it again."""
+        return None, None
+
+    def _run(self, given: Operands[Tensor], kept: Kept) -> tuple[Tensor, Tensor]:
+        """Output and last states of a delta rule that is not empty; fills what is to be kept."""
+        return run_forward(given, self._options)
+
+    def _gradients(
+        self, given: Operands[Tensor], kept: Kept, dy: Tensor | None, dlast: Tensor | None
+    ) -> Operands[Tensor]:
+        """Of the operands of a delta rule that is not empty."""
+        return run_backward(given, dy, dlast, self._options)
 
     def backward(
         self, gradients: Tensors, kept: Tensors, operands: Tensors
@@ -71,7 +84,8 @@ class ChunkedDelta:
                 found[-1] = dlast.clone()
             return self._split(found)
         with without_autocast(self._device):
-            computed = run_backward(given, dy, dlast, self._options)
+            errors, states = self._joined(kept)
+            computed = self._gradients(given, (errors, states), dy, dlast)
         return self._split(
             [
                 None if x is None or gradient is None else gradient.contiguous()

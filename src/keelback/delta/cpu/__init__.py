@@ -1,11 +1,12 @@
-"""The CPU backend of the delta rule: outputs in float32 by compiled kernels.
+"""The CPU backend of the delta rule: float32 by compiled kernels.
 
-Gradients, and float64, are computed by chunks of PyTorch's products.
+float64 is computed by chunks of PyTorch's products.
 """
 
-from keelback.delta.cpu.launch import CpuStep, prepare, prepare_step
+from keelback.delta.cpu.launch import CpuStep, by_kernels, prepare, prepare_step
+from keelback.delta.cpu.segments import kept_shapes
 
 #: Half precision is widened before the kernels see it.
 WIDENS = False
 
-__all__ = ["WIDENS", "CpuStep", "prepare", "prepare_step"]
+__all__ = ["WIDENS", "CpuStep", "by_kernels", "kept_shapes", "prepare", "prepare_step"]

@@ -12,7 +12,8 @@ from keelback.delta.cpu.rows import (
     add_scaled,
     clear,
     decay_state,
-    entering_and_leaving,
+    entering,
+    leaving,
     load_decays,
     load_row,
     load_rows,
@@ -23,6 +24,7 @@ from keelback.delta.cpu.rows import (
     store_row,
     subtract_rows,
 )
+from keelback.delta.cpu.segments import SEGMENT
 
 
 @kernel
@@ -65,10 +67,15 @@ def _one_step(scratch, state, decays, q, k, key, beta, values, error, output, pi
 def run_units(
     scratch, addresses, strides, sizes, by_channel, normalise, scale, start, stop
 ):  # fmt: skip
-    """Outputs and last states of the units from `start` to `stop`."""
-    q_at, k_at, v_at, decay_at, beta_at, initial_at, reset_at, y_at, last_at = addresses
+    """Outputs and last states of the units from `start` to `stop`.
+
+    Where they have an address, the errors of all steps and the states before all segments too.
+    """
+    q_at, k_at, v_at, decay_at, beta_at, initial_at, reset_at, y_at, last_at = addresses[:9]
+    errors_at, states_at = addresses[9:]
     q_strides, k_strides, v_strides, decay_strides, beta_strides = strides
     length, heads, per_group, key, value, kp, vp = sizes
+    segments = (length + SEGMENT - 1) // SEGMENT
     size = scratch.itemsize
     state = 0
     qk = state + kp * vp
@@ -94,6 +101,9 @@ def run_units(
         while t < length:
             end = chunk_end(reset, t, length)
             steps = end - t
+            if states_at != 0 and t % SEGMENT == 0:
+                place = ((row * segments + t // SEGMENT) * heads + head) * key * value * size
+                store_state(scratch, state, vp, states_at + place, key, value)
             if starts_anew(reset, t):
                 clear(scratch, state, kp * vp)
             rows = LANES if steps > 1 else 1
@@ -123,7 +133,8 @@ def run_units(
             else:
                 here = decay_row + t * decay_strides[1]
                 load_decays(scratch, here, decay_strides[1], steps, key, by_channel, decays, kp)
-                entering_and_leaving(scratch, decays, kp, qk, entered, left, across)
+                entering(scratch, decays, kp, qk, entered)
+                leaving(scratch, decays, kp, k_place, left, across)
                 if by_channel:
                     pairs_by_channel(scratch, qk, kp, steps, decays, transposed, scores)
                 else:
@@ -154,5 +165,7 @@ def run_units(
             for i in range(steps):
                 place = ((row * length + t + i) * heads + head) * value * size
                 store_row(scratch, outputs + i * vp, y_at + place, value)
+                if errors_at != 0:
+                    store_row(scratch, errors + i * vp, errors_at + place, value)
             t = end
         store_state(scratch, state, vp, last_at + unit * key * value * size, key, value)

@@ -28,7 +28,8 @@ from keelback.compiled.simd import (
 from keelback.compiled.tiles import product, transpose_block
 from keelback.delta.reference import NORM_EPSILON
 
-_EPSILON = NORM_EPSILON
+#: A constant to Numba.
+EPSILON = NORM_EPSILON
 
 
 @kernel
@@ -80,6 +81,14 @@ def dot(scratch, a, b, count):
 
 
 @kernel
+def scale_row(scratch, place, factor, count):
+    """A row times a factor."""
+    factors = splat(factor)
+    for c in range(place, place + count, LANES):
+        store(scratch, c, mul(factors, load(scratch, c)))
+
+
+@kernel
 def norm_rows(scratch, place, pitch, steps, normalise, scale):
     """Rows over their norms, if they are to be, times a scale."""
     for i in range(steps):
@@ -87,10 +96,8 @@ def norm_rows(scratch, place, pitch, steps, normalise, scale):
         inverse = scratch.dtype.type(1)
         if normalise:
             square = dot(scratch, row, row, pitch)
-            inverse = scratch.dtype.type(1 / math.sqrt(square + _EPSILON))
-        factor = splat(scratch.dtype.type(inverse * scale))
-        for c in range(0, pitch, LANES):
-            store(scratch, row + c, mul(load(scratch, row + c), factor))
+            inverse = scratch.dtype.type(1 / math.sqrt(square + EPSILON))
+        scale_row(scratch, row, scratch.dtype.type(inverse * scale), pitch)
 
 
 @kernel
@@ -115,23 +122,27 @@ def load_scalar(scratch, address):
 
 
 @kernel
-def entering_and_leaving(scratch, decays, pitch, qk, entered, left, across):
-    """Queries and keys as the state before the chunk meets them, keys as that after it does, and
-    the decays of the whole chunk."""
-    one = splat(scratch.dtype.type(1))
+def entering(scratch, decays, pitch, qk, entered):
+    """Queries and keys as the state before the chunk meets them."""
     for c in range(0, pitch, LANES):
-        product_ = one
+        decay = splat(scratch.dtype.type(1))
         for i in range(LANES):
-            product_ = mul(product_, load(scratch, decays + i * pitch + c))
+            decay = mul(decay, load(scratch, decays + i * pitch + c))
             for part in range(2):
                 row = (part * LANES + i) * pitch + c
-                store(scratch, entered + row, mul(product_, load(scratch, qk + row)))
-        store(scratch, across + c, product_)
-        product_ = one
+                store(scratch, entered + row, mul(decay, load(scratch, qk + row)))
+
+
+@kernel
+def leaving(scratch, decays, pitch, keys, left, across):
+    """Keys as the state after the chunk meets them, and the decays of the whole chunk."""
+    for c in range(0, pitch, LANES):
+        decay = splat(scratch.dtype.type(1))
         for i in range(LANES - 1, -1, -1):
             row = i * pitch + c
-            store(scratch, left + row, mul(product_, load(scratch, qk + LANES * pitch + row)))
-            product_ = mul(product_, load(scratch, decays + row))
+            store(scratch, left + row, mul(decay, load(scratch, keys + row)))
+            decay = mul(decay, load(scratch, decays + row))
+        store(scratch, across + c, decay)
 
 
 @kernel
@@ -200,9 +211,7 @@ def add_scaled(scratch, target, source, factor, count):
 def decay_state(scratch, state, across, key, pitch):
     """Each row of a state times its channel's decay."""
     for d in range(key):
-        factor = splat(scratch[across + d])
-        for c in range(state + d * pitch, state + (d + 1) * pitch, LANES):
-            store(scratch, c, mul(factor, load(scratch, c)))
+        scale_row(scratch, state + d * pitch, scratch[across + d], pitch)
 
 
 @kernel

@@ -1,0 +1,71 @@
+"""`keelback bench delta`: delta rules."""
+
+from typing import Annotated
+
+import typer
+
+from keelback.cli.app import print_measured
+from keelback.cli.bench import bench
+from keelback.cli.options import Device, Json, Repeats
+from keelback.cli.progress import work_progress
+from keelback.device import chosen_device
+
+
+@bench.command()
+def delta(
+    device: Device = "cpu",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shape of the inputs, batch,length,heads,key,value,groups; may be repeated; by "
+            "default a set of shapes for the device; e.g. 1,1024,8,64,64,8."
+        ),
+    ] = None,
+    decay: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What has a log decay of its own: head (the gated delta rule) or channel (Kimi "
+            "delta attention); may be repeated; by default both; e.g. channel."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the inputs: float32, bfloat16 or float16; by default float32 on a CPU "
+            "and bfloat16 on a GPU; e.g. bfloat16."
+        ),
+    ] = None,
+    repeats: Repeats = 7,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Peer that must be installed: transformers, or on a GPU also fla; may be "
+            "repeated; by default none is needed; e.g. transformers."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare delta rules, and one step of them, with transformers and flash-linear-attention."""
+    from keelback.benchmarks.delta_peers import DECAYS, DeltaShape
+    from keelback.benchmarks.delta_speed import DTYPES, SHAPES, compare
+    from keelback.benchmarks.ssd_speed import versions
+
+    chosen_device(device)
+    shapes = [DeltaShape.parse(text) for text in shape or []] or SHAPES[device]
+    with work_progress("bench delta"):
+        result = compare(
+            shapes, decay or DECAYS, device, dtype or DTYPES[device], repeats, peer or []
+        )
+    if json:
+        print_measured({"versions": versions(), **result})
+        return
+    for row in result["rows"]:
+        sizes = ("batch", "length", "heads", "key", "value", "groups", "decay", "pass")
+        print(", ".join(str(row[name]) for name in sizes))
+        for measure in ("gpu_ms", "call_ms", "peak_bytes"):
+            values = row.get(measure, {})
+            if values:
+                print(f"  {measure}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        if "errors" in row:
+            errors = ", ".join(f"{name} {of['y']:.2g}" for name, of in row["errors"].items())
+            print(f"  error of y: {errors}")
