@@ -163,7 +163,9 @@ def as_of_today(command: str) -> str:
     command = command.replace("python benchmarks/", "python tools/")
     command = command.replace("benchmarks/results/", "results/benchmarks/")
     return re.sub(
-        r"(?<!\S)results/(?!benchmarks/|experiments/|proofs/|versions/)", "results/experiments/", command
+        r"(?<!\S)results/(?!benchmarks/|experiments/|proofs/|versions/)",
+        "results/experiments/",
+        command,
     )
 
 
