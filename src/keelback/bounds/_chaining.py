@@ -24,6 +24,11 @@ class CoveredClass:
     Attributes:
         log_bound: logarithm of a bound on the functions, -inf if there is only the zero function.
         blocks: its parameters, each reach in units of the bound.
+
+    Examples:
+        >>> parameters = CoveredClass(log_bound=0.0, blocks=[Ball(coordinates=8, log_reach=0.0)])
+        >>> parameters.log_rademacher(m=10_000) < 0  # less than the bound on the functions
+        True
     """
 
     log_bound: Real
@@ -69,12 +74,23 @@ def nested_chaining(log_count: LogCount, m: int) -> float:
         A bound in (0, 1], relative to the bound on the functions.
 
     Source: Massart's lemma (Shalev-Shwartz and Ben-David, Lemma 26.8); Dudley, 1967.
+
+    Examples:
+        >>> count = lambda log_e: volume_log_count(-log_e, coordinates=3)
+        >>> nested_chaining(count, m=100_000) < nested_chaining(count, m=1000) < 1
+        True
     """
     return best_chain(log_count, m)[0]
 
 
 def best_chain(log_count: LogCount, m: int) -> tuple[float, list[float]]:
-    """The value of `nested_chaining`, and the log radii that attain it, coarsest first."""
+    """The value of `nested_chaining`, and the log radii that attain it, coarsest first.
+
+    Examples:
+        >>> value, log_radii = best_chain(lambda log_e: volume_log_count(-log_e, 3), m=10_000)
+        >>> value < 1, log_radii == sorted(log_radii, reverse=True)
+        (True, True)
+    """
     log_radii = chaining_radii()
     radii = np.exp(log_radii)
     deviations = np.sqrt(2 * np.maximum(log_count(log_radii), 0.0) / m)
@@ -104,6 +120,11 @@ def dudley_integral(log_count: LogCount, m: int) -> float:
 
     Source: Srebro, Sridharan and Tewari, NeurIPS 2010, Lemma A.3; Bartlett, Foster and
     Telgarsky, NeurIPS 2017, Lemma A.5.
+
+    Examples:
+        >>> count = lambda log_e: volume_log_count(-log_e, coordinates=3)
+        >>> nested_chaining(count, m=10_000) < dudley_integral(count, m=10_000) < 1
+        True
     """
     log_radii = chaining_radii()
     radii = np.exp(log_radii)
@@ -123,6 +144,11 @@ def log_dudley_of_capacity(log_capacity: Real, log_bound: Real, m: Real) -> Real
         log_capacity: log C.
         log_bound: log b.
         m: number of samples.
+
+    Examples:
+        >>> import math
+        >>> round(math.exp(log_dudley_of_capacity(log_capacity=0.0, log_bound=0.0, m=10_000)), 3)
+        0.541
     """
     log_scale = log_capacity - log(m) / 2
     headroom = maximum(0 * log_scale, log_bound - log_of(3, log_scale) - log_scale)

@@ -122,6 +122,11 @@ class Ball:
         log_reach: log(L R), R the radius in the norm in which L is the Lipschitz constant.
         log_absolute_reach: log(L M), M the l1 radius, or None where no l1 radius is known.
         copies: number of such balls covered independently in the maximum over them.
+
+    Examples:
+        >>> block = Ball(coordinates=8, log_reach=0.0)
+        >>> [round(float(count), 2) for count in class_log_count([block], np.log([1.0, 0.1]))]
+        [8.79, 24.36]
     """
 
     coordinates: int
@@ -384,6 +389,11 @@ def log_maurey_capacity(log_reaches: Sequence[Real], coordinates: Sequence[int])
         InputError: the two differ in length, or there is no block.
 
     Source: arXiv 2502.01473, Theorem 3.3.
+
+    Examples:
+        >>> import math
+        >>> round(math.exp(log_maurey_capacity([0.0], [3])), 4) == round(math.sqrt(math.log(7)), 4)
+        True
     """
     if len(log_reaches) != len(coordinates) or not log_reaches:
         raise InputError("log_reaches and coordinates must be equally long and not empty")

@@ -30,6 +30,13 @@ class Enclosure:
         constants: the class of the grid.
         margin: the margin of the grid at or below the given one, or None.
         log_weight: logarithm of the class's weight; all weights of the grid sum to 1 at most.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> found = ClassGrid().enclose(c, margin=1.5)
+        >>> found.margin, found.share(0.05) < 0.05  # 1.25 is the last level below 1.5
+        (1.25, True)
     """
 
     constants: ClassConstants
@@ -71,6 +78,13 @@ class ClassGrid:
 
     Source: docs/studies/bounds.md, Theorem 7; the union bound over classes of arXiv
     2502.01473's constants.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> held = ClassGrid(ratio=1.25).enclose(c).constants
+        >>> held.B_A, held.s_A >= c.s_A  # 1.25^4 is the first level above 2
+        (2.44140625, True)
     """
 
     ratio: float = 1.25

@@ -75,6 +75,14 @@ class MambaBlockConstants(MambaBlockFormulas):
         InputError: a constant is negative, not finite or, where it is a count, below 1.
 
     Source: docs/studies/bounds.md, Corollary 9; Gu and Dao 2023 (arXiv 2312.00752), Figure 3.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> block = MambaBlockConstants(c, B_x=1, d_model=4, B_in=1, B_g=1, B_conv=1, d_conv=4,
+        ...     B_bias=0, B_D=1)
+        >>> block.selective.d, block.d_model
+        (8, 4)
     """
 
     selective: ClassConstants
@@ -113,6 +121,15 @@ def log_mamba_output_bound(constants: MambaBlockFormulas) -> Real:
     channel, so the largest channel counts and not the norm of y, which is up to sqrt(d) larger.
 
     Source: docs/studies/bounds.md, Corollary 9.
+
+    Examples:
+        >>> import math
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> block = MambaBlockConstants(c, B_x=1, d_model=4, B_in=1, B_g=1, B_conv=1, d_conv=4,
+        ...     B_bias=0, B_D=1)
+        >>> round(math.exp(log_mamba_output_bound(block)), 2)
+        11.49
     """
     c = constants
     gate = log(c.selective.B_w) + log(c.B_g) + log(c.B_x)
@@ -131,6 +148,14 @@ def mamba_log_rademacher(constants: MambaBlockConstants, *, vocab_size: int = 0)
         InputError: `vocab_size` is negative.
 
     Source: docs/studies/bounds.md, Corollary 9.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> block = MambaBlockConstants(c, B_x=1, d_model=4, B_in=1, B_g=1, B_conv=1, d_conv=4,
+        ...     B_bias=0, B_D=1)
+        >>> mamba_log_rademacher(block) < mamba_log_rademacher(block, vocab_size=10)
+        True
     """
     found = mamba_class(constants, vocab_size=vocab_size)
     return found.log_rademacher(constants.selective.m)
@@ -154,6 +179,14 @@ def mamba_blocks(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> list[
 
     Raises:
         InputError: `vocab_size` is negative.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> block = MambaBlockConstants(c, B_x=1, d_model=4, B_in=1, B_g=1, B_conv=1, d_conv=4,
+        ...     B_bias=0, B_D=1)
+        >>> len(mamba_blocks(block)), len(mamba_blocks(block, vocab_size=10))
+        (11, 12)
     """
     if vocab_size < 0:
         raise InputError(f"vocab_size = {vocab_size} must not be negative")

@@ -60,6 +60,10 @@ def freedman_excess(confidence: Real, tokens: Real, width: Real, rate: Real, squ
 
     Source: Fan, Grama and Liu, EJP 2015, Lemma 4.1; Freedman, Annals of Probability 1975, for the
     form; Finzi et al., arXiv 2504.15208, for its use; docs/studies/bounds.md, Theorem 12.
+
+    Examples:
+        >>> round(freedman_excess(3.0, tokens=1000, width=1, rate=0.1, squares=250), 4)
+        0.0434
     """
     psi = -log1p(-rate) - rate
     return width * (psi * squares / width**2 + confidence) / (rate * tokens)
@@ -88,6 +92,12 @@ def betting_mean(
         log_wealth: the sum above.
 
     Source: Waudby-Smith and Ramdas, JRSS B 2024, for betting; docs/studies/bounds.md, Theorem 12.
+
+    Examples:
+        >>> mean = betting_mean(
+        ...     3.0, tokens=1000, width=1, rate=0.1, mean_forecast=0.5, log_wealth=0.0)
+        >>> round(mean, 3)  # 0.5 + 3 / (0.1 * 1000)
+        0.53
     """
     return mean_forecast + width * (confidence - log_wealth) / (rate * tokens)
 

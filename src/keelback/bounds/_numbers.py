@@ -140,7 +140,13 @@ def lower_end(x: Real) -> float:
 
 
 def has_flint() -> bool:
-    """Whether python-flint is installed."""
+    """Whether python-flint is installed.
+
+    Examples:
+        >>> from importlib.util import find_spec
+        >>> has_flint() == (find_spec("flint") is not None)
+        True
+    """
     return not missing_of("certify")
 
 

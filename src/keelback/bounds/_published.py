@@ -22,6 +22,12 @@ class PublishedTerms:
         log_s2: log of S_2 = sum_{k < T} k rho^k.
         log_bound: log of the output bound B_w B_B B_C B_u^3 D S_1.
         log_capacity: log of C, where log N(F, e) <= C^2 / e^2.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> round(float(np.exp(published_terms(c).log_s1)), 1)  # S_1 = (1 - rho^T) / (1 - rho)
+        50.2
     """
 
     log_rho: Real

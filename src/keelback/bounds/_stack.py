@@ -27,6 +27,12 @@ def stack_layers(layers: Sequence[Layer]) -> list[Layer]:
         InputError: no layer, layers that differ in T, m or d, or token norms beyond the range.
 
     Source: docs/studies/bounds.md, Corollary 8.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> [round(layer.B_u, 3) for layer in stack_layers([c, c])]
+        [1.0, 10.495]
     """
     if not layers:
         raise InputError("a stack needs at least one layer")

@@ -18,6 +18,12 @@ class StepSums:
             change of A moves.
         log_relative: log of (S2 + max(s_A, 0) S3) / S1: what a relative change of the steps
             moves through the exponents.
+
+    Examples:
+        >>> import math
+        >>> sums = StepSums.of(s_A=-1.0, log_D=0.0, T=2)  # S1 = 1 + 1 / e
+        >>> round(math.exp(sums.log_output), 4)
+        1.3679
     """
 
     log_output: Real

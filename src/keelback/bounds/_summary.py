@@ -34,6 +34,12 @@ class BoundSummary:
         log_risk: log of risk minus empirical ramp risk by route: published, sharpened, covering.
         rounding: `outward` where no upper bound is below the exact number and no lower bound above
             it, `none` where numbers are right to about ten digits.
+
+    Examples:
+        >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
+        ...     B_w=1, M_w=2, p_lo=-1, p_hi=0, T=1000, m=20_000, d=8, N=4)
+        >>> sorted(summarise(c, delta=0.05).log_risk)
+        ['covering', 'published', 'sharpened']
     """
 
     margin: float
