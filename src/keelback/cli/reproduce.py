@@ -85,8 +85,8 @@ def reproduce(
 ) -> None:
     """Run an experiment, or what of it the directory still lacks, and write its report.
 
-    `all` runs every experiment on every task whose data can be had, into one directory. Where
-    nothing can be drawn, `--no-report` trains; `keelback report` then draws it elsewhere.
+    `all` runs every experiment on every task whose data are available, into one directory. On a
+    machine without Matplotlib `--no-report` only trains; `keelback report` draws on another one.
     """
     from keelback.cli.progress import sweep_progress
     from keelback.data import task_name
