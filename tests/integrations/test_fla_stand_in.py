@@ -196,6 +196,16 @@ def test_what_cannot_be_honoured_is_named(options: dict[str, Any], message: str)
         function("fla.ops.kda", "chunk_kda")(**operands("fla.ops.kda"), **options)
 
 
+@pytest.mark.parametrize("bounds", [[0, 3], [1, 40], [0, 30, 20, 40], [0, 50]])
+@pytest.mark.parametrize("wants_states", [False, True])
+def test_bounds_that_do_not_fit_are_refused(bounds: list[int], wants_states: bool) -> None:
+    given = operands("fla.ops.kda", batch=1)
+    with pytest.raises(InputError, match="cu_seqlens should rise from 0 to the length 40"):
+        function("fla.ops.kda", "chunk_kda")(
+            **given, output_final_state=wants_states, cu_seqlens=torch.tensor(bounds)
+        )
+
+
 def test_states_of_another_number_of_sequences_are_refused() -> None:
     given = operands("fla.ops.kda", batch=1)
     with pytest.raises(InputError, match="initial_state is of 3 sequences; cu_seqlens has 2"):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.compiled.resets import reset_of
 from keelback.delta import delta_rule, delta_rule_step
 from keelback.errors import InputError
 from keelback.integrations._replacement import Replacement
@@ -277,6 +278,7 @@ def _packed(
 ) -> tuple[Tensor, Tensor]:
     """Sequences one behind the other, each with states of its own where there are some."""
     *sequences, states = given
+    reset_of(bounds, None, sequences[2])  # Refuses bounds that do not fit the sequences.
     if states is None and not wants_states:
         q, k, v, g, beta = sequences
         results = delta_rule(
