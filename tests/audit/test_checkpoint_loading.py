@@ -121,6 +121,19 @@ def test_settings_of_a_part(saved: Callable[[str], Path]) -> None:
         load_any_model(folder)
 
 
+def test_settings_of_a_tower_that_nothing_uses(saved: Callable[[str], Path]) -> None:
+    """Transformers' code does not use this one, which says how large images were in training."""
+    folder = saved("nemotron-h-omni")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["image_size"] = 512
+    (folder / "config.json").write_text(json.dumps(config))
+    assert list(load_any_model(folder).unused) == []
+    config["text_config"]["sliding_window"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r": text_config\.sliding_window\. If"):
+        load_any_model(folder)
+
+
 def test_settings_of_published_checkpoints(saved: Callable[[str], Path]) -> None:
     """As conversion scripts left them in configurations of Mamba on the Hub."""
     folder = saved("mamba")

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,14 @@ def test_a_configuration_that_is_no_object_is_refused(tmp_path: Path, fields: st
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", {"keelback": fields})
     with pytest.raises(InputError, match="is not a JSON object"):
         load_model(tmp_path)
+
+
+def test_a_checkpoint_whose_pickle_ends_early_is_named(tmp_path: Path) -> None:
+    """PyTorch's reader then takes from an empty list; every such error names the file."""
+    torch.save({"A": torch.ones(2)}, tmp_path / "whole.pth")
+    damaged = tmp_path / "damaged.pth"
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(damaged, "w") as copy:
+        for name in whole.namelist():
+            copy.writestr(name, b"\x80\x02." if name.endswith("data.pkl") else whole.read(name))
+    with pytest.raises(InputError, match=r"damaged\.pth cannot be read"):
+        load_model(damaged)

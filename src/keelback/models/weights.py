@@ -195,7 +195,15 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
                 "save the model's state_dict() instead"
             ) from None
         raise InputError(f"{path} is not a PyTorch state dict, or could run code") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a PyTorch state dict: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -43,7 +43,7 @@ def pickled_tensors(file: Path) -> dict[str, PickledTensor]:
             f"{file} holds pickled objects other than tensors, which could run code; "
             "save it as safetensors instead"
         ) from None
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is damaged or cut off ({str(error)[:160]})") from None
     if not isinstance(state, Mapping):
         raise InputError(f"{file} holds a {type(state).__name__}, not a state dict")

@@ -78,8 +78,11 @@ def unused_settings(given: Mapping[str, Any], config: Any, model: Any) -> list[s
     return sorted(_unused(given, config, settings_read(code) if code else None))
 
 
-def _unused(given: Mapping[str, Any], config: Any, read: frozenset[str] | None) -> Iterator[str]:
-    known, idle = _known(config), frozenset() if read is None else _idle_fields(config, read)
+def _unused(
+    given: Mapping[str, Any], config: Any, read: frozenset[str] | None, part: str = ""
+) -> Iterator[str]:
+    idle = frozenset() if read is None else _idle_fields(config, read, part)
+    known = _known(config)
     for name, value in given.items():
         inner = getattr(config, name, None)
         if (
@@ -87,7 +90,7 @@ def _unused(given: Mapping[str, Any], config: Any, read: frozenset[str] | None) 
             and hasattr(inner, "to_dict")
             and hasattr(inner, "model_type")
         ):
-            yield from (f"{name}.{below}" for below in _unused(value, inner, read))
+            yield from (f"{name}.{below}" for below in _unused(value, inner, read, name))
         elif not _is_used(name, value, config, known | (read or frozenset())) or name in idle:
             yield name
 
@@ -132,10 +135,14 @@ def _taken_up(cls: type) -> set[str]:
     return names
 
 
-def _idle_fields(config: Any, read: frozenset[str]) -> frozenset[str]:
-    """Fields that the class adds to every configuration's, that nothing reads, and that are set."""
+def _idle_fields(config: Any, read: frozenset[str], part: str) -> frozenset[str]:
+    """Fields that the class adds to every configuration's, that nothing reads, and that are set.
+
+    Args:
+        part: under which name the configuration stands in that of the whole model, if in any.
+    """
     cls, base = type(config), sys.modules["transformers"].PreTrainedConfig
-    if not (is_dataclass(cls) and is_dataclass(base)) or _is_of_another_kind_of_input(config):
+    if not (is_dataclass(cls) and is_dataclass(base)) or _is_of_another_kind_of_input(config, part):
         return frozenset()
     names = {own.name: own for own in fields(cls)}
     for own in fields(base):
@@ -152,9 +159,10 @@ def _idle_fields(config: Any, read: frozenset[str]) -> frozenset[str]:
     )
 
 
-def _is_of_another_kind_of_input(config: Any) -> bool:
+def _is_of_another_kind_of_input(config: Any, part: str) -> bool:
     """Whether it is of a tower for images or sound, which no audit is about."""
-    words = (str(getattr(config, name, "")) for name in ("model_type", "base_config_key"))
+    own = (str(getattr(config, name, "")) for name in ("model_type", "base_config_key"))
+    words = (*own, part)
     return any(kind in word for word in words for kind in ("vision", "audio", "speech"))
 
 
