@@ -1,31 +1,21 @@
 """Lightning attention and the RG-LRU: read as they compute, proved, edited where they can be."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from watched import Build, recurrences
 
 from keelback.audit import audit, find_layers, watching
 from keelback.audit._parameters import keep
 from keelback.benchmarks.families import LINEAR
 from keelback.benchmarks.family_support import row
 
-Build = Callable[[str], nn.Module]
-
 
 @pytest.fixture(params=sorted(LINEAR))
 def linear_model(request: pytest.FixtureRequest, tiny_model: Build) -> Any:
     return tiny_model(request.param)
-
-
-def recurrences(model: nn.Module, tokens: torch.Tensor, **options: Any) -> list[Any]:
-    seen: list[Any] = []
-    with torch.no_grad(), watching(find_layers(model), lambda _, __, r: seen.append(r)):
-        model(tokens, use_cache=False, **options)
-    return seen
 
 
 def test_they_are_proved(linear_model: Any, tokens: torch.Tensor) -> None:

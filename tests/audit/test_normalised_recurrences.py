@@ -1,43 +1,22 @@
 """RWKV-4 and the mLSTM: averages with weights that decay, read as they compute and proved."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from watched import Build, proofs, recurrences
 
 from keelback.audit import TrainingMonitor, audit, find_layers, watching
 from keelback.audit._parameters import keep
-from keelback.audit._replay import Replay
 from keelback.benchmarks.families import EVERY, NORMALISED
 from keelback.benchmarks.family_support import row
-
-Build = Callable[[str], nn.Module]
 
 
 @pytest.fixture(params=sorted(NORMALISED))
 def normalised_model(request: pytest.FixtureRequest, tiny_model: Build) -> Any:
     return tiny_model(request.param)
-
-
-def recurrences(model: nn.Module, tokens: torch.Tensor, **options: Any) -> list[Any]:
-    seen: list[Any] = []
-    with torch.no_grad(), watching(find_layers(model), lambda _, __, r: seen.append(r)):
-        model(tokens, **{"use_cache": False, **options})
-    return seen
-
-
-def proofs(layer: nn.Module, x: torch.Tensor) -> list[Replay]:
-    found: list[Replay] = []
-    with (
-        torch.no_grad(),
-        watching(find_layers(layer), lambda *_: None, lambda _, replay: found.append(replay)),
-    ):
-        layer(x)
-    return found
 
 
 def test_they_are_proved(normalised_model: Any, tokens: torch.Tensor) -> None:

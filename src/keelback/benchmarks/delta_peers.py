@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from keelback.benchmarks.scan_peers import Call, load_peers
+from keelback.benchmarks.scan_peers import Call, head_sizes, load_peers
 from keelback.delta import delta_rule, delta_rule_step
 from keelback.errors import InputError
 
@@ -33,16 +33,7 @@ class DeltaShape:
         Raises:
             InputError: It is not that.
         """
-        try:
-            sizes = [int(part) for part in text.split(",")]
-        except ValueError:
-            sizes = []
-        if len(sizes) != 6 or min(sizes) < 1 or sizes[2] % sizes[5]:
-            raise InputError(
-                f"shape is {text!r}; it should be batch,length,heads,key,value,groups, and the "
-                "groups should divide the heads"
-            )
-        return cls(*sizes)
+        return cls(*head_sizes(text, "batch,length,heads,key,value,groups"))
 
 
 class DeltaInputs(NamedTuple):

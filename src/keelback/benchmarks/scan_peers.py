@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_inputs import Inputs
-from keelback.errors import JobError
+from keelback.errors import InputError, JobError
 from keelback.scan import selective_scan
 
 T = TypeVar("T")
@@ -113,6 +113,23 @@ PEERS: dict[str, dict[str, Peer]] = {
     },
     "cuda": {"mamba_ssm": mamba_ssm},
 }
+
+
+def head_sizes(text: str, layout: str) -> list[int]:
+    """Six sizes from text of this layout, whose third are the heads and whose last their groups.
+
+    Raises:
+        InputError: It is not that.
+    """
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) != 6 or min(sizes) < 1 or sizes[2] % sizes[5]:
+        raise InputError(
+            f"shape is {text!r}; it should be {layout}, and the groups should divide the heads"
+        )
+    return sizes
 
 
 def load_peers(loaders: Mapping[str, Callable[[], T]], required: Sequence[str]) -> dict[str, T]:

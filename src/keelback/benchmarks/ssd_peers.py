@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keelback.benchmarks.scan_peers import Call, load_peers
+from keelback.benchmarks.scan_peers import Call, head_sizes, load_peers
 from keelback.errors import InputError
 from keelback.ssd import ssd
 
@@ -33,16 +33,7 @@ class SsdShape:
     @classmethod
     def parse(cls, text: str) -> "SsdShape":
         """From "batch,length,heads,head_dim,state,groups"."""
-        try:
-            sizes = [int(part) for part in text.split(",")]
-        except ValueError:
-            sizes = []
-        if len(sizes) != 6 or min(sizes) < 1 or sizes[2] % sizes[5]:
-            raise InputError(
-                f"shape is {text!r}; it should be batch,length,heads,head_dim,state,groups, and "
-                "the groups should divide the heads"
-            )
-        return cls(*sizes)
+        return cls(*head_sizes(text, "batch,length,heads,head_dim,state,groups"))
 
 
 @dataclass(frozen=True)

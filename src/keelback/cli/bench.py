@@ -1,5 +1,6 @@
 """`keelback bench`: speed and memory, side by side with peers."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,6 +14,17 @@ from keelback.errors import InputError
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+
+
+def print_times(row: Mapping[str, Any], sizes: Sequence[str]) -> None:
+    """One row of an operator beside its peers: its sizes, times, memory, and error of y."""
+    print(", ".join(str(row[name]) for name in (*sizes, "pass")))
+    for measure in ("gpu_ms", "call_ms", "peak_bytes"):
+        if values := row.get(measure):
+            print(f"  {measure}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+    if "errors" in row:
+        errors = ", ".join(f"{name} {of['y']:.2g}" for name, of in row["errors"].items())
+        print(f"  error of y: {errors}")
 
 
 @bench.command()

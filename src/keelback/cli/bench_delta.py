@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from keelback.cli.app import print_measured
-from keelback.cli.bench import bench
-from keelback.cli.options import Device, Json, Repeats
+from keelback.cli.bench import bench, print_times
+from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 
@@ -28,13 +28,7 @@ def delta(
             "delta attention); may be repeated; by default both; e.g. channel."
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Type of the inputs: float32, bfloat16 or float16; by default float32 on a CPU "
-            "and bfloat16 on a GPU; e.g. bfloat16."
-        ),
-    ] = None,
+    dtype: DTypeOfDevice = None,
     repeats: Repeats = 7,
     peer: Annotated[
         list[str] | None,
@@ -60,12 +54,4 @@ def delta(
         print_measured({"versions": versions(), **result})
         return
     for row in result["rows"]:
-        sizes = ("batch", "length", "heads", "key", "value", "groups", "decay", "pass")
-        print(", ".join(str(row[name]) for name in sizes))
-        for measure in ("gpu_ms", "call_ms", "peak_bytes"):
-            values = row.get(measure, {})
-            if values:
-                print(f"  {measure}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-        if "errors" in row:
-            errors = ", ".join(f"{name} {of['y']:.2g}" for name, of in row["errors"].items())
-            print(f"  error of y: {errors}")
+        print_times(row, ("batch", "length", "heads", "key", "value", "groups", "decay"))

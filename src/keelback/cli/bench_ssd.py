@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from keelback.cli.app import print_measured
-from keelback.cli.bench import bench
-from keelback.cli.options import Device, Json, Repeats
+from keelback.cli.bench import bench, print_times
+from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
 from keelback.device import chosen_device
 
 
@@ -20,13 +20,7 @@ def ssd(
             "by default a set of shapes for the device; e.g. 1,2048,24,64,128,1."
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Type of the inputs: float32, bfloat16 or float16; by default float32 on a CPU "
-            "and bfloat16 on a GPU; e.g. bfloat16."
-        ),
-    ] = None,
+    dtype: DTypeOfDevice = None,
     repeats: Repeats = 7,
     peer: Annotated[
         list[str] | None,
@@ -48,10 +42,4 @@ def ssd(
         print_measured({"versions": versions(), "rows": rows})
         return
     for row in rows:
-        sizes = ("batch", "length", "heads", "head_dim", "state", "groups")
-        print(", ".join(str(row[name]) for name in sizes) + f", {row['pass']}")
-        for measure in ("gpu_ms", "call_ms", "peak_bytes"):
-            values = row.get(measure, {})
-            if values:
-                print(f"  {measure}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-        print("  error of y: " + ", ".join(f"{k} {v['y']:.2g}" for k, v in row["errors"].items()))
+        print_times(row, ("batch", "length", "heads", "head_dim", "state", "groups"))

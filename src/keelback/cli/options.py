@@ -128,6 +128,14 @@ Device = Annotated[str, typer.Option("--device", help="Device to compute on, cpu
 DType = Annotated[
     str, typer.Option("--dtype", help="Type of the tensors: float32, float64, bfloat16 or float16.")
 ]
+DTypeOfDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Type of the inputs: float32, bfloat16 or float16; by default float32 on a CPU "
+        "and bfloat16 on a GPU; e.g. bfloat16.",
+    ),
+]
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="Number of timed runs of each; the median counts.")
 ]

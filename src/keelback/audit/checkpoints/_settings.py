@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
@@ -114,10 +115,8 @@ def _known(config: Any) -> frozenset[str]:
     names = {field.name for field in fields(cls)} if is_dataclass(cls) else set()
     names |= set(inspect.signature(cls.__init__).parameters)
     names |= set(getattr(cls, "attribute_map", {})) | set(_generation_settings())
-    try:
+    with suppress(Exception):  # a class that cannot be made without arguments tells nothing more
         names |= set(vars(cls()))
-    except Exception:  # a class that cannot be made without arguments tells nothing more
-        names |= set()
     names |= {name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), property)}
     return frozenset(names | _taken_up(cls) | _OF_ROTATION)
 

@@ -14,9 +14,11 @@ from keelback.dynamics import (
     PowerLaw,
     bayes_error,
     conditions,
+    fit_power_law,
     median_with_interval,
     share_with_interval,
 )
+from keelback.experiments.second_paper.gated_experiment import Measured
 from keelback.experiments.second_paper.gated_trials import GatedTrials, Goal, outcomes_of
 from keelback.outcome import Claim, Column, Figure, Line, Panel, Scalar, Table
 from keelback.sweeps.store import StoredRun
@@ -97,6 +99,15 @@ def exponent_claim(
     if miss <= TOLERANCE:
         return Claim(statement, f"holds within {miss:.0%}", evidence, holds=None)
     return Claim(statement, "does not hold", evidence, holds=False)
+
+
+def law_of(pairs: Sequence[Measured], goal: Goal = "target") -> PowerLaw | None:
+    """The law of the epochs in the gap; `None` where too few settings have a median."""
+    if not pairs:
+        return None
+    return fit_power_law(
+        [run.pattern.gap for run, _ in pairs], [outcomes_of(stored, goal) for _, stored in pairs]
+    )
 
 
 def law_numbers(law: PowerLaw | None, theory: float) -> dict[str, Any] | None:

@@ -17,7 +17,6 @@ from keelback.dynamics import (
     Locality,
     PowerLaw,
     best_two_mode_accuracy,
-    fit_power_law,
     median_with_interval,
 )
 from keelback.dynamics.descent import Source
@@ -36,6 +35,7 @@ from keelback.experiments.second_paper.gated_reading import (
     exponent_table,
     final,
     law_numbers,
+    law_of,
     shown,
     trial_row,
 )
@@ -251,10 +251,7 @@ def _row(run: GatedTrials, stored: StoredRun) -> dict[str, Any]:
 
 def _laws(grid: Sequence[Measured], goal: Goal) -> dict[str, PowerLaw | None]:
     return {
-        series: fit_power_law(
-            [run.pattern.gap for run, _ in grid if _series(run) == series],
-            [outcomes_of(stored, goal) for run, stored in grid if _series(run) == series],
-        )
+        series: law_of([pair for pair in grid if _series(pair[0]) == series], goal)
         for series in dict.fromkeys(_series(run) for run, _ in grid)
     }
 

@@ -19,7 +19,6 @@ from keelback.dynamics import (
     PowerLaw,
     TwoModes,
     active_share,
-    fit_power_law,
 )
 from keelback.dynamics.descent import ScheduleName, Symmetry
 from keelback.dynamics.descent.batch import initial_weights
@@ -32,6 +31,7 @@ from keelback.experiments.second_paper.gated_reading import (
     final,
     finite,
     law_numbers,
+    law_of,
     trial_row,
 )
 from keelback.experiments.second_paper.gated_trials import (
@@ -157,7 +157,7 @@ class LocalityLaws(Experiment[LawSettings]):
             if (pairs := measured(list(islice(ends, len(regime.near))), results, "ends"))
         ]
         rows = [_row(regime, *pair) for regime, pairs in found for pair in pairs]
-        laws = {regime.name: _law(regime, pairs) for regime, pairs in found}
+        laws = {regime.name: law_of(pairs, regime.goal[0]) for regime, pairs in found}
         claims = [claim for regime, pairs in found for claim in _claims(regime, pairs, rows, laws)]
         claims += [claim for pair in aligned for claim in _gate_claims(*pair)]
         label = settings.label
@@ -245,13 +245,6 @@ def _ratio(run: GatedTrials, stored: StoredRun) -> float | None:
         if expected is not None and np.isfinite(epochs):
             ratios.append(epochs / expected)
     return float(np.median(ratios)) if ratios else None
-
-
-def _law(regime: _Regime, pairs: Sequence[Measured]) -> PowerLaw | None:
-    goal = regime.goal[0]
-    return fit_power_law(
-        [run.pattern.gap for run, _ in pairs], [outcomes_of(stored, goal) for _, stored in pairs]
-    )
 
 
 def _claims(

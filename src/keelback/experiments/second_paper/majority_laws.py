@@ -11,10 +11,9 @@ from typing import ClassVar
 
 from pydantic import PositiveInt
 
-from keelback.dynamics import GaussianNoise, MajorityVoting, PowerLaw, fit_power_law
+from keelback.dynamics import GaussianNoise, MajorityVoting, PowerLaw
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.second_paper.gated_experiment import (
-    Measured,
     count_of_trainings,
     measured,
 )
@@ -24,9 +23,10 @@ from keelback.experiments.second_paper.gated_reading import (
     exponent_table,
     grid_table,
     law_numbers,
+    law_of,
     trial_row,
 )
-from keelback.experiments.second_paper.gated_trials import GatedTrials, outcomes_of
+from keelback.experiments.second_paper.gated_trials import GatedTrials
 from keelback.outcome import Claim, Outcome
 from keelback.sweeps.store import StoredRun
 
@@ -113,9 +113,9 @@ class MajorityLaws(Experiment[MajorityLawSettings]):
             for series in _scale(settings).series
         }
         rows = [trial_row(name, *pair) for name, pairs in found.items() for pair in pairs]
-        laws = {name: _law(pairs) for name, pairs in found.items()}
+        laws = {name: law_of(pairs) for name, pairs in found.items()}
         small = {
-            f"{name}, {_SMALL} least gaps": _law(pairs[:_SMALL])
+            f"{name}, {_SMALL} least gaps": law_of(pairs[:_SMALL])
             for name, pairs in found.items()
             if len(pairs) > _SMALL
         }
@@ -161,14 +161,6 @@ class MajorityLaws(Experiment[MajorityLawSettings]):
 
 def _scale(settings: MajorityLawSettings) -> _Scale:
     return _QUICK if settings.quick else _FULL
-
-
-def _law(pairs: Sequence[Measured]) -> PowerLaw | None:
-    if not pairs:
-        return None
-    return fit_power_law(
-        [run.pattern.gap for run, _ in pairs], [outcomes_of(stored) for _, stored in pairs]
-    )
 
 
 def _claims(laws: dict[str, PowerLaw | None]) -> list[Claim]:

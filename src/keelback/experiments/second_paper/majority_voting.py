@@ -17,7 +17,6 @@ from keelback.dynamics import (
     MajorityVoting,
     PowerLaw,
     StudentNoise,
-    fit_power_law,
     predicted,
 )
 from keelback.experiments.experiment import Experiment
@@ -39,9 +38,10 @@ from keelback.experiments.second_paper.gated_reading import (
     final,
     grid_table,
     law_numbers,
+    law_of,
     trial_row,
 )
-from keelback.experiments.second_paper.gated_trials import GatedTrials, outcomes_of
+from keelback.experiments.second_paper.gated_trials import GatedTrials
 from keelback.outcome import Claim, Column, Figure, Line, Outcome, Panel, Table
 from keelback.sweeps.store import StoredRun
 
@@ -137,13 +137,7 @@ class MajorityVotingExperiment(Experiment[GatedSettings]):
         grid = [pair for pair in ends if pair[0].noise == GatedTrials.model_fields["noise"].default]
         noisy = [pair for pair in ends if pair not in grid]
         rows = [trial_row(f"N = {run.samples}", run, stored) for run, stored in grid]
-        laws = {
-            samples: fit_power_law(
-                [run.pattern.gap for run, _ in points],
-                [outcomes_of(stored) for _, stored in points],
-            )
-            for samples, points in _by_samples(grid)
-        }
+        laws = {samples: law_of(points) for samples, points in _by_samples(grid)}
         claims = _rate_claims(laws, rows) + [c for pair in aligned for c in _gate_claims(*pair)]
         figures = [
             epochs_figure(
