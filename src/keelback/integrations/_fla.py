@@ -34,7 +34,7 @@ def provide_fla() -> Replacement:
     imported the functions before the call keeps those that it has. An option that keelback cannot
     honour raises an `InputError` with its name.
 
-    Example:
+    Examples:
         >>> with provide_fla():
         ...     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
     """
