@@ -8,9 +8,9 @@ from host_kernels import HostKernel, host_kernel
 from torch import Tensor
 
 from keelback.compiled import cuda_launch
+from keelback.compiled.cuda_card import Card
 from keelback.compiled.layouts import signature_of
 from keelback.ssd.cuda import launch
-from keelback.ssd.cuda.plan import Card
 
 HOPPER = Card(processors=132, shared_bytes=227 << 10, wide=True)
 AMPERE = Card(processors=108, shared_bytes=163 << 10)

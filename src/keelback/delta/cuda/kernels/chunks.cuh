@@ -1,0 +1,95 @@
+// What all kernels of a delta rule share: its sizes, what is known of each step of a chunk, and the parts of a chunk that
+// they hand to each other, which are matrices in blocks of 8 x 8 as tiles hold them.
+//
+// The names are those of keelback/delta/chunked/blocks.py; states and what is written lie transposed, (value, key) and
+// (value, step), so that a warp with 16 values carries them through a chunk in its registers alone.
+#pragma once
+
+#include "sequences.cuh"
+
+struct Sizes {
+  int batch, length, heads, groups, chunks, value;
+
+  INLINE int group_of(int head) const { return head / (heads / groups); }
+};
+
+constexpr int kRowBlocks = kChunk / 16;
+constexpr int kValues = kValueTiles * kValueTile;
+
+// Of the steps of a chunk of a head: the logs (base 2) of the decays from the chunk's start up to and with each; these
+// decays, and those from each to the chunk's end, zero across a reset; what q and k are multiplied by, and the same times
+// the decays from the start and to the end; beta; and how many resets there were up to and with each.
+struct alignas(16) ChunkSteps {
+  double logs[kChunk];
+  float entering[kChunk], leaving[kChunk], q_factors[kChunk], k_factors[kChunk], entered_q[kChunk], left_k[kChunk];
+  float beta[kChunk];
+  int epochs[kChunk];
+
+  INLINE float across() const { return entering[kChunk - 1]; }
+  // The decay from a step to one that is not before it.
+  INLINE float decay(int to, int from) const {
+    return epochs[to] == epochs[from] ? power_of_two(static_cast<float>(logs[to] - logs[from])) : 0.0f;
+  }
+};
+constexpr int kStepsBytes = kChunk * 40;
+static_assert(sizeof(ChunkSteps) == kStepsBytes, "as the host reckons");
+
+// Which chunk of which head of which row.
+struct Place {
+  int row, head, chunk, time, rows;
+  Index number, of_head;  // of (row, head, chunk) and of (row, head)
+
+  INLINE Place(const Sizes& sizes, int index) : number(index), of_head(index / sizes.chunks) {
+    chunk = index % sizes.chunks;
+    head = index / sizes.chunks % sizes.heads;
+    row = index / sizes.chunks / sizes.heads;
+    time = chunk * kChunk;
+    rows = sizes.length - time;
+  }
+};
+
+// Two adjacent numbers of a matrix in blocks, in global memory.
+template <int kColumns>
+INLINE void store_pair(Stored* matrix, int row_block, int column_block, const Seat& seat, float low, float high) {
+  Stored* pair = matrix + (row_block * (kColumns / 8) + column_block) * kBlockNumbers + seat.row * 8 + seat.column;
+  if constexpr (kHalf) *reinterpret_cast<unsigned*>(pair) = narrow(Element(), low, high);
+  else *reinterpret_cast<Pack<float, 2>*>(pair) = Pack<float, 2>{{low, high}};
+}
+
+// Sums (16, 16 kTiles) to such a matrix, from block (row_block, column_block) on.
+template <int kColumns, int kTiles>
+INLINE void store_blocks(Stored* matrix, int row_block, int column_block, const float (&sums)[kTiles][2][4], int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int n = 0; n < kTiles * 2; ++n)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      store_pair<kColumns>(matrix, row_block + i, column_block + n, seat, sums[n / 2][n % 2][i * 2], sums[n / 2][n % 2][i * 2 + 1]);
+    }
+}
+
+// The sums times a number of each of their columns.
+template <int kTiles>
+INLINE void scale_columns_of(float (&sums)[kTiles][2][4], const float* factors, int lane) {
+  const Seat seat(lane);
+#pragma unroll
+  for (int n = 0; n < kTiles * 2; ++n) {
+    const Pack<float, 2> pair = *reinterpret_cast<const Pack<float, 2>*>(factors + n * 8 + seat.column);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[n / 2][n % 2][i] *= pair.at[i % 2];
+  }
+}
+
+// The same times a number of each of a lane's two rows.
+template <int kTiles>
+INLINE void scale_rows_of(float (&sums)[kTiles][2][4], float of_row, float of_eighth) {
+#pragma unroll
+  for (int n = 0; n < kTiles * 8; ++n) sums[n / 8][n / 4 % 2][n % 4] *= n / 2 % 2 ? of_eighth : of_row;
+}
+
+// Sums (16, 16 kTiles) as left factors.
+template <int kTiles>
+INLINE void set_lefts(Fragment (&to)[kTiles], const float (&sums)[kTiles][2][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) set_left(to[i], sums[i]);
+}

@@ -1,0 +1,107 @@
+"""The launches of a delta rule's kernels, with all but its tensors' addresses worked out."""
+
+import struct
+from dataclasses import dataclass
+
+from keelback.compiled.cuda_launch import Field, Launch
+from keelback.compiled.cuda_operands import Room
+from keelback.compiled.layouts import Layout
+from keelback.delta._operands import DeltaSizes, Operands
+from keelback.delta.cuda.plan import Plan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of chunks lie in a room: their offsets."""
+
+    steps: int
+    erasing: int
+    written: int
+    weights: int
+    inverse: int
+    states: int
+    adjoints: int
+    dwritten: int
+
+    @classmethod
+    def in_room(cls, room: Room, sizes: DeltaSizes, plan: Plan, gradients: bool) -> "Parts":
+        """Those of a forward pass, or of a pass for gradients."""
+        tiles = plan.tiles
+        chunks = sizes.batch * sizes.heads * -(-sizes.length // tiles.chunk)
+        width, chunk = tiles.dtype.itemsize, tiles.chunk
+        only = chunks if gradients else 0
+        return cls(
+            steps=room.take(chunks * tiles.step_bytes, 1),
+            erasing=room.take(chunks * chunk * tiles.key, width),
+            written=room.take(chunks * chunk * tiles.values, width),
+            weights=room.take(chunks * chunk * chunk, width),
+            inverse=room.take(only * chunk * chunk, width),
+            states=room.take(only * tiles.key * tiles.values, width),
+            adjoints=room.take(only * tiles.key * tiles.values, width),
+            dwritten=room.take(only * chunk * tiles.values, width),
+        )
+
+    def moved(self, start: int) -> "Parts":
+        """Their addresses in a room that begins at an address."""
+        return Parts(*(offset + start for offset in vars(self).values()))
+
+
+class Launches:
+    """The kernels over operands that lie like these."""
+
+    def __init__(
+        self, given: Operands[Layout], dy: Layout | None, plan: Plan, scale: float
+    ) -> None:
+        sizes, tiles = DeltaSizes.of(given), plan.tiles
+        chunks = -(-sizes.length // tiles.chunk)
+        numbers = (sizes.batch, sizes.length, sizes.heads, sizes.groups, chunks, sizes.value)
+        rows = sizes.batch * sizes.heads
+        device = given.v.device.index
+        reset: Field = (0, 0) if given.reset is None else given.reset.stride
+        operands: dict[str, Field] = {name: strides_of(getattr(given, name)) for name in "qkv"}
+        scaled: dict[str, Field] = {"reset": reset, "options": _bits_of(scale)}
+
+        def launch(configuration: object, blocks: int, fields: dict[str, Field]) -> Launch:
+            kernel, threads = configuration.kernel, configuration.threads  # type: ignore[attr-defined]
+            return Launch(kernel, configuration, device, blocks, threads, numbers, fields)  # type: ignore[arg-type]
+
+        steps = {"g": given.g.stride, "beta": given.beta.stride}
+        found = dict.fromkeys(("steps", "erasing", "written", "weights", "inverse"), ())
+        self.inside = launch(plan.inside, rows * chunks, {**operands, **steps, **scaled, **found})
+        walk = {name: operands[name] for name in "qk"}
+        walk |= dict.fromkeys(("steps", "erasing", "weights"), ())
+        like_v = (sizes.length * sizes.heads * sizes.value, sizes.heads * sizes.value, sizes.value)
+        ahead = {
+            **walk,
+            **dict.fromkeys(("written", "start", "states"), ()),
+            "y": like_v,
+            "end": (),
+        }
+        blocks = rows * tiles.value_tiles
+        self.ahead = launch(plan.ahead, blocks, ahead)
+        if dy is None:
+            return
+        back = {
+            **walk,
+            "dy": strides_of(dy),
+            **dict.fromkeys(("start", "dwritten", "adjoints", "end"), ()),
+        }
+        self.back = launch(plan.back, blocks, back)
+        found = dict.fromkeys(("steps", "states", "adjoints", "written", "dwritten", "inverse"), ())
+        wanted = dict.fromkeys(("dq", "dk", "dv", "dg", "dbeta"), ())
+        self.gradients = launch(
+            plan.gradients,
+            rows * chunks,
+            {**operands, "dy": strides_of(dy), **scaled, **found, **wanted},
+        )
+
+
+def strides_of(x: Layout) -> tuple[int, ...]:
+    """Of (row, time, head or group)."""
+    return tuple(x.stride[:3])
+
+
+def _bits_of(scale: float) -> int:
+    """`options` of the kernels."""
+    (bits,) = struct.unpack("=q", struct.pack("=ff", scale, 0.0))
+    return int(bits)

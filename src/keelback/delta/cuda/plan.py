@@ -1,0 +1,107 @@
+"""How a delta rule is cut for a GPU, and which kernels run it."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+
+from keelback.compiled.cuda_card import Card
+from keelback.delta._operands import DeltaSizes
+from keelback.delta.cuda.configuration import (
+    GradientsConfiguration,
+    InsideConfiguration,
+    Tiles,
+    WalkConfiguration,
+)
+
+#: Steps of a chunk in half precision and in float32, whose tiles are three times as large.
+CHUNK, CHUNK_OF_FLOATS = 64, 32
+#: Values of a block that walks: fewer, where half of the processors would have none.
+VALUE_TILE, NARROW_TILE = 64, 32
+#: Keys and values of a head for which there are kernels: a warp has its states in registers.
+WIDEST_KEY, WIDEST_VALUE = 128, 256
+_MOST_STAGES = 3
+#: Shared memory of a processor that is left for a second block beside the first.
+_HALF = 113 << 10
+
+Staged = TypeVar("Staged", WalkConfiguration, GradientsConfiguration)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """All that a plan depends on beside the sizes."""
+
+    dtype: torch.dtype
+    decay_dtype: torch.dtype
+    beta_dtype: torch.dtype
+    planes: int
+    normalise: bool
+    has_reset: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kernels of a delta rule."""
+
+    tiles: Tiles
+    inside: InsideConfiguration
+    ahead: WalkConfiguration
+    back: WalkConfiguration
+    gradients: GradientsConfiguration
+
+
+def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
+    """The kernels for these sizes, or None where there are none.
+
+    There are none for float64, for keys that are not cut into whole tiles, for heads that are too
+    wide for a warp's registers, and where a block's shared memory is too small.
+    """
+    half = traits.dtype in (torch.bfloat16, torch.float16)
+    if not card.multiplies or not (half or traits.dtype == torch.float32):
+        return None
+    unit = 32 if half else 64
+    if sizes.key % unit or sizes.key > WIDEST_KEY:
+        return None
+    if sizes.value % 8 or sizes.value > WIDEST_VALUE:
+        return None
+    rows, width = sizes.batch * sizes.heads, VALUE_TILE
+    if half and (
+        sizes.value <= NARROW_TILE or 2 * rows * -(-sizes.value // width) <= card.processors
+    ):
+        width = NARROW_TILE
+    tiles = Tiles(
+        traits.dtype,
+        CHUNK if half else CHUNK_OF_FLOATS,
+        sizes.key,
+        width,
+        -(-sizes.value // width),
+        traits.planes,
+    )
+    decay, beta = traits.decay_dtype, traits.beta_dtype
+    inside = InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset)
+    if inside.shared_bytes <= _HALF:
+        inside = replace(inside, blocks_per_processor=2)
+    of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
+    gradients = _staged(
+        GradientsConfiguration(
+            tiles, decay, beta, of_groups, traits.normalise, traits.has_reset, stages=1
+        ),
+        card,
+        min(2, tiles.value_tiles),
+    )
+    ahead, back = (
+        _staged(WalkConfiguration(tiles, back, stages=1), card, _MOST_STAGES)
+        for back in (False, True)
+    )
+    if any(one.shared_bytes > card.shared_bytes for one in (inside, ahead, back, gradients)):
+        return None
+    return Plan(tiles, inside, ahead, back, gradients)
+
+
+def _staged(configuration: Staged, card: Card, most: int) -> Staged:
+    """With as many stages as there is shared memory for."""
+    for stages in range(most, 1, -1):
+        found = replace(configuration, stages=stages)
+        if found.shared_bytes <= card.shared_bytes:
+            return found
+    return configuration
