@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scan_cuda"))
 
-from host_kernels import HostKernel, host_kernel
+from host_kernels import HostKernel, host_kernel, host_map
 
 from keelback.compiled import cuda_launch
 from keelback.compiled.cuda_card import Card
@@ -30,6 +30,7 @@ def measured_kernel(name: str, configuration: Any, device: int | None) -> HostKe
 def on_host(replace: Any, card: Card = HOPPER) -> None:
     """`replace(module, name, value)` for everything that needs a GPU."""
     replace(cuda_launch, "kernel", measured_kernel)
+    replace(cuda_launch, "encoded_map", host_map)
     replace(launch, "card_of", lambda device: card)
     launch.prepare.cache_clear()
 

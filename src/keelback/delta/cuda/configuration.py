@@ -14,12 +14,20 @@ WARPS = 8  # of the kernels whose blocks have a chunk
 SUMS = 6  # of gradients.cuh
 
 
+TILE, PANEL = 128, 1024  # bytes to which tiles and panels are aligned
+BARRIER = 8
+
+
+def _aligned(size: int, to: int = TILE) -> int:
+    return -(-size // to) * to
+
+
 @dataclass(frozen=True)
 class Tiles:
     """How a head is cut: chunks of steps, and tiles of its values.
 
     `planes` numbers of sixteen bits stand for each number: 1 in half precision; for float32, 2 with
-    the leading 16 bits of its products or 3 with all.
+    the leading 16 bits of its products or 3 with all. With `wide`, warps multiply by four.
     """
 
     dtype: torch.dtype
@@ -28,6 +36,7 @@ class Tiles:
     value_tile: int
     value_tiles: int
     planes: int
+    wide: bool = False
 
     @property
     def values(self) -> int:
@@ -35,14 +44,14 @@ class Tiles:
         return self.value_tile * self.value_tiles
 
     @property
+    def unit(self) -> int:
+        """Bytes to which operands are aligned in shared memory."""
+        return PANEL if self.wide else TILE
+
+    @property
     def step_bytes(self) -> int:
         """`ChunkSteps`."""
         return 40 * self.chunk
-
-    @property
-    def parts(self) -> int:
-        """Into which warps with the same 16 steps cut keys and values."""
-        return WARPS * BLOCK_OF_TILE // self.chunk
 
     def bytes_of(self, rows: int, columns: int) -> int:
         """Shared memory of a tile."""
@@ -64,11 +73,8 @@ class Tiles:
             "kPlanes": self.planes,
             **integers,
         }
-        return header_text(self.dtype, {"Element": element, **types}, every, flags)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 128) * 128
+        every_flag = {"kWide": self.wide, **flags}
+        return header_text(self.dtype, {"Element": element, **types}, every, every_flag)
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ class InsideConfiguration:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
         operands = 2 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, tiles.values)
-        squares = 2 * tiles.bytes_of(chunk, chunk) + FLOAT * chunk * chunk
-        return _aligned(operands + squares + tiles.step_bytes)
+        squares = 2 * (tiles.bytes_of(chunk, chunk) + FLOAT * chunk * (chunk + 4))
+        return _aligned(operands + squares + tiles.step_bytes + BARRIER, tiles.unit)
 
     @cached_property
     def header(self) -> str:
@@ -128,9 +134,12 @@ class WalkConfiguration:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
         matrices = 3 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, chunk)
-        stage = _aligned(matrices + 3 * FLOAT * chunk) + tiles.bytes_of(chunk, tiles.value_tile)
-        turning = 0 if self.back else tiles.bytes_of(tiles.value_tile, chunk)
-        return self.stages * stage + turning
+        values = tiles.bytes_of(chunk, tiles.value_tile)
+        unit = tiles.unit
+        walk = _aligned(matrices + 3 * FLOAT * chunk, unit)
+        stages = self.stages * _aligned(walk + values, unit) + BARRIER * self.stages
+        turning = 0 if self.back else values
+        return _aligned(_aligned(stages, unit if self.back else TILE) + turning, unit)
 
     @cached_property
     def header(self) -> str:
@@ -140,11 +149,10 @@ class WalkConfiguration:
 
 @dataclass(frozen=True)
 class GradientsConfiguration:
-    """For `gradients.cu`: a block has a chunk of a head, and `stages` tiles of its values."""
+    """For `gradients.cu`: a block has a chunk, and `stages` times `width` values of it."""
 
     sources: ClassVar[str] = "keelback.delta.cuda"
     kernel: ClassVar[str] = "gradients"
-    threads: ClassVar[int] = 32 * WARPS
 
     tiles: Tiles
     decay_dtype: torch.dtype
@@ -152,18 +160,25 @@ class GradientsConfiguration:
     dtype_of_groups: torch.dtype
     normalise: bool
     has_reset: bool
+    width: int
+    warps: int
     stages: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
-        square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, tiles.value_tile)
-        stage = 2 * tiles.bytes_of(tiles.value_tile, tiles.key) + 3 * values
-        shared = max(self.stages * stage + values, 2 * square)
-        sums = FLOAT * (SUMS * tiles.parts * chunk + WARPS)
-        before = 2 * tiles.bytes_of(chunk, tiles.key) + square
-        return _aligned(before + shared + tiles.step_bytes + sums)
+        square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, self.width)
+        stage = _aligned(2 * tiles.bytes_of(self.width, tiles.key) + 3 * values, tiles.unit)
+        shared = _aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
+        sums = FLOAT * self.warps * (SUMS * BLOCK_OF_TILE + 1)
+        after = square + tiles.step_bytes + sums + BARRIER * (1 + self.stages)
+        return _aligned(2 * tiles.bytes_of(chunk, tiles.key) + shared + after, tiles.unit)
 
     @cached_property
     def header(self) -> str:
@@ -174,4 +189,5 @@ class GradientsConfiguration:
             "StoredOfGroups": self.dtype_of_groups,
         }
         flags = {"kNormalise": self.normalise, "kHasReset": self.has_reset}
-        return self.tiles.header(types, {"kStages": self.stages}, flags)
+        integers = {"kWidth": self.width, "kWarps": self.warps, "kStages": self.stages}
+        return self.tiles.header(types, integers, flags)

@@ -70,10 +70,12 @@ class CudaDelta(ChunkedDelta):
     def _inside(
         self, launches: Launches, given: Operands[Tensor], parts: Parts, gradients: bool
     ) -> None:
-        operands = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
+        operands = [
+            address(x) for x in (given.q, given.k, given.v, given.g, given.beta, given.reset)
+        ]
         inverse = parts.inverse if gradients else 0
         found = (parts.steps, parts.erasing, parts.written, parts.weights, inverse)
-        launches.inside((*operands, *found))
+        launches.inside((*operands, *found), operands[:3])
 
     def _ahead(
         self,
@@ -86,7 +88,7 @@ class CudaDelta(ChunkedDelta):
     ) -> None:
         walk = (*map(address, (given.q, given.k)), parts.steps, parts.erasing, parts.weights)
         start = address(given.initial_states)
-        launches.ahead((*walk, parts.written, start, states, y, last))
+        launches.ahead((*walk, parts.written, start, states, y, last), walk[:2])
 
     def _states(self, given: Operands[Tensor], sizes: DeltaSizes) -> Tensor:
         shape = (sizes.batch, sizes.heads, sizes.key, sizes.value)
@@ -109,11 +111,13 @@ class CudaDelta(ChunkedDelta):
         self._ahead(launches, given, parts, parts.states, 0, 0)
         walk = (*map(address, (given.q, given.k)), parts.steps, parts.erasing, parts.weights)
         ends = (address(dlast), parts.dwritten, parts.adjoints, address(dstart))
-        launches.back((*walk, dy.data_ptr(), *ends))
-        operands = map(address, (given.q, given.k, given.v, dy, given.reset))
+        launches.back((*walk, dy.data_ptr(), *ends), (*walk[:2], dy.data_ptr()))
+        operands = [address(x) for x in (given.q, given.k, given.v, dy, given.reset)]
         found = (parts.steps, parts.states, parts.adjoints)
         writes = (parts.written, parts.dwritten, parts.inverse)
-        launches.gradients((*operands, *found, *writes, *map(address, (dq, dk, dv, dg, dbeta))))
+        wanted = map(address, (dq, dk, dv, dg, dbeta))
+        mapped = (*walk[:2], dy.data_ptr())
+        launches.gradients((*operands, *found, *writes, *wanted), mapped)
         if sizes.heads_per_group > 1:
             dq, dk = (x.unflatten(2, (sizes.groups, -1)).sum(3) for x in (dq, dk))
         return Operands(dq, dk, dv, dg, dbeta, dstart)

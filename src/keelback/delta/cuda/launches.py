@@ -1,9 +1,11 @@
 """The launches of a delta rule's kernels, with all but its tensors' addresses worked out."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from keelback.compiled.cuda_launch import Field, Launch
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
 from keelback.compiled.cuda_operands import Room
 from keelback.compiled.layouts import Layout
 from keelback.delta._operands import DeltaSizes, Operands
@@ -61,13 +63,25 @@ class Launches:
         operands: dict[str, Field] = {name: strides_of(getattr(given, name)) for name in "qkv"}
         scaled: dict[str, Field] = {"reset": reset, "options": _bits_of(scale)}
 
-        def launch(configuration: object, blocks: int, fields: dict[str, Field]) -> Launch:
-            kernel, threads = configuration.kernel, configuration.threads  # type: ignore[attr-defined]
-            return Launch(kernel, configuration, device, blocks, threads, numbers, fields)  # type: ignore[arg-type]
+        def launch(
+            configuration: Any,
+            blocks: int,
+            fields: dict[str, Field],
+            maps: Sequence[BoxMap | None] = (),
+        ) -> Launch:
+            kernel, threads = configuration.kernel, configuration.threads
+            return Launch(kernel, configuration, device, blocks, threads, numbers, fields, maps)
+
+        def map_of(x: Layout, columns: int) -> BoxMap | None:
+            return box_map(x, columns, tiles.chunk) if tiles.wide else None
+
+        of_keys = [map_of(given.q, tiles.key), map_of(given.k, tiles.key)]
 
         steps = {"g": given.g.stride, "beta": given.beta.stride}
         found = dict.fromkeys(("steps", "erasing", "written", "weights", "inverse"), ())
-        self.inside = launch(plan.inside, rows * chunks, {**operands, **steps, **scaled, **found})
+        of_v = map_of(given.v, tiles.values)
+        fields = {**operands, **steps, **scaled, **found}
+        self.inside = launch(plan.inside, rows * chunks, fields, [*of_keys, of_v])
         walk = {name: operands[name] for name in "qk"}
         walk |= dict.fromkeys(("steps", "erasing", "weights"), ())
         like_v = (sizes.length * sizes.heads * sizes.value, sizes.heads * sizes.value, sizes.value)
@@ -78,7 +92,7 @@ class Launches:
             "end": (),
         }
         blocks = rows * tiles.value_tiles
-        self.ahead = launch(plan.ahead, blocks, ahead)
+        self.ahead = launch(plan.ahead, blocks, ahead, of_keys)
         if dy is None:
             return
         back = {
@@ -86,13 +100,14 @@ class Launches:
             "dy": strides_of(dy),
             **dict.fromkeys(("start", "dwritten", "adjoints", "end"), ()),
         }
-        self.back = launch(plan.back, blocks, back)
+        self.back = launch(plan.back, blocks, back, [*of_keys, map_of(dy, tiles.value_tile)])
         found = dict.fromkeys(("steps", "states", "adjoints", "written", "dwritten", "inverse"), ())
         wanted = dict.fromkeys(("dq", "dk", "dv", "dg", "dbeta"), ())
         self.gradients = launch(
             plan.gradients,
             rows * chunks,
             {**operands, "dy": strides_of(dy), **scaled, **found, **wanted},
+            [*of_keys, map_of(dy, plan.gradients.width)],
         )
 
 

@@ -8,6 +8,8 @@ import torch
 from keelback.compiled.cuda_card import Card
 from keelback.delta._operands import DeltaSizes
 from keelback.delta.cuda.configuration import (
+    BLOCK_OF_TILE,
+    WARPS,
     GradientsConfiguration,
     InsideConfiguration,
     Tiles,
@@ -20,6 +22,8 @@ CHUNK, CHUNK_OF_FLOATS = 64, 32
 VALUE_TILE, NARROW_TILE = 64, 32
 #: Keys and values of a head for which there are kernels: a warp has its states in registers.
 WIDEST_KEY, WIDEST_VALUE = 128, 256
+#: Keys of products by warpgroups.
+COLUMNS_OF_GROUPS = (64, 128)
 _MOST_STAGES = 3
 #: Shared memory of a processor that is left for a second block beside the first.
 _HALF = 113 << 10
@@ -64,10 +68,11 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         return None
     if sizes.value % 8 or sizes.value > WIDEST_VALUE:
         return None
-    rows, width = sizes.batch * sizes.heads, VALUE_TILE
-    if half and (
-        sizes.value <= NARROW_TILE or 2 * rows * -(-sizes.value // width) <= card.processors
-    ):
+    width = VALUE_TILE
+    wide = half and card.wide and sizes.key in COLUMNS_OF_GROUPS
+    blocks = sizes.batch * sizes.heads * -(-sizes.value // width)
+    few = sizes.value <= NARROW_TILE or 2 * blocks <= card.processors
+    if half and not wide and few:
         width = NARROW_TILE
     tiles = Tiles(
         traits.dtype,
@@ -76,18 +81,29 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         width,
         -(-sizes.value // width),
         traits.planes,
+        wide,
     )
     decay, beta = traits.decay_dtype, traits.beta_dtype
     inside = InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset)
     if inside.shared_bytes <= _HALF:
         inside = replace(inside, blocks_per_processor=2)
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
+    at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
+    many = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
     gradients = _staged(
         GradientsConfiguration(
-            tiles, decay, beta, of_groups, traits.normalise, traits.has_reset, stages=1
+            tiles,
+            decay,
+            beta,
+            of_groups,
+            traits.normalise,
+            traits.has_reset,
+            width=at_once,
+            warps=2 * WARPS if many else WARPS,
+            stages=1,
         ),
         card,
-        min(2, tiles.value_tiles),
+        min(2, tiles.values // at_once),
     )
     ahead, back = (
         _staged(WalkConfiguration(tiles, back, stages=1), card, _MOST_STAGES)

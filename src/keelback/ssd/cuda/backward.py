@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from keelback.compiled.cuda_launch import BoxMap, Field, Launch
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
 from keelback.compiled.cuda_operands import Room, address
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands
@@ -16,7 +16,6 @@ from keelback.ssd.cuda.launches import (
     StepsAt,
     Walk,
     WalkAt,
-    box_map,
     numbers_of_states,
     steps_launch,
     strides_of,

@@ -4,6 +4,7 @@
 #include "walks.cuh"
 
 struct AheadArguments {
+  TensorMap q, k;
   Walk walk;
   Stored* written;     // (row, head, chunk, value, step); u takes its place where it is kept
   const float* start;  // (row, head, key, value), or null for zero
@@ -19,7 +20,7 @@ struct AheadStage {
 };
 
 struct AheadShared {
-  AheadStage stages[kStages];
+  Stages<AheadStage, kWalkBytes + sizeof(AheadStage::written)> chunks;
   Tile<16, kChunk> turning[kWarps];
 };
 
@@ -59,41 +60,27 @@ INLINE void write_turned(const AheadArguments& p, const WalkPlace& place, Tile<1
   synchronize_warp();
 }
 
-KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const AheadArguments p) {
+KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const GRID_CONSTANT AheadArguments p) {
   SHARED_MEMORY(AheadShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const Sizes& sizes = p.walk.sizes;
   const WalkPlace place(sizes, blockIdx.x);
   const Seat seat(lane);
-  const auto load = [&](int chunk) {
-    if (chunk < sizes.chunks) {
-      AheadStage& stage = shared.stages[chunk % kStages];
-      load_walk(stage.walk, p.walk, place, chunk, thread);
-      copy_blocks<kThreads>(stage.written, of_values<kChunk>(p.written, place.number(sizes, chunk), place), thread);
-    }
-    close_copies();
+  const auto fetch = [&](AheadStage& stage, CopyBarrier& full, int chunk) {
+    fetch_walk(stage.walk, p.walk, p.q, p.k, place, chunk, full, thread);
+    fetch_matrix<kThreads>(stage.written, of_values<kChunk>(p.written, place.number(sizes, chunk), place), full, thread);
   };
-#pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) load(i);
+  shared.chunks.begin(sizes.chunks, thread, fetch);
   States h;
   set_out(h, p.start, sizes, place, warp, lane);
 #pragma unroll 1
   for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
-    if constexpr (kStages == 1) {
-      synchronize_block();
-      load(chunk);
-      arrive_with_copies<0>();
-    } else {
-      arrive_with_copies<kStages - 2>();
-      load(chunk + kStages - 1);
-    }
-    const AheadStage& stage = shared.stages[chunk % kStages];
+    const AheadStage& stage = shared.chunks.arrive(chunk);
     const Index number = place.number(sizes, chunk);
     if (p.states) store_blocks<kKey>(of_values<kKey>(p.states, number, place), warp * 2, 0, h, lane);
-    Fragment before[kKey / 16];
-    set_lefts(before, h);
 
-    Sums<kRowBlocks> u;
+    Sums<kRowBlocks> u, y;
+    clear(y);
 #pragma unroll
     for (int n = 0; n < kRowBlocks * 2; ++n)
 #pragma unroll
@@ -101,39 +88,35 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const AheadArguments p
         const Words words = stage.written.pair(warp * 2 + i, n, seat);
         u[n / 2][n % 2][i * 2] = words.low(), u[n / 2][n % 2][i * 2 + 1] = words.high();
       }
+    Fragment lefts[kKey / 16];
+    set_lefts(lefts, h);
 #pragma unroll
-    for (int k = 0; k < kKey / 16; ++k) add_product<true>(u, before[k], stage.walk.erasing, k * 2, 0, lane);
-    if (p.states) store_blocks<kChunk>(of_values<kChunk>(p.written, number, place), warp * 2, 0, u, lane);
-
+    for (int k = 0; k < kKey / 16; ++k) add_to<true>(u, lefts[k], stage.walk.erasing, k * 2, 0, lane);
     if (p.y) {
-      Sums<kRowBlocks> y;
-      clear(y);
 #pragma unroll
-      for (int k = 0; k < kKey / 16; ++k) add_product<true>(y, before[k], stage.walk.q, k * 2, 0, lane);
-      scale_columns_of(y, stage.walk.entered_q, lane);
-#pragma unroll
-      for (int k = 0; k < kRowBlocks; ++k) {
-        Fragment left;
-        set_left(left, u[k]);
-#pragma unroll
-        for (int n = k; n < kRowBlocks; ++n) {
-          Fragment right;
-          load_right_transposed(right, stage.walk.weights, n * 2, k * 2, lane);
-          multiply(y[n], left, right);
-        }
-      }
-      write_turned(p, place, shared.turning[warp], y, chunk, warp, lane);
+      for (int k = 0; k < kKey / 16; ++k) add_to<true>(y, lefts[k], stage.walk.q, k * 2, 0, lane);
     }
+    end_products(u);
+    end_products(y);
+    if (p.states) store_blocks<kChunk>(of_values<kChunk>(p.written, number, place), warp * 2, 0, u, lane);
 
     const float across = stage.walk.entering[kChunk - 1];
     scale_rows_of(h, across, across);
+    Fragment writes[kRowBlocks], left[kRowBlocks];
+    set_lefts(writes, u);
     scale_columns_of(u, stage.walk.left_k, lane);
+    set_lefts(left, u);
 #pragma unroll
-    for (int k = 0; k < kRowBlocks; ++k) {
-      Fragment left;
-      set_left(left, u[k]);
-      add_product<false>(h, left, stage.walk.k, k * 2, 0, lane);
+    for (int k = 0; k < kRowBlocks; ++k) add_to<false>(h, left[k], stage.walk.k, k * 2, 0, lane);
+    if (p.y) {
+      scale_columns_of(y, stage.walk.entered_q, lane);
+#pragma unroll
+      for (int k = 0; k < kRowBlocks; ++k) add_to<true>(y, writes[k], stage.walk.weights, k * 2, 0, lane);
     }
+    end_products(h);
+    end_products(y);
+    shared.chunks.leave(chunk, sizes.chunks, thread, fetch);
+    if (p.y) write_turned(p, place, shared.turning[warp], y, chunk, warp, lane);
   }
-  arrive(p.end, sizes, place, h, warp, lane);
+  arrive_at(p.end, sizes, place, h, warp, lane);
 }

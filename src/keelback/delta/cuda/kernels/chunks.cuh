@@ -5,7 +5,7 @@
 // (value, step), so that a warp with 16 values carries them through a chunk in its registers alone.
 #pragma once
 
-#include "sequences.cuh"
+#include "panels.cuh"
 
 struct Sizes {
   int batch, length, heads, groups, chunks, value;
@@ -14,6 +14,60 @@ struct Sizes {
 };
 
 constexpr int kRowBlocks = kChunk / 16;
+static_assert(!kWide || kHalf, "float32 is multiplied by single warps");
+
+template <bool kFirst, typename First, typename Second>
+struct ChoiceOf {
+  using Type = First;
+};
+template <typename First, typename Second>
+struct ChoiceOf<false, First, Second> {
+  using Type = Second;
+};
+
+// Rows of an operand in shared memory, and what tells that they are there: with kWide the copying unit writes them.
+template <int kRows, int kColumns>
+using Operand = typename ChoiceOf<kWide, Panels<kRows, kColumns>, Tile<kRows, kColumns>>::Type;
+
+// sums += left right, by a warp or, with kWide, by the four of its warpgroup, before `end_products` returns.
+template <bool kTransposed, int kTiles, typename Right>
+INLINE void add_to(float (&sums)[kTiles][2][4], const Fragment& left, const Right& right, int k, int n, int lane) {
+  if constexpr (kWide) multiply_together<kTransposed>(sums, left, right, k, n);
+  else add_product<kTransposed>(sums, left, right, k, n, lane);
+}
+template <int kTiles>
+INLINE void end_products(float (&sums)[kTiles][2][4]) {
+  if constexpr (kWide) finish(sums);
+}
+
+// What threads wrote to shared memory before is there for all of them after, and for the matrix unit.
+INLINE void share() {
+  if constexpr (kWide) publish_to_matrix_unit();
+  synchronize_block();
+}
+
+// Starts to copy rows of an operand; of the threads that copy, the copying unit needs one.
+template <int kThreads, int kRows, int kColumns>
+INLINE void fetch(Panels<kRows, kColumns>& to, const TensorMap& map, const Sequences& from, int row, int time, int head, int number,
+                  int rows, int columns, CopyBarrier& full, int thread) {
+  fetch_rows<kThreads>(to, map, from, number, head, time, row, rows, columns, full, thread);
+}
+template <int kThreads, int kRows, int kColumns>
+INLINE void fetch(Tile<kRows, kColumns>& to, const TensorMap&, const Sequences& from, int row, int time, int head, int number,
+                  int rows, int columns, CopyBarrier&, int thread) {
+  copy_rows<kThreads>(to, from.of(row, time, head) + number, from.time, rows, columns, thread);
+}
+// The same for a matrix in blocks, and for floats.
+template <int kThreads, int kRows, int kColumns>
+INLINE void fetch_matrix(Tile<kRows, kColumns>& to, const Stored* from, CopyBarrier& full, int thread) {
+  if constexpr (kWide) copy_bytes(&to, from, sizeof(to), full);
+  else copy_blocks<kThreads>(to, from, thread);
+}
+template <int kThreads, int kCount>
+INLINE void fetch_numbers(float* to, const float* from, CopyBarrier& full, int thread) {
+  if constexpr (kWide) copy_bytes(to, from, kCount * 4, full);
+  else copy_floats<kThreads, kCount>(to, from, thread);
+}
 constexpr int kValues = kValueTiles * kValueTile;
 
 // Of the steps of a chunk of a head: the logs (base 2) of the decays from the chunk's start up to and with each; these
@@ -21,7 +75,7 @@ constexpr int kValues = kValueTiles * kValueTile;
 // the decays from the start and to the end; beta; and how many resets there were up to and with each.
 struct alignas(16) ChunkSteps {
   double logs[kChunk];
-  float entering[kChunk], leaving[kChunk], q_factors[kChunk], k_factors[kChunk], entered_q[kChunk], left_k[kChunk];
+  float leaving[kChunk], q_factors[kChunk], k_factors[kChunk], entering[kChunk], entered_q[kChunk], left_k[kChunk];
   float beta[kChunk];
   int epochs[kChunk];
 

@@ -12,34 +12,41 @@ struct KeySums {
 INLINE void solve(GradientsShared& shared, const ValueStage& stage, const GradientsArguments& p, const Place& place, int tile,
                   float (&driven)[2], int rows, int part, int lane) {
   const Seat seat(lane);
+  const int first = tile * kWidth + part * kValuePart;
+  const auto present = [&](int i, int n) {
+    return rows * 16 + i * 8 + seat.row < place.rows && first + n * 8 < p.sizes.value;
+  };
+  Pack<float, 2> values[2][kValuePart / 8];
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int n = 0; n < kValuePart / 8; ++n) {
+      values[i][n] = {};
+      if (!present(i, n)) continue;
+      const int time = place.time + rows * 16 + i * 8 + seat.row;
+      const auto v = reinterpret_cast<const Packed<Stored, 2>*>(p.v.of(place.row, time, place.head) + first + n * 8 + seat.column);
+      values[i][n] = Pack<float, 2>{{widen(v->at(0)), widen(v->at(1))}};
+    }
   Sums<kValuePart / 16> sums;
   clear(sums);
 #pragma unroll
   for (int k = 0; k < kRowBlocks; ++k) {
-    if (k < rows) continue;
     Fragment left;
     load_left_transposed(left, shared.inverse, k * 2, rows * 2, lane);
-    add_product<true>(sums, left, stage.dwritten, k * 2, part * (kValuePart / 8), lane);
+    add_to<true>(sums, left, stage.dwritten, k * 2, part * (kValuePart / 8), lane);
   }
-  const int first = tile * kWidth + part * kValuePart;
+  end_products(sums);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int step = rows * 16 + i * 8 + seat.row;
     const float beta = shared.steps.beta[step];
-    const Stored* v = p.v.of(place.row, place.time + step, place.head) + first + seat.column;
     Stored* dv = p.dv + ((Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + place.head) * p.sizes.value + first + seat.column;
 #pragma unroll
     for (int n = 0; n < kValuePart / 8; ++n) {
       const float low = sums[n / 2][n % 2][i * 2], high = sums[n / 2][n % 2][i * 2 + 1];
       shared.solved.set(rows * 2 + i, part * (kValuePart / 8) + n, seat, split(low, high));
-      if (step >= place.rows || first + n * 8 >= p.sizes.value) continue;
-      if constexpr (kHalf) {
-        const unsigned word = *reinterpret_cast<const unsigned*>(v + n * 8);
-        driven[i] += low * widen_low(Element(), word) + high * widen_high(Element(), word);
-      } else {
-        driven[i] += low * widen(v[n * 8]) + high * widen(v[n * 8 + 1]);
-      }
-      store_two(dv + n * 8, beta * low, beta * high);
+      driven[i] += low * values[i][n].at[0] + high * values[i][n].at[1];
+      if (present(i, n)) store_two(dv + n * 8, beta * low, beta * high);
     }
   }
 }
@@ -51,17 +58,16 @@ INLINE void add_values(KeySums& sums, const GradientsShared& shared, const Value
     load_left(lefts[0], stage.dy, rows * 2, k, lane);
     load_left(lefts[1], shared.solved, rows * 2, k, lane);
     load_left_transposed(written, stage.written, k, rows * 2, lane);
-    add_products<false>(sums.of_states, lefts, stage.states, k, part * (kPart / 8), lane);
-    add_product<false>(sums.of_adjoints, written, stage.adjoints, k, part * (kPart / 8), lane);
-    if (part > 1) continue;
-#pragma unroll
-    for (int n = 0; n < kRowBlocks; ++n) {
-      if (n > rows) continue;
-      Fragment right;
-      load_right(right, stage.written, k, n * 2, lane);
-      multiply(sums.pairs[n], part ? lefts[0] : lefts[1], right);
-    }
+    add_to<false>(sums.of_states[0], lefts[0], stage.states, k, part * (kPart / 8), lane);
+    add_to<false>(sums.of_states[1], lefts[1], stage.states, k, part * (kPart / 8), lane);
+    add_to<false>(sums.of_adjoints, written, stage.adjoints, k, part * (kPart / 8), lane);
+    if (part == 0) add_to<false>(sums.pairs, lefts[1], stage.written, k, 0, lane);
+    if (part == 1) add_to<false>(sums.pairs, lefts[0], stage.written, k, 0, lane);
   }
+  end_products(sums.of_states[0]);
+  end_products(sums.of_states[1]);
+  end_products(sums.of_adjoints);
+  end_products(sums.pairs);
 }
 
 // The gradients of the scores, each times its decay, to shared memory. Those of keys with keys are -beta solved u^T; what
@@ -75,14 +81,9 @@ INLINE void keep_pairs(GradientsShared& shared, KeySums& sums, float (&driven)[2
     for (int k = 0; k < kKey / 8; k += 2) {
       Fragment left;
       load_left(left, shared.k, rows * 2, k, lane);
-#pragma unroll
-      for (int n = 0; n < kRowBlocks; ++n) {
-        if (n > rows) continue;
-        Fragment right;
-        load_right_transposed(right, shared.k, n * 2, k, lane);
-        multiply(scores[n], left, right);
-      }
+      add_to<true>(scores, left, shared.k, k, 0, lane);
     }
+    end_products(scores);
   }
   Tile<kChunk, kChunk>& to = part ? shared.of_queries : shared.of_keys;
 #pragma unroll
@@ -102,40 +103,55 @@ INLINE void keep_pairs(GradientsShared& shared, KeySums& sums, float (&driven)[2
     }
 }
 
-KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GradientsArguments p) {
+KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTANT GradientsArguments p) {
   SHARED_MEMORY(GradientsShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const int rows = warp % kRowBlocks, part = warp / kRowBlocks, column = part * kPart;
   const Place place(p.sizes, blockIdx.x);
   const Seat seat(lane);
   const int group = p.sizes.group_of(place.head);
-  copy_rows<kThreads>(shared.q, p.q.of(place.row, place.time, group), p.q.time, place.rows, kKey, thread);
-  copy_rows<kThreads>(shared.k, p.k.of(place.row, place.time, group), p.k.time, place.rows, kKey, thread);
-  copy_blocks<kThreads>(shared.inverse, p.inverse + place.number * (kChunk * kChunk), thread);
-  copy_floats<kThreads, kStepsBytes / 4>(reinterpret_cast<float*>(&shared.steps), reinterpret_cast<const float*>(p.steps + place.number), thread);
-  const auto load = [&](int tile) {
-    if (tile < kValueTiles) load_values(shared.stages[tile % kStages], p, place, tile, thread);
+  const auto start = [&](int tile) {
+    if (tile < kValues / kWidth && (!kWide || thread == 0)) {
+      fetch_values(shared.stages[tile % kStages], p, place, tile, shared.values[tile % kStages], thread);
+    }
     close_copies();
   };
+  if (!kWide || thread == 0) {
+    if constexpr (kWide) {
+      set_up(shared.operands);
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) load(i);
-  arrive_with_copies<kStages - 1>();
-  scale_tile(shared.q, shared.steps.q_factors, thread);
-  scale_tile(shared.k, shared.steps.k_factors, thread);
+      for (int i = 0; i < kStages; ++i) set_up(shared.values[i]);
+      publish_barriers();
+      expect_bytes(shared.operands, sizeof(shared.q) + sizeof(shared.k) + sizeof(shared.inverse) + kStepsBytes);
+    }
+    fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
+    fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
+    fetch_matrix<kThreads>(shared.inverse, p.inverse + place.number * (kChunk * kChunk), shared.operands, thread);
+    fetch_numbers<kThreads, kStepsBytes / 4>(reinterpret_cast<float*>(&shared.steps),
+                                             reinterpret_cast<const float*>(p.steps + place.number), shared.operands, thread);
+  }
+  close_copies();
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) start(i);
+  arrive_with_copies<kStages>();
+  if constexpr (kWide) wait_for_bytes(shared.operands, 0);
+  scale_rows_of(shared.q, shared.steps.q_factors, thread);
+  scale_rows_of(shared.k, shared.steps.k_factors, thread);
 
   KeySums sums;
   clear(sums.of_states[0]), clear(sums.of_states[1]), clear(sums.of_adjoints), clear(sums.pairs);
   float driven[2] = {}, across = 0.0f;
 #pragma unroll 1
-  for (int tile = 0; tile < kValueTiles; ++tile) {
-    arrive_with_copies<kStages - 1>();
+  for (int tile = 0; tile < kValues / kWidth; ++tile) {
+    if constexpr (kWide) wait_for_bytes(shared.values[tile % kStages], tile / kStages % 2);
+    else arrive_with_copies<kStages - 1>();
     const ValueStage& stage = shared.stages[tile % kStages];
     solve(shared, stage, p, place, tile, driven, rows, part, lane);
     across += product_of_tiles(stage.states, stage.adjoints, thread);
-    synchronize_block();
+    share();
     add_values(sums, shared, stage, rows, part, lane);
     synchronize_block();
-    load(tile + kStages);
+    start(tile + kStages);
   }
   wait_for_copies<0>();
   across = sum_of_warp(across);
@@ -145,7 +161,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GradientsArg
   float row_sums[2];
   sum_rows(row_sums, sums.of_states[1], shared.k, rows, column, seat);
   keep_sums(shared, kErased, row_sums, part, rows, seat);
-  synchronize_block();
+  share();
 
   // From here on with q and k as they were multiplied: their gradients, part by part.
   const float* steps[2] = {&shared.steps.entering[rows * 16 + seat.row], &shared.steps.beta[rows * 16 + seat.row]};
@@ -159,20 +175,19 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GradientsArg
   clear(dwritten);
 #pragma unroll
   for (int k = 0; k < kRowBlocks; ++k) {
-    Fragment left;
-    if (k <= rows) {
-      load_left(left, shared.of_queries, rows * 2, k * 2, lane);
-      add_product<false>(dq, left, shared.k, k * 2, column / 8, lane);
-      load_left(left, shared.of_keys, rows * 2, k * 2, lane);
-      add_product<false>(dread, left, shared.k, k * 2, column / 8, lane);
-    }
-    if (k >= rows) {
-      load_left_transposed(left, shared.of_queries, k * 2, rows * 2, lane);
-      add_product<false>(dwritten, left, shared.q, k * 2, column / 8, lane);
-      load_left_transposed(left, shared.of_keys, k * 2, rows * 2, lane);
-      add_product<false>(dwritten, left, shared.k, k * 2, column / 8, lane);
-    }
+    Fragment lefts[4];
+    load_left(lefts[0], shared.of_queries, rows * 2, k * 2, lane);
+    load_left(lefts[1], shared.of_keys, rows * 2, k * 2, lane);
+    load_left_transposed(lefts[2], shared.of_queries, k * 2, rows * 2, lane);
+    load_left_transposed(lefts[3], shared.of_keys, k * 2, rows * 2, lane);
+    add_to<false>(dq, lefts[0], shared.k, k * 2, column / 8, lane);
+    add_to<false>(dread, lefts[1], shared.k, k * 2, column / 8, lane);
+    add_to<false>(dwritten, lefts[2], shared.q, k * 2, column / 8, lane);
+    add_to<false>(dwritten, lefts[3], shared.k, k * 2, column / 8, lane);
   }
+  end_products(dq);
+  end_products(dread);
+  end_products(dwritten);
   sum_rows(row_sums, dq, shared.q, rows, column, seat);
   keep_sums(shared, kQueries, row_sums, part, rows, seat);
   sum_rows(row_sums, dread, shared.k, rows, column, seat);

@@ -5,6 +5,7 @@
 #include "chunks.cuh"
 
 struct GradientsArguments {
+  TensorMap of_q, of_k, of_outputs;
   Sizes sizes;
   Sequences q, k, v, dy;
   const unsigned char* reset;
@@ -24,26 +25,24 @@ struct GradientsArguments {
   StoredBeta* dbeta;        // (row, time, head)
 };
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kThreads = kWarps * 32;
 constexpr int kParts = kWarps / kRowBlocks;  // of keys and values, for the warps with the same 16 steps
 constexpr int kPart = kKey / kParts;         // keys of a warp
-constexpr int kWidth = kValueTile;           // values at a time
 constexpr int kValuePart = kWidth / kParts;  // of these, those of a warp
+static_assert(kValues % kWidth == 0, "whole tiles of so many values at a time");
 static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0 && kValuePart % 16 == 0, "warps have whole tiles");
 
 struct ValueStage {
+  Operand<kChunk, kWidth> dy;
   Tile<kWidth, kKey> states, adjoints;
   Tile<kWidth, kChunk> written, dwritten;
-  Tile<kChunk, kWidth> dy;
 };
 
 // Sums over the keys or values of a warp, of which a step's gradients are made:
 enum Sum { kQueries, kRead, kWritten, kMoved, kErased, kDriven, kSums };
 
 struct GradientsShared {
-  Tile<kChunk, kKey> q, k;
-  Tile<kChunk, kChunk> inverse;
+  Operand<kChunk, kKey> q, k;
   union {
     struct {
       ValueStage stages[kStages];
@@ -53,32 +52,33 @@ struct GradientsShared {
       Tile<kChunk, kChunk> of_keys, of_queries;
     };
   };
+  Tile<kChunk, kChunk> inverse;
   ChunkSteps steps;
   float sums[kSums][kParts][kChunk];
   float across[kWarps];
+  CopyBarrier operands, values[kStages];
 };
 
 EXPORTED_SIZE(gradients_shared_bytes, GradientsShared)
 
-INLINE void load_values(ValueStage& stage, const GradientsArguments& p, const Place& place, int tile, int thread) {
+INLINE void fetch_values(ValueStage& stage, const GradientsArguments& p, const Place& place, int tile, CopyBarrier& full, int thread) {
+  if constexpr (kWide) expect_bytes(full, sizeof(stage));
   const Index first = place.number * kValues + tile * kWidth;
-  copy_blocks<kThreads>(stage.states, p.states + first * kKey, thread);
-  copy_blocks<kThreads>(stage.adjoints, p.adjoints + first * kKey, thread);
-  copy_blocks<kThreads>(stage.written, p.written + first * kChunk, thread);
-  copy_blocks<kThreads>(stage.dwritten, p.dwritten + first * kChunk, thread);
-  copy_rows<kThreads>(stage.dy, p.dy.of(place.row, place.time, place.head) + tile * kWidth, p.dy.time, place.rows,
-                      p.sizes.value - tile * kWidth, thread);
+  fetch_matrix<kThreads>(stage.dwritten, p.dwritten + first * kChunk, full, thread);
+  fetch_matrix<kThreads>(stage.states, p.states + first * kKey, full, thread);
+  fetch_matrix<kThreads>(stage.adjoints, p.adjoints + first * kKey, full, thread);
+  fetch_matrix<kThreads>(stage.written, p.written + first * kChunk, full, thread);
+  fetch<kThreads>(stage.dy, p.of_outputs, p.dy, place.row, place.time, place.head, tile * kWidth, place.rows,
+                  p.sizes.value - tile * kWidth, full, thread);
 }
 
 // Rows of a tile times what they are to be multiplied by.
-template <int kRows, int kColumns>
-INLINE void scale_tile(Tile<kRows, kColumns>& tile, const float* factors, int thread) {
-  constexpr int kPairs = kRows * kColumns / 2;
+INLINE void scale_rows_of(Operand<kChunk, kKey>& tile, const float* factors, int thread) {
+  constexpr int kPairs = kChunk * kKey / 2;
 #pragma unroll
   for (int i = 0; i < kPairs / kThreads; ++i) {
-    const int pair = i * kThreads + thread, block = pair / 32, row_block = block / Tile<kRows, kColumns>::kColumnBlocks;
+    const int pair = i * kThreads + thread, block = pair / 32, row_block = block / (kKey / 8), column_block = block % (kKey / 8);
     const Seat seat(pair % 32);
-    const int column_block = block % Tile<kRows, kColumns>::kColumnBlocks;
     const float factor = factors[row_block * 8 + seat.row];
     const Words words = tile.pair(row_block, column_block, seat);
     tile.set(row_block, column_block, seat, split(words.low() * factor, words.high() * factor));
@@ -102,8 +102,8 @@ INLINE float product_of_tiles(const Tile<kRows, kColumns>& left, const Tile<kRow
 // The products of sums (16, kPart) of a warp's steps and keys with its tile of k or q, added up over the keys: for each of
 // a lane's two rows.
 template <int kTiles>
-INLINE void sum_rows(float (&to)[2], const float (&sums)[kTiles][2][4], const Tile<kChunk, kKey>& tile, int rows, int column,
-                     const Seat& seat) {
+INLINE void sum_rows(float (&to)[2], const float (&sums)[kTiles][2][4], const Operand<kChunk, kKey>& tile, int rows,
+                     int column, const Seat& seat) {
   to[0] = to[1] = 0.0f;
 #pragma unroll
   for (int n = 0; n < kTiles * 2; ++n)
@@ -181,7 +181,7 @@ INLINE void store_two(To* to, float low, float high) {
 // along = x . sums, it is factor (sums - x along / scale^2).
 template <int kTiles>
 INLINE void write_rows(StoredOfGroups* to, const GradientsArguments& p, const Place& place, const float (&sums)[kTiles][2][4],
-                       const Tile<kChunk, kKey>& tile, const float* factors, const float (&along)[2], int rows, int column,
+                       const Operand<kChunk, kKey>& tile, const float* factors, const float (&along)[2], int rows, int column,
                        const Seat& seat) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {

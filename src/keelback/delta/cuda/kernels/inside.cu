@@ -1,12 +1,13 @@
 // What a chunk holds before the states that enter it are known: a block has a chunk of one head of one row.
 //
-// With N the scores of keys with keys before them, each times beta of the later one, T = (1 + N)^-1 is found column by
-// column, by substitution in float32: powers of N would cancel where keys are alike. Then
+// With N the scores of keys with keys before them, each times beta of the later one, T = (1 + N)^-1 is found in float32 by
+// substitution, block by block: powers of N would cancel where keys are alike. Then
 //     erasing = -T (beta * entered k),   written = T (beta * v),   weights = scores of queries with keys up to them.
 // Source: Yang et al. 2024 (arXiv 2406.06484), section 3.2, with the decays of arXiv 2412.06464.
 #include "chunks.cuh"
 
 struct InsideArguments {
+  TensorMap of_q, of_k, of_v;
   Sizes sizes;
   Sequences q, k, v;
   const StoredDecay* g;
@@ -34,12 +35,16 @@ static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0, "warps
 constexpr double kSmallestLog = -150.0;
 constexpr float kNormEpsilon = 1e-6f;
 
+// Rows of floats, which begin in different banks.
+using Rows = float[kChunk][kChunk + 4];
+
 struct InsideShared {
-  Tile<kChunk, kKey> q, k;
-  Tile<kChunk, kValues> v;
+  Operand<kChunk, kKey> q, k;
+  Operand<kChunk, kValues> v;
   Tile<kChunk, kChunk> of_values, of_keys;  // T times beta, and what k is multiplied by, down its columns
-  float lower[kChunk][kChunk];
+  Rows lower, inverse;
   ChunkSteps steps;
+  CopyBarrier full;
 };
 
 EXPORTED_SIZE(inside_shared_bytes, InsideShared)
@@ -82,8 +87,7 @@ INLINE void find_steps(ChunkSteps& steps, const InsideArguments& p, const Place&
 }
 
 // What the rows of a tile are multiplied by: one over their norms, if they are to be normalised. Four lanes have a row.
-template <typename Rows>
-INLINE float factor_of_row(const Rows& tile, int row, int quarter) {
+INLINE float factor_of_row(const Operand<kChunk, kKey>& tile, int row, int quarter) {
   if constexpr (!kNormalise) return 1.0f;
   float sum = 0.0f;
 #pragma unroll
@@ -125,14 +129,9 @@ INLINE void find_scores(InsideShared& shared, Stored* weights, bool of_queries, 
     Fragment left;
     if (of_queries) load_left(left, shared.q, rows * 2, k, lane);
     else load_left(left, shared.k, rows * 2, k, lane);
-#pragma unroll
-    for (int n = 0; n < kRowBlocks; ++n) {
-      if (n > rows) continue;
-      Fragment right;
-      load_right_transposed(right, shared.k, n * 2, k, lane);
-      multiply(scores[n], left, right);
-    }
+    add_to<true>(scores, left, shared.k, k, 0, lane);
   }
+  end_products(scores);
   const Seat seat(lane);
   const ChunkSteps& steps = shared.steps;
 #pragma unroll
@@ -153,52 +152,104 @@ INLINE void find_scores(InsideShared& shared, Stored* weights, bool of_queries, 
     }
 }
 
-template <int kRows, int kColumns>
-INLINE void set_number(Tile<kRows, kColumns>& tile, int row, int column, float x) {
-  const Words words = split(x, 0.0f);
+// The blocks of T on the diagonal: a thread has a column of 16, whose rows are those of the unit matrix less those before
+// them, by what a row of `lower` holds.
+INLINE void find_diagonal(InsideShared& shared, int thread) {
+  const int first = thread / 16 * 16, column = thread % 16;
+  float x[16];
 #pragma unroll
-  for (int p = 0; p < kPlanes; ++p) {
-    const_cast<unsigned short*>(tile.row(p, row / 8, column / 8, row % 8))[column % 8] = static_cast<unsigned short>(words.plane[p]);
-  }
-}
-
-// A column of T: row i is that of the unit matrix less those before it, by what row i of `lower` holds.
-INLINE void find_column(InsideShared& shared, Stored* inverse, int column) {
-  const ChunkSteps& steps = shared.steps;
-  const float of_value = steps.beta[column], of_key = of_value * steps.k_factors[column] * steps.entering[column];
-  float x[kChunk];
-#pragma unroll
-  for (int i = 0; i < kChunk; ++i) x[i] = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kChunk; ++i) {
-    float sums[4] = {};
+  for (int i = 0; i < 16; ++i) {
+    float sum = i == column ? 1.0f : 0.0f;
 #pragma unroll
     for (int j = 0; j < (i + 3) / 4; ++j) {
-      const Pack<float, 4> four = *reinterpret_cast<const Pack<float, 4>*>(&shared.lower[i][j * 4]);
+      const Pack<float, 4> four = *reinterpret_cast<const Pack<float, 4>*>(&shared.lower[first + i][first + j * 4]);
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
-        if (j * 4 + m < i) sums[m] += four.at[m] * x[j * 4 + m];
+        if (j * 4 + m < i) sum -= four.at[m] * x[j * 4 + m];
       }
     }
-    const float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    x[i] = i == column ? 1.0f : i > column ? -sum : 0.0f;
-    set_number(shared.of_values, i, column, x[i] * of_value);
-    set_number(shared.of_keys, i, column, x[i] * of_key);
-    if (inverse) store(inverse + ((i / 8 * (kChunk / 8) + column / 8) * 8 + i % 8) * 8 + column % 8, x[i]);
+    x[i] = i < column ? 0.0f : sum;
+    shared.inverse[first + i][first + column] = x[i];
   }
 }
 
-KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(const InsideArguments p) {
+// to (kWidth, kWidth) = sign left right, for as many blocks as there are pairs of that width on the diagonal; a thread has
+// four columns of a row. One factor is an inverse, of which what lies above its blocks on the diagonal does not count.
+template <int kWidth, bool kLeftIsInverse>
+INLINE void multiply_blocks(Rows& to, int to_row, int to_column, const Rows& left, int left_row, int left_column,
+                            const Rows& right, int right_row, int right_column, float sign, int thread) {
+  constexpr int kPieces = kWidth * kWidth / 4;
+  for (int piece = thread; piece < kChunk / (2 * kWidth) * kPieces; piece += kThreads) {
+    const int first = piece / kPieces * 2 * kWidth, row = piece % kPieces / (kWidth / 4), column = piece % (kWidth / 4) * 4;
+    Pack<float, 4> sums = {};
+    const int begin = kLeftIsInverse ? 0 : column / 16 * 16, end = kLeftIsInverse ? row / 16 * 16 + 16 : kWidth;
+#pragma unroll 4
+    for (int k = begin; k < end; k += 4) {
+      const auto of_left = *reinterpret_cast<const Pack<float, 4>*>(&left[first + left_row + row][first + left_column + k]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const auto of_right = *reinterpret_cast<const Pack<float, 4>*>(&right[first + right_row + k + j][first + right_column + column]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums.at[i] += of_left.at[j] * of_right.at[i];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums.at[i] *= sign;
+    *reinterpret_cast<Pack<float, 4>*>(&to[first + to_row + row][first + to_column + column]) = sums;
+  }
+}
+
+// Two inverses on the diagonal become one of twice the width: below the first lies -second lower first. What is between
+// the two products takes the place above the diagonal, where nothing is.
+template <int kWidth>
+INLINE void join_inverses(InsideShared& shared, int thread) {
+  if constexpr (kWidth < kChunk) {
+    multiply_blocks<kWidth, false>(shared.inverse, 0, kWidth, shared.lower, kWidth, 0, shared.inverse, 0, 0, 1.0f, thread);
+    synchronize_block();
+    multiply_blocks<kWidth, true>(shared.inverse, kWidth, 0, shared.inverse, kWidth, kWidth, shared.inverse, 0, kWidth, -1.0f, thread);
+    synchronize_block();
+    join_inverses<2 * kWidth>(shared, thread);
+  }
+}
+
+// T as the products take it: times beta, and times what k is multiplied by, down its columns.
+INLINE void keep_inverse(InsideShared& shared, Stored* inverse, int thread) {
+  const ChunkSteps& steps = shared.steps;
+#pragma unroll
+  for (int i = 0; i < kChunk * kChunk / 2 / kThreads; ++i) {
+    const int pair = i * kThreads + thread, block = pair / 32;
+    const Seat seat(pair % 32);
+    const int row_block = block / (kChunk / 8), column_block = block % (kChunk / 8);
+    const int row = row_block * 8 + seat.row, column = column_block * 8 + seat.column;
+    const Pack<float, 2> two = *reinterpret_cast<const Pack<float, 2>*>(&shared.inverse[row][column]);
+    const float low = column <= row ? two.at[0] : 0.0f, high = column < row ? two.at[1] : 0.0f;
+    const float beta[2] = {steps.beta[column], steps.beta[column + 1]};
+    shared.of_values.set(row_block, column_block, seat, split(low * beta[0], high * beta[1]));
+    const float keys[2] = {steps.k_factors[column] * steps.entering[column], steps.k_factors[column + 1] * steps.entering[column + 1]};
+    shared.of_keys.set(row_block, column_block, seat, split(low * beta[0] * keys[0], high * beta[1] * keys[1]));
+    if (inverse) store_pair<kChunk>(inverse, row_block, column_block, seat, low, high);
+  }
+}
+
+KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(const GRID_CONSTANT InsideArguments p) {
   SHARED_MEMORY(InsideShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
   const Place place(p.sizes, blockIdx.x);
   const int group = p.sizes.group_of(place.head);
-  copy_rows<kThreads>(shared.q, p.q.of(place.row, place.time, group), p.q.time, place.rows, kKey, thread);
-  copy_rows<kThreads>(shared.k, p.k.of(place.row, place.time, group), p.k.time, place.rows, kKey, thread);
-  copy_rows<kThreads>(shared.v, p.v.of(place.row, place.time, place.head), p.v.time, place.rows, p.sizes.value, thread);
+  if (!kWide || thread == 0) {
+    if constexpr (kWide) {
+      set_up(shared.full);
+      publish_barriers();
+      expect_bytes(shared.full, sizeof(shared.q) + sizeof(shared.k) + sizeof(shared.v));
+    }
+    fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
+    fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
+    fetch<kThreads>(shared.v, p.of_v, p.v, place.row, place.time, place.head, 0, place.rows, p.sizes.value, shared.full, thread);
+  }
   close_copies();
   if (warp == 0) find_steps(shared.steps, p, place, lane);
   arrive_with_copies<0>();
+  if constexpr (kWide) wait_for_bytes(shared.full, 0);
   find_factors(shared, p.options.scale, thread);
   synchronize_block();
   Stored* weights = p.weights + place.number * (kChunk * kChunk);
@@ -209,15 +260,18 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   }
   synchronize_block();
   if (thread < kChunk) {
-    find_column(shared, p.inverse ? p.inverse + place.number * (kChunk * kChunk) : nullptr, thread);
+    find_diagonal(shared, thread);
   } else {
     const auto from = reinterpret_cast<const Pack<unsigned, 4>*>(&shared.steps);
     auto to = reinterpret_cast<Pack<unsigned, 4>*>(p.steps + place.number);
     for (int i = thread - kChunk; i < kStepsBytes / 16; i += kThreads - kChunk) to[i] = from[i];
   }
   synchronize_block();
+  join_inverses<16>(shared, thread);
+  keep_inverse(shared, p.inverse ? p.inverse + place.number * (kChunk * kChunk) : nullptr, thread);
+  share();
 
-  // Written, (value, step) = v^T (T beta)^T: only steps that are not before those that are added up.
+  // Written, (value, step), is v^T (T beta)^T.
 #pragma unroll 1
   for (int block = warp; block < kValues / 16; block += kWarps) {
     Sums<kRowBlocks> sums;
@@ -226,13 +280,9 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
     for (int k = 0; k < kRowBlocks; ++k) {
       Fragment left;
       load_left_transposed(left, shared.v, k * 2, block * 2, lane);
-#pragma unroll
-      for (int n = k; n < kRowBlocks; ++n) {
-        Fragment right;
-        load_right_transposed(right, shared.of_values, n * 2, k * 2, lane);
-        multiply(sums[n], left, right);
-      }
+      add_to<true>(sums, left, shared.of_values, k * 2, 0, lane);
     }
+    end_products(sums);
     store_blocks<kChunk>(p.written + place.number * (kValues * kChunk), block * 2, 0, sums, lane);
   }
   const int rows = warp % kRowBlocks, part = warp / kRowBlocks;
@@ -240,11 +290,11 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   clear(sums);
 #pragma unroll
   for (int k = 0; k < kRowBlocks; ++k) {
-    if (k > rows) continue;
     Fragment left;
     load_left(left, shared.of_keys, rows * 2, k * 2, lane);
-    add_product<false>(sums, left, shared.k, k * 2, part * (kPart / 8), lane);
+    add_to<false>(sums, left, shared.k, k * 2, part * (kPart / 8), lane);
   }
+  end_products(sums);
   scale_rows_of(sums, -1.0f, -1.0f);
   store_blocks<kKey>(p.erasing + place.number * (kChunk * kKey), rows * 2, part * (kPart / 8), sums, lane);
 }

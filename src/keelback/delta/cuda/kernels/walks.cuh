@@ -7,13 +7,16 @@
 
 constexpr int kWarps = kValueTile / 16;
 constexpr int kThreads = kWarps * 32;
+static_assert(!kWide || kWarps == kGroupWarps, "a warpgroup multiplies");
 
 // What both walks read of a chunk.
 struct WalkStage {
-  Tile<kChunk, kKey> erasing, k, q;
+  Operand<kChunk, kKey> k, q;
+  Tile<kChunk, kKey> erasing;
   Tile<kChunk, kChunk> weights;
   float entering[kChunk], entered_q[kChunk], left_k[kChunk];
 };
+constexpr int kWalkBytes = sizeof(WalkStage::k) + sizeof(WalkStage::q) + sizeof(WalkStage::erasing) + sizeof(WalkStage::weights) + 3 * kChunk * 4;
 
 struct Walk {
   Sizes sizes;
@@ -36,18 +39,59 @@ struct WalkPlace {
   INLINE Index number(const Sizes& sizes, int chunk) const { return of_head * sizes.chunks + chunk; }
 };
 
-INLINE void load_walk(WalkStage& stage, const Walk& p, const WalkPlace& place, int chunk, int thread) {
+INLINE void fetch_walk(WalkStage& stage, const Walk& p, const TensorMap& q, const TensorMap& k, const WalkPlace& place, int chunk,
+                       CopyBarrier& full, int thread) {
   const Index number = place.number(p.sizes, chunk);
   const int time = chunk * kChunk, rows = p.sizes.length - time, group = p.sizes.group_of(place.head);
-  copy_blocks<kThreads>(stage.erasing, p.erasing + number * (kChunk * kKey), thread);
-  copy_rows<kThreads>(stage.k, p.k.of(place.row, time, group), p.k.time, rows, kKey, thread);
-  copy_rows<kThreads>(stage.q, p.q.of(place.row, time, group), p.q.time, rows, kKey, thread);
-  copy_blocks<kThreads>(stage.weights, p.weights + number * (kChunk * kChunk), thread);
-  const ChunkSteps& steps = p.steps[number];
-  copy_floats<kThreads, kChunk>(stage.entering, steps.entering, thread);
-  copy_floats<kThreads, kChunk>(stage.entered_q, steps.entered_q, thread);
-  copy_floats<kThreads, kChunk>(stage.left_k, steps.left_k, thread);
+  fetch<kThreads>(stage.k, k, p.k, place.row, time, group, 0, rows, kKey, full, thread);
+  fetch_matrix<kThreads>(stage.erasing, p.erasing + number * (kChunk * kKey), full, thread);
+  fetch<kThreads>(stage.q, q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
+  fetch_matrix<kThreads>(stage.weights, p.weights + number * (kChunk * kChunk), full, thread);
+  fetch_numbers<kThreads, 3 * kChunk>(stage.entering, p.steps[number].entering, full, thread);
 }
+
+// Chunks on their way to kStages stages, one after another. `fetch(stage, barrier, passed)` starts to copy one.
+template <typename Stage, int kBytes>
+struct Stages {
+  Stage at[kStages];
+  CopyBarrier full[kStages];
+
+  template <typename Fetch>
+  INLINE void begin(int count, int thread, Fetch fetch) {
+    if constexpr (kWide) {
+      if (thread == 0) {
+#pragma unroll
+        for (int i = 0; i < kStages; ++i) set_up(full[i]);
+        publish_barriers();
+      }
+      synchronize_block();
+    }
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) start(i, count, thread, fetch);
+  }
+  template <typename Fetch>
+  INLINE void start(int passed, int count, int thread, Fetch fetch) {
+    if constexpr (kWide) {
+      if (passed >= count || thread) return;
+      expect_bytes(full[passed % kStages], kBytes);
+      fetch(at[passed % kStages], full[passed % kStages], passed);
+    } else {
+      if (passed < count) fetch(at[passed % kStages], full[passed % kStages], passed);
+      close_copies();
+    }
+  }
+  INLINE const Stage& arrive(int passed) {
+    if constexpr (kWide) wait_for_bytes(full[passed % kStages], passed / kStages % 2);
+    else arrive_with_copies<kStages - 1>();
+    return at[passed % kStages];
+  }
+  // After all have read the stage, the next chunk takes its place.
+  template <typename Fetch>
+  INLINE void leave(int passed, int count, int thread, Fetch fetch) {
+    synchronize_block();
+    start(passed + kStages, count, thread, fetch);
+  }
+};
 
 // The states of a warp: 16 values, all keys.
 using States = float[kKey / 16][2][4];
@@ -73,11 +117,11 @@ INLINE void set_out(States& states, const float* start, const Sizes& sizes, cons
   if (start) for_each_plain(start, sizes, place, states, warp, lane, [](const float* from, float& state) { state = *from; });
 }
 
-INLINE void arrive(float* end, const Sizes& sizes, const WalkPlace& place, States& states, int warp, int lane) {
+INLINE void arrive_at(float* end, const Sizes& sizes, const WalkPlace& place, States& states, int warp, int lane) {
   if (end) for_each_plain(end, sizes, place, states, warp, lane, [](float* to, float state) { *to = state; });
 }
 
-// Where the (value, number) matrix of a warp's chunk begins: (row, head, chunk, value, number).
+// Where the (value, number) matrix of a block's chunk begins: (row, head, chunk, value, number).
 template <int kNumbers>
 INLINE Stored* of_values(Stored* all, Index number, const WalkPlace& place) {
   return all + (number * kValues + place.value_tile * kValueTile) * kNumbers;
