@@ -96,9 +96,11 @@ class InsideConfiguration:
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
-        operands = 2 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, tiles.values)
-        squares = 2 * (tiles.bytes_of(chunk, chunk) + FLOAT * chunk * (chunk + 4))
-        return _aligned(operands + squares + tiles.step_bytes + BARRIER, tiles.unit)
+        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
+        rows = FLOAT * chunk * (chunk + 4)
+        shared = _aligned(max(keys, rows, 2 * square), tiles.unit)
+        after = rows + tiles.step_bytes + BARRIER
+        return _aligned(keys + tiles.bytes_of(chunk, tiles.values) + shared + after, tiles.unit)
 
     @cached_property
     def header(self) -> str:
@@ -111,12 +113,16 @@ class InsideConfiguration:
 
 @dataclass(frozen=True)
 class WalkConfiguration:
-    """For `ahead.cu` and `back.cu`: a block has a tile of a head's values, a warp 16 of them."""
+    """For `ahead.cu` and `back.cu`: a block has a tile of a head's values, a warp 16 of them.
+
+    With `outputs` the way ahead is for them; without, for the gradients.
+    """
 
     sources: ClassVar[str] = "keelback.delta.cuda"
 
     tiles: Tiles
     back: bool
+    outputs: bool
     stages: int
 
     @property
@@ -144,7 +150,7 @@ class WalkConfiguration:
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
-        return self.tiles.header({}, {"kStages": self.stages}, {})
+        return self.tiles.header({}, {"kStages": self.stages}, {"kOutputs": self.outputs})
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,10 @@ class Launches:
             "end": (),
         }
         blocks = rows * tiles.value_tiles
-        self.ahead = launch(plan.ahead, blocks, ahead, of_keys)
         if dy is None:
+            self.ahead = launch(plan.ahead, blocks, ahead, of_keys)
             return
+        self.ahead = launch(plan.again, blocks, ahead, of_keys)
         back = {
             **walk,
             "dy": strides_of(dy),

@@ -25,8 +25,8 @@ WIDEST_KEY, WIDEST_VALUE = 128, 256
 #: Keys of products by warpgroups.
 COLUMNS_OF_GROUPS = (64, 128)
 _MOST_STAGES = 3
-#: Shared memory of a processor that is left for a second block beside the first.
-_HALF = 113 << 10
+#: Blocks of a processor that registers suffice for, and bytes that each needs beside its own.
+_MOST_BLOCKS, _RESERVED = 3, 1024
 
 Staged = TypeVar("Staged", WalkConfiguration, GradientsConfiguration)
 
@@ -50,6 +50,7 @@ class Plan:
     tiles: Tiles
     inside: InsideConfiguration
     ahead: WalkConfiguration
+    again: WalkConfiguration
     back: WalkConfiguration
     gradients: GradientsConfiguration
 
@@ -85,8 +86,10 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     )
     decay, beta = traits.decay_dtype, traits.beta_dtype
     inside = InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset)
-    if inside.shared_bytes <= _HALF:
-        inside = replace(inside, blocks_per_processor=2)
+    blocks_at_once = min(
+        _MOST_BLOCKS, (card.shared_bytes + _RESERVED) // (inside.shared_bytes + _RESERVED)
+    )
+    inside = replace(inside, blocks_per_processor=max(1, blocks_at_once))
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
     at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
     many = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
@@ -105,13 +108,13 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         card,
         min(2, tiles.values // at_once),
     )
-    ahead, back = (
-        _staged(WalkConfiguration(tiles, back, stages=1), card, _MOST_STAGES)
-        for back in (False, True)
+    ahead, again, back = (
+        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, _MOST_STAGES)
+        for back, outputs in ((False, True), (False, False), (True, False))
     )
     if any(one.shared_bytes > card.shared_bytes for one in (inside, ahead, back, gradients)):
         return None
-    return Plan(tiles, inside, ahead, back, gradients)
+    return Plan(tiles, inside, ahead, again, back, gradients)
 
 
 def _staged(configuration: Staged, card: Card, most: int) -> Staged:

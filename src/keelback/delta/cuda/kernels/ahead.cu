@@ -1,6 +1,6 @@
 // Ahead through the chunks: with h the states before one, its steps write u = written + erasing h along their keys,
 //     y = entered q h + weights u,      h' = across h + left k^T u.
-// On the way to the gradients, u and h are kept, and there is no y.
+// On the way to the gradients (without kOutputs), u and h are kept, and there is no y.
 #include "walks.cuh"
 
 struct AheadArguments {
@@ -8,8 +8,8 @@ struct AheadArguments {
   Walk walk;
   Stored* written;     // (row, head, chunk, value, step); u takes its place where it is kept
   const float* start;  // (row, head, key, value), or null for zero
-  Stored* states;      // before each chunk, (row, head, chunk, value, key), or null
-  Stored* y;           // or null
+  Stored* states;      // before each chunk, (row, head, chunk, value, key), where they are kept
+  Stored* y;           // where they are not
   Index y_row, y_time, y_head;
   float* end;          // or null
 };
@@ -37,7 +37,8 @@ INLINE void write_turned(const AheadArguments& p, const WalkPlace& place, Tile<1
   synchronize_warp();
   const int time = chunk * kChunk, rows = p.walk.sizes.length - time;
   const int first = place.value_tile * kValueTile + warp * 16 + seat.column;
-  Stored* to = p.y + place.row * p.y_row + time * p.y_time + place.head * p.y_head + first;
+  Stored* row = p.y + place.row * p.y_row + Index(time + seat.row) * p.y_time + place.head * p.y_head + first;
+  const bool whole = rows >= kChunk && (place.value_tile + 1) * kValueTile <= p.walk.sizes.value;
 #pragma unroll
   for (int n = 0; n < kRowBlocks; ++n) {
     Fragment turned;
@@ -45,8 +46,9 @@ INLINE void write_turned(const AheadArguments& p, const WalkPlace& place, Tile<1
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int step = n * 16 + i / 2 * 8 + seat.row;
-      if (step >= rows || first + i % 2 * 8 >= p.walk.sizes.value) continue;
-      Stored* pair = to + step * p.y_time + i % 2 * 8;
+      Stored* pair = row + i % 2 * 8;
+      if (i % 2) row += 8 * p.y_time;
+      if (!whole && (step >= rows || first + i % 2 * 8 >= p.walk.sizes.value)) continue;
       if constexpr (kHalf) {
         *reinterpret_cast<unsigned*>(pair) = turned.at[0][i];
       } else {
@@ -72,15 +74,15 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const GRID_CONSTANT Ah
   };
   shared.chunks.begin(sizes.chunks, thread, fetch);
   States h;
+  Sums<kRowBlocks> y;
   set_out(h, p.start, sizes, place, warp, lane);
 #pragma unroll 1
   for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
     const AheadStage& stage = shared.chunks.arrive(chunk);
     const Index number = place.number(sizes, chunk);
-    if (p.states) store_blocks<kKey>(of_values<kKey>(p.states, number, place), warp * 2, 0, h, lane);
+    if constexpr (!kOutputs) store_blocks<kKey>(of_values<kKey>(p.states, number, place), warp * 2, 0, h, lane);
 
-    Sums<kRowBlocks> u, y;
-    clear(y);
+    Sums<kRowBlocks> u;
 #pragma unroll
     for (int n = 0; n < kRowBlocks * 2; ++n)
 #pragma unroll
@@ -88,35 +90,35 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const GRID_CONSTANT Ah
         const Words words = stage.written.pair(warp * 2 + i, n, seat);
         u[n / 2][n % 2][i * 2] = words.low(), u[n / 2][n % 2][i * 2 + 1] = words.high();
       }
-    Fragment lefts[kKey / 16];
-    set_lefts(lefts, h);
-#pragma unroll
-    for (int k = 0; k < kKey / 16; ++k) add_to<true>(u, lefts[k], stage.walk.erasing, k * 2, 0, lane);
-    if (p.y) {
-#pragma unroll
-      for (int k = 0; k < kKey / 16; ++k) add_to<true>(y, lefts[k], stage.walk.q, k * 2, 0, lane);
+    Fragment before[kKey / 16], writes[kRowBlocks], left[kRowBlocks];
+    set_lefts(before, h);
+    add_all<true>(u, before, stage.walk.erasing, lane);
+    if constexpr (kOutputs) {
+      // The last chunk's outputs are written while products are under way.
+      if (chunk > 0) write_turned(p, place, shared.turning[warp], y, chunk - 1, warp, lane);
+      clear(y);
+      add_all<true>(y, before, stage.walk.q, lane);
     }
-    end_products(u);
-    end_products(y);
-    if (p.states) store_blocks<kChunk>(of_values<kChunk>(p.written, number, place), warp * 2, 0, u, lane);
-
-    const float across = stage.walk.entering[kChunk - 1];
-    scale_rows_of(h, across, across);
-    Fragment writes[kRowBlocks], left[kRowBlocks];
-    set_lefts(writes, u);
+    wait_for<kOutputs ? 1 : 0>(u);
+    if constexpr (kOutputs) set_lefts(writes, u);
+    else store_blocks<kChunk>(of_values<kChunk>(p.written, number, place), warp * 2, 0, u, lane);
     scale_columns_of(u, stage.walk.left_k, lane);
     set_lefts(left, u);
-#pragma unroll
-    for (int k = 0; k < kRowBlocks; ++k) add_to<false>(h, left[k], stage.walk.k, k * 2, 0, lane);
-    if (p.y) {
+    const float across = stage.walk.entering[kChunk - 1];
+    scale_rows_of(h, across, across);
+    add_all<false>(h, left, stage.walk.k, lane);
+    if constexpr (kOutputs) {
+      wait_for<1>(y);
       scale_columns_of(y, stage.walk.entered_q, lane);
-#pragma unroll
-      for (int k = 0; k < kRowBlocks; ++k) add_to<true>(y, writes[k], stage.walk.weights, k * 2, 0, lane);
+      add_all<true>(y, writes, stage.walk.weights, lane);
+      wait_for<0>(y);
+      release(writes);
     }
-    end_products(h);
-    end_products(y);
+    wait_for<0>(h);
+    release(before);
+    release(left);
     shared.chunks.leave(chunk, sizes.chunks, thread, fetch);
-    if (p.y) write_turned(p, place, shared.turning[warp], y, chunk, warp, lane);
   }
+  if constexpr (kOutputs) write_turned(p, place, shared.turning[warp], y, sizes.chunks - 1, warp, lane);
   arrive_at(p.end, sizes, place, h, warp, lane);
 }

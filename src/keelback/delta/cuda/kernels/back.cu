@@ -47,30 +47,31 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT Bac
 
     Sums<kRowBlocks> du;
     clear(du);
-    Fragment lefts[kKey / 16], outputs[kRowBlocks], writes[kRowBlocks];
-    set_lefts(lefts, dh);
-#pragma unroll
-    for (int k = 0; k < kKey / 16; ++k) add_to<true>(du, lefts[k], stage.walk.k, k * 2, 0, lane);
-    end_products(du);
-    scale_columns_of(du, stage.walk.left_k, lane);
-    const float across = stage.walk.entering[kChunk - 1];
-    scale_rows_of(dh, across, across);
+    Fragment after[kKey / 16], outputs[kRowBlocks], entered[kRowBlocks], writes[kRowBlocks];
+    set_lefts(after, dh);
+    add_all<true>(du, after, stage.walk.k, lane);
 #pragma unroll
     for (int k = 0; k < kRowBlocks; ++k) {
       load_left_transposed(outputs[k], stage.dy, k * 2, warp * 2, lane);
-      add_to<false>(du, outputs[k], stage.walk.weights, k * 2, 0, lane);
+      entered[k] = outputs[k];
+      scale_columns(entered[k], stage.walk.entered_q, k * 16, Seat(lane));
     }
-    end_products(du);
-#pragma unroll
-    for (int k = 0; k < kRowBlocks; ++k) {
-      scale_columns(outputs[k], stage.walk.entered_q, k * 16, Seat(lane));
-      add_to<false>(dh, outputs[k], stage.walk.q, k * 2, 0, lane);
-    }
+    const float across = stage.walk.entering[kChunk - 1];
+    scale_rows_of(dh, across, across);
+    add_all<false>(dh, entered, stage.walk.q, lane);
+    wait_for<1>(du);
+    scale_columns_of(du, stage.walk.left_k, lane);
+    add_all<false>(du, outputs, stage.walk.weights, lane);
+    wait_for<0>(du);
+    wait_for<0>(dh);
+    release(after);
+    release(outputs);
+    release(entered);
     set_lefts(writes, du);
-#pragma unroll
-    for (int k = 0; k < kRowBlocks; ++k) add_to<false>(dh, writes[k], stage.walk.erasing, k * 2, 0, lane);
+    add_all<false>(dh, writes, stage.walk.erasing, lane);
     store_blocks<kChunk>(of_values<kChunk>(p.dwritten, number, place), warp * 2, 0, du, lane);
-    end_products(dh);
+    wait_for<0>(dh);
+    release(writes);
     shared.chunks.leave(passed, sizes.chunks, thread, fetch_stage);
   }
   arrive_at(p.end, sizes, place, dh, warp, lane);

@@ -35,6 +35,36 @@ INLINE void add_to(float (&sums)[kTiles][2][4], const Fragment& left, const Righ
   if constexpr (kWide) multiply_together<kTransposed>(sums, left, right, k, n);
   else add_product<kTransposed>(sums, left, right, k, n, lane);
 }
+// The same for several left factors along the 16s of the right one's depth, which are all under way on return.
+template <bool kTransposed, int kTiles, int kCount, typename Right>
+INLINE void add_all(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane) {
+  if constexpr (kWide) {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      multiply_group<kTransposed>(Element(), flat(sums), lefts[k].at[0], right_of<kTransposed>(right, 0, k * 2, 0));
+    }
+    close_products();
+  } else {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) add_product<kTransposed>(sums, lefts[k], right, k * 2, 0, lane);
+  }
+}
+// Waits for these sums, where at most kLeft calls of `add_all` came after theirs; and for those whose left factors these are.
+template <int kLeft, int kTiles>
+INLINE void wait_for(float (&sums)[kTiles][2][4]) {
+  if constexpr (kWide) {
+    wait_for_products<kLeft>();
+    pin(flat(sums));
+  }
+}
+template <int kCount>
+INLINE void release(Fragment (&lefts)[kCount]) {
+  if constexpr (kWide) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) pin(lefts[k].at[0]);
+  }
+}
 template <int kTiles>
 INLINE void end_products(float (&sums)[kTiles][2][4]) {
   if constexpr (kWide) finish(sums);

@@ -39,10 +39,16 @@ constexpr float kNormEpsilon = 1e-6f;
 using Rows = float[kChunk][kChunk + 4];
 
 struct InsideShared {
-  Operand<kChunk, kKey> q, k;
+  Operand<kChunk, kKey> k;
   Operand<kChunk, kValues> v;
-  Tile<kChunk, kChunk> of_values, of_keys;  // T times beta, and what k is multiplied by, down its columns
-  Rows lower, inverse;
+  union {  // one after the other
+    Operand<kChunk, kKey> q;
+    Rows lower;
+    struct {
+      Tile<kChunk, kChunk> of_values, of_keys;  // T times beta, and what k is multiplied by, down its columns
+    };
+  };
+  Rows inverse;
   ChunkSteps steps;
   CopyBarrier full;
 };
@@ -105,11 +111,12 @@ INLINE float factor_of_row(const Operand<kChunk, kKey>& tile, int row, int quart
   return 1.0f / sqrtf(sum_of_quad(sum) + kNormEpsilon);
 }
 
+// By all warps but the first, which finds the steps meanwhile.
 INLINE void find_factors(InsideShared& shared, float scale, int thread) {
   static_assert(kKey % 32 == 0, "four lanes have the same of a row");
-#pragma unroll
-  for (int i = 0; i < 2 * kChunk * 4 / kThreads; ++i) {
-    const int piece = i * kThreads + thread, row = piece / 4 % kChunk;
+#pragma unroll 1
+  for (int piece = thread - 32; piece < 2 * kChunk * 4; piece += kThreads - 32) {
+    const int row = piece / 4 % kChunk;
     if (piece / 4 < kChunk) {
       const float factor = factor_of_row(shared.q, row, piece % 4) * scale;
       if (piece % 4 == 0) shared.steps.q_factors[row] = factor;
@@ -120,9 +127,8 @@ INLINE void find_factors(InsideShared& shared, float scale, int thread) {
   }
 }
 
-// Scores of 16 steps with those up to them: of keys, to `lower`; of queries, to global memory.
-INLINE void find_scores(InsideShared& shared, Stored* weights, bool of_queries, int rows, int lane) {
-  Sums<kRowBlocks> scores;
+// Scores of 16 steps with those up to them, of keys or queries, before they are multiplied by what belongs to the steps.
+INLINE void find_scores(Sums<kRowBlocks>& scores, const InsideShared& shared, bool of_queries, int rows, int lane) {
   clear(scores);
 #pragma unroll
   for (int k = 0; k < kKey / 8; k += 2) {
@@ -132,6 +138,10 @@ INLINE void find_scores(InsideShared& shared, Stored* weights, bool of_queries, 
     add_to<true>(scores, left, shared.k, k, 0, lane);
   }
   end_products(scores);
+}
+
+// These, those of keys to `lower`, of queries to global memory.
+INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBlocks>& scores, bool of_queries, int rows, int lane) {
   const Seat seat(lane);
   const ChunkSteps& steps = shared.steps;
 #pragma unroll
@@ -246,18 +256,27 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
     fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
     fetch<kThreads>(shared.v, p.of_v, p.v, place.row, place.time, place.head, 0, place.rows, p.sizes.value, shared.full, thread);
   }
-  close_copies();
+  if constexpr (kWide) {
+    synchronize_block();
+    if (warp > 0) wait_for_bytes(shared.full, 0);
+  } else {
+    close_copies();
+    arrive_with_copies<0>();
+  }
   if (warp == 0) find_steps(shared.steps, p, place, lane);
-  arrive_with_copies<0>();
-  if constexpr (kWide) wait_for_bytes(shared.full, 0);
-  find_factors(shared, p.options.scale, thread);
+  if (warp > 0) find_factors(shared, p.options.scale, thread);
   synchronize_block();
-  Stored* weights = p.weights + place.number * (kChunk * kChunk);
-  if (warp < 2 * kRowBlocks) find_scores(shared, weights, warp >= kRowBlocks, warp % kRowBlocks, lane);
+  if constexpr (kWide) wait_for_bytes(shared.full, 0);
+  const bool scores_of_queries = warp >= kRowBlocks, scores_for = warp < 2 * kRowBlocks;
+  Sums<kRowBlocks> scores;
+  if (scores_for) find_scores(scores, shared, scores_of_queries, warp % kRowBlocks, lane);
   for (int i = thread; i < kChunk; i += kThreads) {
     shared.steps.entered_q[i] = shared.steps.entering[i] * shared.steps.q_factors[i];
     shared.steps.left_k[i] = shared.steps.leaving[i] * shared.steps.k_factors[i];
   }
+  synchronize_block();
+  Stored* weights = p.weights + place.number * (kChunk * kChunk);
+  if (scores_for) keep_scores(shared, weights, scores, scores_of_queries, warp % kRowBlocks, lane);
   synchronize_block();
   if (thread < kChunk) {
     find_diagonal(shared, thread);
