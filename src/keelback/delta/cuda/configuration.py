@@ -150,7 +150,9 @@ class WalkConfiguration:
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
-        return self.tiles.header({}, {"kStages": self.stages}, {"kOutputs": self.outputs})
+        return self.tiles.header(
+            {}, {"kStages": self.stages}, {"kOutputs": self.outputs, "kHasReset": False}
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class GradientsConfiguration:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
         square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, self.width)
-        stage = _aligned(2 * tiles.bytes_of(self.width, tiles.key) + 3 * values, tiles.unit)
+        stage = _aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
         shared = _aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
         sums = FLOAT * self.warps * (SUMS * BLOCK_OF_TILE + 1)
         after = square + tiles.step_bytes + sums + BARRIER * (1 + self.stages)

@@ -116,8 +116,7 @@ class CudaDelta(ChunkedDelta):
         found = (parts.steps, parts.states, parts.adjoints)
         writes = (parts.written, parts.dwritten, parts.inverse)
         wanted = map(address, (dq, dk, dv, dg, dbeta))
-        mapped = (*walk[:2], dy.data_ptr())
-        launches.gradients((*operands, *found, *writes, *wanted), mapped)
+        launches.gradients((*operands, *found, *writes, *wanted), operands[:4])
         if sizes.heads_per_group > 1:
             dq, dk = (x.unflatten(2, (sizes.groups, -1)).sum(3) for x in (dq, dk))
         return Operands(dq, dk, dv, dg, dbeta, dstart)

@@ -108,7 +108,7 @@ class Launches:
             plan.gradients,
             rows * chunks,
             {**operands, "dy": strides_of(dy), **scaled, **found, **wanted},
-            [*of_keys, map_of(dy, plan.gradients.width)],
+            [*of_keys, *(map_of(x, plan.gradients.width) for x in (given.v, dy))],
         )
 
 

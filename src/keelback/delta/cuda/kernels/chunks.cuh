@@ -110,10 +110,6 @@ struct alignas(16) ChunkSteps {
   int epochs[kChunk];
 
   INLINE float across() const { return entering[kChunk - 1]; }
-  // The decay from a step to one that is not before it.
-  INLINE float decay(int to, int from) const {
-    return epochs[to] == epochs[from] ? power_of_two(static_cast<float>(logs[to] - logs[from])) : 0.0f;
-  }
 };
 constexpr int kStepsBytes = kChunk * 40;
 static_assert(sizeof(ChunkSteps) == kStepsBytes, "as the host reckons");
@@ -129,6 +125,33 @@ struct Place {
     row = index / sizes.chunks / sizes.heads;
     time = chunk * kChunk;
     rows = sizes.length - time;
+  }
+};
+
+// A lane's two steps of 16, and the decays to them from a pair of steps that are not after them; those from steps that are
+// mean nothing.
+struct LaneSteps {
+  double logs[2];
+  int epochs[2];
+
+  INLINE LaneSteps(const ChunkSteps& steps, int rows, const Seat& seat) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      logs[i] = steps.logs[rows * 16 + i * 8 + seat.row];
+      epochs[i] = kHasReset ? steps.epochs[rows * 16 + i * 8 + seat.row] : 0;
+    }
+  }
+  INLINE void find_decays(float (&decays)[2][2], const ChunkSteps& steps, int from) const {
+    const auto of_pair = *reinterpret_cast<const Pack<double, 2>*>(&steps.logs[from]);
+    Pack<int, 2> epochs_of_pair = {};
+    if constexpr (kHasReset) epochs_of_pair = *reinterpret_cast<const Pack<int, 2>*>(&steps.epochs[from]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        decays[i][j] = power_of_two(static_cast<float>(logs[i] - of_pair.at[j]));
+        if (kHasReset && epochs[i] != epochs_of_pair.at[j]) decays[i][j] = 0.0f;
+      }
   }
 };
 

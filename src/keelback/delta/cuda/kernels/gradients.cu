@@ -12,21 +12,6 @@ struct KeySums {
 INLINE void solve(GradientsShared& shared, const ValueStage& stage, const GradientsArguments& p, const Place& place, int tile,
                   float (&driven)[2], int rows, int part, int lane) {
   const Seat seat(lane);
-  const int first = tile * kWidth + part * kValuePart;
-  const auto present = [&](int i, int n) {
-    return rows * 16 + i * 8 + seat.row < place.rows && first + n * 8 < p.sizes.value;
-  };
-  Pack<float, 2> values[2][kValuePart / 8];
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-#pragma unroll
-    for (int n = 0; n < kValuePart / 8; ++n) {
-      values[i][n] = {};
-      if (!present(i, n)) continue;
-      const int time = place.time + rows * 16 + i * 8 + seat.row;
-      const auto v = reinterpret_cast<const Packed<Stored, 2>*>(p.v.of(place.row, time, place.head) + first + n * 8 + seat.column);
-      values[i][n] = Pack<float, 2>{{widen(v->at(0)), widen(v->at(1))}};
-    }
   Sums<kValuePart / 16> sums;
   clear(sums);
 #pragma unroll
@@ -36,17 +21,21 @@ INLINE void solve(GradientsShared& shared, const ValueStage& stage, const Gradie
     add_to<true>(sums, left, stage.dwritten, k * 2, part * (kValuePart / 8), lane);
   }
   end_products(sums);
+  const int first = tile * kWidth + part * kValuePart;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int step = rows * 16 + i * 8 + seat.row;
     const float beta = shared.steps.beta[step];
-    Stored* dv = p.dv + ((Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + place.head) * p.sizes.value + first + seat.column;
+    const Index row = (Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + place.head;
+    Stored* dv = p.dv + row * p.sizes.value + first + seat.column;
 #pragma unroll
     for (int n = 0; n < kValuePart / 8; ++n) {
       const float low = sums[n / 2][n % 2][i * 2], high = sums[n / 2][n % 2][i * 2 + 1];
-      shared.solved.set(rows * 2 + i, part * (kValuePart / 8) + n, seat, split(low, high));
-      driven[i] += low * values[i][n].at[0] + high * values[i][n].at[1];
-      if (present(i, n)) store_two(dv + n * 8, beta * low, beta * high);
+      const int block = part * (kValuePart / 8) + n;
+      shared.solved.set(rows * 2 + i, block, seat, split(low, high));
+      const Words v = stage.v.pair(rows * 2 + i, block, seat);
+      driven[i] += low * v.low() + high * v.high();
+      if (step < place.rows && first + n * 8 < p.sizes.value) store_two(dv + n * 8, beta * low, beta * high);
     }
   }
 }
@@ -86,21 +75,29 @@ INLINE void keep_pairs(GradientsShared& shared, KeySums& sums, float (&driven)[2
     end_products(scores);
   }
   Tile<kChunk, kChunk>& to = part ? shared.of_queries : shared.of_keys;
+  const LaneSteps own(shared.steps, rows, seat);
+  float factors[2];
 #pragma unroll
-  for (int n = 0; n < kRowBlocks * 2; ++n)
+  for (int i = 0; i < 2; ++i) factors[i] = part ? 1.0f : -shared.steps.beta[rows * 16 + i * 8 + seat.row];
+#pragma unroll
+  for (int n = 0; n < kRowBlocks * 2; ++n) {
+    const int from = n * 8 + seat.column;
+    float decays[2][2];
+    own.find_decays(decays, shared.steps, from);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int step = rows * 16 + i * 8 + seat.row, from = n * 8 + seat.column;
+      const int step = rows * 16 + i * 8 + seat.row;
       float pair[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const bool within = part ? from + j <= step : from + j < step;
-        const float found = within ? sums.pairs[n / 2][n % 2][i * 2 + j] * shared.steps.decay(step, from + j) : 0.0f;
-        pair[j] = part ? found : -shared.steps.beta[step] * found;
+        const bool within = from + j < step + part;
+        const float found = within ? sums.pairs[n / 2][n % 2][i * 2 + j] * decays[i][j] : 0.0f;
+        pair[j] = factors[i] * found;
         driven[i] -= found * scores[n / 2][n % 2][i * 2 + j];
       }
       to.set(rows * 2 + i, n, seat, split(pair[0], pair[1]));
     }
+  }
 }
 
 KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTANT GradientsArguments p) {

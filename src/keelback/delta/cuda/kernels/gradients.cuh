@@ -5,7 +5,7 @@
 #include "chunks.cuh"
 
 struct GradientsArguments {
-  TensorMap of_q, of_k, of_outputs;
+  TensorMap of_q, of_k, of_v, of_outputs;
   Sizes sizes;
   Sequences q, k, v, dy;
   const unsigned char* reset;
@@ -33,7 +33,7 @@ static_assert(kValues % kWidth == 0, "whole tiles of so many values at a time");
 static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0 && kValuePart % 16 == 0, "warps have whole tiles");
 
 struct ValueStage {
-  Operand<kChunk, kWidth> dy;
+  Operand<kChunk, kWidth> dy, v;
   Tile<kWidth, kKey> states, adjoints;
   Tile<kWidth, kChunk> written, dwritten;
 };
@@ -70,6 +70,8 @@ INLINE void fetch_values(ValueStage& stage, const GradientsArguments& p, const P
   fetch_matrix<kThreads>(stage.written, p.written + first * kChunk, full, thread);
   fetch<kThreads>(stage.dy, p.of_outputs, p.dy, place.row, place.time, place.head, tile * kWidth, place.rows,
                   p.sizes.value - tile * kWidth, full, thread);
+  fetch<kThreads>(stage.v, p.of_v, p.v, place.row, place.time, place.head, tile * kWidth, place.rows, p.sizes.value - tile * kWidth,
+                  full, thread);
 }
 
 // Rows of a tile times what they are to be multiplied by.

@@ -98,13 +98,16 @@ INLINE float factor_of_row(const Operand<kChunk, kKey>& tile, int row, int quart
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kKey / 32; ++i) {
+    Pack<unsigned, 4> pieces[kPlanes];
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p) {
+      pieces[p] = *reinterpret_cast<const Pack<unsigned, 4>*>(tile.row(p, row / 8, i * 4 + quarter, row % 8));
+    }
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       Words words;
 #pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        words.plane[p] = *reinterpret_cast<const unsigned*>(tile.row(p, row / 8, i * 4 + quarter, row % 8) + pair * 2);
-      }
+      for (int p = 0; p < kPlanes; ++p) words.plane[p] = pieces[p].at[pair];
       sum += words.low() * words.low() + words.high() * words.high();
     }
   }
@@ -144,22 +147,32 @@ INLINE void find_scores(Sums<kRowBlocks>& scores, const InsideShared& shared, bo
 INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBlocks>& scores, bool of_queries, int rows, int lane) {
   const Seat seat(lane);
   const ChunkSteps& steps = shared.steps;
+  const LaneSteps own(steps, rows, seat);
+  float of_rows[2];
 #pragma unroll
-  for (int n = 0; n < kRowBlocks * 2; ++n)
+  for (int i = 0; i < 2; ++i) {
+    const int to = rows * 16 + i * 8 + seat.row;
+    of_rows[i] = of_queries ? steps.q_factors[to] : steps.k_factors[to] * steps.beta[to];
+  }
+#pragma unroll
+  for (int n = 0; n < kRowBlocks * 2; ++n) {
+    const int from = n * 8 + seat.column;
+    const auto factors = *reinterpret_cast<const Pack<float, 2>*>(&steps.k_factors[from]);
+    float decays[2][2];
+    own.find_decays(decays, steps, from);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int to = rows * 16 + i * 8 + seat.row, from = n * 8 + seat.column;
-      const float of_row = of_queries ? steps.q_factors[to] : steps.k_factors[to] * steps.beta[to];
+      const int to = rows * 16 + i * 8 + seat.row;
       float pair[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const bool within = of_queries ? from + j <= to : from + j < to;
-        const float score = scores[n / 2][n % 2][i * 2 + j] * steps.k_factors[from + j] * of_row;
-        pair[j] = within ? score * steps.decay(to, from + j) : 0.0f;
+        const bool within = from + j < to + of_queries;
+        pair[j] = within ? scores[n / 2][n % 2][i * 2 + j] * factors.at[j] * of_rows[i] * decays[i][j] : 0.0f;
       }
       if (of_queries) store_pair<kChunk>(weights, rows * 2 + i, n, seat, pair[0], pair[1]);
       else *reinterpret_cast<Pack<float, 2>*>(&shared.lower[to][from]) = Pack<float, 2>{{pair[0], pair[1]}};
     }
+  }
 }
 
 // The blocks of T on the diagonal: a thread has a column of 16, whose rows are those of the unit matrix less those before
