@@ -26,6 +26,18 @@ struct AheadShared {
 
 EXPORTED_SIZE(ahead_shared_bytes, AheadShared)
 
+// Two adjacent numbers, word i of a fragment.
+INLINE void write_pair(Stored* to, const Fragment& from, int i) {
+  if constexpr (kHalf) {
+    *reinterpret_cast<unsigned*>(to) = from.at[0][i];
+  } else {
+    Words words;
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) words.plane[plane] = from.at[plane][i];
+    *reinterpret_cast<Pack<float, 2>*>(to) = Pack<float, 2>{{words.low(), words.high()}};
+  }
+}
+
 // y^T (16 values, steps) of a warp to y.
 INLINE void write_turned(const AheadArguments& p, const WalkPlace& place, Tile<16, kChunk>& room,
                          const float (&sums)[kRowBlocks][2][4], int chunk, int warp, int lane) {
@@ -35,28 +47,21 @@ INLINE void write_turned(const AheadArguments& p, const WalkPlace& place, Tile<1
 #pragma unroll
     for (int i = 0; i < 2; ++i) room.set(i, n, seat, split(sums[n / 2][n % 2][i * 2], sums[n / 2][n % 2][i * 2 + 1]));
   synchronize_warp();
-  const int time = chunk * kChunk, rows = p.walk.sizes.length - time;
-  const int first = place.value_tile * kValueTile + warp * 16 + seat.column;
-  Stored* row = p.y + place.row * p.y_row + Index(time + seat.row) * p.y_time + place.head * p.y_head + first;
-  const bool whole = rows >= kChunk && (place.value_tile + 1) * kValueTile <= p.walk.sizes.value;
+  const int time = chunk * kChunk, rows = p.walk.sizes.length - time - seat.row;
+  const int columns = p.walk.sizes.value - place.value_tile * kValueTile - warp * 16 - seat.column;
+  Stored* row = p.y + place.row * p.y_row + Index(time + seat.row) * p.y_time + place.head * p.y_head + p.walk.sizes.value - columns;
+  const Index next = 8 * p.y_time;
 #pragma unroll
   for (int n = 0; n < kRowBlocks; ++n) {
     Fragment turned;
     load_blocks<true, true>(turned, room, 0, n * 2, lane);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int step = n * 16 + i / 2 * 8 + seat.row;
-      Stored* pair = row + i % 2 * 8;
-      if (i % 2) row += 8 * p.y_time;
-      if (!whole && (step >= rows || first + i % 2 * 8 >= p.walk.sizes.value)) continue;
-      if constexpr (kHalf) {
-        *reinterpret_cast<unsigned*>(pair) = turned.at[0][i];
-      } else {
-        Words words;
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane) words.plane[plane] = turned.at[plane][i];
-        *reinterpret_cast<Pack<float, 2>*>(pair) = Pack<float, 2>{{words.low(), words.high()}};
+    for (int half = 0; half < 2; ++half) {
+      if (n * 16 + half * 8 < rows) {
+        if (columns > 0) write_pair(row, turned, half * 2);
+        if (columns > 8) write_pair(row + 8, turned, half * 2 + 1);
       }
+      row += next;
     }
   }
   synchronize_warp();
