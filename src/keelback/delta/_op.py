@@ -102,12 +102,15 @@ def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Ten
 
 
 @lru_cache(maxsize=1024)
-def _step_by_kernels(signature: Signature, normalise: bool, scale: float) -> cpu.CpuStep | None:
+def _step_by_kernels(
+    signature: Signature, normalise: bool, scale: float
+) -> cpu.CpuStep | cuda.CudaStep | None:
     """The step over operands of this signature, if the kernels take them as they are."""
     given: Any = Operands(*layouts_of(signature))
     require_step(given)
     computing_dtype_of(given, (*Operands._fields[:5], "states"))
-    return cpu.prepare_step(given, normalise, scale)
+    backend = BACKENDS.get(given.v.device.type)
+    return None if backend is None else backend.prepare_step(given, normalise, scale)
 
 
 def _backend_named(name: str | None, device: torch.device) -> Any:

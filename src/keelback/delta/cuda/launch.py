@@ -1,7 +1,7 @@
 """The GPU backend: hands tensors to the kernels of the delta rule, or to PyTorch's operations."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -63,32 +63,8 @@ class CudaDelta(ChunkedDelta):
         _, launches, parts, _memory = self._prepared(given, None)
         y = torch.empty_like(given.v, memory_format=_ROWS)
         last = self._states(given, sizes)
-        self._inside(launches, given, parts, gradients=False)
-        self._ahead(launches, given, parts, 0, y.data_ptr(), last.data_ptr())
+        _go_ahead(launches, given, parts, (0, 0, y.data_ptr()), last.data_ptr())
         return y, last
-
-    def _inside(
-        self, launches: Launches, given: Operands[Tensor], parts: Parts, gradients: bool
-    ) -> None:
-        operands = [
-            address(x) for x in (given.q, given.k, given.v, given.g, given.beta, given.reset)
-        ]
-        inverse = parts.inverse if gradients else 0
-        found = (parts.steps, parts.erasing, parts.written, parts.weights, inverse)
-        launches.inside((*operands, *found), operands[:3])
-
-    def _ahead(
-        self,
-        launches: Launches,
-        given: Operands[Tensor],
-        parts: Parts,
-        states: int,
-        y: int,
-        last: int,
-    ) -> None:
-        walk = (*map(address, (given.q, given.k)), parts.steps, parts.erasing, parts.weights)
-        start = address(given.initial_states)
-        launches.ahead((*walk, parts.written, start, states, y, last), walk[:2])
 
     def _states(self, given: Operands[Tensor], sizes: DeltaSizes) -> Tensor:
         shape = (sizes.batch, sizes.heads, sizes.key, sizes.value)
@@ -107,8 +83,7 @@ class CudaDelta(ChunkedDelta):
         dv = torch.empty_like(given.v, memory_format=_ROWS)
         dg, dbeta = (torch.empty_like(x, memory_format=_ROWS) for x in (given.g, given.beta))
         dstart = None if given.initial_states is None else self._states(given, sizes)
-        self._inside(launches, given, parts, gradients=True)
-        self._ahead(launches, given, parts, parts.states, 0, 0)
+        _go_ahead(launches, given, parts, (parts.inverse, parts.states, 0), parts.between)
         walk = (*map(address, (given.q, given.k)), parts.steps, parts.erasing, parts.weights)
         ends = (address(dlast), parts.dwritten, parts.adjoints, address(dstart))
         launches.back((*walk, dy.data_ptr(), *ends), (*walk[:2], dy.data_ptr()))
@@ -120,6 +95,52 @@ class CudaDelta(ChunkedDelta):
         if sizes.heads_per_group > 1:
             dq, dk = (x.unflatten(2, (sizes.groups, -1)).sum(3) for x in (dq, dk))
         return Operands(dq, dk, dv, dg, dbeta, dstart)
+
+
+def _go_ahead(
+    launches: Launches,
+    given: Operands[Tensor],
+    parts: Parts,
+    found: tuple[int, int, int],
+    last: int,
+) -> None:
+    """What the chunks hold, and the way through them, from the initial to the last states.
+
+    `found` has the addresses of the inverses, of the states before the chunks and of the output, or
+    zeros. Where there are several segments, a stream of its own goes ahead through one while the
+    chunks of the next are prepared.
+    """
+    inverse, states, y = found
+    q, k, *others = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
+    inside = (q, k, *others, parts.steps, parts.erasing, parts.written, parts.weights, inverse)
+    walk = (q, k, parts.steps, parts.erasing, parts.weights, parts.written)
+    start, segments = address(given.initial_states), launches.segments
+
+    def go_through(number: int) -> None:
+        before = last if number else start
+        segments[number].ahead((*walk, before, states, y, last), (q, k))
+
+    if len(segments) == 1 or not given.v.is_cuda:
+        for number, segment in enumerate(segments):
+            segment.inside(inside, inside[:3])
+            go_through(number)
+        return
+    here, walking = torch.cuda.current_stream(given.v.device), _walking_stream(given.v.device)
+    ready = []
+    for segment in segments:
+        segment.inside(inside, inside[:3])
+        ready.append(here.record_event())
+    with torch.cuda.stream(walking):
+        for number, event in enumerate(ready):
+            walking.wait_event(event)
+            go_through(number)
+    here.wait_stream(walking)
+
+
+@cache
+def _walking_stream(device: torch.device) -> torch.cuda.Stream:
+    """Whose kernels go first."""
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def _piecewise(x: Tensor) -> Tensor:

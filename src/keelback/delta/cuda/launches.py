@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
 from keelback.compiled.cuda_operands import Room
@@ -24,6 +24,7 @@ class Parts:
     states: int
     adjoints: int
     dwritten: int
+    between: int  # states between segments
 
     @classmethod
     def in_room(cls, room: Room, sizes: DeltaSizes, plan: Plan, gradients: bool) -> "Parts":
@@ -41,11 +42,19 @@ class Parts:
             states=room.take(only * tiles.key * tiles.values, width),
             adjoints=room.take(only * tiles.key * tiles.values, width),
             dwritten=room.take(only * chunk * tiles.values, width),
+            between=room.take(sizes.batch * sizes.heads * sizes.key * sizes.value if only else 0),
         )
 
     def moved(self, start: int) -> "Parts":
         """Their addresses in a room that begins at an address."""
         return Parts(*(offset + start for offset in vars(self).values()))
+
+
+class Segment(NamedTuple):
+    """Of the length: what its chunks hold, and the way ahead through them."""
+
+    inside: Launch
+    ahead: Launch
 
 
 class Launches:
@@ -57,6 +66,7 @@ class Launches:
         sizes, tiles = DeltaSizes.of(given), plan.tiles
         chunks = -(-sizes.length // tiles.chunk)
         numbers = (sizes.batch, sizes.length, sizes.heads, sizes.groups, chunks, sizes.value)
+        self.segments: list[Segment] = []
         rows = sizes.batch * sizes.heads
         device = given.v.device.index
         reset: Field = (0, 0) if given.reset is None else given.reset.stride
@@ -67,10 +77,12 @@ class Launches:
             configuration: Any,
             blocks: int,
             fields: dict[str, Field],
-            maps: Sequence[BoxMap | None] = (),
+            maps: Sequence[BoxMap | None],
+            span: range = range(chunks),
         ) -> Launch:
             kernel, threads = configuration.kernel, configuration.threads
-            return Launch(kernel, configuration, device, blocks, threads, numbers, fields, maps)
+            all_ = (*numbers, span.start, len(span))
+            return Launch(kernel, configuration, device, blocks, threads, all_, fields, maps)
 
         def map_of(x: Layout, columns: int) -> BoxMap | None:
             return box_map(x, columns, tiles.chunk) if tiles.wide else None
@@ -81,7 +93,6 @@ class Launches:
         found = dict.fromkeys(("steps", "erasing", "written", "weights", "inverse"), ())
         of_v = map_of(given.v, tiles.values)
         fields = {**operands, **steps, **scaled, **found}
-        self.inside = launch(plan.inside, rows * chunks, fields, [*of_keys, of_v])
         walk = {name: operands[name] for name in "qk"}
         walk |= dict.fromkeys(("steps", "erasing", "weights"), ())
         like_v = (sizes.length * sizes.heads * sizes.value, sizes.heads * sizes.value, sizes.value)
@@ -92,10 +103,14 @@ class Launches:
             "end": (),
         }
         blocks = rows * tiles.value_tiles
+        walks = plan.ahead if dy is None else plan.again
+        at_once = -(-chunks // plan.segments)
+        for first in range(0, chunks, at_once):
+            span = range(first, min(first + at_once, chunks))
+            inside = launch(plan.inside, rows * len(span), fields, [*of_keys, of_v], span)
+            self.segments.append(Segment(inside, launch(walks, blocks, ahead, of_keys, span)))
         if dy is None:
-            self.ahead = launch(plan.ahead, blocks, ahead, of_keys)
             return
-        self.ahead = launch(plan.again, blocks, ahead, of_keys)
         back = {
             **walk,
             "dy": strides_of(dy),

@@ -25,6 +25,11 @@ WIDEST_KEY, WIDEST_VALUE = 128, 256
 #: Keys of products by warpgroups.
 COLUMNS_OF_GROUPS = (64, 128)
 _MOST_STAGES = 3
+#: Where walks leave half of the processors idle: segments of the length, of so many chunks each or
+#: more. One is walked through while the chunks of the next are prepared on the other processors.
+SEGMENTS, _CHUNKS_OF_SEGMENT = 6, 6
+#: Stages of a walk that leaves room for blocks of the preparation beside it.
+_STAGES_BESIDE = 2
 #: Blocks of a processor that registers suffice for, and bytes that each needs beside its own.
 _MOST_BLOCKS, _RESERVED = 3, 1024
 
@@ -53,6 +58,7 @@ class Plan:
     again: WalkConfiguration
     back: WalkConfiguration
     gradients: GradientsConfiguration
+    segments: int
 
 
 def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
@@ -92,7 +98,7 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     inside = replace(inside, blocks_per_processor=max(1, blocks_at_once))
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
     at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
-    many = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
+    split = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
     gradients = _staged(
         GradientsConfiguration(
             tiles,
@@ -102,19 +108,23 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
             traits.normalise,
             traits.has_reset,
             width=at_once,
-            warps=2 * WARPS if many else WARPS,
+            warps=2 * WARPS if split else WARPS,
             stages=1,
         ),
         card,
         min(2, tiles.values // at_once),
     )
+    walks = sizes.batch * sizes.heads * tiles.value_tiles
+    many = sizes.length >= SEGMENTS * _CHUNKS_OF_SEGMENT * tiles.chunk
+    segments = SEGMENTS if wide and many and 2 * walks <= card.processors else 1
+    most = _MOST_STAGES if segments == 1 else _STAGES_BESIDE
     ahead, again, back = (
-        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, _MOST_STAGES)
+        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, most)
         for back, outputs in ((False, True), (False, False), (True, False))
     )
     if any(one.shared_bytes > card.shared_bytes for one in (inside, ahead, back, gradients)):
         return None
-    return Plan(tiles, inside, ahead, again, back, gradients)
+    return Plan(tiles, inside, ahead, again, back, gradients, segments)
 
 
 def _staged(configuration: Staged, card: Card, most: int) -> Staged:

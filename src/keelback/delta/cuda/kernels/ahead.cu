@@ -7,7 +7,7 @@ struct AheadArguments {
   TensorMap q, k;
   Walk walk;
   Stored* written;     // (row, head, chunk, value, step); u takes its place where it is kept
-  const float* start;  // (row, head, key, value), or null for zero
+  const float* start;  // before the launch's chunks, (row, head, key, value), or null for zero
   Stored* states;      // before each chunk, (row, head, chunk, value, key), where they are kept
   Stored* y;           // where they are not
   Index y_row, y_time, y_head;
@@ -73,17 +73,19 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const GRID_CONSTANT Ah
   const Sizes& sizes = p.walk.sizes;
   const WalkPlace place(sizes, blockIdx.x);
   const Seat seat(lane);
-  const auto fetch = [&](AheadStage& stage, CopyBarrier& full, int chunk) {
+  const auto fetch = [&](AheadStage& stage, CopyBarrier& full, int passed) {
+    const int chunk = sizes.first + passed;
     fetch_walk(stage.walk, p.walk, p.q, p.k, place, chunk, full, thread);
     fetch_matrix<kThreads>(stage.written, of_values<kChunk>(p.written, place.number(sizes, chunk), place), full, thread);
   };
-  shared.chunks.begin(sizes.chunks, thread, fetch);
+  shared.chunks.begin(sizes.count, thread, fetch);
   States h;
   Sums<kRowBlocks> y;
   set_out(h, p.start, sizes, place, warp, lane);
 #pragma unroll 1
-  for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
-    const AheadStage& stage = shared.chunks.arrive(chunk);
+  for (int passed = 0; passed < sizes.count; ++passed) {
+    const AheadStage& stage = shared.chunks.arrive(passed);
+    const int chunk = sizes.first + passed;
     const Index number = place.number(sizes, chunk);
     if constexpr (!kOutputs) store_blocks<kKey>(of_values<kKey>(p.states, number, place), warp * 2, 0, h, lane);
 
@@ -100,7 +102,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const GRID_CONSTANT Ah
     add_all<true>(u, before, stage.walk.erasing, lane);
     if constexpr (kOutputs) {
       // The last chunk's outputs are written while products are under way.
-      if (chunk > 0) write_turned(p, place, shared.turning[warp], y, chunk - 1, warp, lane);
+      if (passed > 0) write_turned(p, place, shared.turning[warp], y, chunk - 1, warp, lane);
       clear(y);
       add_all<true>(y, before, stage.walk.q, lane);
     }
@@ -122,8 +124,8 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_ahead(const GRID_CONSTANT Ah
     wait_for<0>(h);
     release(before);
     release(left);
-    shared.chunks.leave(chunk, sizes.chunks, thread, fetch);
+    shared.chunks.leave(passed, sizes.count, thread, fetch);
   }
-  if constexpr (kOutputs) write_turned(p, place, shared.turning[warp], y, sizes.chunks - 1, warp, lane);
+  if constexpr (kOutputs) write_turned(p, place, shared.turning[warp], y, sizes.first + sizes.count - 1, warp, lane);
   arrive_at(p.end, sizes, place, h, warp, lane);
 }

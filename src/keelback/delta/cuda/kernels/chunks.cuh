@@ -7,8 +7,9 @@
 
 #include "panels.cuh"
 
+// The launch has `count` chunks of each head, from `first` on.
 struct Sizes {
-  int batch, length, heads, groups, chunks, value;
+  int batch, length, heads, groups, chunks, value, first, count;
 
   INLINE int group_of(int head) const { return head / (heads / groups); }
 };
@@ -119,10 +120,11 @@ struct Place {
   int row, head, chunk, time, rows;
   Index number, of_head;  // of (row, head, chunk) and of (row, head)
 
-  INLINE Place(const Sizes& sizes, int index) : number(index), of_head(index / sizes.chunks) {
-    chunk = index % sizes.chunks;
-    head = index / sizes.chunks % sizes.heads;
-    row = index / sizes.chunks / sizes.heads;
+  INLINE Place(const Sizes& sizes, int index) : of_head(index / sizes.count) {
+    chunk = sizes.first + index % sizes.count;
+    number = of_head * sizes.chunks + chunk;
+    head = of_head % sizes.heads;
+    row = of_head / sizes.heads;
     time = chunk * kChunk;
     rows = sizes.length - time;
   }
