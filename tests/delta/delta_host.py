@@ -14,7 +14,7 @@ from keelback.compiled import cuda_launch
 from keelback.compiled.cuda_card import Card
 from keelback.compiled.layouts import signature_of
 from keelback.delta._operands import Operands, scale_of
-from keelback.delta.cuda import launch
+from keelback.delta.cuda import launch, step
 
 __all__ = ["AMPERE", "COMPILER", "HOPPER", "delta_rule_by_kernels", "on_host"]
 
@@ -33,7 +33,8 @@ def on_host(replace: Any, card: Card = HOPPER) -> None:
     """`replace(module, name, value)` for everything that needs a GPU."""
     replace(cuda_launch, "kernel", measured_kernel)
     replace(cuda_launch, "encoded_map", host_map)
-    replace(launch, "card_of", lambda device: card)
+    for module in (launch, step):
+        replace(module, "card_of", lambda device: card)
     launch.prepare.cache_clear()
 
 

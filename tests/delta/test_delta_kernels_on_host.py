@@ -84,9 +84,14 @@ def test_what_has_no_kernels_is_computed_by_chunks(case: Case) -> None:
     normalise, _ = given.pop("normalise"), given.pop("scale")
     call = launch.prepare(signature_of(given.values()), (normalise, False, 1.0))
     assert type(call) is ChunkedDelta
-    y, last, *_ = call.forward(tuple(given.values()), False)
+    operands = tuple(given.values())
+    y, last, *_ = call.forward(operands, False)
     assert y.dtype == case.dtype
     assert last.dtype == (torch.float64 if case.dtype == torch.float64 else torch.float32)
+    gradients = call.backward((y, last), (None, None), operands)
+    for x, gradient in zip(operands[:5], gradients, strict=False):
+        assert gradient.dtype == x.dtype
+        assert gradient.shape == x.shape
 
 
 @pytest.mark.parametrize("by_channel", [False, True])

@@ -54,7 +54,8 @@ class ChunkedDelta:
             shape = (sizes.batch, sizes.heads, sizes.key, sizes.value)
             last = given.v.new_zeros(shape, dtype=dtype_of_states(given.v.dtype))
             start = given.initial_states
-            outputs = torch.zeros_like(given.v), last if start is None else start.clone()
+            y = torch.zeros_like(given.v, dtype=self._dtype)
+            outputs = y, last if start is None else start.clone()
         else:
             with without_autocast(self._device):
                 y, last = self._run(given, kept)
@@ -79,7 +80,8 @@ class ChunkedDelta:
         self, given: Operands[Tensor], kept: Kept, dy: Tensor | None, dlast: Tensor | None
     ) -> Operands[Tensor]:
         """Of the operands of a delta rule that is not empty."""
-        return run_backward(given, dy, dlast, self._options)
+        widened = None if dy is None else dy.to(given.v.dtype)
+        return run_backward(given, widened, dlast, self._options)
 
     def backward(
         self, gradients: Tensors, kept: Tensors, operands: Tensors
@@ -89,7 +91,7 @@ class ChunkedDelta:
         given = self._taken(asked)
         dy, dlast = self._joined(gradients)
         if DeltaSizes.of(given).empty:
-            found = [None if x is None else torch.zeros_like(x) for x in given.differentiable]
+            found = [None if x is None else torch.zeros_like(x) for x in asked.differentiable]
             if found[-1] is not None and dlast is not None:
                 found[-1] = dlast.clone()
             return self._split(found)
