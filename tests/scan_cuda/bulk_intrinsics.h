@@ -61,8 +61,13 @@ inline void expect_bytes(CopyBarrier& barrier, int bytes) {
 
 inline void host_start(CopyBarrier& barrier, int bytes, std::function<void()> copy) {
   HostCopyBarrier& host = host_barrier(barrier);
-  host_chance = host_chance * 1664525u + 1013904223u;
-  if (host_chance >> 31) {
+  bool early;
+  {
+    const Unwatched unwatched;
+    host_chance = host_chance * 1664525u + 1013904223u;
+    early = host_chance >> 31;
+  }
+  if (early) {
     copy();
     const Unwatched unwatched;
     host.missing -= bytes;
