@@ -35,8 +35,8 @@ from hypothesis import strategies as st
 
 import fuzz_materials
 import result_file
-from command_options import Parameter, commands
 from keelback.cli.app import main
+from keelback.cli.parameters import Parameter, commands
 
 SECONDS, SECONDS_TO_STOP = 4.5, 30.0
 MEMORY = 6 * 2**30

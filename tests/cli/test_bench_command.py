@@ -100,18 +100,14 @@ def test_memory_is_that_of_the_tensors_and_little_more(capsys) -> None:
         (["--shape", "1,0,3,4"], "it should be four positive integers"),
         (["--device", "tpu"], "device is 'tpu'; it should be one of cpu"),
         (["--dtype", "int8"], "dtype is 'int8'; it should be one of float32"),
-        (
-            ["--repeats", "0"],
-            "'--repeats': Input should be greater than or equal to 1; given: 0 | range x>=1",
-        ),
+        (["--repeats", "0"], "--repeats is 0; it should be a whole number"),
         (["--scaling", "--memory"], "--scaling and --memory are both given"),
     ],
 )
 def test_wrong_options_exit_with_2(capsys, arguments, message) -> None:
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
-    # What stands on either side of " | " is said by newer and by older releases of Typer.
-    assert any(part in err for part in message.split(" | "))
+    assert message in err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import keelback
 from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
 from keelback.cli.terminal import clean_streams
+from keelback.cli.usage import usage_message
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, in_one_line, printable
 
@@ -293,10 +294,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+            raise SystemExit(0) from None
         if "--debug" in arguments:
             raise
-        message, code = _explained(error)
-        message += _as_given(error, arguments)
+        message, code = _explained(error, arguments)
         print("error: " + printable(" ".join(message.split())), file=sys.stderr)
         _give_up_stdout()
         raise SystemExit(code) from None
@@ -335,11 +338,12 @@ def _interrupts_that_land() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _explained(error: Exception) -> tuple[str, int]:
+def _explained(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
-    if isinstance(error, (InputError, JobError, _UsageError)):
-        message = getattr(error, "format_message", error.__str__)()
-        return message, 1 if isinstance(error, JobError) else 2
+    if isinstance(error, _UsageError):
+        return usage_message(error, arguments), 2
+    if isinstance(error, (InputError, JobError)):
+        return str(error), 1 if isinstance(error, JobError) else 2
     if _is_want_of_memory(error):
         return f"not enough memory: {_first_line(error)}", 1
     if isinstance(error, BrokenPipeError):
@@ -348,20 +352,6 @@ def _explained(error: Exception) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; what was finished is kept", 1
     return f"unexpected {in_one_line(error)}; --debug shows where", 1
-
-
-def _as_given(error: Exception, arguments: Sequence[str]) -> str:
-    """The value that a wrong option was given, which the parser's own message may leave out."""
-    if not isinstance(error, typer.BadParameter) or error.param is None:
-        return ""
-    values = []
-    for place, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
-        if name in error.param.opts:
-            values.append(value if equals else "".join(arguments[place + 1 : place + 2]))
-    if not values or any(value and value in error.message for value in values):
-        return ""
-    return f"; given: {', '.join(values)}"
 
 
 def _give_up_stdout() -> None:
