@@ -11,6 +11,7 @@ from keelback.cli.options import Device, DType, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.cli.terminal import console
 from keelback.errors import InputError
+from keelback.memory import require_tensors
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -76,6 +77,8 @@ def scan(
         other = "--memory" if memory else "--scaling"
         raise InputError(f"--without has no effect beside {other}, which times no peer")
     shapes = [ScanSize.parse(text) for text in shape or []]
+    for one in shapes:
+        require_tensors("cpu" if memory else device, one.numbers, f"the operands at {one}")
     result: dict[str, Any]
     with work_progress("bench scan"):
         if memory:

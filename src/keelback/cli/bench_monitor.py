@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @bench.command()
 def monitor(
-    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each kind.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of trainings of each kind.")
+    ] = 3,
     first_seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed, a whole number, to count up from.")
     ] = 0,

@@ -137,7 +137,10 @@ DTypeOfDevice = Annotated[
     ),
 ]
 Repeats = Annotated[
-    int, typer.Option("--repeats", min=1, help="Number of timed runs of each; the median counts.")
+    int,
+    typer.Option(
+        "--repeats", min=1, max=1_000_000, help="Number of timed runs of each; the median counts."
+    ),
 ]
 
 

@@ -122,7 +122,10 @@ def reproduce(
         settings = chosen.settings(given)
         planned = [(chosen, settings)]
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
-    needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
+    needed = [
+        (chosen, settings, chosen.planned(settings, here=executor == "local"))
+        for chosen, settings in planned
+    ]
     where = make_executor(executor, workers, address, cpus_per_job, gpus_per_job)
     if draw:
         require_own_page(report_to or directory / "report")
