@@ -87,7 +87,7 @@ WORKING = (
     "bench decode --repeats 1 --batch 1 --channels 4 --state 2",
     "bench dynamics --repeats 1 --replicas 2 --epochs 2",
     "bench monitor --seeds 1",
-    "bench parallel --processes 1 --only scan --length 8 --channels 2",
+    "bench parallel --processes 2 --only scan --length 8 --channels 2",
     "bench families --family mamba",
     "bench calibration",
     "bench ssd --repeats 1 --shape 1,8,2,4,4,1",

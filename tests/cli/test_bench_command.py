@@ -52,13 +52,14 @@ def test_an_absent_peer_is_named(capsys, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_peer_that_must_be_there_fails_when_it_is_absent(capsys, monkeypatch) -> None:
     def absent(inputs):
-        raise ImportError("No module named 'mambapy'")
+        raise ModuleNotFoundError("No module named 'mambapy'", name="mambapy")
 
     monkeypatch.setitem(scan_peers.PEERS, "cpu", {"mambapy_pscan": absent})
     sizes = ("--shape", "1,8,4,2", "--repeats", "1", "--json")
     code, out, err = run(capsys, *sizes, "--peer", "mambapy_pscan")
-    assert (code, out) == (1, "")
-    assert "mambapy_pscan cannot be imported: No module named 'mambapy'" in err
+    assert (code, out) == (2, "")
+    assert "peer mambapy_pscan cannot be imported: No module named 'mambapy'" in err
+    assert 'pip install "keelback[bench]"' in err
     code, out, err = run(capsys, *sizes, "--peer", "nobody")
     assert (code, out) == (2, "")
     assert "peer is 'nobody'; on cpu it should be one of mambapy_pscan" in err

@@ -183,3 +183,33 @@ def test_doctor_says_what_does_not_work(
     assert code == 1
     assert "no compiler" in out
     assert err == "error: not well: scan on cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code", "said"),
+    [("KeyboardInterrupt", 130, "interrupted"), ("_Terminated", 143, "terminated")],
+)
+def test_an_interrupt_that_a_compiler_swallows_is_not_taken_for_its_failure(
+    interrupt: str, code: int, said: str
+) -> None:
+    """Numba then says that a library has "no compiled object yet"."""
+    program = f"""
+import keelback.cli.reproduce as reproduce
+from keelback.cli.app import _Terminated, main
+
+class Callback:
+    def __del__(self):
+        raise {interrupt}
+
+def compile(_):
+    Callback()
+    raise RuntimeError("no compiled object yet")
+
+reproduce.print_json = compile
+main(["list", "--json"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"{said}; what was finished is kept\n"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import typer.core
@@ -284,13 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = _flags_first(arguments)
     load_commands()
     _end_on_sigterm()
+    missed: list[int] = []
     try:
-        with clean_streams(), _interrupts_that_land():
+        with clean_streams(), _interrupts_that_land(missed):
             code = app(args=arguments, prog_name="keelback", standalone_mode=False)
         sys.stdout.flush()
     except _Terminated:
-        print("terminated; what was finished is kept", file=sys.stderr)
-        raise SystemExit(TERMINATED) from None
+        _exit_terminated()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -299,6 +299,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(0) from None
         if "--debug" in arguments:
             raise
+        if missed:  # A compiler lacks what it was making, and says that and not why.
+            if missed[-1] == signal.SIGTERM:
+                _exit_terminated()
+            print("interrupted; what was finished is kept", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
         message, code = _explained(error, arguments)
         print("error: " + printable(" ".join(message.split())), file=sys.stderr)
         _give_up_stdout()
@@ -308,12 +313,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
+def _exit_terminated() -> NoReturn:
+    print("terminated; what was finished is kept", file=sys.stderr)
+    raise SystemExit(TERMINATED) from None
+
+
 @contextmanager
-def _interrupts_that_land() -> Iterator[None]:
+def _interrupts_that_land(missed: list[int]) -> Iterator[None]:
     """Within the block, an interrupt that comes where it cannot be raised comes again.
 
     Python prints what is raised inside a callback of compiled code (Numba's compiler has some), a
-    `__del__` or the garbage collector, and goes on as if nothing had been.
+    `__del__` or the garbage collector, and goes on as if nothing had been. `missed` gets the
+    signal's number.
     """
     before = sys.unraisablehook
 
@@ -323,6 +334,7 @@ def _interrupts_that_land() -> Iterator[None]:
         if number is None:
             before(unraisable)
             return
+        missed.append(number)
         started = False
         while not started:  # On a busy machine it can come again while this function still runs.
             with suppress(*numbers):
@@ -336,6 +348,8 @@ def _interrupts_that_land() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        for number in missed:  # What comes again now would find the command over.
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _explained(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import typer
 from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
 from keelback.cli.options import Json
+from keelback.extras import require_extra
 
 
 @bench.command()
@@ -30,6 +31,7 @@ def calibration(
     from keelback.benchmarks.calibration import calibration as run_calibration
     from keelback.benchmarks.calibration import summary_csv
 
+    require_extra("hf", "bench calibration", ["transformers"])
     found = run_calibration(
         lambda name: print(name, file=sys.stderr, flush=True), first_seed=first_seed
     )

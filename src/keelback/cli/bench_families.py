@@ -27,8 +27,10 @@ def families(
     """Audit, repair, restore and monitor a tiny model of each family of transformers."""
     from keelback.benchmarks.family_support import as_csv, every_family, support
     from keelback.errors import InputError
+    from keelback.extras import require_extra
     from keelback.files import write_atomically, write_json
 
+    require_extra("hf", "bench families", ["transformers"])
     unknown = sorted(set(family or ()) - set(every_family()))
     if unknown:
         known = ", ".join(every_family())

@@ -6,7 +6,7 @@ import typer
 
 from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Device, Json
+from keelback.cli.options import Device, Json, refuse_beside
 from keelback.cli.progress import work_progress
 from keelback.errors import InputError
 from keelback.memory import require_tensors
@@ -20,7 +20,7 @@ RATES = (1.0, 0.01)
 
 @bench.command()
 def parallel(
-    processes: Annotated[int, typer.Option(min=1, help="Number of processes, one GPU each.")] = 2,
+    processes: Annotated[int, typer.Option(min=2, help="Number of processes, one GPU each.")] = 2,
     device: Device = "cpu",
     only: Annotated[
         str | None,
@@ -66,6 +66,10 @@ def parallel(
 
     if only not in (None, *PARTS):
         raise InputError(f"--only is {only!r}; it should be one of {', '.join(PARTS)}")
+    of_training = {"d_model": d_model, "layers": layers, "seq_len": seq_len, "batch": batch}
+    of_scan = {"length": length, "channels": channels, "state": state, "repeats": repeats}
+    if only is not None:
+        refuse_beside(f"--only {only}", of_training if only == "scan" else of_scan, parallel)
     lengths = length or [262_144, 1_000_000]
     for steps in lengths:
         if steps % processes:

@@ -5,7 +5,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,11 @@ def commands() -> dict[str, list[Parameter]]:
         name: [_parameter(one) for one in signature.parameters.values()]
         for name, signature in _signatures(app, "")
     }
+
+
+def parameter_of(command: Callable[..., Any], name: str) -> Parameter:
+    """The option that a command's function takes as `name`."""
+    return _parameter(inspect.signature(command, eval_str=True).parameters[name])
 
 
 def _signatures(group: typer.Typer, prefix: str) -> Iterator[tuple[str, inspect.Signature]]:

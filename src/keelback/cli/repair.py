@@ -16,6 +16,7 @@ from keelback.cli.options import (
     TokenizerName,
     Tokens,
     TrainLength,
+    refuse_beside,
 )
 from keelback.cli.progress import sweep_progress
 from keelback.device import chosen_device
@@ -75,7 +76,15 @@ def repair(
 
     require_free(out)
     device = chosen_device(device)
+    if search != "coordinate" and search != "gradient":
+        refuse_beside(f"--search {search}", {"evaluations": evaluations}, repair)
     if undo:
+        of_repair = {
+            "target_length": target_length, "train_length": train_length, "method": method,
+            "search": search, "evaluations": evaluations, "text": text, "tokens": tokens,
+            "tokenizer": tokenizer, "sequences": sequences, "ignore": ignore, "force": force,
+        }  # fmt: skip
+        refuse_beside("--undo", of_repair, repair)
         names = undo_repair(model, out)
         if json:
             print_json({"undone": names, "out": str(out)})
