@@ -1,10 +1,12 @@
 """Shapes are checked in every test: jaxtyping annotations are enforced by beartype."""
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from beartype.claw import beartype_packages
 from jaxtyping import install_import_hook
@@ -63,6 +65,15 @@ beartype_packages(
     ),
     conf=CONFIGURATION,
 )
+
+# How long an example takes depends on the machine and on what else it does, and is no fault.
+hypothesis.settings.register_profile(
+    "keelback", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("keelback")
+
+# `torch.compile` would start processes of half a gigabyte each, for a few small graphs.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
