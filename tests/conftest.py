@@ -114,7 +114,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from keelback.sweeps import provenance
 
     ended = {name: len(reporter.stats.get(name, ())) for name in ENDS}
-    target = {"locked": "test"}.get(label, f"test-{label}")
+    name, _, release = label.partition("-")
+    target = {"locked": "test"}.get(name, f"test-{name}")
+    target += f" {name.upper()}={release}" if release else ""
     made_by = provenance(command=f"make {target} RECORD=1")
     record = {
         "provenance": made_by,
