@@ -1,5 +1,6 @@
 """Shapes are checked in every test: jaxtyping annotations are enforced by beartype."""
 
+import importlib
 import json
 import os
 import tomllib
@@ -92,6 +93,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The reference data folder; for tests that carry the `shared` marker."""
     return _SHARED
+
+
+@pytest.fixture(autouse=True)
+def _few_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tests share a machine anything may take long enough for a line of progress."""
+    progress = importlib.import_module("keelback.cli.progress")
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE_LINES", 600.0)
 
 
 ENDS = ("passed", "failed", "error", "skipped")

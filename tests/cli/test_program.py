@@ -102,6 +102,7 @@ def test_progress_in_a_log_is_a_line_now_and_then(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
+    monkeypatch.setattr("keelback.cli.progress._SECONDS_BEFORE_LINES", 2.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     lines = _Lines("work")
     for second in range(30):

@@ -8,6 +8,7 @@ import typer
 from keelback.cli.app import print_measured
 from keelback.cli.bench import bench, print_times
 from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 from keelback.memory import require_tensors
 
@@ -41,7 +42,8 @@ def ssd(
     shapes = [SsdShape.parse(text) for text in shape or []] or SHAPES[device]
     for one in shapes:
         require_tensors(device, one.numbers, f"the operands at {','.join(map(str, astuple(one)))}")
-    rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
+    with work_progress("bench ssd"):
+        rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
     if json:
         print_measured({"versions": versions(), "rows": rows})
         return

@@ -88,7 +88,8 @@ def compress(
         learning_rate=learning_rate, tokens=documents.size, seed=seed, max_seconds=max_seconds,
     )  # fmt: skip
     require_memory(8.0 * batch * (context + window), "the tokens of a step")
-    loaded = load_any_model(model).model
+    with work_progress("compress, loading"):
+        loaded = load_any_model(model).model
     require_bytes(loaded)
     tokens = torch.frombuffer(bytearray(documents.joined()), dtype=torch.uint8)
     with work_progress("compress"):

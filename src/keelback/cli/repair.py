@@ -18,7 +18,7 @@ from keelback.cli.options import (
     TrainLength,
     refuse_beside,
 )
-from keelback.cli.progress import sweep_progress
+from keelback.cli.progress import sweep_progress, work_progress
 from keelback.device import chosen_device
 
 
@@ -93,7 +93,8 @@ def repair(
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")
-    loaded = load_any_model(model, ignore=ignore or (), device=device)
+    with work_progress("repair, loading"):
+        loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
     say_of_loading(loaded)
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
