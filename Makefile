@@ -10,8 +10,10 @@ TORCH_NEWEST ?= --extra-index-url https://download.pytorch.org/whl/cpu torch
 # What `make test-newest` and `make test-oldest` run; everything by default.
 TESTS ?=
 RECORD ?=
+# What `make test-transformers` runs: a release between the lowest and the newest.
+TRANSFORMERS ?= 5.17.0
 
-.PHONY: demo test test-newest test-oldest check prove docs lock versions package clean
+.PHONY: demo test test-newest test-oldest test-transformers check prove docs lock versions package clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/keelback reproduce length-independence --task majority --out demo
@@ -34,6 +36,14 @@ test-oldest:
 	.venv-oldest/bin/pip install --quiet --requirement .venv-oldest/lowest.txt
 	.venv-oldest/bin/pip install --quiet --no-deps --editable .
 	.venv-oldest/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record oldest) $(TESTS)
+
+# The tests of integrations and audits on another release of transformers, with the newest of the rest.
+test-transformers:
+	$(PYTHON) -m venv .venv-transformers
+	.venv-transformers/bin/pip install --quiet --upgrade pip
+	.venv-transformers/bin/pip install --quiet $(TORCH_NEWEST) "transformers==$(TRANSFORMERS)" --editable ".[dev]"
+	.venv-transformers/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record transformers-$(TRANSFORMERS)) \
+		tests/integrations tests/audit
 
 check: $(VENV)/test-installed
 	$(BIN)/ruff check
@@ -78,4 +88,4 @@ $(VENV)/%-installed: $(BIN)/python requirements/%.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-package dist demo site
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-transformers .venv-package dist demo site

@@ -1,10 +1,13 @@
 """Shapes are checked in every test: jaxtyping annotations are enforced by beartype."""
 
+import importlib
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from beartype.claw import beartype_packages
 from jaxtyping import install_import_hook
@@ -64,6 +67,15 @@ beartype_packages(
     conf=CONFIGURATION,
 )
 
+# How long an example takes depends on the machine and on what else it does, and is no fault.
+hypothesis.settings.register_profile(
+    "keelback", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("keelback")
+
+# `torch.compile` would start processes of half a gigabyte each, for a few small graphs.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -81,6 +93,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The reference data folder; for tests that carry the `shared` marker."""
     return _SHARED
+
+
+@pytest.fixture(autouse=True)
+def _few_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tests share a machine anything may take long enough for a line of progress."""
+    progress = importlib.import_module("keelback.cli.progress")
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE_LINES", 600.0)
 
 
 ENDS = ("passed", "failed", "error", "skipped")
@@ -103,7 +122,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from keelback.sweeps import provenance
 
     ended = {name: len(reporter.stats.get(name, ())) for name in ENDS}
-    target = {"locked": "test"}.get(label, f"test-{label}")
+    name, _, release = label.partition("-")
+    target = {"locked": "test"}.get(name, f"test-{name}")
+    target += f" {name.upper()}={release}" if release else ""
     made_by = provenance(command=f"make {target} RECORD=1")
     record = {
         "provenance": made_by,

@@ -35,8 +35,8 @@ from hypothesis import strategies as st
 
 import fuzz_materials
 import result_file
-from command_options import Parameter, commands
 from keelback.cli.app import main
+from keelback.cli.parameters import Parameter, commands
 
 SECONDS, SECONDS_TO_STOP = 4.5, 30.0
 MEMORY = 6 * 2**30
@@ -87,7 +87,7 @@ WORKING = (
     "bench decode --repeats 1 --batch 1 --channels 4 --state 2",
     "bench dynamics --repeats 1 --replicas 2 --epochs 2",
     "bench monitor --seeds 1",
-    "bench parallel --processes 1 --only scan --length 8 --channels 2",
+    "bench parallel --processes 2 --only scan --length 8 --channels 2",
     "bench families --family mamba",
     "bench calibration",
     "bench ssd --repeats 1 --shape 1,8,2,4,4,1",

@@ -2,9 +2,11 @@
 
 import difflib
 import unicodedata
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import BaseModel, ValidationError
 
 
@@ -97,7 +99,7 @@ def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -
         ...     SelectiveSSMConfig(vocab_size=0)
         ... except ValidationError as error:
         ...     print(describe(error))
-        vocab_size is 0; input should be greater than 0
+        vocab_size is 0; it should be more than 0
     """
     parts = []
     problems = error.errors()
@@ -116,10 +118,61 @@ def describe(error: "ValidationError", model: "type[BaseModel] | None" = None) -
         elif isinstance(problem.get("ctx", {}).get("error"), InputError):
             parts.append(problem["msg"].removeprefix("Value error, "))
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            parts.append(f"{field} is {problem['input']!r}; {message}" if field else message)
+            message = _wanted(problem["type"], problem.get("ctx", {}), problem["msg"])
+            parts.append(f"{field} is {_cut(problem['input'])}; {message}" if field else message)
     return "; ".join(parts)
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "decimal": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "an object of names and values",
+    "model": "an object of names and values",
+    "none_required": "nothing",
+}
+"""What a value should be, by the beginning of the type of pydantic's problem with it."""
+_LIMITS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+    "literal_error": ("one of", "expected"),
+    "enum": ("one of", "expected"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
+"""The same for problems that hold a limit: what is said before it, and its name."""
+
+
+def _wanted(kind: str, details: "Mapping[str, Any]", said: str) -> str:
+    """What would be right, from the type of pydantic's problem and its details."""
+    if kind in _LIMITS:
+        words, name = _LIMITS[kind]
+        return f"it should be {words} {details[name]}"
+    own = next((words for start, words in _KINDS.items() if kind.startswith(start)), None)
+    if kind in ("too_short", "too_long"):
+        least, most = details.get("min_length"), details.get("max_length")
+        return f"it should hold {f'at least {least}' if least is not None else f'at most {most}'}"
+    if own is not None:
+        return f"it should be {own}"
+    message = said.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return message[:1].lower() + message[1:]
+
+
+def _cut(value: object) -> str:
+    """A value as people read it, without the inside of what is long."""
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 3] + "..."
+
+
+_LONGEST_VALUE = 120
+"""Characters of a wrong value that are shown."""
 
 
 def _fields_at(model: "type[BaseModel]", path: "list[int | str]") -> list[str]:

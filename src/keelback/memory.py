@@ -44,6 +44,26 @@ def require_memory(needed: float, what: str) -> None:
         )
 
 
+def require_tensors(device: str, numbers: float, what: str) -> None:
+    """Refuse tensors of so many numbers that would not fit; a GPU says so itself, at once.
+
+    Args:
+        device: where they are to lie.
+        numbers: how many there are, of four bytes, rather too few than too many.
+        what: what they are, as the subject of a sentence in the plural.
+
+    Raises:
+        InputError: they need more bytes than there are.
+
+    Examples:
+        >>> require_tensors("cpu", 2.0**58, "the operands")
+        Traceback (most recent call last):
+        keelback.errors.InputError: the operands would take 1.0 EiB of memory; ...
+    """
+    if device == "cpu":
+        require_memory(4 * numbers, what)
+
+
 def in_units(count: float) -> str:
     """Bytes as people read them: `1.5 GiB`."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")

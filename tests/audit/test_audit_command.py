@@ -130,8 +130,8 @@ def test_a_classifier_on_tokens(run: Run, tmp_path: Path) -> None:
         (["--tokenizer", "bytes", "--text", "missing.txt"], "cannot be read"),
         (["--tokens", "missing.txt"], "cannot be read"),
         (["--device", "abacus"], "device is 'abacus'; it should be one of cpu, cuda"),
-        (["--tokenizer", "bytes", "--train-length", "0"], "greater than or equal to 1|x>=1"),
-        (["--tokenizer", "bytes", "--length", "1"], "greater than or equal to 2|x>=2"),
+        (["--tokenizer", "bytes", "--train-length", "0"], "--train-length is 0; it should be"),
+        (["--tokenizer", "bytes", "--length", "1"], "--length is 1; it should be"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -146,7 +146,7 @@ def test_wrong_input_is_one_line(
     code, out, err = run(byte_model, *arguments, "--out", "report")
     assert code == 2
     assert out == ""
-    assert any(word in err for word in words.split("|"))  # Typer's words have changed.
+    assert words in err
     assert err.strip().count("\n") == 0
     assert not Path("report").exists()
 

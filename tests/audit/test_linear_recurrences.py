@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import caches
 import pytest
 import torch
 from watched import Build, recurrences
@@ -49,7 +50,8 @@ def test_what_goes_on_from_a_state_is_not_read(linear_model: Any, tokens: torch.
     from transformers import DynamicCache
 
     keeps_its_own = linear_model.config.model_type == "recurrent_gemma"
-    past = {"cache": DynamicCache(config=linear_model.config)} if keeps_its_own else {}
+    cache = DynamicCache(config=linear_model.config)
+    past = caches.given(linear_model, cache) if keeps_its_own else {}
     expected = [r.output() for r in recurrences(linear_model, tokens)]
     seen: list[torch.Tensor] = []
     with (
@@ -58,7 +60,7 @@ def test_what_goes_on_from_a_state_is_not_read(linear_model: Any, tokens: torch.
     ):
         given = linear_model(tokens[:, :30], use_cache=True, **past)
         assert len(seen) == 2
-        past = past or {"cache": given.cache}
+        past = past or caches.kept(given)
         linear_model(tokens[:, 30:31], use_cache=True, **past)
         assert len(seen) == 2
         linear_model(tokens[:, :30], use_cache=False)

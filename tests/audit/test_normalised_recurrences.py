@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import caches
 import pytest
 import torch
 import torch.nn.functional as F
@@ -161,8 +162,7 @@ def test_what_begins_with_an_empty_state_is_read(family: str, tokens: torch.Tens
     with torch.no_grad(), watching(find_layers(model), lambda _, __, r: seen.append(r.output())):
         given = model(tokens[:, :30], use_cache=True)
         assert len(seen) == 2
-        past = {"state": given.state} if family == "rwkv" else {"cache": given.cache}
-        model(tokens[:, 30:], use_cache=True, **past)
+        model(tokens[:, 30:], use_cache=True, **caches.kept(given))
     assert len(seen) == 2
     for own, whole in zip(seen, expected, strict=True):
         assert torch.allclose(own, whole[:, :30], atol=1e-5)

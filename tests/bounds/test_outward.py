@@ -104,14 +104,16 @@ def is_close_above(found: float, value: mpf) -> bool:
 def test_closed_forms_of_random_classes() -> None:
     """Digits are for sums that cancel: 1 - rho at s_A D = 1e-45 needs twice that many."""
     for c in random_classes(SETS):
-        with mpmath.workdps(250):
+        cancels = 0 < abs(c.s_A) < 1e-6 or c.B_q * c.B_u > 20
+        digits = 250 if cancels else 120
+        with mpmath.workdps(digits):
             sums = outward.step_sums(c)
             for name, value in exact_log_sums(c).items():
                 assert is_close_above(getattr(sums, name), value), (name, c)
             if 0 in (c.B_u, c.B_B, c.B_C, c.B_w):
                 assert outward.log_output_bound(c) == -math.inf
                 continue
-            expected = exact_bounds(c, 250)
+            expected = exact_bounds(c, digits)
             assert is_close_above(outward.log_output_bound(c), expected["output"]), c
             assert is_close_above(outward.published_log_rademacher(c), expected["published"]), c
             assert is_close_above(-outward.lower_log_rademacher(c), -expected["lower"]), c
@@ -266,7 +268,7 @@ def exact_kl(mean: float, p: float) -> mpf:
 @pytest.mark.slow
 def test_kl_inverses_of_random_means_and_budgets() -> None:
     draw = random.Random(3)
-    with mpmath.workdps(180):
+    with mpmath.workdps(100):
         for _ in range(SETS):
             mean = random_mean(draw)
             budget = draw.choice([0.0, 1e-16, log_uniform(draw, 1e-80, 1e3), draw.random()])

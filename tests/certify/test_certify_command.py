@@ -188,7 +188,7 @@ def test_the_best_constant_answer_is_fixed_by_the_training_split(
     ("arguments", "message"),
     [
         (("--delta", "0"), "delta = 0"),
-        (("--delta", "1.5"), "given: 1.5 | 1.5 is not in the range 0<=x<=1"),
+        (("--delta", "1.5"), "--delta is 1.5; it should be a number from 0 to 1"),
         (("--prior-share", "1"), "prior_share = 1"),
         (("--set", "n_train"), "is not NAME=VALUE"),
         (("--set", "n_trains=4"), "no setting n_trains"),
@@ -207,8 +207,7 @@ def test_bad_arguments_are_one_line_and_exit_code_two(
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    # What stands on either side of " | " is said by newer and by older releases of Typer.
-    assert any(part in err for part in message.split(" | "))
+    assert message in err
 
 
 def test_a_checkpoint_with_nan_is_refused(

@@ -52,13 +52,14 @@ def test_an_absent_peer_is_named(capsys, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_peer_that_must_be_there_fails_when_it_is_absent(capsys, monkeypatch) -> None:
     def absent(inputs):
-        raise ImportError("No module named 'mambapy'")
+        raise ModuleNotFoundError("No module named 'mambapy'", name="mambapy")
 
     monkeypatch.setitem(scan_peers.PEERS, "cpu", {"mambapy_pscan": absent})
     sizes = ("--shape", "1,8,4,2", "--repeats", "1", "--json")
     code, out, err = run(capsys, *sizes, "--peer", "mambapy_pscan")
-    assert (code, out) == (1, "")
-    assert "mambapy_pscan cannot be imported: No module named 'mambapy'" in err
+    assert (code, out) == (2, "")
+    assert "peer mambapy_pscan cannot be imported: No module named 'mambapy'" in err
+    assert 'pip install "keelback[bench]"' in err
     code, out, err = run(capsys, *sizes, "--peer", "nobody")
     assert (code, out) == (2, "")
     assert "peer is 'nobody'; on cpu it should be one of mambapy_pscan" in err
@@ -100,18 +101,14 @@ def test_memory_is_that_of_the_tensors_and_little_more(capsys) -> None:
         (["--shape", "1,0,3,4"], "it should be four positive integers"),
         (["--device", "tpu"], "device is 'tpu'; it should be one of cpu"),
         (["--dtype", "int8"], "dtype is 'int8'; it should be one of float32"),
-        (
-            ["--repeats", "0"],
-            "'--repeats': Input should be greater than or equal to 1; given: 0 | range x>=1",
-        ),
+        (["--repeats", "0"], "--repeats is 0; it should be a whole number"),
         (["--scaling", "--memory"], "--scaling and --memory are both given"),
     ],
 )
 def test_wrong_options_exit_with_2(capsys, arguments, message) -> None:
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
-    # What stands on either side of " | " is said by newer and by older releases of Typer.
-    assert any(part in err for part in message.split(" | "))
+    assert message in err
 
 
 @pytest.mark.parametrize(

@@ -121,16 +121,18 @@ class Evil:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("trian", "No such command 'trian'"),
+        ("trian", "there is no command 'trian'; did you mean train?"),
+        ("train --tsk majority", "there is no option --tsk; did you mean --task?"),
+        ("train --task", "--task needs a value"),
+        ("train --task majority --out new --cpu=1", "--cpu takes no value"),
+        ("train --task majority", "--out is missing: folder for the run"),
+        ("train extra --task majority --out new", "too many arguments: extra"),
         ("train --task majorty --out new", "majorty"),
-        (
-            "train --task majority --seq-len 0 --out new",
-            "equal to 1; given: 0 | 0 is not in the range x>=1",
-        ),
-        ("train --task majority --seq-len ten --out new", "--seq-len"),
-        ("train --task majority --seed -1 --out new", "--seed"),
-        ("train --task majority --seed 1.5 --out new", "--seed"),
-        ("train --task majority --abscissa nan --out new", "given: nan | --abscissa is nan; it"),
+        ("train --task majority --seq-len 0 --out new", "--seq-len is 0; it should be a whole"),
+        ("train --task majority --seq-len ten --out new", "--seq-len is 'ten'; it should be"),
+        ("train --task majority --seed -1 --out new", "--seed is -1; it should be a whole"),
+        ("train --task majority --seed 1.5 --out new", "--seed is 1.5; it should be a whole"),
+        ("train --task majority --abscissa nan --out new", "--abscissa is nan; it"),
         ("train --task majority --abscissa 0 --parametrisation stable --out new", "not below"),
         ("train --task majority --parametrisation odd --out new", "parametrisation"),
         ("train --task majority --out file", "file is a file"),
@@ -142,16 +144,16 @@ class Evil:
         ("reproduce length-independence --seq-len 10,x --out new", "seq_len.1 is 'x'"),
         ("reproduce length-independence --seq-len -5 --out new", "seq_len"),
         ("reproduce length-independence --seq-len 2.5 --out new", "seq_len"),
-        ("reproduce length-independence --seeds 0 --out new", "given: 0 | 0 is not in the range"),
+        ("reproduce length-independence --seeds 0 --out new", "--seeds is 0; it should be"),
         ("reproduce length-independence --seeds five --out new", "--seeds"),
-        ("reproduce length-independence --workers 0 --out new", "--workers"),
-        ("reproduce length-independence --executor slurm --out new", "--executor"),
+        ("reproduce length-independence --workers 0 --out new", "--workers is 0; it should be"),
+        ("reproduce length-independence --executor slurm --out new", "one of local, ray"),
         ("reproduce length-independence --address auto --out new", "add --executor ray"),
         ("reproduce length-independence --executor ray --workers 2 --out new", "--workers is for"),
         ("reproduce length-independence --executor ray --address x --out new", "HOST:PORT"),
         (
             "reproduce length-independence --executor ray --gpus-per-task -1 --out new",
-            "given: -1 | -1.0 is not in the range",
+            "--gpus-per-job is -1; it should be a number, 0 or more",
         ),
         ("reproduce length-independence --set epoch=1 --out new", "did you mean epochs?"),
         ("reproduce length-independence --set epochs --out new", "NAME=VALUE"),
@@ -184,8 +186,7 @@ def test_bad_input_exits_2_with_one_line_and_leaves_nothing(
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    # What stands on either side of " | " is said by newer and by older releases of Typer.
-    assert any(part in err for part in complaint.split(" | "))
+    assert complaint in err
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import fuzz_commands  # noqa: E402
 import fuzz_materials  # noqa: E402
-from command_options import commands  # noqa: E402
+from keelback.cli.parameters import commands  # noqa: E402
 
 WRONG = "error: it is wrong\n"
 

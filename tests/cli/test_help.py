@@ -3,15 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-
-from command_options import Parameter, commands  # noqa: E402
+from keelback.cli.parameters import Parameter, commands
 
 COMMANDS = commands()
 PARAMETERS = [

@@ -102,6 +102,7 @@ def test_progress_in_a_log_is_a_line_now_and_then(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
+    monkeypatch.setattr("keelback.cli.progress._SECONDS_BEFORE_LINES", 2.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     lines = _Lines("work")
     for second in range(30):
@@ -183,3 +184,33 @@ def test_doctor_says_what_does_not_work(
     assert code == 1
     assert "no compiler" in out
     assert err == "error: not well: scan on cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code", "said"),
+    [("KeyboardInterrupt", 130, "interrupted"), ("_Terminated", 143, "terminated")],
+)
+def test_an_interrupt_that_a_compiler_swallows_is_not_taken_for_its_failure(
+    interrupt: str, code: int, said: str
+) -> None:
+    """Numba then says that a library has "no compiled object yet"."""
+    program = f"""
+import keelback.cli.reproduce as reproduce
+from keelback.cli.app import _Terminated, main
+
+class Callback:
+    def __del__(self):
+        raise {interrupt}
+
+def compile(_):
+    Callback()
+    raise RuntimeError("no compiled object yet")
+
+reproduce.print_json = compile
+main(["list", "--json"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"{said}; what was finished is kept\n"

@@ -125,32 +125,20 @@ def test_divergence_exits_1_with_its_epoch(capsys):
         (["--data", "locality", "--near", "3", "--far", "40"], "do not fit"),
         (["--width", "51"], "odd widths"),
         (["--dim", "2"], "3 dimensions or more"),
-        (
-            ["--samples", "0"],
-            "'--samples': Input should be greater than or equal to 2 | x>=2",
-        ),
+        (["--samples", "0"], "--samples is 0; it should be a whole number, 2 or more"),
         (["--paired", "--fresh"], "exclude each other"),
         (["--fresh", "--population"], "exclude each other"),
         (["--population"], "locality data without noise"),
         (["--optimizer", "sgd"], "gd, momentum, adam"),
         (["--schedule", "stabel"], "did you mean stable?"),
         (["--symmetry", "gate"], "none, readout, model"),
-        (
-            ["--eta-gate", "0"],
-            "'--eta-gate': Input should be greater than or equal to 0.000 | range 1e-38<=x<=",
-        ),
-        (
-            ["--eta-out", "-1"],
-            "'--eta-out': Input should be greater than or equal to 0.000 | range 1e-38<=x<=",
-        ),
+        (["--eta-gate", "0"], "--eta-gate is 0; it should be a number from 1e-38 to 3.4e+38"),
+        (["--eta-out", "-1"], "--eta-out is -1; it should be a number from 1e-38 to 3.4e+38"),
         (["--optimizer", "adam", "--schedule", "stable"], "plain gradient descent"),
-        (
-            ["--target-accuracy", "2"],
-            "'--target-accuracy': Input should be less than or equal to 1 | range 0<=x<=1",
-        ),
+        (["--target-accuracy", "2"], "--target-accuracy is 2; it should be a number from 0 to 1"),
         (["--momentum", "1"], "momentum lies"),
-        (["--noise", "-1"], "'--noise': Input should be greater than or equal to 0 | range x>=0"),
-        (["--seed", "-1"], "'--seed': Input should be greater than or equal to 0 | range 0<=x<="),
+        (["--noise", "-1"], "--noise is -1; it should be a number, 0 or more"),
+        (["--seed", "-1"], "--seed is -1; it should be a whole number from 0 to"),
         (["--noise-family", "cauchy"], "gaussian, student, correlated"),
         (["--mixing", "none"], "identity, orthogonal, gaussian"),
         (["--device", "tpu"], "cpu, cuda"),
@@ -161,6 +149,5 @@ def test_bad_input_exits_2_with_one_line(capsys, arguments, message):
     code, out, err = run(capsys, *arguments)
     assert code == 2
     assert out == ""
-    # What stands on either side of " | " is said by newer and by older releases of Typer.
-    assert any(part in err for part in message.split(" | "))
+    assert message in err
     assert len(err.strip().splitlines()) == 1

@@ -1,5 +1,6 @@
 """The CUDA kernels compiled for the host, so that their logic is tested where there is no GPU."""
 
+import atexit
 import ctypes
 import os
 import shutil
@@ -30,9 +31,32 @@ extern "C" void run(int blocks, int threads, int shared, const {arguments}* argu
 """
 
 
+_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-ffp-contract=fast")
+_HEADERS = (
+    "ucontext.h", "algorithm", "cmath", "cstdio", "cstdlib", "cstring", "limits", "memory", "vector"
+)  # fmt: skip
+"""What intrinsics.h includes. The compiler reads them once, and not for each of 250 kernels."""
+
+
+@cache
+def _flags() -> tuple[str, ...]:
+    return (*_FLAGS, "-fsanitize=thread", "-g") if os.environ.get(WATCH_RACES) else _FLAGS
+
+
 @cache
 def _folder() -> Path:
-    return Path(mkdtemp(prefix="keelback-host-kernels-"))
+    """Where kernels are kept while this process lives, with the headers that they all include."""
+    folder, process = Path(mkdtemp(prefix="keelback-host-kernels-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:  # A forked child ends while its parent still compiles.
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    header = folder / "headers.h"
+    header.write_text("".join(f"#include <{name}>\n" for name in _HEADERS))
+    subprocess.run([COMPILER, *_flags(), "-x", "c++-header", header], check=True)
+    return folder
 
 
 class HostKernel:
@@ -50,9 +74,7 @@ class HostKernel:
         runner = _RUNNER.format(arguments=arguments, name=name)
         (folder / "run.cpp").write_text(f'#include "{name}.cu"\n{runner}')
         library = folder / "kernel.so"
-        command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=fast"]
-        if os.environ.get(WATCH_RACES):
-            command += ["-fsanitize=thread", "-g"]
+        command = [COMPILER, *_flags(), "-shared", "-include", _folder() / "headers.h"]
         subprocess.run([*command, "-o", library, folder / "run.cpp"], check=True)
         self._library = ctypes.CDLL(str(library))
         self._argument_bytes = ctypes.c_int.in_dll(self._library, "argument_bytes").value

@@ -300,4 +300,5 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
     for (HostThread& thread : host_block.threads) end_fiber(thread.fiber);
   }
   meet(host_block.end_of_launch);
+  host_block.threads.clear();  // Each kernel has a block of its own: together, their stacks take gigabytes.
 }

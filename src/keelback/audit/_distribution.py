@@ -1,5 +1,7 @@
 """Quantiles of a positive quantity that streams by, from a histogram on a logarithmic scale."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ class LogHistogram:
         if total == 0:
             return float("nan")
         rank = share * total
-        bin_ = int(torch.searchsorted(cumulated, torch.tensor(rank)))
+        bin_ = int(torch.searchsorted(cumulated, torch.tensor(math.ceil(rank))))
         bin_ = min(bin_, len(self._counts) - 1)
         before = int(cumulated[bin_ - 1]) if bin_ else 0
         inside = (rank - before) / max(1, int(self._counts[bin_]))

@@ -26,6 +26,12 @@ class DeltaShape:
     value: int
     groups: int
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the operands, the output and the last state have."""
+        a_step = 2 * self.groups * self.key + 2 * self.heads * (self.value + 1)
+        return self.batch * (self.length * a_step + self.heads * self.key * self.value)
+
     @classmethod
     def parse(cls, text: str) -> "DeltaShape":
         """From "batch,length,heads,key,value,groups".

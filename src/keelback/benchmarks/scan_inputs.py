@@ -27,6 +27,12 @@ class ScanSize:
     def __str__(self) -> str:
         return f"{self.batch},{self.length},{self.channels},{self.state}"
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers u, delta, B, C and the output have."""
+        a_step = 3 * self.channels + 2 * self.state
+        return self.batch * self.length * a_step + self.channels * self.state
+
     @classmethod
     def parse(cls, text: str) -> "ScanSize":
         """Read "batch,length,channels,state".

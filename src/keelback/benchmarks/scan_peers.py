@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_inputs import Inputs
-from keelback.errors import InputError, JobError
+from keelback.errors import InputError
+from keelback.extras import EXTRAS
 from keelback.scan import selective_scan
 
 T = TypeVar("T")
@@ -136,7 +137,7 @@ def load_peers(loaders: Mapping[str, Callable[[], T]], required: Sequence[str]) 
     """What the loaders give, less the peers that are not installed, which are named on stderr.
 
     Raises:
-        JobError: One of the required peers is not installed.
+        InputError: One of the required peers is not installed.
     """
     found = {}
     for name, load in loaders.items():
@@ -144,6 +145,13 @@ def load_peers(loaders: Mapping[str, Callable[[], T]], required: Sequence[str]) 
             found[name] = load()
         except ImportError as error:
             if name in required:
-                raise JobError(f"{name} cannot be imported: {error}") from error
+                package = getattr(error, "name", None)
+                extra = " or ".join(
+                    f'pip install "keelback[{extra}]"'
+                    for extra, packages in EXTRAS.items()
+                    if package in packages
+                )
+                advice = f"; {extra}" if extra else ""
+                raise InputError(f"peer {name} cannot be imported: {error}{advice}") from error
             print(f"absent: {name} ({error})", file=sys.stderr)
     return found

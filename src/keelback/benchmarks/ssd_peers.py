@@ -30,6 +30,12 @@ class SsdShape:
     state: int
     groups: int
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the operands, the output and the last state have."""
+        a_step = self.heads * (2 * self.head_dim + 1) + 2 * self.groups * self.state
+        return self.batch * (self.length * a_step + self.heads * self.head_dim * self.state)
+
     @classmethod
     def parse(cls, text: str) -> "SsdShape":
         """From "batch,length,heads,head_dim,state,groups"."""

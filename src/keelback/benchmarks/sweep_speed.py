@@ -34,10 +34,7 @@ def sweep_speed(
     Raises:
         JobError: the plain loop's loss is not keelback's.
     """
-    experiment = get_experiment("length-independence")
-    given = {"task": "majority", "seq_len": lengths, "seeds": seeds, "epochs": epochs}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    runs = cast(Sequence[TrainingRun], experiment.runs(experiment.settings(chosen)))
+    runs = require_sweep(lengths, seeds, epochs)
     workers = workers or available_cores()
     with tempfile.TemporaryDirectory(prefix="keelback-bench-") as folder:
         started = time.perf_counter()
@@ -73,6 +70,20 @@ def sweep_speed(
         "rows": rows,
         "load_average": os.getloadavg()[0],
     }
+
+
+def require_sweep(
+    lengths: Sequence[int | str] | None, seeds: int, epochs: int | None
+) -> Sequence[TrainingRun]:
+    """The runs of the sweep.
+
+    Raises:
+        InputError: a value is wrong, or this machine lacks the memory for their sizes.
+    """
+    experiment = get_experiment("length-independence")
+    given = {"task": "majority", "seq_len": lengths, "seeds": seeds, "epochs": epochs}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return cast(Sequence[TrainingRun], experiment.planned(experiment.settings(chosen)))
 
 
 def _warm_up(run: TrainingRun) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import typer.core
@@ -24,6 +24,7 @@ import keelback
 from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
 from keelback.cli.terminal import clean_streams
+from keelback.cli.usage import usage_message
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, in_one_line, printable
 
@@ -283,20 +284,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = _flags_first(arguments)
     load_commands()
     _end_on_sigterm()
+    missed: list[int] = []
     try:
-        with clean_streams(), _interrupts_that_land():
+        with clean_streams(), _interrupts_that_land(missed):
             code = app(args=arguments, prog_name="keelback", standalone_mode=False)
         sys.stdout.flush()
     except _Terminated:
-        print("terminated; what was finished is kept", file=sys.stderr)
-        raise SystemExit(TERMINATED) from None
+        _exit_terminated()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+            raise SystemExit(0) from None
         if "--debug" in arguments:
             raise
-        message, code = _explained(error)
-        message += _as_given(error, arguments)
+        if missed:  # A compiler lacks what it was making, and says that and not why.
+            if missed[-1] == signal.SIGTERM:
+                _exit_terminated()
+            print("interrupted; what was finished is kept", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        message, code = _explained(error, arguments)
         print("error: " + printable(" ".join(message.split())), file=sys.stderr)
         _give_up_stdout()
         raise SystemExit(code) from None
@@ -305,12 +313,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
+def _exit_terminated() -> NoReturn:
+    print("terminated; what was finished is kept", file=sys.stderr)
+    raise SystemExit(TERMINATED) from None
+
+
 @contextmanager
-def _interrupts_that_land() -> Iterator[None]:
+def _interrupts_that_land(missed: list[int]) -> Iterator[None]:
     """Within the block, an interrupt that comes where it cannot be raised comes again.
 
     Python prints what is raised inside a callback of compiled code (Numba's compiler has some), a
-    `__del__` or the garbage collector, and goes on as if nothing had been.
+    `__del__` or the garbage collector, and goes on as if nothing had been. `missed` gets the
+    signal's number.
     """
     before = sys.unraisablehook
 
@@ -320,6 +334,7 @@ def _interrupts_that_land() -> Iterator[None]:
         if number is None:
             before(unraisable)
             return
+        missed.append(number)
         started = False
         while not started:  # On a busy machine it can come again while this function still runs.
             with suppress(*numbers):
@@ -333,13 +348,16 @@ def _interrupts_that_land() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        for number in missed:  # What comes again now would find the command over.
+            signal.signal(number, signal.SIG_IGN)
 
 
-def _explained(error: Exception) -> tuple[str, int]:
+def _explained(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
-    if isinstance(error, (InputError, JobError, _UsageError)):
-        message = getattr(error, "format_message", error.__str__)()
-        return message, 1 if isinstance(error, JobError) else 2
+    if isinstance(error, _UsageError):
+        return usage_message(error, arguments), 2
+    if isinstance(error, (InputError, JobError)):
+        return str(error), 1 if isinstance(error, JobError) else 2
     if _is_want_of_memory(error):
         return f"not enough memory: {_first_line(error)}", 1
     if isinstance(error, BrokenPipeError):
@@ -348,20 +366,6 @@ def _explained(error: Exception) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; what was finished is kept", 1
     return f"unexpected {in_one_line(error)}; --debug shows where", 1
-
-
-def _as_given(error: Exception, arguments: Sequence[str]) -> str:
-    """The value that a wrong option was given, which the parser's own message may leave out."""
-    if not isinstance(error, typer.BadParameter) or error.param is None:
-        return ""
-    values = []
-    for place, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
-        if name in error.param.opts:
-            values.append(value if equals else "".join(arguments[place + 1 : place + 2]))
-    if not values or any(value and value in error.message for value in values):
-        return ""
-    return f"; given: {', '.join(values)}"
 
 
 def _give_up_stdout() -> None:

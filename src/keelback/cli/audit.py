@@ -19,7 +19,7 @@ from keelback.cli.options import (
     Tokens,
     TrainLength,
 )
-from keelback.cli.progress import sweep_progress
+from keelback.cli.progress import sweep_progress, work_progress
 from keelback.cli.terminal import console
 from keelback.device import chosen_device
 from keelback.errors import printable
@@ -73,7 +73,8 @@ def audit(
         _require_drawable(out)
     device = chosen_device(device)
     directions = None if features is None else read_features(features)
-    loaded = load_any_model(model, ignore=ignore or (), device=device)
+    with work_progress("audit, loading"):
+        loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
     say_of_loading(loaded)
     ids, label = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)

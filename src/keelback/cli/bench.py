@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from keelback.cli.app import Commands, app, print_measured
-from keelback.cli.options import Device, DType, Json, Repeats
+from keelback.cli.options import Device, DType, Json, Repeats, refuse_beside
 from keelback.cli.progress import work_progress
 from keelback.cli.terminal import console
 from keelback.errors import InputError
+from keelback.memory import require_tensors
 
 bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -72,10 +73,13 @@ def scan(
     if scaling and (memory or shape):
         other = "--memory" if memory else "--shape"
         raise InputError(f"--scaling and {other} are both given; one of them should be")
-    if without and (scaling or memory):
-        other = "--memory" if memory else "--scaling"
-        raise InputError(f"--without has no effect beside {other}, which times no peer")
+    if scaling or memory:
+        idle: dict[str, Any] = {"without": without, "peer": peer, "dtype": dtype}
+        idle |= {"repeats": repeats, "device": device} if memory else {}
+        refuse_beside("--memory" if memory else "--scaling", idle, scan)
     shapes = [ScanSize.parse(text) for text in shape or []]
+    for one in shapes:
+        require_tensors("cpu" if memory else device, one.numbers, f"the operands at {one}")
     result: dict[str, Any]
     with work_progress("bench scan"):
         if memory:

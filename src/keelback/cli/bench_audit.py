@@ -11,6 +11,7 @@ from keelback.cli.options import DeviceOrBest, Json
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 from keelback.extras import require_extra
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -31,14 +32,17 @@ def audit(
 ) -> None:
     """Compare an audit with the model's forward pass, in seconds and memory."""
     from keelback.benchmarks.audit_speed import audit_speed
+    from keelback.benchmarks.mamba_size import mamba_numbers
 
     require_extra("hf", "bench audit")
+    chosen = chosen_device(device)
+    require_tensors(chosen, mamba_numbers(layers, d_model, length), "the weights and activations")
     with work_progress("bench audit"):
         result = audit_speed(
             layers,
             d_model,
             length,
-            chosen_device(device),
+            chosen,
             repeats,
             with_transformers=with_transformers,
             report=_say,

@@ -9,6 +9,8 @@ import typer
 from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
 from keelback.cli.options import Json
+from keelback.cli.progress import work_progress
+from keelback.extras import require_extra
 
 
 @bench.command()
@@ -30,9 +32,11 @@ def calibration(
     from keelback.benchmarks.calibration import calibration as run_calibration
     from keelback.benchmarks.calibration import summary_csv
 
-    found = run_calibration(
-        lambda name: print(name, file=sys.stderr, flush=True), first_seed=first_seed
-    )
+    require_extra("hf", "bench calibration", ["transformers"])
+    with work_progress("bench calibration"):
+        found = run_calibration(
+            lambda name: print(name, file=sys.stderr, flush=True), first_seed=first_seed
+        )
     if out is not None:
         _write(out, found, summary_csv(found))
     if json:

@@ -9,6 +9,7 @@ from keelback.cli.bench import bench
 from keelback.cli.options import Device, DType, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -46,6 +47,7 @@ def call(
     chosen_device(device)
     names = operator or list(OPERATORS)
     sizes = ScanSize.parse(shape) if shape else SHAPES[device]
+    require_tensors(device, sizes.numbers, f"the operands at {sizes}")
     with work_progress("bench call"):
         rows = compare_calls(names, sizes, device, dtype, repeats, peer or [])
     if json:

@@ -1,5 +1,6 @@
 """`keelback bench conv`: the causal convolution of Mamba's block."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from keelback.cli.options import Device, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 from keelback.errors import InputError
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -36,6 +38,8 @@ def conv(
         shapes = [tuple(map(int, text.split(","))) for text in shape or []]
     except ValueError:
         raise InputError(f"--shape should be batch,length,channels; it is {shape}") from None
+    for one in shapes:
+        require_tensors(device, 4.0 * math.prod(one), f"the operands at {','.join(map(str, one))}")
     with work_progress("bench conv"):
         rows = compare_convolutions(shapes or SHAPES[device], device, dtype, repeats)
     if json:

@@ -9,6 +9,7 @@ from keelback.cli.bench import bench
 from keelback.cli.options import Device, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -41,6 +42,10 @@ def decode(
 
     chosen_device(device)
     batches = batch or [1, 4, 16, 64, 256]
+    for count in batches:
+        require_tensors(
+            device, channels * (float(state) * (count + 1) + 4 * count), "the states and operands"
+        )
     with work_progress("bench decode"):
         rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
     if json:

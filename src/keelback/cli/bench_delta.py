@@ -1,5 +1,6 @@
 """`keelback bench delta`: delta rules."""
 
+from dataclasses import astuple
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from keelback.cli.bench import bench, print_times
 from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -46,6 +48,8 @@ def delta(
 
     chosen_device(device)
     shapes = [DeltaShape.parse(text) for text in shape or []] or SHAPES[device]
+    for one in shapes:
+        require_tensors(device, one.numbers, f"the operands at {','.join(map(str, astuple(one)))}")
     with work_progress("bench delta"):
         result = compare(
             shapes, decay or DECAYS, device, dtype or DTYPES[device], repeats, peer or []

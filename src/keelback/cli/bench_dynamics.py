@@ -9,6 +9,10 @@ from keelback.cli.bench import bench
 from keelback.cli.options import Device, Json, Repeats
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.memory import require_tensors
+
+_NUMBERS_OF_REPLICA = 400.0 * 30 * 32
+"""Of the training sequences of one model, with noise: N, L and d."""
 
 
 @bench.command()
@@ -34,6 +38,7 @@ def dynamics(
 
     chosen_device(device)
     count = replicas if replicas is not None else 2000 if device == "cuda" else 16
+    require_tensors(device, count * _NUMBERS_OF_REPLICA, f"{count} models and their sequences")
     with work_progress("bench dynamics"):
         result = time_dynamics(device, replicas=count, epochs=epochs, repeats=repeats).as_dict()
     if json:

@@ -9,6 +9,7 @@ import typer
 from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
 from keelback.cli.options import Json
+from keelback.cli.progress import work_progress
 
 
 @bench.command()
@@ -27,14 +28,17 @@ def families(
     """Audit, repair, restore and monitor a tiny model of each family of transformers."""
     from keelback.benchmarks.family_support import as_csv, every_family, support
     from keelback.errors import InputError
+    from keelback.extras import require_extra
     from keelback.files import write_atomically, write_json
 
+    require_extra("hf", "bench families", ["transformers"])
     unknown = sorted(set(family or ()) - set(every_family()))
     if unknown:
         known = ", ".join(every_family())
         raise InputError(f"--family is {unknown[0]}; it should be one of {known}")
     _without_bars()
-    rows = support(family, lambda name: print(name, file=sys.stderr, flush=True))
+    with work_progress("bench families"):
+        rows = support(family, lambda name: print(name, file=sys.stderr, flush=True))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", {"provenance": provenance_of_command(), "rows": rows})

@@ -8,7 +8,7 @@ import typer
 
 from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
-from keelback.cli.options import LARGEST_SEED, Json
+from keelback.cli.options import LARGEST_SEED, Json, refuse_beside
 from keelback.cli.progress import work_progress
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @bench.command()
 def monitor(
-    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each kind.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of trainings of each kind.")
+    ] = 3,
     first_seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed, a whole number, to count up from.")
     ] = 0,
@@ -31,12 +33,10 @@ def monitor(
 ) -> None:
     """Train models that diverge and models that do not, and count what was foreseen."""
     from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
-    from keelback.errors import InputError
 
     found: dict[str, Any]
-    if cost and out is not None:
-        raise InputError("--out has no effect beside --cost, whose result is printed")
     if cost:
+        refuse_beside("--cost", {"out": out, "seeds": seeds, "first_seed": first_seed}, monitor)
         with work_progress("bench monitor"):
             measured = overhead(every=50, repeats=15)
         found = {"rows": [measured]}

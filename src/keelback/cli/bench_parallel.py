@@ -6,10 +6,13 @@ import typer
 
 from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Device, Json
+from keelback.cli.options import Device, Json, refuse_beside
 from keelback.cli.progress import work_progress
 from keelback.errors import InputError
+from keelback.memory import require_tensors
 
+_NUMBERS_OF_PROCESS = 3e7
+"""What a process with PyTorch takes, in numbers of four bytes."""
 PARTS = ("training", "scan")
 #: What A of the long sequence is multiplied with: as Mamba starts, and for a memory as long as it.
 RATES = (1.0, 0.01)
@@ -17,7 +20,7 @@ RATES = (1.0, 0.01)
 
 @bench.command()
 def parallel(
-    processes: Annotated[int, typer.Option(min=1, help="Number of processes, one GPU each.")] = 2,
+    processes: Annotated[int, typer.Option(min=2, help="Number of processes, one GPU each.")] = 2,
     device: Device = "cpu",
     only: Annotated[
         str | None,
@@ -56,17 +59,29 @@ def parallel(
     json: Json = False,
 ) -> None:
     """Compare training and one long scan on several processes with the same on one."""
+    from keelback.benchmarks.mamba_size import mamba_numbers
     from keelback.benchmarks.parallel import Sizes, compare_parallel
     from keelback.benchmarks.parallel_scan import LongScan
     from keelback.benchmarks.parallel_training import TrainingSize
 
     if only not in (None, *PARTS):
         raise InputError(f"--only is {only!r}; it should be one of {', '.join(PARTS)}")
+    of_training = {"d_model": d_model, "layers": layers, "seq_len": seq_len, "batch": batch}
+    of_scan = {"length": length, "channels": channels, "state": state, "repeats": repeats}
+    if only is not None:
+        refuse_beside(f"--only {only}", of_training if only == "scan" else of_scan, parallel)
     lengths = length or [262_144, 1_000_000]
     for steps in lengths:
         if steps % processes:
             raise InputError(f"length {steps} should be a multiple of the {processes} processes")
     scans = [LongScan(n, channels, state, rate) for n in lengths for rate in RATES]
+    require_tensors(device, processes * _NUMBERS_OF_PROCESS, f"{processes} processes")
+    for scan in scans if only != "training" else []:
+        numbers = float(scan.length) * (4 * scan.channels + 2 * scan.state)
+        require_tensors(device, numbers, f"the operands of {scan.length} steps")
+    for count in (batch or [16]) if only != "scan" else []:
+        numbers = 3 * mamba_numbers(layers, d_model, count * seq_len)
+        require_tensors(device, processes * numbers, "the weights and activations")
     sizes = Sizes(
         large=TrainingSize(d_model, layers, seq_len, batch=1, precision="bfloat16"),
         batches=(batch or [16]) if only != "scan" else [],

@@ -1,5 +1,6 @@
 """`keelback bench ssd`: Mamba-2's scan by heads."""
 
+from dataclasses import astuple
 from typing import Annotated
 
 import typer
@@ -7,7 +8,9 @@ import typer
 from keelback.cli.app import print_measured
 from keelback.cli.bench import bench, print_times
 from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
+from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -37,7 +40,10 @@ def ssd(
 
     chosen_device(device)
     shapes = [SsdShape.parse(text) for text in shape or []] or SHAPES[device]
-    rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
+    for one in shapes:
+        require_tensors(device, one.numbers, f"the operands at {','.join(map(str, astuple(one)))}")
+    with work_progress("bench ssd"):
+        rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
     if json:
         print_measured({"versions": versions(), "rows": rows})
         return

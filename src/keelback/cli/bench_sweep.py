@@ -8,6 +8,9 @@ from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
 from keelback.cli.options import Json
 from keelback.cli.progress import work_progress
+from keelback.memory import require_memory
+
+_BYTES_OF_RUN = 10_000.0
 
 
 @bench.command()
@@ -38,9 +41,11 @@ def sweep(
     from what.
     """
     from keelback.benchmarks.runner_overhead import runner_overhead
-    from keelback.benchmarks.sweep_speed import sweep_speed
+    from keelback.benchmarks.sweep_speed import require_sweep, sweep_speed
 
     lengths = None if seq_len is None else seq_len.split(",")
+    require_memory(_BYTES_OF_RUN * empty_runs, f"{empty_runs} runs and what they leave")
+    require_sweep(lengths, seeds, epochs)
     with work_progress("bench sweep"):
         overhead = runner_overhead(empty_runs, workers)
         result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}

@@ -10,6 +10,7 @@ from keelback.cli.options import Device, Json
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 from keelback.extras import require_extra
+from keelback.memory import require_tensors
 
 
 @bench.command()
@@ -35,10 +36,14 @@ def transformers(
     json: Json = False,
 ) -> None:
     """Time a training step and generation of a Mamba of Hugging Face transformers."""
+    from keelback.benchmarks.mamba_size import mamba_numbers
     from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
 
     require_extra("hf", "bench transformers")
     chosen_device(device)
+    require_tensors(
+        device, 3 * mamba_numbers(layers, d_model, length), "the weights and activations"
+    )
     size = ModelSize(layers=layers, d_model=d_model, length=length)
     with work_progress("bench transformers"):
         result = compare_in_transformers(size, device, repeats, loop=loop)

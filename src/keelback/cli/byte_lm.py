@@ -46,6 +46,7 @@ def byte_lm(
     json: Json = False,
 ) -> None:
     """Train byte-level language models on reviews, run them far beyond that length, repair them."""
+    from keelback.benchmarks.mamba_size import mamba_numbers
     from keelback.experiments.length.byte_lm import (
         chosen_config,
         free_folders,
@@ -53,6 +54,7 @@ def byte_lm(
         study_outcome,
     )
     from keelback.files import adding_to, write_json
+    from keelback.memory import require_tensors
     from keelback.report import write_report
     from keelback.report._files import require_own_page
 
@@ -63,6 +65,10 @@ def byte_lm(
     for preset in configs:
         free_folders(out / preset)
     device = chosen_device(device)
+    for config in configs.values():
+        tokens = max(config.batch, multiple) * config.seq_len
+        numbers = mamba_numbers(config.n_layers, config.d_model, tokens)
+        require_tensors(device, numbers, "the weights and activations")
     with work_progress("byte-lm"):
         found = [
             study(config, data, out / preset, multiple=multiple, device=device, report=_say)

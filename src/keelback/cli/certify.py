@@ -19,6 +19,7 @@ from keelback.cli.options import (
     SeqLenOfTask,
     TaskSettings,
     TokenizerFile,
+    refuse_beside,
 )
 from keelback.cli.progress import work_progress
 from keelback.cli.terminal import console
@@ -170,14 +171,12 @@ def certify(
     of_pac_bayes = {
         "prior_share": prior_share, "prior_epochs": prior_epochs, "steps": steps, "draws": draws,
     }  # fmt: skip
-    changed = [name for name, value in of_pac_bayes.items() if value != _OF_PAC_BAYES[name]]
     if kind is Kind.language:
         of_task = {
             "task": task, "seq_len": seq_len, "data_seed": data_seed, "data": data,
-            "tokenizer": tokenizer, "set": setting, "seed": seed or None,
-            "no_pac_bayes": None if pac_bayes else True,
+            "tokenizer": tokenizer, "setting": setting, "seed": seed, "pac_bayes": pac_bayes,
         }  # fmt: skip
-        _refuse_beside("--kind language", [*_given(of_task), *changed])
+        refuse_beside("--kind language", {**of_task, **of_pac_bayes}, certify)
         certify_text(
             checkpoint,
             text or [],
@@ -191,7 +190,7 @@ def certify(
         )
         return
     of_language = {"text": text, "training_text": training_text, "first": first}
-    _refuse_beside("--kind task", _given(of_language))
+    refuse_beside("--kind task", of_language, certify)
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")
     options: dict[str, Any] = {
@@ -202,7 +201,7 @@ def certify(
         **named_settings(setting or []),
     }
     if not pac_bayes:
-        _refuse_beside("--no-pac-bayes", changed)
+        refuse_beside("--no-pac-bayes", of_pac_bayes, certify)
     chosen = get_task(task, **options)
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
@@ -231,22 +230,6 @@ def certify(
         print_json({**named, **found.as_dict()})
     else:
         _print(found)
-
-
-_OF_PAC_BAYES = {"prior_share": 0.5, "prior_epochs": None, "steps": 500, "draws": 2000}
-"""The options that only the PAC-Bayes certificate reads, and their defaults."""
-
-
-def _given(options: dict[str, Any]) -> list[str]:
-    return [name for name, value in options.items() if value is not None and value != []]
-
-
-def _refuse_beside(what: str, idle: list[str]) -> None:
-    from keelback.errors import InputError
-
-    if idle:
-        name = idle[0].replace("_", "-")
-        raise InputError(f"--{name} has no effect beside {what}; leave one of them out")
 
 
 def _print(found: "Certification") -> None:

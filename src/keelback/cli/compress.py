@@ -76,6 +76,7 @@ def compress(
     from keelback.data.documents import read_documents
     from keelback.extras import require_extra
     from keelback.files import require_new_file
+    from keelback.memory import require_memory
 
     require_extra("hf", "compress", ["transformers"])
     require_new_file(out, "--out", "a coded model")
@@ -86,7 +87,9 @@ def compress(
         bits=bits, rank=rank, steps=steps, batch=batch, seq_len=context + window,
         learning_rate=learning_rate, tokens=documents.size, seed=seed, max_seconds=max_seconds,
     )  # fmt: skip
-    loaded = load_any_model(model).model
+    require_memory(8.0 * batch * (context + window), "the tokens of a step")
+    with work_progress("compress, loading"):
+        loaded = load_any_model(model).model
     require_bytes(loaded)
     tokens = torch.frombuffer(bytearray(documents.joined()), dtype=torch.uint8)
     with work_progress("compress"):

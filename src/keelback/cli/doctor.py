@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from keelback.cli.app import app, print_json
 from keelback.cli.options import Json
+from keelback.cli.progress import work_progress
 from keelback.cli.terminal import console
 from keelback.errors import JobError
 from keelback.extras import EXTRAS, missing_of
@@ -45,7 +46,8 @@ def doctor(
     Compiles and runs a scan, forward and backward, on each device that there is. Exits with 1 if
     something that should work does not.
     """
-    checks = list(examine())
+    with work_progress("doctor"):
+        checks = list(examine())
     if json:
         print_json({"checks": [vars(check) for check in checks]})
     else:

@@ -1,12 +1,13 @@
 """`keelback dynamics`: one training of the gated SSM, and what its gate learned."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from keelback.cli.app import app, print_json
-from keelback.cli.options import LARGEST_SEED, Device, Json
+from keelback.cli.options import LARGEST_SEED, Device, Json, refuse_beside
 from keelback.cli.progress import work_progress
 from keelback.cli.terminal import console
 from keelback.device import chosen_device
@@ -211,6 +212,7 @@ def dynamics(
         readout_scale=readout_scale,
         target_accuracy=target_accuracy,
     )
+    _refuse_idle(training, dynamics)
     with work_progress("dynamics"):
         history = train_gated([training], device=chosen_device(device))[0]
     result = _result(training, history)
@@ -225,6 +227,18 @@ def dynamics(
             f"the training diverged by epoch {history.diverged_by}: a parameter is not finite; "
             f"lower --eta, --eta-gate or --eta-out"
         )
+
+
+def _refuse_idle(training: "GatedTraining", command: Callable[..., None]) -> None:
+    """Refuse numbers that this optimizer, schedule or source does not read."""
+    if training.optimizer == "gd":
+        refuse_beside("--optimizer gd", {"momentum": training.momentum}, command)
+    of_schedules = {"decaying": "decay", "stable": "stability"}
+    idle = [name for schedule, name in of_schedules.items() if schedule != training.schedule]
+    given = {name: getattr(training, name) for name in idle}
+    refuse_beside(f"--schedule {training.schedule}", given, command)
+    if training.source == "population":
+        refuse_beside("--population", {"samples": training.samples}, command)
 
 
 def _source(paired: bool, fresh: bool, population: bool) -> "Source":

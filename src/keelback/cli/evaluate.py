@@ -16,6 +16,7 @@ from keelback.cli.options import (
     TaskSettings,
     TokenizerFile,
 )
+from keelback.cli.progress import work_progress
 
 
 @app.command()
@@ -50,7 +51,8 @@ def evaluate(
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
     examples = chosen.split(next(name for name in SPLIT_NAMES if name == split))
-    share, undecided = score(model, examples)
+    with work_progress("evaluate"):
+        share, undecided = score(model, examples)
     if undecided:
         raise JobError(
             f"{checkpoint} gives NaN instead of a decision for {undecided} of {len(examples)} "

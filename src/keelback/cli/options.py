@@ -1,11 +1,13 @@
 """Options that several commands share, and the check of every number that a command is given."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from keelback.cli.parameters import parameter_of
 
 LARGEST_SEED = 2**32 - 1
 _LARGEST = 2**63 - 1
@@ -137,8 +139,31 @@ DTypeOfDevice = Annotated[
     ),
 ]
 Repeats = Annotated[
-    int, typer.Option("--repeats", min=1, help="Number of timed runs of each; the median counts.")
+    int,
+    typer.Option(
+        "--repeats", min=1, max=1_000_000, help="Number of timed runs of each; the median counts."
+    ),
 ]
+
+
+def refuse_beside(what: str, given: Mapping[str, Any], command: Callable[..., Any]) -> None:
+    """Refuse an option that would have no effect.
+
+    Args:
+        what: beside which option, as it was given: `--cost`.
+        given: the values of the options that `what` leaves without effect, by their parameters.
+        command: the command, whose signature has their defaults.
+
+    Raises:
+        InputError: one of them is not its default.
+    """
+    from keelback.errors import InputError
+
+    for name, value in given.items():
+        parameter = parameter_of(command, name)
+        if value != parameter.default and value != []:
+            option = parameter.flags[-1] if parameter.flags else parameter.name
+            raise InputError(f"{option} has no effect beside {what}; leave one of them out")
 
 
 def require_numbers(options: Mapping[str, Any]) -> None:

@@ -16,8 +16,9 @@ from keelback.cli.options import (
     TokenizerName,
     Tokens,
     TrainLength,
+    refuse_beside,
 )
-from keelback.cli.progress import sweep_progress
+from keelback.cli.progress import sweep_progress, work_progress
 from keelback.device import chosen_device
 
 
@@ -75,7 +76,15 @@ def repair(
 
     require_free(out)
     device = chosen_device(device)
+    if search != "coordinate" and search != "gradient":
+        refuse_beside(f"--search {search}", {"evaluations": evaluations}, repair)
     if undo:
+        of_repair = {
+            "target_length": target_length, "train_length": train_length, "method": method,
+            "search": search, "evaluations": evaluations, "text": text, "tokens": tokens,
+            "tokenizer": tokenizer, "sequences": sequences, "ignore": ignore, "force": force,
+        }  # fmt: skip
+        refuse_beside("--undo", of_repair, repair)
         names = undo_repair(model, out)
         if json:
             print_json({"undone": names, "out": str(out)})
@@ -84,7 +93,8 @@ def repair(
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")
-    loaded = load_any_model(model, ignore=ignore or (), device=device)
+    with work_progress("repair, loading"):
+        loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
     say_of_loading(loaded)
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)

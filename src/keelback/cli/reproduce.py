@@ -122,7 +122,10 @@ def reproduce(
         settings = chosen.settings(given)
         planned = [(chosen, settings)]
         directory = out or Path("runs") / f"{experiment}-{settings.label}"
-    needed = [(chosen, settings, chosen.runs(settings)) for chosen, settings in planned]
+    needed = [
+        (chosen, settings, chosen.planned(settings, here=executor == "local"))
+        for chosen, settings in planned
+    ]
     where = make_executor(executor, workers, address, cpus_per_job, gpus_per_job)
     if draw:
         require_own_page(report_to or directory / "report")
@@ -243,6 +246,7 @@ def _write(
 ) -> None:
     """The page, figures, tables and `results.json` of the outcomes; the tables on stderr too."""
 
+    from keelback.cli.progress import work_progress
     from keelback.files import adding_to, write_json
     from keelback.report import terminal_tables, write_report
     from keelback.report._files import made_writable, require_own_page
@@ -260,7 +264,7 @@ def _write(
         "notes": {outcome.experiment: list(outcome.notes) for outcome in outcomes},
         "skipped": list(skipped),
     }
-    with made_writable(folder), adding_to(folder) as partial:
+    with work_progress("report"), made_writable(folder), adding_to(folder) as partial:
         page = folder / write_report(outcomes, partial, record).name
         write_json(partial / "results.json", document)
     terminal = console(stderr=True)

@@ -110,7 +110,6 @@ def train(
     from keelback.cli.progress import sweep_progress
     from keelback.data import task_name
     from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
-    from keelback.models import model_config, require_room
     from keelback.sweeps import Store, train_single
 
     task = task_name(task)
@@ -133,7 +132,7 @@ def train(
     )
     if recompute_layers:
         _require_layers(run)
-    require_room(model_config(run.model), copies=5)
+    run.require_room()
     place = _place(run, cpu, tracker or [], out)
     given_length = run.task_settings.get("seq_len")
     title = f"training on {run.task}" + (f", T = {given_length}" if given_length else "")

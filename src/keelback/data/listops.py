@@ -94,6 +94,14 @@ class ListOps(Task):
         """False where `data` is one file."""
         return self.settings.data is None or not self.settings.data.is_file()
 
+    def require_room(self) -> None:
+        """Check that the trees of both splits fit, where they are generated."""
+        _, high = self.settings.bounds
+        if self.settings.data is None and high is not None:
+            sizes = (self.settings.n_train, self.settings.n_test)
+            count = sum(size or DEFAULT_SIZE for size in sizes)
+            require_memory(12.0 * count * high, "the trees of both splits")
+
     def split(self, name: SplitName) -> Split:
         """Generate or read the split; one file of `data` serves for either name."""
         sequences, labels = self._generate(name) if self.settings.data is None else self._read(name)
@@ -109,8 +117,8 @@ class ListOps(Task):
         assert high is not None, "the settings require a length where there is no data"
         n_test = self.settings.n_test or DEFAULT_SIZE
         n_train = self.settings.n_train or DEFAULT_SIZE
+        self.require_room()
         count = n_test if name == "test" else n_test + n_train
-        require_memory(12.0 * count * high, "the trees of the split")
         trees, values = generate_trees(count, low, high, self.settings.data_seed)
         if name == "test":
             return trees, values

@@ -48,11 +48,15 @@ class Majority(Task):
     shifted_test: ClassVar[bool] = True
     settings: MajoritySettings
 
+    def require_room(self) -> None:
+        """Check that the bits of both splits fit."""
+        count = self.settings.n_train + self.settings.n_test
+        require_memory(12.0 * count * self.settings.seq_len, "the bits of both splits")
+
     def split(self, name: SplitName) -> Split:
         """Draw both splits, since they share one stream of random numbers, and return one."""
+        self.require_room()
         settings = self.settings
-        count = settings.n_train + settings.n_test
-        require_memory(12.0 * count * settings.seq_len, "the bits of both splits")
         rng = np.random.RandomState(settings.data_seed)
         train, train_labels = _strings(rng, settings.n_train, settings.seq_len)
         test, test_labels = _strings(rng, settings.n_test, settings.seq_len)

@@ -76,6 +76,13 @@ class Task(ABC):
             InputError: the data cannot be read, or are not what the settings say.
         """
 
+    def require_room(self) -> None:  # noqa: B027 (a task need not)
+        """Check, before any work, that this machine has the memory that the examples take.
+
+        Raises:
+            InputError: it has not. By default nothing is checked.
+        """
+
     def fingerprint(self) -> str | None:
         """What the loaded data are; None where the settings alone decide them.
 

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keelback.errors import InputError, describe, in_one_line, nearest
 from keelback.experiments._checked_outcome import checked_outcome
+from keelback.memory import require_memory
 from keelback.outcome import Outcome
 from keelback.plugins import check_output, require_methods
 from keelback.registry import Registry, is_from_outside, require_name
@@ -73,13 +74,50 @@ class Experiment(ABC, Generic[S]):
                     f"experiment {self.name} has no setting {name}{nearest(name, fields)}"
                     f"; it has {', '.join(fields)}"
                 )
+        given = {name: _as_list(self.settings_type, name, value) for name, value in given.items()}
         try:
-            settings = cast(S, self.settings_type.model_validate(dict(given)))
+            settings = cast(S, self.settings_type.model_validate(given))
         except ValidationError as error:
             raise InputError(f"experiment {self.name}: {describe(error)}") from None
         if is_from_outside(self):
             require_name(f"label of {self.name}'s settings", settings.label)
         return settings
+
+    def planned(self, settings: S, *, here: bool = True) -> Sequence[Run]:
+        """`runs(settings)`, once it is known that this machine has the memory for their sizes.
+
+        Args:
+            settings: what the user chose.
+            here: whether they are to be executed on this machine.
+
+        Raises:
+            InputError: it has not.
+        """
+        for name in ("seeds", "trials"):
+            count = getattr(settings, name, None)
+            if isinstance(count, int) and count > 2:
+                one, two = (
+                    len(self.runs(settings.model_copy(update={name: few}))) for few in (1, 2)
+                )
+                runs_of_all = one + (two - one) * (count - 1)
+                require_memory(_BYTES_OF_RUN * runs_of_all, f"the runs of {count} {name}")
+        runs = self.runs(settings)
+        for run in runs if here else ():
+            run.require_room()
+        return runs
+
+
+def _as_list(settings: type[Settings], name: str, value: object) -> object:
+    """A text with commas, as a command line gives it, as a list where the field is one."""
+    annotation = settings.model_fields[name].annotation
+    kinds = {get_origin(one) for one in (annotation, *get_args(annotation))}
+    if isinstance(value, str) and tuple in kinds:
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+_BYTES_OF_RUN = 10_000.0
+"""Of a run's configuration, while a sweep is under way."""
 
 
 def _check_runs(experiment: Experiment[Any], runs: object, *_: Any, **__: Any) -> list[Run]:

@@ -113,8 +113,7 @@ def require_room(config: ModelConfig, copies: int = 1) -> None:
         InputError: they would not, or a size is too large for a tensor.
     """
     try:
-        with torch.device("meta"):
-            weights = sum(x.numel() for x in config.build().parameters())
+        weights = _weights_of(config)
     except (RuntimeError, TypeError, OverflowError) as error:
         if "meta tensors" in str(error):
             return  # Its initial values are read while it is built, which a shape alone lacks.
@@ -122,6 +121,16 @@ def require_room(config: ModelConfig, copies: int = 1) -> None:
         raise InputError(f"model {config.kind} cannot be built: {reason}") from None
     what = f"the {weights:.3g} weights of the model"
     require_memory(4.0 * copies * weights, what if copies == 1 else f"{copies} copies of {what}")
+
+
+def _weights_of(config: Any) -> int:
+    """How many weights a model has; of many layers, which are alike, only two are looked at."""
+    layers = getattr(config, "n_layers", 1)
+    if isinstance(layers, int) and layers > 2:
+        one, two = (_weights_of(config.model_copy(update={"n_layers": n})) for n in (1, 2))
+        return one + (layers - 1) * (two - one)
+    with torch.device("meta"):
+        return sum(x.numel() for x in config.build().parameters())
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:

@@ -95,6 +95,13 @@ class Run(BaseModel, ABC):
         """Roughly how many bytes the run needs beside others of its batch; 0 where it is little."""
         return 0
 
+    def require_room(self) -> None:
+        """Check, before any work, that this machine has the memory that the run's sizes need.
+
+        Raises:
+            InputError: it has not. By default nothing is checked.
+        """
+
     @classmethod
     @abstractmethod
     def execute(cls, runs: Sequence[Self], progress: Progress) -> Iterator[tuple[Self, RunResult]]:

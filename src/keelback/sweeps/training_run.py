@@ -4,6 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import Field, JsonValue, field_validator
 from keelback.data import TASKS, Split, Task, fresh_seed, get_task
 from keelback.device import default_device
 from keelback.errors import InputError
+from keelback.memory import require_memory
 from keelback.models import MODELS, model_config, require_room
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 from keelback.training import (
@@ -26,6 +28,11 @@ from keelback.training import (
 )
 
 R = TypeVar("R", bound="TrainingRun")
+
+_COPIES = 5
+"""Of the weights: the values, their gradients, two moments of the optimiser, the best so far."""
+_BYTES_OF_EPOCH = 200.0
+"""Of one row of the history, which is kept until the end."""
 
 
 class TrainingRun(Run):
@@ -89,6 +96,12 @@ class TrainingRun(Run):
         """The run's task."""
         return get_task(self.task, **self.task_settings, **self.paths)
 
+    def require_room(self) -> None:
+        """Check that examples, copies of the weights and the history fit."""
+        self.get_task().require_room()
+        _require_room_for(json.dumps(self.model, sort_keys=True))
+        require_memory(_BYTES_OF_EPOCH * self.recipe.epochs, "the records of the epochs")
+
     def with_fresh_data(self) -> Self:
         """The same run on data of another seed, which no run of a sweep is trained on."""
         seed = self.task_settings.get("data_seed", 0)
@@ -135,6 +148,12 @@ class TrainingRun(Run):
         return result
 
 
+@cache
+def _require_room_for(model: str) -> None:
+    """The same for every seed of a sweep, which may have thousands."""
+    require_room(model_config(json.loads(model)), copies=_COPIES)
+
+
 def _trained(
     runs: Sequence[R],
     splits: "_Splits",
@@ -144,7 +163,7 @@ def _trained(
     recompute: bool = False,
 ) -> Iterator[tuple[R, RunResult]]:
     """Train runs whose examples have one shape side by side, then score each on its splits."""
-    require_room(model_config(runs[0].model), copies=5)
+    require_room(model_config(runs[0].model), copies=_COPIES)
     models = [
         model_config(run.model).build(torch.Generator().manual_seed(run.seed)) for run in runs
     ]

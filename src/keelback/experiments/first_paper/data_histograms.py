@@ -51,6 +51,7 @@ class DataHistograms(Experiment[DataHistogramsSettings]):
             InputError: the data cannot be had, or are damaged.
         """
         task = _task(settings)
+        task.require_room()
         if isinstance(task, IMDb):
             for name in SPLIT_NAMES:
                 task.tokenised(name)

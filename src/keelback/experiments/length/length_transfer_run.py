@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from pydantic import PositiveInt
 
-from keelback.data import get_task
+from keelback.data import Task, get_task
 from keelback.models import model_config
 from keelback.sweeps.run import Progress, RunResult, Scalar
 from keelback.sweeps.training_run import TrainingRun
@@ -30,6 +30,12 @@ class LengthTransferRun(TrainingRun):
         for run, result in super().execute(runs, progress):
             yield run, replace(result, summary={**result.summary, **run._scores(result)})
 
+    def require_room(self) -> None:
+        """Check that the examples of every length fit besides."""
+        super().require_room()
+        for length in self.test_lengths:
+            self._task_at(length).require_room()
+
     def _scores(self, result: RunResult) -> dict[str, Scalar]:
         names = {length: f"test_accuracy_at_{length}" for length in self.test_lengths}
         if result.summary["diverged"]:
@@ -39,7 +45,9 @@ class LengthTransferRun(TrainingRun):
         model.load_state_dict(result.weights)
         scores: dict[str, Scalar] = {}
         for length, name in names.items():
-            at_length = {"seq_len": length, "min_length": None, "max_length": None}
-            task = get_task(self.task, **{**self.task_settings, **at_length}, **self.paths)
-            scores[name] = accuracy(model, task.split("test").to(device))
+            scores[name] = accuracy(model, self._task_at(length).split("test").to(device))
         return scores
+
+    def _task_at(self, length: int) -> Task:
+        at_length = {"seq_len": length, "min_length": None, "max_length": None}
+        return get_task(self.task, **{**self.task_settings, **at_length}, **self.paths)

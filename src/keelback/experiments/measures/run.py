@@ -42,6 +42,12 @@ class MeasuredRun(TrainingRun):
             summary = {**result.summary, **run._measured(result)}
             yield run, dataclasses.replace(result, summary=summary)
 
+    def require_room(self) -> None:
+        """Check that the fresh examples fit besides."""
+        super().require_room()
+        sizes = {"n_train": self.fresh_examples, "n_test": self.fresh_examples}
+        get_task(self.task, **{**self.task_settings, **sizes}).require_room()
+
     def _measured(self, result: RunResult) -> dict[str, Scalar]:
         names = ("gap", "shifted_gap", *(candidate.key for candidate in CANDIDATES))
         if result.summary["diverged"]:

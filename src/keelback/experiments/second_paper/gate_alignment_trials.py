@@ -22,6 +22,7 @@ from keelback.dynamics.recurrences import (
     SoftmaxAttention,
 )
 from keelback.experiments.second_paper.gated_trials import use_device
+from keelback.memory import require_memory
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 
 ACCURACY = 0.95
@@ -69,6 +70,13 @@ class HarnessTrials(Run):
         """Milliseconds, roughly, by how many times longer a step takes than a gated SSM's."""
         times = 12 * DEPTHS[self.model] if self.model in DEPTHS else _TIMES.get(self.model, 1)
         return float(self.trials * self.steps * times * (_FULL_BATCH if not self.batch_size else 1))
+
+    def require_room(self) -> None:
+        """Check that the trials' data fit, as many as there are."""
+        tokens = (self.samples + self.test_samples) * self.pattern.length
+        require_memory(
+            4.0 * self.trials * tokens * self.pattern.dim, f"{self.trials} trials of {self.kind}"
+        )
 
     def batch_key(self) -> str:
         """Each model a batch of its own on the CPU; a GPU takes one after the other."""

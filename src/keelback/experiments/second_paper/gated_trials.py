@@ -28,6 +28,7 @@ from keelback.dynamics.descent import (
     Symmetry,
     train_gated,
 )
+from keelback.memory import require_memory
 from keelback.sweeps.run import Progress, Run, RunResult, Scalar
 from keelback.sweeps.store import StoredRun
 
@@ -57,6 +58,10 @@ _LATER = (
     "target_accuracy",
 )
 """Fields that were added when runs had names already."""
+
+
+_BYTES_OF_TRIAL = 1000.0
+"""Of its configuration and its row, at least."""
 
 
 class GatedTrials(Run):
@@ -95,6 +100,13 @@ class GatedTrials(Run):
             if found[name] == type(self).model_fields[name].default:
                 del found[name]
         return found
+
+    def require_room(self) -> None:
+        """Check that the trials' weights and records fit, as many as there are."""
+        weights = 4.0 * self.pattern.dim * (self.width + 3 * self.pattern.dim)
+        require_memory(
+            self.trials * (weights + _BYTES_OF_TRIAL), f"{self.trials} trials of {self.kind}"
+        )
 
     def trainings(self) -> list[GatedTraining]:
         """The trials, in the order of their seeds."""
