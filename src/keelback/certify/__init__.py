@@ -12,6 +12,7 @@ from keelback.certify._coded_model import (
 from keelback.certify._compress import CompressionRecipe, compress
 from keelback.certify._held_out import HeldOut
 from keelback.certify._language import (
+    Draw,
     LanguageCertification,
     certify_language,
     sample_of,
@@ -36,6 +37,7 @@ __all__ = [
     "ClassCertificates",
     "CodedModel",
     "CompressionRecipe",
+    "Draw",
     "GaussianWeights",
     "HeldOut",
     "LanguageCertification",

@@ -126,7 +126,7 @@ def certify(
         typer.Option(
             min=0,
             max=LARGEST_SEED,
-            help="Seed, a whole number, of the split, the prior and all draws.",
+            help="Seed, a whole number, of the split, the prior, all draws and --draw.",
         ),
     ] = 0,
     first: Annotated[
@@ -135,6 +135,15 @@ def certify(
             min=1,
             help="Number of documents of --text that are counted, from the first on; all by "
             "default; e.g. 2000.",
+        ),
+    ] = None,
+    draw: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Number of documents drawn at random from --text, with replacement, from --seed: "
+            "the certificate is then about a document drawn from that text, whatever depends on "
+            "what in it; by default every document is counted once; e.g. 5000.",
         ),
     ] = None,
     certificate: Annotated[
@@ -174,7 +183,8 @@ def certify(
     if kind is Kind.language:
         of_task = {
             "task": task, "seq_len": seq_len, "data_seed": data_seed, "data": data,
-            "tokenizer": tokenizer, "set": setting, "seed": seed or None,
+            "tokenizer": tokenizer, "set": setting,
+            "seed": (seed or None) if draw is None else None,
             "no_pac_bayes": None if pac_bayes else True,
         }  # fmt: skip
         _refuse_beside("--kind language", [*_given(of_task), *changed])
@@ -183,6 +193,8 @@ def certify(
             text or [],
             training_text or [],
             first=first,
+            draw=draw,
+            seed=seed,
             delta=delta,
             attempt=attempt,
             policy=policy,
@@ -190,7 +202,8 @@ def certify(
             json=json,
         )
         return
-    of_language = {"text": text, "training_text": training_text, "first": first}
+    of_language = {"text": text, "training_text": training_text, "first": first,
+                   "draw": draw}  # fmt: skip
     _refuse_beside("--kind task", _given(of_language))
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")
