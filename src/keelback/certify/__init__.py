@@ -28,6 +28,7 @@ from keelback.certify._pac_bayes import (
     certify_pac_bayes,
     gibbs_errors,
 )
+from keelback.certify._read_class import read_class
 from keelback.training import wrong
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "margins",
     "measure_constants",
     "ramp_risk",
+    "read_class",
     "read_coded_model",
     "require_bytes",
     "sample_of",
