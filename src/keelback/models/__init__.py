@@ -46,6 +46,7 @@ from keelback.models.sequence_classifier import (
     SequenceClassifierConfig,
     SequenceMixer,
 )
+from keelback.models.sharpened import log_gate_sensitivity, scale_to_sensitivity
 from keelback.models.weights import WEIGHTS_FILE, load_model, save_model, save_weights
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "VanillaRNNConfig",
     "class_constants",
     "load_model",
+    "log_gate_sensitivity",
     "matched_baseline",
     "model_config",
     "parameter_count",
@@ -94,4 +96,5 @@ __all__ = [
     "require_room",
     "save_model",
     "save_weights",
+    "scale_to_sensitivity",
 ]
