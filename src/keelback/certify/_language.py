@@ -110,6 +110,11 @@ class LanguageStatement:
     bound: float
     evidence: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The kind, or `2-gram` for one of the n-gram models."""
+        return f"{self.evidence['order']}-gram" if self.kind == "n-gram" else self.kind
+
 
 @dataclass(frozen=True)
 class LanguageCertification:
@@ -138,7 +143,7 @@ class LanguageCertification:
             "attempt": self.attempt,
             "delta_after_attempts": float(paid(self.delta, self.attempt)),
             "joint_confidence": float(1 - len(self.statements) * Fraction(str(self.delta))),
-            "statements": {own.kind: own.bound for own in self.statements},
+            "statements": {own.name: own.bound for own in self.statements},
             "measured": self.measured,
         }
 
