@@ -157,7 +157,7 @@ def test_the_command_writes_what_the_checker_accepts(
     capsys: pytest.CaptureFixture[str], coded: Path, tmp_path: Path, way: str
 ) -> None:
     apart, drawn = way != "code paid for", way == "drawn"
-    text = reviews(tmp_path / "text.csv", 1, 40 if apart else 400)
+    text = reviews(tmp_path / "text.csv", 1, 60 if apart else 400)
     training = reviews(tmp_path / "training.csv", 2, 10)
     more = ["--training-text", training] if apart else []
     if drawn:
@@ -185,8 +185,8 @@ def test_the_command_writes_what_the_checker_accepts(
         assert set(found["statements"]) == {
             "bits of a new document", "errors in a new document", *grams,
         }  # fmt: skip
-        assert "a document drawn uniformly from the 40 of the text, the expected" in said
-        assert written["data"]["overlap"]["documents"]["population"] == 40
+        assert "a document drawn uniformly from the 60 of the text, the expected" in said
+        assert written["data"]["overlap"]["documents"]["population"] == 60
         assert measured["documents"] == 60
     elif apart:
         assert measured["bytes"] == sum(sizes)

@@ -36,6 +36,9 @@ from keelback.progress import tell
 UNITS = round(1 / UNIT)
 PILOT_BYTES = 20_000
 
+SAYS_NOTHING = 0.99
+"""A bound above this share of the largest possible loss is no statement worth its delta."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -287,7 +290,7 @@ def certify_language(
             confidence = outward.occam_confidence(0, share)
             more = {"order": order, "largest": found.largest}
             statements.append(_new("n-gram", means, found.width, confidence, more))
-    kept = [own for own in statements if own.bound < own.evidence["width"]]
+    kept = [own for own in statements if own.bound < SAYS_NOTHING * own.evidence["width"]]
     return LanguageCertification(delta, attempt, sample, kept, measured)
 
 
