@@ -1,6 +1,6 @@
 """Does training by the sharpened bound narrow the gap? Majority, paired seeds.
 
-    python tools/bound_practice.py --out results/experiments/bound-practice/majority.json
+    python tools/bound_practice.py --out results/experiments/bound-practice/results.json
 
 Trains the selective SSM of arXiv 2502.01473 on Majority, with the recipe as it is, with penalties
 on the bound (`bound_penalty`), and from initial values that it scales (`initial_sensitivity`).
