@@ -20,7 +20,7 @@ try:
 
     from keelback_check._language import LANGUAGE
     from keelback_check._numbers import LOOSE, RefusedError, count, double, kl, need, real
-    from keelback_check._samples import about, check_texts, notice
+    from keelback_check._samples import about, check_task, check_texts, notice
 
     READY = True
 except ModuleNotFoundError:
@@ -169,6 +169,8 @@ def check_statement(
     need(statement["about"] in about(statement, sample), where + "it is about something else")
     if language:
         check_texts(statement, sample, certificate)
+    else:
+        check_task(certificate["data"])
     slack = KINDS[statement["kind"]][0]
     with ctx.workprec(256):
         need(slack(evidence, delta, bound) >= 0, where + "the bound does not hold")

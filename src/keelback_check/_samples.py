@@ -57,6 +57,13 @@ def about(statement: dict[str, Any], o: dict[str, Any]) -> list[str]:
     return [f"{known}{less}" for known in ABOUT[what]]
 
 
+def check_task(data: dict[str, Any]) -> None:
+    """Whether examples are named, and called independent draws only where nothing was loaded."""
+    need(set(data["sha256"]) == set(data["overlap"]), "examples without a hash, or a hash of none")
+    drawn = any(o["drawn"] for o in data["overlap"].values())
+    need(not drawn or data["fingerprint"] is None, "loaded data that a program is said to draw")
+
+
 def check_texts(statement: dict[str, Any], o: dict[str, Any], certificate: dict[str, Any]) -> None:
     """Whether what a statement counts fits the text, the training text and the coded model."""
     need(statement["examples"] == "documents", "a language model is certified on documents")
