@@ -34,7 +34,8 @@ def along(e: dict[str, Any], delta: Fraction, p: Fraction, *, bits: bool) -> Any
     if type(e["log_wealth"]) is not int:
         need(False, "the logarithm of the wealth is no whole number")
     wealth = real(Fraction(e["log_wealth"], UNITS))
-    need(not wealth > n * (1 + real(rate)).log(), "the wealth is more than can be won")
+    most = 1 + real(rate * Fraction(forecast, UNITS * n) / width)  # No loss at all; Jensen.
+    need(not wealth > n * most.log(), "the wealth is more than these forecasts can win")
     paid = confidence(count(e["code_bits"]), len(SMOOTHINGS) * len(RATES), delta)
     excess = real(width) * (paid - wealth) / (real(rate) * n)
     return real(p) - real(Fraction(forecast, UNITS * n)) - excess

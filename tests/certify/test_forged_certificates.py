@@ -164,6 +164,9 @@ FORGED: dict[str, tuple[str, Callable[[Certificate], object]]] = {
     "a loss that is no whole number": ("apart", evidence(0, forecast=1.5)),
     "a loss that is true": ("apart", evidence(0, forecast=True)),
     "wealth without end": ("apart", evidence(0, log_wealth=10**40)),
+    "wealth that the forecasts cannot win": ("apart", lambda c: evidence(
+        0, log_wealth=int(2**20 * math.log1p(c["statements"][0]["evidence"]["rate"])
+                          * c["statements"][0]["evidence"]["bytes"]))(c)),
     "wealth that is text": ("apart", evidence(0, log_wealth="9" * 40)),
     "losses above the width": ("apart", evidence(2, sum=10**30)),
     "a negative sum": ("apart", evidence(2, sum=-1)),
