@@ -3,10 +3,10 @@
     python tools/tabulate_language.py --out results/experiments/language-certificates/table.csv
 
 Reads the certificates beside the table, `*.certificate.json`, which `keelback-check` accepts.
-Bounds are rounded up. Beside a certificate for new documents stand those of the n-gram models (add
-one, counted on the training text; with n = 1 the prediction is always the same); beside one along
-the text the losses of n-gram models counted on the training text or, where the code is paid for,
-on the very text.
+Bounds are rounded up, and are text, so that no table rounds them again. Beside a certificate for
+new documents stand those of the n-gram models (add one, counted on the training text; with n = 1
+the prediction is always the same); beside one along the text the losses of n-gram models counted
+on the training text or, where the code is paid for, on the very text.
 """
 
 import argparse
@@ -25,6 +25,7 @@ HEADING = (
     "own bits per byte",
     "certified",
     "of it the code",
+    "of it the rest",
     "own error",
     "certified error",
     "1-gram",
@@ -60,17 +61,19 @@ def rows(path: Path) -> list[list[str]]:
             for n in (1, 2, 3)
         ]
         error = by_kind.get(errors)
+        loss, code = own_loss(own, measured, of_documents), code_term(own["evidence"])
         found.append(
             [
                 path.name.removesuffix(".certificate.json"),
                 about,
                 str(measured["documents"]),
                 str(measured["bytes"]),
-                f"{own_loss(own, measured, of_documents):.3f}",
-                rounded_up(own["bound"]),
-                f"{code_term(own['evidence']):.3f}",
+                f"{loss:.3f}",
+                f"at most {rounded_up(own['bound'])}",
+                f"{code:.3f}",
+                f"{own['bound'] - loss - code:.3f}",
                 f"{measured['error']:.3f}",
-                "" if error is None else rounded_up(error["bound"]),
+                "" if error is None else f"at most {rounded_up(error['bound'])}",
                 *beside,
             ]
         )
