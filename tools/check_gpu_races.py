@@ -5,10 +5,11 @@
 Needs an NVIDIA GPU and the CUDA toolkit. The sanitizer's tools look for accesses out of bounds
 (memcheck), for threads that read or write shared memory without a barrier between them (racecheck)
 and for barriers that not all threads reach (synccheck). The scans, with what is before them and
-without, the scans by heads, the steps and convolutions are those of the tests on the host, and
-their results are compared with float64 on the way. PyTorch's own kernels are left out, and its
-allocator keeps no memory, so that the bounds of a tensor are those of its memory. Each tool has to
-find the mistake in a kernel that is made for it, first: else it looks at none of ours either.
+without, the scans by heads, the delta rules, the steps and convolutions are those of the tests on
+the host, and their results are compared with float64 on the way. PyTorch's own kernels are left
+out, and its allocator keeps no memory, so that the bounds of a tensor are those of its memory. Each
+tool has to find the mistake in a kernel that is made for it, first: else it looks at none of ours
+either.
 """
 
 import argparse
@@ -28,7 +29,9 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cuda"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "ssd"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "delta"))
 
+import delta_cases
 import ssd_cases
 import torch
 from conv_cases import ConvCase
@@ -42,11 +45,13 @@ from test_cuda_conv_on_host import CASES as CONVOLUTIONS
 from test_cuda_kernels_on_host import CASES as SCANS
 from test_cuda_scan_across_on_host import CASES as PARTS
 from test_cuda_scan_across_on_host import Distributed, errors_of_parts
+from test_delta_kernels_on_host import CASES as DELTA_RULES
 from test_ssd_kernels_on_host import CASES as SCANS_BY_HEADS
 from test_ssd_on_gpu import run_backward, run_forward
 
 import result_file
 from keelback.compiled import cuda_driver, nvrtc
+from keelback.delta import delta_rule
 from keelback.scan import _across
 
 #: What the names of all kernels begin with.
@@ -87,8 +92,14 @@ def calls() -> dict[str, Callable[[], float]]:
         errors = ssd_cases.errors_of(case, run_forward, run_backward, "cuda")
         return max(errors.values()) / ssd_cases.tolerance(case)
 
+    def rule(case: delta_cases.Case) -> float:
+        return max(
+            delta_cases.errors_of(case, delta_rule, "cuda").values()
+        ) / delta_cases.tolerance(case)
+
     mock.patch.object(_across, "dist", Distributed).start()
     return {
+        **{f"delta rule {case}": partial(rule, case) for case in DELTA_RULES},
         **{f"scan by heads {case}": partial(scan_by_heads, case) for case in SCANS_BY_HEADS},
         **{f"part {case}": partial(scan_of_part, case, parts) for case, parts in PARTS},
         **{f"scan {case}": partial(scan, case) for case in SCANS},

@@ -19,16 +19,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from keelback.benchmarks.ssd_peers import SsdInputs, SsdShape, make_inputs
 from keelback.benchmarks.ssd_speed import SHAPES
+from keelback.compiled.cuda_card import Card, card_of, planes_of
+from keelback.compiled.cuda_operands import layout_of
 from keelback.compiled.layouts import layouts_of, signature_of
 from keelback.ssd._operands import Operands
 from keelback.ssd.cuda.backward import BackwardPass
 from keelback.ssd.cuda.configuration import Tiles
 from keelback.ssd.cuda.forward import ForwardPass
-from keelback.ssd.cuda.launch import CudaSsd, card_of, layout_of, planes_of
+from keelback.ssd.cuda.launch import CudaSsd
 from keelback.ssd.cuda.plan import (
     OUTPUTS_PROLOGUE,
     BackwardPlan,
-    Card,
     Cut,
     ForwardPlan,
     StatesPlan,

@@ -79,7 +79,7 @@ def make_operands(case: Case, seed: int = 0) -> dict[str, Any]:
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """In the Euclidean norm; NaN is no match."""
-    found, expected = found.detach().double(), expected.detach().double()
+    found, expected = found.detach().double().cpu(), expected.detach().double()
     error = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
     return math.inf if math.isnan(error) else error
 
@@ -92,8 +92,8 @@ def precise(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def errors_of(case: Case, run: Callable[..., Any]) -> dict[str, float]:
-    """Errors of the output, the last state and every gradient of `delta_rule`.
+def errors_of(case: Case, run: Callable[..., Any], device: str = "cpu") -> dict[str, float]:
+    """Errors of the output, the last state and every gradient of `delta_rule` on a device.
 
     They are relative to what is expected, in the Euclidean norm. Those of the log decays are
     relative to the sums of what is added up for them: with strong decays, or one step, nothing is
@@ -109,10 +109,12 @@ def errors_of(case: Case, run: Callable[..., Any]) -> dict[str, float]:
     wanted = [exact[name] for name in names]
     gradients = torch.autograd.grad([y, last], wanted, [dy.double(), dlast.double()])
     expected = dict(zip(names, gradients, strict=True))
-    leaves = {name: given[name].requires_grad_() for name in names}
-    found_y, found_last = run(**{**given, **leaves}, return_final_states=True)
+    there = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in given.items()}
+    leaves = {name: there[name].requires_grad_() for name in names}
+    found_y, found_last = run(**{**there, **leaves}, return_final_states=True)
     assert found_last.dtype == last_dtype(case)
-    found = torch.autograd.grad([found_y, found_last], list(leaves.values()), [dy, dlast])
+    of_outputs = [dy.to(device), dlast.to(device)]
+    found = torch.autograd.grad([found_y, found_last], list(leaves.values()), of_outputs)
     errors = {"y": relative_error(found_y, y), "last": relative_error(found_last, last)}
     for name, gradient in zip(names, found, strict=True):
         assert gradient.dtype == given[name].dtype

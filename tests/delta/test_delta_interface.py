@@ -36,7 +36,7 @@ def operands(**changes: Any) -> dict[str, Any]:
         ({"scale": float("nan")}, "scale is nan; it should be a finite number"),
         ({"v": torch.zeros(2, 10, 2, 16).long()}, "v has dtype torch.int64"),
         ({"g": torch.zeros(2, 10, 2, dtype=DOUBLE)}, "g has dtype torch.float64 and q torch.float"),
-        ({"backend": "cuda"}, "backend is 'cuda', for which the delta rule has no kernels yet"),
+        ({"backend": "cuda"}, "backend is 'cuda' and v is on cpu; they should agree"),
         ({"backend": "gpu"}, "backend is 'gpu'; it should be one of .*chunked"),
         ({"seq_idx": torch.zeros(2, 10).long()}, "seq_idx is given with reset"),
         ({"cu_seqlens": torch.tensor([0, 10])}, "both reset and cu_seqlens"),

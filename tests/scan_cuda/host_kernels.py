@@ -3,11 +3,14 @@
 import ctypes
 import os
 import shutil
+import struct
 import subprocess
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+
+import torch
 
 from keelback.compiled import cuda_launch
 from keelback.compiled.cuda_driver import Compilable
@@ -68,6 +71,23 @@ class HostKernel:
 def host_kernel(name: str, configuration: Compilable, device: int | None) -> HostKernel:
     """Stands in for `keelback.compiled.cuda_driver.kernel`."""
     return HostKernel(name, configuration)
+
+
+def host_map(
+    device: int | None,
+    address: int,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    box: tuple[int, ...],
+) -> bytes:
+    """`TensorMap` of bulk_intrinsics.h beside this; a driver refuses what it refuses."""
+    assert all(one % 16 == 0 for one in (address, *strides))
+    pitch = box[0] * dtype.itemsize
+    assert pitch in (64, 128)
+    assert max(box) <= 256
+    packed = struct.pack("=q4q3q4iii", address, *sizes, *strides, *box, dtype.itemsize, pitch)
+    return packed.ljust(128, b"\0")
 
 
 def run_on_host(monkeypatch: Any, processors: int, kernel: Any = host_kernel) -> None:

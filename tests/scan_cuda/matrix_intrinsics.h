@@ -251,3 +251,4 @@ void wait_for_products() {
 
 template <int kCount>
 void pin(float (&)[kCount]) {}
+inline void pin(unsigned (&)[4]) {}

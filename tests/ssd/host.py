@@ -1,37 +1,18 @@
 """Puts the kernels compiled for the host in the place of those for the GPU."""
 
-import struct
 from typing import Any
 
-import torch
-from host_kernels import HostKernel, host_kernel
+from host_kernels import HostKernel, host_kernel, host_map
 from torch import Tensor
 
 from keelback.compiled import cuda_launch
+from keelback.compiled.cuda_card import Card
 from keelback.compiled.layouts import signature_of
 from keelback.ssd.cuda import launch
-from keelback.ssd.cuda.plan import Card
 
 HOPPER = Card(processors=132, shared_bytes=227 << 10, wide=True)
 AMPERE = Card(processors=108, shared_bytes=163 << 10)
 OPERANDS = 10
-
-
-def host_map(
-    device: int | None,
-    address: int,
-    dtype: torch.dtype,
-    sizes: tuple[int, ...],
-    strides: tuple[int, ...],
-    box: tuple[int, ...],
-) -> bytes:
-    """`TensorMap` of tests/scan_cuda/bulk_intrinsics.h; a driver refuses what it refuses."""
-    assert all(one % 16 == 0 for one in (address, *strides))
-    pitch = box[0] * dtype.itemsize
-    assert pitch in (64, 128)
-    assert max(box) <= 256
-    packed = struct.pack("=q4q3q4iii", address, *sizes, *strides, *box, dtype.itemsize, pitch)
-    return packed.ljust(128, b"\0")
 
 
 def measured_kernel(name: str, configuration: Any, device: int | None) -> HostKernel:

@@ -8,6 +8,7 @@ import torch
 
 from keelback.compiled import cuda_driver
 from keelback.compiled.cuda_driver import Compilable
+from keelback.compiled.layouts import Layout
 
 Field: TypeAlias = int | Sequence[int]
 """Of a kernel's argument: a number, or an address, of which only what follows it is given."""
@@ -18,6 +19,8 @@ encoded_map: Any = cuda_driver.encoded_map
 
 MAP_BYTES = 128
 _MAP_ALIGNMENT = 64
+#: Columns of a panel, which lie side by side.
+PANEL_COLUMNS = 64
 #: Addresses whose maps are remembered: allocators return to few of them.
 _ADDRESSES = 64
 
@@ -48,6 +51,18 @@ class BoxMap:
                 self._known.clear()
             found = self._known[address] = encoded_map(self._device, address, *self._layout)
         return found
+
+
+def box_map(x: Layout, columns: int, rows: int) -> BoxMap | None:
+    """`TensorMap` of an operand (row, time, head, number), for boxes of some columns and times.
+
+    float32 has none: threads split its numbers as they copy them.
+    """
+    if x.dtype == torch.float32:
+        return None
+    strides = [stride * x.dtype.itemsize for stride in x.stride[2::-1]]
+    box = (min(columns, PANEL_COLUMNS), 1, rows, 1)
+    return BoxMap(x.device.index, x.dtype, tuple(x.shape[::-1]), strides, box)
 
 
 class Launch:

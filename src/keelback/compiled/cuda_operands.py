@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from keelback.compiled.layouts import Layout
 
 PACK = 4
 """Adjacent elements that move together."""
+
+PIECE_BYTES = 16
+"""The most that a thread moves at once."""
+
+_FLOAT = 4  # bytes
 
 
 def in_packs(x: Layout) -> bool:
@@ -29,3 +35,39 @@ def outer_strides(x: Layout | None, axes: int) -> tuple[int, ...]:
     """Those of all axes but the last; 0 along that of replicas where a tensor lacks it."""
     found = () if x is None else x.stride[:-1]
     return (0,) * (axes - len(found)) + found
+
+
+def layout_of(x: Tensor) -> Layout:
+    """What is known of a tensor before its numbers."""
+    return Layout(x.shape, x.stride(), x.dtype, x.device)
+
+
+def in_pieces(x: Layout) -> bool:
+    """Whether the numbers along the last axis are adjacent, and each row may start at 16 bytes."""
+    if not x.adjacent:
+        return False
+    return all(
+        stride * x.dtype.itemsize % PIECE_BYTES == 0 and (stride or size <= 1)
+        for size, stride in zip(x.shape[:-1], x.stride[:-1], strict=True)
+    )
+
+
+def at_pieces(x: Tensor) -> Tensor:
+    """The tensor, or a copy with the same strides that starts at 16 bytes."""
+    if x.data_ptr() % PIECE_BYTES == 0:
+        return x
+    copy = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    return copy.copy_(x)
+
+
+class Room:
+    """Scratch memory of a pass, in one piece: where in it each part begins."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def take(self, numbers: int, width: int = _FLOAT) -> int:
+        """The offset of so many numbers."""
+        begins = -(-self.bytes // 256) * 256
+        self.bytes = begins + numbers * width
+        return begins

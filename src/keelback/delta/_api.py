@@ -24,7 +24,7 @@ def delta_rule(
     reset: Bool[Tensor, "batch length"] | None = None,
     cu_seqlens: Int[Tensor, " boundaries"] | None = None,
     seq_idx: Int[Tensor, "batch length"] | None = None,
-    backend: Literal["reference", "cpu", "chunked"] | None = None,
+    backend: Literal["reference", "cpu", "cuda", "chunked"] | None = None,
 ) -> (
     Float[Tensor, "batch length heads value"]
     | tuple[Float[Tensor, "batch length heads value"], Float[Tensor, "batch heads key value"]]
@@ -35,7 +35,8 @@ def delta_rule(
 
     with a matrix h (key, value) per head. With one log decay per key channel, exp(g_t) is a
     diagonal matrix: Kimi delta attention (arXiv 2510.26692, equation 1). Differentiable in every
-    floating operand. float32 and float64 are computed as they are, bfloat16 and float16 in float32.
+    floating operand. float32 and float64 are computed as they are, bfloat16 and float16 in float32;
+    on a GPU products have bfloat16 or float16 factors then, and states stay float32.
     Steps are computed by chunks of up to 64: an inf or nan in q, k or v is in all later outputs
     that the recurrence has it in, and may be in earlier ones of its chunk, which
     `backend="reference"` keeps apart.
@@ -58,8 +59,10 @@ def delta_rule(
             states those of the last one.
         seq_idx: The number of each step's sequence, a third way: a new one starts where it changes.
         backend: "reference" (plain PyTorch, step by step), "chunked" (plain PyTorch, by chunks of
-            matrix products, on any device), or "cpu". If absent, the one for the device of v: "cpu"
-            on a CPU and "chunked" elsewhere, since there are no kernels for a GPU yet.
+            matrix products, on any device), "cpu" or "cuda". If absent, the one for the device of
+            v. On a GPU, what the kernels do not take is computed by "chunked": float64, a decay
+            per key channel, keys longer than 128 or no multiple of 32 (in float32, of 64), values
+            longer than 256 or no multiple of 8.
 
     Returns:
         y in the dtype of v, or (y, final states). The states are float32, or float64 if all is.

@@ -11,13 +11,14 @@ from keelback.compiled.checks import computing_dtype_of, in_dtypes
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
 from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
-from keelback.delta import chunked, cpu
+from keelback.delta import cpu, cuda
 from keelback.delta._operands import (
     DIFFERENTIABLE,
     OPTIONS,
     OTHERS,
     Operands,
     Options,
+    dtype_of_states,
     require_delta_rule,
     require_step,
     wanted_dtypes,
@@ -25,9 +26,8 @@ from keelback.delta._operands import (
 from keelback.delta.reference import delta_rule_reference, delta_rule_step_reference
 from keelback.errors import InputError
 
-#: By kind of device; chunks in PyTorch's operations serve until a GPU has kernels of its own.
-BACKENDS: Any = {"cpu": cpu, "cuda": chunked}
-NAMES = ("reference", "cpu", "chunked")
+BACKENDS: Any = {"cpu": cpu, "cuda": cuda}
+NAMES = ("reference", "cpu", "cuda", "chunked")
 
 
 def _shapes(*arguments: Any) -> tuple[Tensor, ...]:
@@ -40,7 +40,9 @@ def _shapes(*arguments: Any) -> tuple[Tensor, ...]:
     if not keep or v.is_cuda or not cpu.by_kernels(v.dtype, by_chunks):
         kept = ((v.shape[0], 0),) * 2
     outputs = v.shape, (*rows, heads, k.shape[-1], value)
-    return tuple(v.new_empty(shape) for shape in (*outputs, *kept))
+    of_states = dtype_of_states(v.dtype)
+    y, *others = (*outputs, *kept)
+    return v.new_empty(y), *(v.new_empty(shape, dtype=of_states) for shape in others)
 
 
 DELTA_RULE = Operator(
@@ -100,21 +102,19 @@ def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Ten
 
 
 @lru_cache(maxsize=1024)
-def _step_by_kernels(signature: Signature, normalise: bool, scale: float) -> cpu.CpuStep | None:
+def _step_by_kernels(
+    signature: Signature, normalise: bool, scale: float
+) -> cpu.CpuStep | cuda.CudaStep | None:
     """The step over operands of this signature, if the kernels take them as they are."""
     given: Any = Operands(*layouts_of(signature))
     require_step(given)
     computing_dtype_of(given, (*Operands._fields[:5], "states"))
-    return cpu.prepare_step(given, normalise, scale)
+    backend = BACKENDS.get(given.v.device.type)
+    return None if backend is None else backend.prepare_step(given, normalise, scale)
 
 
 def _backend_named(name: str | None, device: torch.device) -> Any:
     """The backend of that name, or that for the device; None is the reference."""
-    if name == "cuda":
-        raise InputError(
-            "backend is 'cuda', for which the delta rule has no kernels yet; 'chunked' runs on "
-            "every device, and is what runs on a GPU if no backend is named"
-        )
     if name not in (None, *NAMES):
         raise InputError(f"backend is {name!r}; it should be one of {', '.join(NAMES)}")
     return choose_backend(None if name == "chunked" else name, device, BACKENDS, "v")
@@ -124,7 +124,8 @@ def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[An
     """The backend for these operands, or None for the reference, and the dtypes that it takes."""
     require_delta_rule(given)
     computing = computing_dtype_of(given, Operands._fields[:-1])
-    return _backend_named(backend, given.v.device), wanted_dtypes(computing)
+    chosen = _backend_named(backend, given.v.device)
+    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from keelback.compiled.checks import require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape
 from keelback.compiled.resets import require_reset
 from keelback.errors import InputError
 
@@ -112,7 +112,19 @@ def scale_of(scale: float | None, k: torch.Tensor) -> float:
     return chosen
 
 
-def wanted_dtypes(computing: torch.dtype) -> Operands[Any]:
-    """In which dtype a backend takes each operand."""
-    dtypes: list[Any] = [computing] * (len(Operands._fields) - 1)
-    return Operands(*dtypes, torch.bool)  # type: ignore[call-arg]
+def dtype_of_states(computing: torch.dtype) -> torch.dtype:
+    """The dtype of the states of rules whose values have this one."""
+    return torch.float32 if computing in HALF else computing
+
+
+def wanted_dtypes(given: Operands[Any], computing: torch.dtype, widens: bool) -> Operands[Any]:
+    """In which dtype a backend takes each operand.
+
+    Kernels that widen what they read take q, k and v in the half precision that they share, and
+    decays and beta as they are.
+    """
+    found = {given.q.dtype, given.k.dtype, given.v.dtype}
+    shared = widens and len(found) == 1 and found <= set(HALF)
+    stored = given.v.dtype if shared else computing
+    g, beta = (x.dtype if widens else computing for x in (given.g, given.beta))
+    return Operands(stored, stored, stored, g, beta, computing, torch.bool)

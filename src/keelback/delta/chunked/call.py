@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.compiled.checks import HALF
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.compiled.watchers import without_autocast
-from keelback.delta._operands import DeltaSizes, Operands, Options
+from keelback.delta._operands import DeltaSizes, Operands, Options, dtype_of_states
 from keelback.delta.chunked.backward import run_backward
 from keelback.delta.chunked.forward import run_forward
 
@@ -26,7 +27,7 @@ class ChunkedDelta:
     """
 
     def __init__(self, given: Operands[Layout], options: Options) -> None:
-        self._options, self._device = options, given.v.device
+        self._options, self._device, self._dtype = options, given.v.device, given.v.dtype
         self._replicas = given.v.shape[0] if len(given.v.shape) > _AXES else None
 
     def _joined(self, tensors: Tensors) -> list[Any]:
@@ -46,17 +47,26 @@ class ChunkedDelta:
 
     def forward(self, operands: Tensors, keep: bool) -> tuple[Any, ...]:
         """Output and last states, and what the backward pass wants kept."""
-        given: Operands[Tensor] = Operands(*self._joined(operands))
+        given = self._taken(Operands(*self._joined(operands)))
         sizes = DeltaSizes.of(given)
         kept = self._kept(given, sizes) if keep else (None, None)
         if sizes.empty:
-            last = given.v.new_zeros(sizes.batch, sizes.heads, sizes.key, sizes.value)
+            shape = (sizes.batch, sizes.heads, sizes.key, sizes.value)
+            last = given.v.new_zeros(shape, dtype=dtype_of_states(given.v.dtype))
             start = given.initial_states
-            outputs = torch.zeros_like(given.v), last if start is None else start.clone()
+            y = torch.zeros_like(given.v, dtype=self._dtype)
+            outputs = y, last if start is None else start.clone()
         else:
             with without_autocast(self._device):
-                outputs = self._run(given, kept)
+                y, last = self._run(given, kept)
+            outputs = y.to(self._dtype), last
         return self._split([*outputs, *kept])
+
+    def _taken(self, given: Operands[Tensor]) -> Operands[Tensor]:
+        """As they are computed with: some may be of half precision, on a GPU."""
+        *floating, reset = given
+        widened = [x.float() if x is not None and x.dtype in HALF else x for x in floating]
+        return Operands(*widened, reset)  # type: ignore[arg-type, call-arg]
 
     def _kept(self, given: Operands[Tensor], sizes: DeltaSizes) -> Kept:
         """Room for what the backward pass wants: here nothing, since it computes it again."""
@@ -70,16 +80,18 @@ class ChunkedDelta:
         self, given: Operands[Tensor], kept: Kept, dy: Tensor | None, dlast: Tensor | None
     ) -> Operands[Tensor]:
         """Of the operands of a delta rule that is not empty."""
-        return run_backward(given, dy, dlast, self._options)
+        widened = None if dy is None else dy.to(given.v.dtype)
+        return run_backward(given, widened, dlast, self._options)
 
     def backward(
         self, gradients: Tensors, kept: Tensors, operands: Tensors
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the differentiable operands."""
-        given: Operands[Tensor] = Operands(*self._joined(operands))
+        asked: Operands[Tensor] = Operands(*self._joined(operands))
+        given = self._taken(asked)
         dy, dlast = self._joined(gradients)
         if DeltaSizes.of(given).empty:
-            found = [None if x is None else torch.zeros_like(x) for x in given.differentiable]
+            found = [None if x is None else torch.zeros_like(x) for x in asked.differentiable]
             if found[-1] is not None and dlast is not None:
                 found[-1] = dlast.clone()
             return self._split(found)
@@ -88,8 +100,8 @@ class ChunkedDelta:
             computed = self._gradients(given, (errors, states), dy, dlast)
         return self._split(
             [
-                None if x is None or gradient is None else gradient.contiguous()
-                for x, gradient in zip(given.differentiable, computed.differentiable, strict=True)
+                None if x is None or gradient is None else gradient.to(x.dtype).contiguous()
+                for x, gradient in zip(asked.differentiable, computed.differentiable, strict=True)
             ]
         )
 

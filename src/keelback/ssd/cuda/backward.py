@@ -6,18 +6,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from keelback.compiled.cuda_launch import BoxMap, Field, Launch
-from keelback.compiled.cuda_operands import address
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
+from keelback.compiled.cuda_operands import Room, address
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands
 from keelback.ssd.cuda.forward import OutputsLaunch, launch_steps
 from keelback.ssd.cuda.launches import (
-    Room,
     StatesLaunches,
     StepsAt,
     Walk,
     WalkAt,
-    box_map,
     numbers_of_states,
     steps_launch,
     strides_of,

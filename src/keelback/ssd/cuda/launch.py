@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.backends import Prepared
-from keelback.compiled.cuda_driver import processors_of
+from keelback.compiled.cuda_card import Card, card_of, planes_of
+from keelback.compiled.cuda_operands import at_pieces, in_pieces, layout_of
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.errors import JobError
 from keelback.ssd._operands import Operands, Options, SsdSizes
@@ -17,30 +18,14 @@ from keelback.ssd._replicas import Replicated
 from keelback.ssd.chunked import ChunkedSsd
 from keelback.ssd.cuda.backward import BackwardPass
 from keelback.ssd.cuda.forward import ForwardPass
-from keelback.ssd.cuda.plan import Card, Traits, backward_plan, forward_plan
-from keelback.ssd.cuda.signature import CudaSignature, at_pieces, in_pieces
+from keelback.ssd.cuda.plan import Traits, backward_plan, forward_plan
+from keelback.ssd.cuda.signature import CudaSignature
 
 WIDEST = 256
 """Numbers of a head, and states, for which there are kernels."""
 _AXES = 4  # of x without replicas
 #: Backward passes kept for each signature: gradients of an output come with few kinds of strides.
 _PASSES = 16
-
-
-@cache
-def card_of(device: torch.device) -> Card:
-    """What a plan needs to know of a GPU."""
-    properties = torch.cuda.get_device_properties(device)
-    shared = getattr(properties, "shared_memory_per_block_optin", 96 << 10)
-    capability = (properties.major, properties.minor)
-    return Card(processors_of(device), shared, capability == (9, 0), capability >= (8, 0))
-
-
-def planes_of(dtype: torch.dtype) -> int:
-    """Numbers of sixteen bits for each: for float32 three, or two where TF32 is allowed."""
-    if dtype != torch.float32:
-        return 1
-    return 2 if torch.backends.cuda.matmul.allow_tf32 else 3
 
 
 class CudaSsd(CudaSignature):
@@ -120,11 +105,6 @@ class CudaSsd(CudaSignature):
         if not in_pieces(layout_of(dy)):
             return dy.clone(memory_format=torch.contiguous_format)
         return at_pieces(dy)
-
-
-def layout_of(x: Tensor) -> Layout:
-    """What is known of a tensor before its numbers."""
-    return Layout(x.shape, x.stride(), x.dtype, x.device)
 
 
 def has_kernels(given: Operands[Layout], card: Card) -> bool:

@@ -3,46 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
-
-from keelback.compiled.cuda_launch import BoxMap, Field, Launch
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
+from keelback.compiled.cuda_operands import Room
 from keelback.compiled.layouts import Layout
-from keelback.ssd.cuda.configuration import FLOAT, StepsConfiguration, Tiles
+from keelback.ssd.cuda.configuration import StepsConfiguration, Tiles
 from keelback.ssd.cuda.plan import Cut, StatesPlan
 from keelback.ssd.cuda.signature import CudaSignature, bits_of_limits
 
 THREADS_OF_WARP = 32
-PANEL_COLUMNS = 64
 
 
 def strides_of(x: Layout | None) -> tuple[int, ...]:
     """Of (row, time, head or group)."""
     return (0, 0, 0) if x is None else tuple(x.stride[:3])
-
-
-def box_map(x: Layout, columns: int, rows: int) -> BoxMap | None:
-    """`TensorMap` of an operand (row, time, head, number), for boxes of some columns and times.
-
-    float32 has none: threads split its numbers as they copy them.
-    """
-    if x.dtype == torch.float32:
-        return None
-    strides = [stride * x.dtype.itemsize for stride in x.stride[2::-1]]
-    box = (min(columns, PANEL_COLUMNS), 1, rows, 1)
-    return BoxMap(x.device.index, x.dtype, tuple(x.shape[::-1]), strides, box)
-
-
-class Room:
-    """Scratch memory of a pass, in one piece: where in it each part begins."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def take(self, numbers: int, width: int = FLOAT) -> int:
-        """The offset of so many numbers."""
-        begins = -(-self.bytes // 256) * 256
-        self.bytes = begins + numbers * width
-        return begins
 
 
 class StepsAt(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from keelback.compiled.cuda_card import Card
 from keelback.errors import JobError
 from keelback.ssd._operands import SsdSizes
 from keelback.ssd.cuda.configuration import (
@@ -46,16 +47,6 @@ class Traits:
     has_z: bool
     skip_per_number: bool
     signed: bool  # whether step sizes may be negative
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a plan needs to know of a GPU."""
-
-    processors: int
-    shared_bytes: int  # of a block, at most
-    wide: bool = False  # whether warpgroups multiply: on Hopper
-    multiplies: bool = True  # whether it has matrix units for bfloat16
 
 
 @dataclass(frozen=True)

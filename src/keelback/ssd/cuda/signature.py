@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.compiled.cuda_operands import PIECE_BYTES, at_pieces, in_pieces
 from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.ssd._operands import Operands, Options, SsdSizes
 
 PIECE = 8
 """Numbers that move together: heads and states come in whole pieces, which start at 16 bytes."""
 
-_PIECE_BYTES = 16
 _IN_PIECES = ("x", "B", "C", "z")
 _CONTIGUOUS = ("A", "D", "dt_bias", "initial_states")
 
@@ -93,28 +93,10 @@ class CudaSignature:
             given[place] = fix(given[place])  # type: ignore[arg-type]
         found: Operands[Tensor] = Operands(*given)  # type: ignore[arg-type]
         starts = (found.x, found.B, found.C, found.z)
-        if any(x is not None and x.data_ptr() % _PIECE_BYTES for x in starts):
+        if any(x is not None and x.data_ptr() % PIECE_BYTES for x in starts):
             x, B, C, z = [None if x is None else at_pieces(x) for x in starts]
             found = found._replace(x=x, B=B, C=C, z=z)  # type: ignore[arg-type]
         return found
-
-
-def in_pieces(x: Layout) -> bool:
-    """Whether the numbers along the last axis are adjacent, and each row may start at 16 bytes."""
-    if not x.adjacent:
-        return False
-    return all(
-        stride * x.dtype.itemsize % _PIECE_BYTES == 0 and (stride or size <= 1)
-        for size, stride in zip(x.shape[:-1], x.stride[:-1], strict=True)
-    )
-
-
-def at_pieces(x: Tensor) -> Tensor:
-    """The tensor, or a copy with the same strides that starts at 16 bytes."""
-    if x.data_ptr() % _PIECE_BYTES == 0:
-        return x
-    copy = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-    return copy.copy_(x)
 
 
 def bits_of_limits(limits: tuple[float, float]) -> int:

@@ -1,22 +1,12 @@
-// What all kernels of a scan by heads share: its sizes, how operands lie in memory, and what is known of each step.
+// What all kernels of a scan by heads share: its sizes, and what is known of each step.
 #pragma once
 
-#include "fragments.cuh"
+#include "sequences.cuh"
 
 // The launch covers `subsets` of `heads_per_subset` heads of each group, from the group's head `first_head` on.
 struct Sizes {
   int batch, length, heads, groups, chunks, head_dim, states;
   int heads_per_group, heads_per_subset, subsets, first_head;
-};
-
-// (row, time, head or group, number); numbers are adjacent, and every head starts at a multiple of 16 bytes.
-struct Sequences {
-  const Stored* at;
-  Index row, time, head;
-
-  INLINE const Stored* of(int of_row, int of_time, int of_head) const {
-    return at + of_row * row + of_time * time + of_head * head;
-  }
 };
 
 // Of the steps of a chunk of a head: their sizes times the decays from each to the chunk's end; these decays; the sizes;
@@ -40,22 +30,6 @@ struct Steps {
 struct Limits {
   float low, high;
 };
-
-INLINE float widen(float x) { return x; }
-template <typename Format>
-INLINE float widen(Format x) {
-  return widen_low(Format(), x.bits);
-}
-
-INLINE void store(float* to, float x) { *to = x; }
-template <typename Format>
-INLINE void store(Format* to, float x) {
-  to->bits = static_cast<unsigned short>(narrow(Format(), x, 0.0f));
-}
-
-INLINE int least(int x, int y) { return x < y ? x : y; }
-
-constexpr int kBlockNumbers = 64;  // of a block of 8 x 8
 
 // The states of a (row, chunk, head of the launch): (head_dim, state), filled up to whole tiles, in blocks.
 constexpr Index kStateNumbers = Index(kHeadTiles) * kHeadTile * kPaddedStates;

@@ -88,24 +88,6 @@ struct States {
   }
 };
 
-// The left factor times a number of each of its columns.
-INLINE void scale_columns(Fragment& left, const float* decays, int k, const Seat& seat) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int step = k + half * 8 + seat.column;
-    const Pack<float, 2> pair = *reinterpret_cast<const Pack<float, 2>*>(decays + step);
-#pragma unroll
-    for (int i = half * 2; i < half * 2 + 2; ++i) {
-      Words words;
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) words.plane[p] = left.at[p][i];
-      const Words scaled = split(words.low() * pair.at[0], words.high() * pair.at[1]);
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) left.at[p][i] = scaled.plane[p];
-    }
-  }
-}
-
 // For each pair of adjacent sums, `visit(row block, column block, low, high)`, the blocks counted from the warp's first.
 template <typename Visit>
 INLINE void for_each_pair(States& sums, Visit visit) {

@@ -156,3 +156,8 @@ INLINE void pin(float (&sums)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i]) :: "memory");
 }
+// And keeps a left factor in its registers up to this place.
+INLINE void pin(unsigned (&left)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(left[i]));
+}

@@ -188,6 +188,24 @@ INLINE void scale_rows(Fragment& left, float of_row, float of_eighth) {
   }
 }
 
+// The left factor times a number of each of its columns.
+INLINE void scale_columns(Fragment& left, const float* decays, int k, const Seat& seat) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int step = k + half * 8 + seat.column;
+    const Pack<float, 2> pair = *reinterpret_cast<const Pack<float, 2>*>(decays + step);
+#pragma unroll
+    for (int i = half * 2; i < half * 2 + 2; ++i) {
+      Words words;
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) words.plane[p] = left.at[p][i];
+      const Words scaled = split(words.low() * pair.at[0], words.high() * pair.at[1]);
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) left.at[p][i] = scaled.plane[p];
+    }
+  }
+}
+
 // The sums of a product (16, 16) as a left factor.
 INLINE void set_left(Fragment& to, const float (&sums)[2][4]) {
 #pragma unroll

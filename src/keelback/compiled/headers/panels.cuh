@@ -3,7 +3,7 @@
 
 #include "bulk_intrinsics.h"
 #include "group_intrinsics.h"
-#include "places.cuh"
+#include "sequences.cuh"
 
 constexpr int kGroupThreads = 128;
 constexpr int kGroupWarps = 4;

@@ -1,5 +1,5 @@
 // The machine instructions for products of small matrices and for copies to shared memory, on NVIDIA GPUs of
-// compute capability 8.0 and above. The tests' tests/ssd/matrix_intrinsics.h stands in for it on the host.
+// compute capability 8.0 and above. The tests' tests/scan_cuda/matrix_intrinsics.h stands in for it on the host.
 #pragma once
 
 #include "numbers.cuh"

@@ -1,0 +1,201 @@
+"""What the kernels of the delta rule are specialised for, and their shared memory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+
+from keelback.compiled.cuda_header import header_text
+
+FLOAT = 4  # bytes
+BLOCK_OF_TILE = 16  # the matrix unit multiplies 16 x 16
+WARPS = 8  # of the kernels whose blocks have a chunk
+SUMS = 6  # of gradients.cuh
+
+
+TILE, PANEL = 128, 1024  # bytes to which tiles and panels are aligned
+BARRIER = 8
+
+
+def _aligned(size: int, to: int = TILE) -> int:
+    return -(-size // to) * to
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a head is cut: chunks of steps, and tiles of its values.
+
+    `planes` numbers of sixteen bits stand for each number: 1 in half precision; for float32, 2 with
+    the leading 16 bits of its products or 3 with all. With `wide`, warps multiply by four.
+    """
+
+    dtype: torch.dtype
+    chunk: int
+    key: int
+    value_tile: int
+    value_tiles: int
+    planes: int
+    wide: bool = False
+
+    @property
+    def values(self) -> int:
+        """Those of a head, filled up to whole tiles."""
+        return self.value_tile * self.value_tiles
+
+    @property
+    def unit(self) -> int:
+        """Bytes to which operands are aligned in shared memory."""
+        return PANEL if self.wide else TILE
+
+    @property
+    def step_bytes(self) -> int:
+        """`ChunkSteps`."""
+        return 40 * self.chunk
+
+    def bytes_of(self, rows: int, columns: int) -> int:
+        """Shared memory of a tile."""
+        return 2 * self.planes * rows * columns
+
+    def header(
+        self,
+        types: dict[str, torch.dtype],
+        integers: dict[str, int],
+        flags: dict[str, bool],
+    ) -> str:
+        """The text of `configuration.h`."""
+        element = torch.float16 if self.dtype == torch.float16 else torch.bfloat16
+        every = {
+            "kChunk": self.chunk,
+            "kKey": self.key,
+            "kValueTile": self.value_tile,
+            "kValueTiles": self.value_tiles,
+            "kPlanes": self.planes,
+            **integers,
+        }
+        every_flag = {"kWide": self.wide, **flags}
+        return header_text(self.dtype, {"Element": element, **types}, every, every_flag)
+
+
+@dataclass(frozen=True)
+class InsideConfiguration:
+    """For `inside.cu`: a block has a chunk of a head."""
+
+    sources: ClassVar[str] = "keelback.delta.cuda"
+    kernel: ClassVar[str] = "inside"
+    threads: ClassVar[int] = 32 * WARPS
+
+    tiles: Tiles
+    decay_dtype: torch.dtype
+    beta_dtype: torch.dtype
+    normalise: bool
+    has_reset: bool
+    blocks_per_processor: int = 1
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        tiles, chunk = self.tiles, self.tiles.chunk
+        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
+        rows = FLOAT * chunk * (chunk + 4)
+        shared = _aligned(max(keys, rows, 2 * square), tiles.unit)
+        after = rows + tiles.step_bytes + BARRIER
+        return _aligned(keys + tiles.bytes_of(chunk, tiles.values) + shared + after, tiles.unit)
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        types = {"StoredDecay": self.decay_dtype, "StoredBeta": self.beta_dtype}
+        flags = {"kNormalise": self.normalise, "kHasReset": self.has_reset}
+        integers = {"kBlocksPerProcessor": self.blocks_per_processor}
+        return self.tiles.header(types, integers, flags)
+
+
+@dataclass(frozen=True)
+class WalkConfiguration:
+    """For `ahead.cu` and `back.cu`: a block has a tile of a head's values, a warp 16 of them.
+
+    With `outputs` the way ahead is for them; without, for the gradients.
+    """
+
+    sources: ClassVar[str] = "keelback.delta.cuda"
+
+    tiles: Tiles
+    back: bool
+    outputs: bool
+    stages: int
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return "back" if self.back else "ahead"
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.tiles.value_tile // BLOCK_OF_TILE
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        tiles, chunk = self.tiles, self.tiles.chunk
+        matrices = 3 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, chunk)
+        values = tiles.bytes_of(chunk, tiles.value_tile)
+        unit = tiles.unit
+        walk = _aligned(matrices + 3 * FLOAT * chunk, unit)
+        stages = self.stages * _aligned(walk + values, unit) + BARRIER * self.stages
+        turning = 0 if self.back else values
+        return _aligned(_aligned(stages, unit if self.back else TILE) + turning, unit)
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        return self.tiles.header(
+            {}, {"kStages": self.stages}, {"kOutputs": self.outputs, "kHasReset": False}
+        )
+
+
+@dataclass(frozen=True)
+class GradientsConfiguration:
+    """For `gradients.cu`: a block has a chunk, and `stages` times `width` values of it."""
+
+    sources: ClassVar[str] = "keelback.delta.cuda"
+    kernel: ClassVar[str] = "gradients"
+
+    tiles: Tiles
+    decay_dtype: torch.dtype
+    beta_dtype: torch.dtype
+    dtype_of_groups: torch.dtype
+    normalise: bool
+    has_reset: bool
+    width: int
+    warps: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        tiles, chunk = self.tiles, self.tiles.chunk
+        square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, self.width)
+        stage = _aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
+        shared = _aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
+        sums = FLOAT * self.warps * (SUMS * BLOCK_OF_TILE + 1)
+        after = square + tiles.step_bytes + sums + BARRIER * (1 + self.stages)
+        return _aligned(2 * tiles.bytes_of(chunk, tiles.key) + shared + after, tiles.unit)
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        types = {
+            "StoredDecay": self.decay_dtype,
+            "StoredBeta": self.beta_dtype,
+            "StoredOfGroups": self.dtype_of_groups,
+        }
+        flags = {"kNormalise": self.normalise, "kHasReset": self.has_reset}
+        integers = {"kWidth": self.width, "kWarps": self.warps, "kStages": self.stages}
+        return self.tiles.header(types, integers, flags)

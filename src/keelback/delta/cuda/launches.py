@@ -1,0 +1,138 @@
+"""The launches of a delta rule's kernels, with all but its tensors' addresses worked out."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
+from keelback.compiled.cuda_operands import Room
+from keelback.compiled.layouts import Layout
+from keelback.delta._operands import DeltaSizes, Operands
+from keelback.delta.cuda.plan import Plan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of chunks lie in a room: their offsets."""
+
+    steps: int
+    erasing: int
+    written: int
+    weights: int
+    inverse: int
+    states: int
+    adjoints: int
+    dwritten: int
+    between: int  # states between segments
+
+    @classmethod
+    def in_room(cls, room: Room, sizes: DeltaSizes, plan: Plan, gradients: bool) -> "Parts":
+        """Those of a forward pass, or of a pass for gradients."""
+        tiles = plan.tiles
+        chunks = sizes.batch * sizes.heads * -(-sizes.length // tiles.chunk)
+        width, chunk = tiles.dtype.itemsize, tiles.chunk
+        only = chunks if gradients else 0
+        return cls(
+            steps=room.take(chunks * tiles.step_bytes, 1),
+            erasing=room.take(chunks * chunk * tiles.key, width),
+            written=room.take(chunks * chunk * tiles.values, width),
+            weights=room.take(chunks * chunk * chunk, width),
+            inverse=room.take(only * chunk * chunk, width),
+            states=room.take(only * tiles.key * tiles.values, width),
+            adjoints=room.take(only * tiles.key * tiles.values, width),
+            dwritten=room.take(only * chunk * tiles.values, width),
+            between=room.take(sizes.batch * sizes.heads * sizes.key * sizes.value if only else 0),
+        )
+
+    def moved(self, start: int) -> "Parts":
+        """Their addresses in a room that begins at an address."""
+        return Parts(*(offset + start for offset in vars(self).values()))
+
+
+class Segment(NamedTuple):
+    """Of the length: what its chunks hold, and the way ahead through them."""
+
+    inside: Launch
+    ahead: Launch
+
+
+class Launches:
+    """The kernels over operands that lie like these."""
+
+    def __init__(
+        self, given: Operands[Layout], dy: Layout | None, plan: Plan, scale: float
+    ) -> None:
+        sizes, tiles = DeltaSizes.of(given), plan.tiles
+        chunks = -(-sizes.length // tiles.chunk)
+        numbers = (sizes.batch, sizes.length, sizes.heads, sizes.groups, chunks, sizes.value)
+        self.segments: list[Segment] = []
+        rows = sizes.batch * sizes.heads
+        device = given.v.device.index
+        reset: Field = (0, 0) if given.reset is None else given.reset.stride
+        operands: dict[str, Field] = {name: strides_of(getattr(given, name)) for name in "qkv"}
+        scaled: dict[str, Field] = {"reset": reset, "options": _bits_of(scale)}
+
+        def launch(
+            configuration: Any,
+            blocks: int,
+            fields: dict[str, Field],
+            maps: Sequence[BoxMap | None],
+            span: range = range(chunks),
+        ) -> Launch:
+            kernel, threads = configuration.kernel, configuration.threads
+            all_ = (*numbers, span.start, len(span))
+            return Launch(kernel, configuration, device, blocks, threads, all_, fields, maps)
+
+        def map_of(x: Layout, columns: int) -> BoxMap | None:
+            return box_map(x, columns, tiles.chunk) if tiles.wide else None
+
+        of_keys = [map_of(given.q, tiles.key), map_of(given.k, tiles.key)]
+
+        steps = {"g": given.g.stride, "beta": given.beta.stride}
+        found = dict.fromkeys(("steps", "erasing", "written", "weights", "inverse"), ())
+        of_v = map_of(given.v, tiles.values)
+        fields = {**operands, **steps, **scaled, **found}
+        walk = {name: operands[name] for name in "qk"}
+        walk |= dict.fromkeys(("steps", "erasing", "weights"), ())
+        like_v = (sizes.length * sizes.heads * sizes.value, sizes.heads * sizes.value, sizes.value)
+        ahead = {
+            **walk,
+            **dict.fromkeys(("written", "start", "states"), ()),
+            "y": like_v,
+            "end": (),
+        }
+        blocks = rows * tiles.value_tiles
+        walks = plan.ahead if dy is None else plan.again
+        at_once = -(-chunks // plan.segments)
+        for first in range(0, chunks, at_once):
+            span = range(first, min(first + at_once, chunks))
+            inside = launch(plan.inside, rows * len(span), fields, [*of_keys, of_v], span)
+            self.segments.append(Segment(inside, launch(walks, blocks, ahead, of_keys, span)))
+        if dy is None:
+            return
+        back = {
+            **walk,
+            "dy": strides_of(dy),
+            **dict.fromkeys(("start", "dwritten", "adjoints", "end"), ()),
+        }
+        self.back = launch(plan.back, blocks, back, [*of_keys, map_of(dy, tiles.value_tile)])
+        found = dict.fromkeys(("steps", "states", "adjoints", "written", "dwritten", "inverse"), ())
+        wanted = dict.fromkeys(("dq", "dk", "dv", "dg", "dbeta"), ())
+        self.gradients = launch(
+            plan.gradients,
+            rows * chunks,
+            {**operands, "dy": strides_of(dy), **scaled, **found, **wanted},
+            [*of_keys, *(map_of(x, plan.gradients.width) for x in (given.v, dy))],
+        )
+
+
+def strides_of(x: Layout) -> tuple[int, ...]:
+    """Of (row, time, head or group)."""
+    return tuple(x.stride[:3])
+
+
+def _bits_of(scale: float) -> int:
+    """`options` of the kernels."""
+    (bits,) = struct.unpack("=q", struct.pack("=ff", scale, 0.0))
+    return int(bits)

@@ -1,0 +1,136 @@
+"""How a delta rule is cut for a GPU, and which kernels run it."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+
+from keelback.compiled.cuda_card import Card
+from keelback.delta._operands import DeltaSizes
+from keelback.delta.cuda.configuration import (
+    BLOCK_OF_TILE,
+    WARPS,
+    GradientsConfiguration,
+    InsideConfiguration,
+    Tiles,
+    WalkConfiguration,
+)
+
+#: Steps of a chunk in half precision and in float32, whose tiles are three times as large.
+CHUNK, CHUNK_OF_FLOATS = 64, 32
+#: Values of a block that walks: fewer, where half of the processors would have none.
+VALUE_TILE, NARROW_TILE = 64, 32
+#: Keys and values of a head for which there are kernels: a warp has its states in registers.
+WIDEST_KEY, WIDEST_VALUE = 128, 256
+#: Keys of products by warpgroups.
+COLUMNS_OF_GROUPS = (64, 128)
+_MOST_STAGES = 3
+#: Where walks leave half of the processors idle: segments of the length, of so many chunks each or
+#: more. One is walked through while the chunks of the next are prepared on the other processors.
+SEGMENTS, _CHUNKS_OF_SEGMENT = 6, 6
+#: Stages of a walk that leaves room for blocks of the preparation beside it.
+_STAGES_BESIDE = 2
+#: Blocks of a processor that registers suffice for, and bytes that each needs beside its own.
+_MOST_BLOCKS, _RESERVED = 3, 1024
+
+Staged = TypeVar("Staged", WalkConfiguration, GradientsConfiguration)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """All that a plan depends on beside the sizes."""
+
+    dtype: torch.dtype
+    decay_dtype: torch.dtype
+    beta_dtype: torch.dtype
+    planes: int
+    normalise: bool
+    has_reset: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kernels of a delta rule."""
+
+    tiles: Tiles
+    inside: InsideConfiguration
+    ahead: WalkConfiguration
+    again: WalkConfiguration
+    back: WalkConfiguration
+    gradients: GradientsConfiguration
+    segments: int
+
+
+def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
+    """The kernels for these sizes, or None where there are none.
+
+    There are none for float64, for keys that are not cut into whole tiles, for heads that are too
+    wide for a warp's registers, and where a block's shared memory is too small.
+    """
+    half = traits.dtype in (torch.bfloat16, torch.float16)
+    if not card.multiplies or not (half or traits.dtype == torch.float32):
+        return None
+    unit = 32 if half else 64
+    if sizes.key % unit or sizes.key > WIDEST_KEY:
+        return None
+    if sizes.value % 8 or sizes.value > WIDEST_VALUE:
+        return None
+    width = VALUE_TILE
+    wide = half and card.wide and sizes.key in COLUMNS_OF_GROUPS
+    blocks = sizes.batch * sizes.heads * -(-sizes.value // width)
+    few = sizes.value <= NARROW_TILE or 2 * blocks <= card.processors
+    if half and not wide and few:
+        width = NARROW_TILE
+    tiles = Tiles(
+        traits.dtype,
+        CHUNK if half else CHUNK_OF_FLOATS,
+        sizes.key,
+        width,
+        -(-sizes.value // width),
+        traits.planes,
+        wide,
+    )
+    decay, beta = traits.decay_dtype, traits.beta_dtype
+    inside = InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset)
+    blocks_at_once = min(
+        _MOST_BLOCKS, (card.shared_bytes + _RESERVED) // (inside.shared_bytes + _RESERVED)
+    )
+    inside = replace(inside, blocks_per_processor=max(1, blocks_at_once))
+    of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
+    at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
+    split = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
+    gradients = _staged(
+        GradientsConfiguration(
+            tiles,
+            decay,
+            beta,
+            of_groups,
+            traits.normalise,
+            traits.has_reset,
+            width=at_once,
+            warps=2 * WARPS if split else WARPS,
+            stages=1,
+        ),
+        card,
+        min(2, tiles.values // at_once),
+    )
+    walks = sizes.batch * sizes.heads * tiles.value_tiles
+    many = sizes.length >= SEGMENTS * _CHUNKS_OF_SEGMENT * tiles.chunk
+    segments = SEGMENTS if wide and many and 2 * walks <= card.processors else 1
+    most = _MOST_STAGES if segments == 1 else _STAGES_BESIDE
+    ahead, again, back = (
+        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, most)
+        for back, outputs in ((False, True), (False, False), (True, False))
+    )
+    if any(one.shared_bytes > card.shared_bytes for one in (inside, ahead, back, gradients)):
+        return None
+    return Plan(tiles, inside, ahead, again, back, gradients, segments)
+
+
+def _staged(configuration: Staged, card: Card, most: int) -> Staged:
+    """With as many stages as there is shared memory for."""
+    for stages in range(most, 1, -1):
+        found = replace(configuration, stages=stages)
+        if found.shared_bytes <= card.shared_bytes:
+            return found
+    return configuration

@@ -1,0 +1,24 @@
+"""ThreadSanitizer watches the kernels' threads, simulated on the host, for races."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scan_cuda"))
+
+from host_kernels import WATCH_RACES
+from test_cuda_races_on_host import REPORT, sanitizer, watched
+
+pytestmark = pytest.mark.skipif(sanitizer() is None, reason="needs g++ with ThreadSanitizer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", ["hopper", "ampere"])
+def test_no_barrier_is_missing(card: str) -> None:
+    library = sanitizer()
+    assert library is not None
+    command = [sys.executable, Path(__file__).parent / "watched_deltas.py", card]
+    run = watched(command, LD_PRELOAD=library, **{WATCH_RACES: "1"})
+    assert REPORT not in run.stderr, run.stderr[run.stderr.index(REPORT) :][:4000]
+    assert run.returncode == 0, run.stderr[-4000:]
