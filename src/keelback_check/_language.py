@@ -34,7 +34,8 @@ def along(e: dict[str, Any], delta: Fraction, p: Fraction, *, bits: bool) -> Any
     if type(e["log_wealth"]) is not int:
         need(False, "the logarithm of the wealth is no whole number")
     wealth = real(Fraction(e["log_wealth"], UNITS))
-    need(not wealth > n * (1 + real(rate)).log(), "the wealth is more than can be won")
+    most = 1 + real(rate * Fraction(forecast, UNITS * n) / width)  # No loss at all; Jensen.
+    need(not wealth > n * most.log(), "the wealth is more than these forecasts can win")
     paid = confidence(count(e["code_bits"]), len(SMOOTHINGS) * len(RATES), delta)
     excess = real(width) * (paid - wealth) / (real(rate) * n)
     return real(p) - real(Fraction(forecast, UNITS * n)) - excess
@@ -82,15 +83,9 @@ def errors_in_new(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
 
 def ngram(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
     """Bits of a new document under an n-gram model that other documents made."""
-    need(count(e["order"], 1) <= 3, "the order is none of 1, 2, 3")
+    beyond = real(double(e["width"])) - (count(e["largest"], 1) + arb(256)).log() / arb(2).log()
+    need(0 < beyond < arb(2) ** -17, "the width is not that of the commonest context")
     return new(e, delta, p, choices=1)
-
-
-def notice_of_code(o: dict[str, Any]) -> str:
-    """One sentence: the model may have seen the documents."""
-    need(set(o) == {"code_bits", "counted"}, "a code is paid for, so that copies do not matter")
-    return (f"The model may have been trained on these documents: the {count(o['code_bits'], 1)} "
-            "bits of its code are paid for.")  # fmt: skip
 
 
 _ALONG = "{forecast} / (2^20 {bytes}) + {width} ({code_bits} log 2 + log(1024 / delta') - {log_wealth} / 2^20) / ({rate} {bytes}) <= {bound}"  # noqa: E501

@@ -18,7 +18,11 @@ from keelback import bounds
 from keelback.bounds import (
     Ball,
     ClassConstants,
+    ComplexConstants,
+    DenseConstants,
     Intervals,
+    MambaBlockConstants,
+    StackConstants,
     StepSums,
     azuma_excess,
     freedman_excess,
@@ -117,6 +121,70 @@ def test_closed_forms_of_random_classes() -> None:
             assert is_close_above(outward.log_output_bound(c), expected["output"]), c
             assert is_close_above(outward.published_log_rademacher(c), expected["published"]), c
             assert is_close_above(-outward.lower_log_rademacher(c), -expected["lower"]), c
+
+
+@pytest.mark.slow
+def test_sums_of_random_classes_with_other_states() -> None:
+    """Complex and dense ones in turn: S2 + omega S3, and |A| S3, in the place of S2."""
+    draw = random.Random(1)
+    for number, c in enumerate(random_classes(SETS // 5)):
+        plain = {name: value for name, value in vars(c).items() if name != "omega"}
+        other: ClassConstants
+        if number % 2:
+            omega = draw.choice([0.0, log_uniform(draw, 1e-30, 1e30)])
+            other = ComplexConstants(**plain, omega=omega)
+        else:
+            other = DenseConstants(**plain)
+        with mpmath.workdps(250):
+            expected = exact_log_sums(c)
+            s_3 = mpmath.exp(expected["log_absolute"])
+            if number % 2:
+                relative = mpmath.exp(expected["log_relative"]) + mpf(omega) * s_3
+            else:
+                relative = mpf(c.B_A) * s_3
+            expected["log_relative"] = log(relative)
+            sums = outward.step_sums(other)
+            for name, value in expected.items():
+                assert is_close_above(getattr(sums, name), value), (name, other)
+
+
+def test_output_bounds_of_random_stacks_and_blocks() -> None:
+    """Written out from Corollaries 8 and 9, to 250 digits."""
+    draw = random.Random(2)
+    tried = 0
+    for c in random_classes(300):
+        layer = dataclasses.replace(
+            c, B_u=min(c.B_u, 3.0), B_B=min(c.B_B, 9.0), B_C=min(c.B_C, 9.0)
+        )
+        layers = (layer, dataclasses.replace(layer, B_q=layer.B_q / 2, p_hi=layer.p_hi + 0.5))
+        norms = {
+            name: draw.choice([0.0, 1.0, log_uniform(draw, 1e-6, 1e6)])
+            for name in ("B_x", "B_in", "B_g", "B_conv", "B_bias", "B_D")
+        }
+        block = MambaBlockConstants(layer, d_model=3, d_conv=4, **norms)
+        with mpmath.workdps(250):
+            try:
+                found = outward.log_output_bound(StackConstants(layers))
+            except InputError:
+                continue  # Tokens of the second layer beyond 1e60.
+            tried += 1
+            norm = mpf(layers[0].B_u)
+            for own in (dataclasses.replace(layers[0], B_w=1.0, M_w=1.0), layers[1]):
+                norm = exact_output(own, norm)
+            assert is_close_above(found, log(norm)), layers
+            v = mpf(block.B_conv) * mpf(block.B_in) * mpf(block.B_x) + mpf(block.B_bias)
+            channel = exact_output(dataclasses.replace(layer, B_w=1.0, M_w=1.0), v)
+            gate = mpf(layer.B_w) * mpf(block.B_g) * mpf(block.B_x)
+            value = gate * (channel + mpf(block.B_D) * v)
+            assert is_close_above(outward.log_output_bound(block), log(value)), block
+    assert tried > 100
+
+
+def exact_output(c: ClassConstants, norm: mpf) -> mpf:
+    """B_w B_B B_C B_u^3 S1 for tokens of this norm, which need not be a double."""
+    D = softplus(mpf(c.p_hi) + mpf(c.B_q) * norm)
+    geometric, _ = power_sums(mpf(c.s_A) * D, c.T)
+    return mpf(c.B_w) * mpf(c.B_B) * mpf(c.B_C) * norm**3 * D * geometric
 
 
 def random_cover(draw: random.Random) -> tuple[list[Block], list[BlockCover]]:

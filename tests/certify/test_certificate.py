@@ -134,6 +134,12 @@ def test_every_change_is_refused_with_a_new_digest(certificate: dict[str, Any]) 
     assert tried >= 200
 
 
+def about_every_string(certificate: dict[str, Any]) -> None:
+    statement = certificate["statements"][0]
+    statement["about"] = "every string there is"
+    statement["words"], statement["symbols"] = keelback_check.words(statement)
+
+
 STRUCTURE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a statement less": lambda c: c["statements"].pop(),
     "a statement twice": lambda c: c["statements"].append(c["statements"][0]),
@@ -147,6 +153,10 @@ STRUCTURE: dict[str, Callable[[dict[str, Any]], object]] = {
     "no notice": lambda c: c["notices"].clear(),
     "another first line": lambda c: c["notices"].insert(0, "All is well."),
     "copies forgotten": lambda c: c["data"]["overlap"].pop("test examples"),
+    "about every string": about_every_string,
+    "loaded data called independent draws": lambda c: c["data"].update(fingerprint="files:1"),
+    "examples without a hash": lambda c: c["data"]["sha256"].popitem(),
+    "a statement on other examples": lambda c: c["statements"][0].update(examples="fresh examples"),
     "another key": lambda c: c.update(trust="me"),
     "kinds exchanged": lambda c: c["statements"][1].update(kind="held out"),
     "the smaller bound of another": lambda c: c["statements"][2].update(

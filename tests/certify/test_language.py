@@ -14,7 +14,7 @@ from test_certificate import changed, changes, leaves, refused
 from test_coded_model import FEW, TEXT, small
 
 from keelback.bounds import RATES, code_length
-from keelback.certify import CompressionRecipe, compress, sample_of
+from keelback.certify import CompressionRecipe, Draw, compress, sample_of
 from keelback.certify._compress import run
 from keelback.certify._language_losses import UNIT, Stakes, byte_losses, document_losses
 from keelback.certify._ngrams import NGrams
@@ -107,6 +107,25 @@ def test_copies_are_refused_dropped_or_allowed() -> None:
         sample_of(own, training=own, policy="drop")
 
 
+def test_documents_are_drawn_independently_from_those_that_are_no_copies() -> None:
+    own = [b"number %d of the documents, with words of its own: %d" % (k, k**7) for k in range(50)]
+    found = sample_of(own, training=own[:10], policy="drop", draw=4000, seed=5)
+    assert found.draw == Draw(40, 5)
+    counts = np.array([found.documents.count(document) for document in own])
+    assert not counts[:10].any()
+    expected, least, most = 100, 55, 150  # Five standard deviations of a binomial count.
+    assert (counts[10:] >= least).all()
+    assert (counts[10:] <= most).all()
+    assert counts.sum() == 40 * expected
+    first, again = (sample_of(own, training=[b"x"], draw=9, seed=s).documents for s in (0, 0))
+    assert first == again
+    assert first != sample_of(own, training=[b"x"], draw=9, seed=1).documents
+    with pytest.raises(InputError, match="apart from the training"):
+        sample_of(own, code_bits=9, draw=9)
+    with pytest.raises(InputError, match="two at least"):
+        sample_of(own, training=[b"x"], draw=1)
+
+
 @pytest.fixture(scope="module")
 def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("language") / "small.keelback"
@@ -133,13 +152,16 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     return int(stopped.value.code or 0), said.out, said.err
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["code paid for", "held apart"])
+@pytest.mark.parametrize("way", ["code paid for", "held apart", "drawn"])
 def test_the_command_writes_what_the_checker_accepts(
-    capsys: pytest.CaptureFixture[str], coded: Path, tmp_path: Path, apart: bool
+    capsys: pytest.CaptureFixture[str], coded: Path, tmp_path: Path, way: str
 ) -> None:
-    text = reviews(tmp_path / "text.csv", 1, 40 if apart else 400)
+    apart, drawn = way != "code paid for", way == "drawn"
+    text = reviews(tmp_path / "text.csv", 1, 60 if apart else 400)
     training = reviews(tmp_path / "training.csv", 2, 10)
     more = ["--training-text", training] if apart else []
+    if drawn:
+        more += ["--draw", 60, "--seed", 3]
     path = tmp_path / "certificate.json"
     code, out, err = command(
         capsys, coded, "--kind", "language", "--text", text, *more, "--certificate", path,
@@ -152,18 +174,32 @@ def test_the_command_writes_what_the_checker_accepts(
     said = capsys.readouterr().out
     assert "ACCEPTED" in said
     measured = found["measured"]
-    assert measured["bytes"] == sum(
-        len(line.rsplit(",", 1)[0]) for line in text.read_text().splitlines()[1:]
-    )
-    if apart:
+    sizes = [len(line.rsplit(",", 1)[0]) for line in text.read_text().splitlines()[1:]]
+    grams = {
+        f"{own['evidence']['order']}-gram"
+        for own in written["statements"]
+        if own["kind"] == "n-gram"
+    }
+    assert bool(grams) is apart
+    if drawn:
+        assert set(found["statements"]) == {
+            "bits of a new document", "errors in a new document", *grams,
+        }  # fmt: skip
+        assert "a document drawn uniformly from the 60 of the text, the expected" in said
+        assert written["data"]["overlap"]["documents"]["population"] == 60
+        assert measured["documents"] == 60
+    elif apart:
+        assert measured["bytes"] == sum(sizes)
+        assert "taken to be independent draws from it, the expected loss" in said
         assert set(found["statements"]) == {
             "bits along the text", "errors along the text", "bits of a new document",
-            "errors in a new document", "n-gram",
+            "errors in a new document", *grams,
         }  # fmt: skip
         assert found["statements"]["bits along the text"] > measured["bits_per_byte"]
         assert found["statements"]["bits of a new document"] > measured["bits_per_byte"] - 0.2
         assert written["statements"][0]["delta_after_attempts"] == "1/120"
     else:
+        assert measured["bytes"] == sum(sizes)
         assert written["notices"][0].startswith("The model may have been trained on these")
         for own in written["statements"]:
             assert own["evidence"]["code_bits"] == code_length(coded.stat().st_size)
@@ -182,7 +218,7 @@ def test_the_command_writes_what_the_checker_accepts(
                 continue
             mutated["digest"] = keelback_check.digest(mutated)
             assert refused(mutated), (place, value, other)
-    assert tried >= (200 if apart else 80)
+    assert tried >= 200
 
 
 def beyond(place: tuple[Any, ...]) -> bool:
@@ -190,7 +226,7 @@ def beyond(place: tuple[Any, ...]) -> bool:
     if place[0] == "checkpoint":
         return True
     if place[0] == "data":
-        return place[1] != "overlap" or place[-1] == "near"
+        return place[1] != "overlap" or place[-1] in ("near", "seed")
     return place[0] == "code"
 
 
@@ -240,6 +276,8 @@ def test_a_code_that_is_too_long_for_the_text_certifies_nothing(
         (("--text", "missing.txt"), "missing.txt"),
         (("--text", "TEXT", "--training-text", "TEXT"), "copies of training examples"),
         (("--text", "TEXT", "--first", "0"), "--first"),
+        (("--text", "TEXT", "--draw", "9"), "--draw needs --training-text"),
+        (("--text", "TEXT", "--training-text", "TEXT", "--draw", "1"), "--draw"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_two(

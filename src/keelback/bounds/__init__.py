@@ -21,6 +21,7 @@ from keelback.bounds._companions import (
     softmax_attention_log_rademacher,
 )
 from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covered import AnyConstants, StackConstants, covered_class
 from keelback.bounds._covering import (
     Ball,
     Intervals,
@@ -72,20 +73,25 @@ from keelback.bounds._sharpened import (
     sharpened_log_rademacher,
 )
 from keelback.bounds._stack import stack_layers, stacked_log_rademacher
+from keelback.bounds._states import ComplexConstants, DenseConstants
 from keelback.bounds._steps import StepSums
 from keelback.bounds._summary import BoundSummary, summarise
 
 __all__ = [
     "RATES",
+    "AnyConstants",
     "Ball",
     "BoundSummary",
     "ClassConstants",
     "ClassGrid",
+    "ComplexConstants",
     "CoveredClass",
+    "DenseConstants",
     "Enclosure",
     "Intervals",
     "MambaBlockConstants",
     "PublishedTerms",
+    "StackConstants",
     "StepSums",
     "azuma_excess",
     "best_chain",
@@ -97,6 +103,7 @@ __all__ = [
     "clopper_pearson",
     "code_length",
     "confidence_term",
+    "covered_class",
     "covering_risk",
     "document_bound",
     "dudley_integral",

@@ -20,8 +20,13 @@ _NORM_PAIRS = (("B_B", "M_B"), ("B_C", "M_C"), ("B_q", "M_q"), ("B_w", "M_w"))
 
 
 class ClassFormulas(ABC):
-    """What follows from the constants of a class, be they doubles or balls."""
+    """What follows from the constants of a class, be they doubles or balls.
 
+    `omega` is the largest imaginary part of an entry of A; `dense` says that A is no diagonal.
+    """
+
+    omega: Real = 0.0
+    dense: bool = False
     B_u: Real
     s_A: Real  # noqa: N815
     B_A: Real
@@ -208,10 +213,15 @@ class ClassConstants(ClassFormulas):
 
 
 def _checked(name: str, value: Any) -> Any:
-    return _count(name, value) if name in _COUNTS else _real(name, value)
+    return _count(name, value) if name in _COUNTS else real_constant(name, value)
 
 
-def _real(name: str, value: Any) -> float:
+def real_constant(name: str, value: Any) -> float:
+    """A finite number, and no negative one where it bounds a norm.
+
+    Raises:
+        InputError: it is another.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} must be a number, not {value!r}")
     if not abs(value) <= _LARGEST_REAL:

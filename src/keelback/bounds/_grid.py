@@ -1,15 +1,19 @@
 """Paying for constants that were read off a trained model: a union bound over a grid of classes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covered import AnyConstants, StackConstants
+from keelback.bounds._mamba_block import MambaBlockConstants
 from keelback.bounds._risk import check_confidence, check_margin
+from keelback.bounds._states import ComplexConstants
 from keelback.errors import InputError
 
 _NORMS = ("B_u", "B_A", "B_B", "M_B", "B_C", "M_C", "B_q", "M_q", "B_w", "M_w")
+_NORMS_OF_A_BLOCK = ("B_x", "B_in", "B_g", "B_conv", "B_bias", "B_D")
 
 
 def level_weight(level: int) -> float:
@@ -27,7 +31,7 @@ class Enclosure:
     """A class of the grid that holds a measured one, and its share of the failure probability.
 
     Attributes:
-        constants: the class of the grid.
+        constants: the class of the grid, of the same kind as the measured one.
         margin: the margin of the grid at or below the given one, or None.
         log_weight: logarithm of the class's weight; all weights of the grid sum to 1 at most.
 
@@ -39,7 +43,7 @@ class Enclosure:
         (1.25, True)
     """
 
-    constants: ClassConstants
+    constants: Any
     margin: float | None
     log_weight: float
 
@@ -96,8 +100,11 @@ class ClassGrid:
         if not 0 < self.spacing < math.inf:
             raise InputError(f"spacing = {self.spacing:g} must be finite and positive")
 
-    def enclose(self, constants: ClassConstants, margin: float | None = None) -> Enclosure:
+    def enclose(self, constants: AnyConstants, margin: float | None = None) -> Enclosure:
         """The smallest class of the grid that holds the class of `constants`.
+
+        The layers of a stack have a grid each, and a Mamba block has one for its selective part and
+        levels for its own norms: their weights are multiplied.
 
         Args:
             constants: measured constants, possibly after seeing the data.
@@ -106,22 +113,39 @@ class ClassGrid:
         Raises:
             InputError: the margin is not positive and finite.
         """
-        weight = 0.0
-        rounded: dict[str, Any] = {}
-        for name in _NORMS:
-            rounded[name], log_share = self._norm(getattr(constants, name))
-            weight += log_share
-        rounded["s_A"], log_share = self._abscissa(constants.s_A)
-        weight += log_share
-        for name, direction in (("p_lo", -1), ("p_hi", 1)):
-            rounded[name], log_share = self._multiple(getattr(constants, name), direction)
-            weight += log_share
+        held, weight = self._class(constants)
         if margin is not None:
             check_margin(margin)
             level = self._level_below(margin)
             margin = self.ratio**level
             weight += math.log(level_weight(level))
-        return Enclosure(replace(constants, **rounded), margin, weight)
+        return Enclosure(held, margin, weight)
+
+    def _class(self, constants: AnyConstants) -> tuple[Any, float]:
+        """The class that holds one, and the logarithm of its weight."""
+        if isinstance(constants, StackConstants):
+            layers = [self._class(layer) for layer in constants.layers]
+            held = StackConstants(tuple(layer for layer, _ in layers))
+            return held, math.fsum(weight for _, weight in layers)
+        if isinstance(constants, MambaBlockConstants):
+            selective, weight = self._class(constants.selective)
+            norms: dict[str, Any]
+            norms, log_share = self._norms(constants, _NORMS_OF_A_BLOCK)
+            return replace(constants, selective=selective, **norms), weight + log_share
+        names = (*_NORMS, "omega") if isinstance(constants, ComplexConstants) else _NORMS
+        rounded: dict[str, Any]
+        rounded, weight = self._norms(constants, names)
+        rounded["s_A"], log_share = self._abscissa(constants.s_A)
+        weight += log_share
+        for name, direction in (("p_lo", -1), ("p_hi", 1)):
+            rounded[name], log_share = self._multiple(getattr(constants, name), direction)
+            weight += log_share
+        return replace(constants, **rounded), weight
+
+    def _norms(self, constants: Any, names: Sequence[str]) -> tuple[dict[str, Any], float]:
+        found = {name: self._norm(getattr(constants, name)) for name in names}
+        rounded = {name: value for name, (value, _) in found.items()}
+        return rounded, math.fsum(weight for _, weight in found.values())
 
     def _norm(self, value: float) -> tuple[float, float]:
         if value == 0:

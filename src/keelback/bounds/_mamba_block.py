@@ -101,6 +101,17 @@ class MambaBlockConstants(MambaBlockFormulas):
             if not least <= value <= _LARGEST:
                 raise InputError(f"{name} = {value:g} must be finite and at least {least}")
 
+    @property
+    def m(self) -> int:
+        """Number of training samples."""
+        return self.selective.m
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The constants by name, ready for JSON; B_u is that of the tokens of the scan."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        selective: ClassConstants = own.pop("selective")
+        return {**selective.as_dict(), **own, "B_u": float(self.channel.B_u)}
+
     def balls(self) -> BallMambaBlockConstants:
         """The constants as exact balls, for evaluation with rounding accounted for.
 
@@ -161,13 +172,17 @@ def mamba_log_rademacher(constants: MambaBlockConstants, *, vocab_size: int = 0)
     return found.log_rademacher(constants.selective.m)
 
 
-def mamba_class(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> CoveredClass:
+def mamba_class(
+    constants: MambaBlockFormulas, *, vocab_size: int = 0, classes: int = 1
+) -> CoveredClass:
     """The output bound and the parameters of Mamba blocks."""
-    blocks = mamba_blocks(constants, vocab_size=vocab_size)
+    blocks = mamba_blocks(constants, vocab_size=vocab_size, classes=classes)
     return CoveredClass(log_mamba_output_bound(constants), blocks)
 
 
-def mamba_blocks(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> list[Block]:
+def mamba_blocks(
+    constants: MambaBlockFormulas, *, vocab_size: int = 0, classes: int = 1
+) -> list[Block]:
     """The parameters w, W_g, D, W_in, kappa, beta, [W_B, W_C, A, p, q], [embedding], in order.
 
     Each reach is in units of the output bound. W_B to q are left out where y is zero, the embedding
@@ -176,9 +191,10 @@ def mamba_blocks(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> list[
     Args:
         constants: the class.
         vocab_size: number of trained embedding rows.
+        classes: number of rows w, each within B_w and M_w.
 
     Raises:
-        InputError: `vocab_size` is negative.
+        InputError: `vocab_size` is negative or `classes` is below 1.
 
     Examples:
         >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
@@ -188,8 +204,8 @@ def mamba_blocks(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> list[
         >>> len(mamba_blocks(block)), len(mamba_blocks(block, vocab_size=10))
         (11, 12)
     """
-    if vocab_size < 0:
-        raise InputError(f"vocab_size = {vocab_size} must not be negative")
+    if vocab_size < 0 or classes < 1:
+        raise InputError(f"need vocab_size >= 0 and classes >= 1, not {vocab_size}, {classes}")
     c, inner = constants, constants.channel
     if log_mamba_output_bound(c) == -math.inf:
         return []
@@ -200,7 +216,7 @@ def mamba_blocks(constants: MambaBlockFormulas, *, vocab_size: int = 0) -> list[
     log_convolved = log_tokens + _log_ratio(c.B_conv * c.B_in * c.B_x, inner.B_u)
     d, d_model = count(inner.d), count(c.d_model)
     blocks: list[Block] = [
-        Ball(d, 0 * log_slope, log_excess(c.selective.M_w, c.selective.B_w)),
+        Ball(d, 0 * log_slope, log_excess(c.selective.M_w, c.selective.B_w), copies=classes),
         Ball(d * d_model, log_slope),
         Intervals(d, log_skip),
         Ball(d * d_model, log_convolved),

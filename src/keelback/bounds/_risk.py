@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from keelback.bounds._chaining import CoveredClass
-from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covered import AnyConstants, covered_class
 from keelback.bounds._covering import class_log_count
-from keelback.bounds._sharpened import selective_class
 from keelback.errors import InputError
 
 _LOSS_RADII = 161
@@ -106,7 +105,7 @@ def log_risk_gap(
 
 
 def log_covering_gap(
-    constants: ClassConstants,
+    constants: AnyConstants,
     *,
     margin: float,
     delta: float,
@@ -142,8 +141,7 @@ def log_covering_gap(
         >>> round(math.exp(log_covering_gap(c, margin=1.0, delta=0.05)), 3)
         0.176
     """
-    rows = 1 if classes == 2 else classes
-    covered = selective_class(constants, vocab_size=vocab_size, classes=rows)
+    covered, _ = covered_class(constants, vocab_size=vocab_size, classes=classes)
     counts, radii = loss_cover(covered, margin, classes)
     check_confidence(delta)
     deviations = np.sqrt((counts - math.log(delta)) / (2 * constants.m))
@@ -152,7 +150,7 @@ def log_covering_gap(
 
 def covering_risk(
     empirical_risk: float,
-    constants: ClassConstants,
+    constants: AnyConstants,
     *,
     margin: float,
     delta: float,
@@ -186,8 +184,7 @@ def covering_risk(
     """
     if not 0 <= empirical_risk <= 1:
         raise InputError(f"empirical_risk = {empirical_risk:g} must lie in [0, 1]")
-    rows = 1 if classes == 2 else classes
-    covered = selective_class(constants, vocab_size=vocab_size, classes=rows)
+    covered, _ = covered_class(constants, vocab_size=vocab_size, classes=classes)
     counts, radii = loss_cover(covered, margin, classes)
     return best_radius(empirical_risk, counts, radii, constants.m, delta)[0]
 

@@ -1,6 +1,7 @@
 """The sharpened bound: attained output bound, sensitivities without 1 / (1 - rho), nested nets."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def log_output_bound(constants: ClassFormulas) -> Real:
         >>> round(math.exp(log_output_bound(c)), 3)
         10.495
     """
-    return constants.log_gain + _steps(constants).log_output
+    return constants.log_gain + step_sums(constants).log_output
 
 
 def sharpened_log_rademacher(constants: ClassConstants, *, vocab_size: int = 0) -> float:
@@ -94,7 +95,7 @@ def selective_blocks(
     if vocab_size < 0 or classes < 1:
         raise InputError(f"need vocab_size >= 0 and classes >= 1, not {vocab_size}, {classes}")
     c = constants
-    steps = _steps(c)
+    steps = step_sums(c)
     zero = 0 * steps.log_output
     log_gate = logaddexp(zero, steps.log_relative)
     matrix = count(c.N) * count(c.d)
@@ -103,7 +104,7 @@ def selective_blocks(
         Ball(d, zero, log_excess(c.M_w, c.B_w), copies=classes),
         Ball(matrix, zero, log_excess(c.M_B, c.B_B)),
         Ball(matrix, zero, log_excess(c.M_C, c.B_C)),
-        Intervals(matrix, log_state_reach(c, steps)),
+        *state_blocks(c, steps),
         Intervals(1, log_gate + log((c.p_hi - c.p_lo) / 2)),
         Ball(
             d,
@@ -124,18 +125,46 @@ def log_token_reach(constants: ClassFormulas) -> Real:
 
     Source: docs/studies/bounds.md, Lemma 5.
     """
-    steps = _steps(constants)
+    steps = step_sums(constants)
     log_gate = logaddexp(0 * steps.log_output, steps.log_relative)
     through_gate = log_gate + log(constants.B_q) + log(constants.B_u)
     return logaddexp(log_of(3, through_gate), through_gate)
 
 
-def _steps(constants: ClassFormulas) -> StepSums:
-    return StepSums.of(constants.s_A, constants.log_largest_step, constants.T)
+def step_sums(constants: ClassFormulas) -> StepSums:
+    """The sums over steps of a class; the gate's term depends on the kind of its states.
+
+    For complex entries |a| tau |e^{a tau}| is at most |Re a| tau e^{Re a tau} + omega tau
+    e^{Re a tau}, for full blocks at most |A| tau e^{mu tau}.
+
+    Source: docs/studies/bounds.md, Complex diagonal states, Blocks that are not diagonal.
+    """
+    c = constants
+    sums = StepSums.of(c.s_A, c.log_largest_step, c.T)
+    if c.dense:
+        return replace(sums, log_relative=log(c.B_A) + sums.log_absolute)
+    if float(c.omega) > 0:
+        turning = log(c.omega) + sums.log_absolute
+        return replace(sums, log_relative=logaddexp(sums.log_relative, turning))
+    return sums
 
 
 def log_excess(absolute: Real, euclidean: Real) -> Real:
     return log(absolute) - log(euclidean)
+
+
+def state_blocks(c: ClassFormulas, steps: StepSums) -> list[Block]:
+    """The parameters of A: real parts and imaginary ones, or the matrices of the channels.
+
+    Source: docs/studies/bounds.md, Lemma 4, and the paragraphs on other states.
+    """
+    matrix = count(c.N) * count(c.d)
+    if c.dense:
+        return [Ball(matrix * count(c.N), log(c.B_A) + steps.log_absolute)]
+    blocks: list[Block] = [Intervals(matrix, log_state_reach(c, steps))]
+    if float(c.omega) > 0:
+        blocks.append(Intervals(matrix, log(c.omega) + steps.log_absolute))
+    return blocks
 
 
 def log_state_reach(c: ClassFormulas, steps: StepSums) -> Real:

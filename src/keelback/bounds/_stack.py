@@ -6,9 +6,14 @@ from typing import TypeVar
 
 from keelback.bounds._chaining import CoveredClass
 from keelback.bounds._constants import ClassConstants, ClassFormulas
-from keelback.bounds._covering import Block, scaled
+from keelback.bounds._covering import Ball, Block, scaled
 from keelback.bounds._numbers import exp, like, log
-from keelback.bounds._sharpened import log_output_bound, log_token_reach, selective_blocks
+from keelback.bounds._sharpened import (
+    count,
+    log_output_bound,
+    log_token_reach,
+    selective_blocks,
+)
 from keelback.errors import InputError
 
 Layer = TypeVar("Layer", bound=ClassFormulas)
@@ -78,8 +83,16 @@ def stacked_log_rademacher(layers: Sequence[ClassConstants]) -> float:
     return stacked_class(layers).log_rademacher(layers[-1].m)
 
 
-def stacked_class(layers: Sequence[ClassFormulas]) -> CoveredClass:
-    """The output bound and the parameters of a stack, those of the top layer first."""
+def stacked_class(
+    layers: Sequence[ClassFormulas], *, vocab_size: int = 0, classes: int = 1
+) -> CoveredClass:
+    """The output bound and the parameters of a stack, those of the top layer first.
+
+    Args:
+        layers: as for `stacked_log_rademacher`.
+        vocab_size: number of trained embedding rows below the first layer.
+        classes: number of rows of the head.
+    """
     met = stack_layers(layers)
     log_bound = log_output_bound(met[-1])
     if log_bound == -math.inf:
@@ -87,8 +100,10 @@ def stacked_class(layers: Sequence[ClassFormulas]) -> CoveredClass:
     blocks: list[Block] = []
     log_passed_on = 0 * log(met[-1].B_u)
     for depth, layer in reversed(list(enumerate(met))):
-        own = selective_blocks(layer)
+        own = selective_blocks(layer, classes=classes)
         without_head = own if depth == len(met) - 1 else own[1:]
         blocks += [scaled(block, log_passed_on) for block in without_head]
         log_passed_on = log_passed_on + log_token_reach(layer)
+    if vocab_size:
+        blocks.append(Ball(count(met[0].d), log_passed_on, copies=vocab_size))
     return CoveredClass(log_bound, blocks)

@@ -11,11 +11,11 @@ from keelback.bounds._companions import (
     softmax_attention_log_rademacher,
 )
 from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covered import AnyConstants, covered_class
 from keelback.bounds._lower import lower_log_rademacher
 from keelback.bounds._numbers import ball, enclosed, lower_end, upper_end
 from keelback.bounds._published import published_log_rademacher
 from keelback.bounds._risk import confidence_term, log_covering_gap, log_risk_gap
-from keelback.bounds._sharpened import log_output_bound, sharpened_log_rademacher
 
 _LN10 = math.log(10)
 
@@ -83,7 +83,7 @@ class BoundSummary:
 
 
 def summarise(
-    constants: ClassConstants,
+    constants: AnyConstants,
     *,
     margin: float = 1.0,
     delta: float = 0.05,
@@ -91,6 +91,9 @@ def summarise(
     vocab_size: int = 0,
 ) -> BoundSummary:
     """Every bound of the class of `constants`.
+
+    The published theorem, the lower bound and the companions speak of plain selective SSMs alone:
+    they are left out for other classes.
 
     Args:
         constants: the class.
@@ -113,24 +116,26 @@ def summarise(
         (-0.75, True)
     """
     confidence = confidence_term(constants.m, delta)
-    rademacher = {
-        "published": published_log_rademacher(constants),
-        "sharpened": sharpened_log_rademacher(constants, vocab_size=vocab_size),
-        "lower": lower_log_rademacher(constants),
-        "linear_attention": linear_attention_log_rademacher(constants),
-        "softmax_attention": softmax_attention_log_rademacher(constants),
-        "rnn": rnn_log_rademacher(constants),
-        "lti": lti_log_rademacher(constants),
-    }
-    risk = {
+    own, _ = covered_class(constants, vocab_size=vocab_size)
+    plain = constants if type(constants) is ClassConstants else None
+    rademacher = {} if plain is None else {"published": published_log_rademacher(plain)}
+    rademacher["sharpened"] = own.log_rademacher(constants.m)
+    if plain is not None:
+        rademacher |= {
+            "lower": lower_log_rademacher(plain),
+            "linear_attention": linear_attention_log_rademacher(plain),
+            "softmax_attention": softmax_attention_log_rademacher(plain),
+            "rnn": rnn_log_rademacher(plain),
+            "lti": lti_log_rademacher(plain),
+        }
+    risk: dict[str, float] = {
         name: log_risk_gap(
             rademacher[name], constants.m, margin=margin, delta=delta, classes=classes
         )
         for name in ("published", "sharpened")
+        if name in rademacher
     }
     risk["covering"] = log_covering_gap(
         constants, margin=margin, delta=delta, classes=classes, vocab_size=vocab_size
     )
-    return BoundSummary(
-        margin, delta, classes, confidence, log_output_bound(constants), rademacher, risk
-    )
+    return BoundSummary(margin, delta, classes, confidence, own.log_bound, rademacher, risk)

@@ -12,6 +12,7 @@ from keelback.certify._coded_model import (
 from keelback.certify._compress import CompressionRecipe, compress
 from keelback.certify._held_out import HeldOut
 from keelback.certify._language import (
+    Draw,
     LanguageCertification,
     certify_language,
     sample_of,
@@ -27,6 +28,7 @@ from keelback.certify._pac_bayes import (
     certify_pac_bayes,
     gibbs_errors,
 )
+from keelback.certify._read_class import read_class
 from keelback.training import wrong
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "ClassCertificates",
     "CodedModel",
     "CompressionRecipe",
+    "Draw",
     "GaussianWeights",
     "HeldOut",
     "LanguageCertification",
@@ -59,6 +62,7 @@ __all__ = [
     "margins",
     "measure_constants",
     "ramp_risk",
+    "read_class",
     "read_coded_model",
     "require_bytes",
     "sample_of",

@@ -9,20 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from keelback.bounds import has_flint, outward
-from keelback.bounds._constants import ClassConstants
+from keelback.bounds import AnyConstants, has_flint, outward
 from keelback.bounds._grid import ClassGrid
 from keelback.bounds._numbers import log
 from keelback.bounds._risk import covering_risk
 from keelback.bounds._summary import BoundSummary, summarise
-from keelback.certify._measure import (
-    logits,
-    margins,
-    measure_constants,
-    ramp_risk,
-    require_selective,
-)
+from keelback.certify._measure import logits, margins, ramp_risk
+from keelback.certify._read_class import read_class
 from keelback.data import Split
+from keelback.models import ModelConfig
 
 _MARGIN_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 _NO_MARGIN = 1.0
@@ -40,11 +35,11 @@ class ClassCertificate:
         sample_risk: empirical ramp risk at the margin, on the training split, rounded up; of the
             model with real numbers for floats (docs/studies/bounds.md, Certificates).
         summary: every bound of the class.
-        log_risk: logarithms of upper bounds on the true error, by route: published, sharpened,
-            covering (never above 0).
+        log_risk: logarithms of upper bounds on the true error, by route: published (of the plain
+            selective SSM alone), sharpened, covering (never above 0).
     """
 
-    constants: ClassConstants
+    constants: AnyConstants
     margin: float
     delta: float
     sample_risk: float
@@ -70,13 +65,13 @@ class ClassCertificates:
 def certify_class(
     model: nn.Module, train: Split, *, delta: float = 0.05, grid: ClassGrid | None = None
 ) -> ClassCertificates:
-    """Bound the true error of a trained selective SSM through its class constants.
+    """Bound the true error of a trained classifier through its class constants.
 
     The embedding counts as trained. The margin is the one with the smallest a-posteriori covering
     bound among quantiles of the margins on the training split; the grid pays for choosing it.
 
     Args:
-        model: a `SelectiveClassifier`.
+        model: of an architecture that `read_class` knows.
         train: the examples it was trained on.
         delta: failure probability of each certificate.
         grid: the grid of classes; ratio 1.25 and spacing 0.25 by default.
@@ -84,19 +79,19 @@ def certify_class(
     Raises:
         InputError: another architecture, weights that are not finite, or delta outside (0, 1).
 
-    Source: docs/studies/bounds.md, Theorems 4, 6 and 7.
+    Source: docs/studies/bounds.md, Theorems 4, 6 and 7, Corollaries 8 and 9.
     """
     grid = grid or ClassGrid()
-    model = require_selective(model)
-    constants = measure_constants(model, train.seq_len, len(train))
+    constants = read_class(model, train.seq_len, len(train))
     on_sample = _margins_in_reals(model, train)
-    sizes = {"classes": model.config.n_classes, "vocab_size": model.config.vocab_size}
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    sizes = {"classes": config.n_classes, "vocab_size": config.vocab_size}
 
-    def covering(constants: ClassConstants, margin: float, delta: float) -> float:
+    def covering(constants: AnyConstants, margin: float, delta: float) -> float:
         sample_risk = ramp_risk(on_sample, margin)
         return covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
 
-    def certificate(constants: ClassConstants, margin: float, delta: float) -> ClassCertificate:
+    def certificate(constants: AnyConstants, margin: float, delta: float) -> ClassCertificate:
         sample_risk = min(1.0, ramp_risk(on_sample, margin) + _ROUNDING_OF_A_MEAN)
         if has_flint():
             summary = outward.summarise(constants, margin=margin, delta=delta, **sizes)
@@ -107,14 +102,15 @@ def certify_class(
             summary = summarise(constants, margin=margin, delta=delta, **sizes)
             log_risk = {
                 route: float(np.logaddexp(log(sample_risk), summary.log_risk[route]))
-                for route in ("published", "sharpened")
+                for route in summary.log_risk
+                if route != "covering"
             }
             log_risk["covering"] = math.log(
                 covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
             )
         return ClassCertificate(constants, margin, delta, sample_risk, summary, log_risk)
 
-    def outer_class(margin: float) -> tuple[ClassConstants, float, float]:
+    def outer_class(margin: float) -> tuple[AnyConstants, float, float]:
         enclosure = grid.enclose(constants, margin)
         assert enclosure.margin is not None
         return enclosure.constants, enclosure.margin, enclosure.share(delta)

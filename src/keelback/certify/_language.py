@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from statistics import fmean, variance
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from keelback.bounds import RATES, azuma_excess, best_rate, freedman_excess, outward
+from keelback.bounds import (
+    RATES,
+    azuma_excess,
+    best_rate,
+    document_bound,
+    freedman_excess,
+    outward,
+)
 from keelback.certify._certification import paid
 from keelback.certify._language_losses import (
     SMOOTHINGS,
@@ -16,6 +25,7 @@ from keelback.certify._language_losses import (
     Stakes,
     Sums,
     document_losses,
+    losses_under,
 )
 from keelback.certify._ngrams import ORDERS, NGrams
 from keelback.certify._overlap import Overlap, Policy, find_overlap
@@ -25,6 +35,27 @@ from keelback.progress import tell
 
 UNITS = round(1 / UNIT)
 PILOT_BYTES = 20_000
+
+SAYS_NOTHING = 0.99
+"""A bound above this share of the largest possible loss is no statement worth its delta."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Documents that were drawn from a text, independently and with replacement.
+
+    Attributes:
+        population: how many documents each draw was among, all of them as likely.
+        seed: of NumPy's generator PCG64.
+
+    Examples:
+        >>> documents = [b"one", b"two", b"three"]
+        >>> sample_of(documents, training=[b"another"], draw=10, seed=4).draw
+        Draw(population=3, seed=4)
+    """
+
+    population: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -36,19 +67,22 @@ class Sample:
         code_bits: length of the model's code where it may have been trained on them, else 0.
         overlap: copies among all documents, where the model was trained on others.
         policy: what became of copies.
+        draw: how the documents were drawn from the text; None where they are the text.
     """
 
     documents: Sequence[bytes]
     code_bits: int
     overlap: Overlap
     policy: Policy | None
+    draw: Draw | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         counted = {"counted": len(self.documents)}
         if self.code_bits:
             return {"code_bits": self.code_bits, **counted}
-        return {**self.overlap.counts(), "drawn": False, "policy": self.policy, **counted}
+        draw = {"population": None, "seed": None} if self.draw is None else vars(self.draw)
+        return {**self.overlap.counts(), "drawn": False, "policy": self.policy, **draw, **counted}
 
     def notice(self) -> str:
         """One sentence on what the model may have seen."""
@@ -79,6 +113,11 @@ class LanguageStatement:
     bound: float
     evidence: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The kind, or `2-gram` for one of the n-gram models."""
+        return f"{self.evidence['order']}-gram" if self.kind == "n-gram" else self.kind
+
 
 @dataclass(frozen=True)
 class LanguageCertification:
@@ -107,7 +146,7 @@ class LanguageCertification:
             "attempt": self.attempt,
             "delta_after_attempts": float(paid(self.delta, self.attempt)),
             "joint_confidence": float(1 - len(self.statements) * Fraction(str(self.delta))),
-            "statements": {own.kind: own.bound for own in self.statements},
+            "statements": {own.name: own.bound for own in self.statements},
             "measured": self.measured,
         }
 
@@ -118,21 +157,31 @@ def sample_of(
     code_bits: int = 0,
     training: Sequence[bytes] | None = None,
     policy: Policy = "refuse",
+    draw: int | None = None,
+    seed: int = 0,
 ) -> Sample:
     """The documents to count: all, where the code is paid for; else those that are no copies.
+
+    With `draw`, so many of them, each drawn independently from all that may be counted: bounds for
+    a new document then speak of a document drawn from these, and assume nothing about how they
+    came about.
 
     Args:
         documents: of the certificate.
         code_bits: length of the model's code, if the documents may have been trained on.
         training: what the model was trained on, if it is other documents.
         policy: what to do about copies of training documents, and of documents among each other.
+        draw: how many documents to draw, with replacement; None counts each once.
+        seed: of the draws, to be fixed before they are looked at.
 
     Raises:
         InputError: neither or both of code and training documents; copies and the policy is to
-            refuse; fewer than two documents left.
+            refuse; fewer than two documents left, or to draw; a draw beside a code.
     """
     if (training is None) == (code_bits == 0):
         raise InputError("a certificate needs the length of a code, or else training documents")
+    if draw is not None and (training is None or draw < 2):
+        raise InputError("documents are drawn from a text apart from the training, two at least")
     if training is None:
         return Sample(documents, code_bits, Overlap(), None)
     tell("looking for copies among the documents")
@@ -147,7 +196,10 @@ def sample_of(
     kept = [documents[row] for row in rows]
     if len(kept) < 2:
         raise InputError("fewer than two documents are left to certify")
-    return Sample(kept, 0, overlap, policy)
+    if draw is None:
+        return Sample(kept, 0, overlap, policy)
+    drawn = np.random.default_rng(seed).integers(len(kept), size=draw)
+    return Sample([kept[row] for row in drawn], 0, overlap, policy, Draw(len(kept), seed))
 
 
 def certify_language(
@@ -163,8 +215,9 @@ def certify_language(
     """Certify the losses of a byte-level language model on documents.
 
     Along the text: the mean over its bytes of the expected loss of the next byte given all before
-    it (betting, at any stopping time). Of new documents, where they are independent: the
-    expected loss of a document's average byte. A statement that would say nothing is left out.
+    it (betting, at any stopping time); left out where documents were drawn from the text, since
+    its first bytes then tell which document it is. Of new documents: the expected loss of a
+    document's average byte. A statement that would say nothing is left out.
 
     Args:
         model: a language model of transformers over bytes, in evaluation mode.
@@ -184,16 +237,22 @@ def certify_language(
     documents, code_bits = sample.documents, sample.code_bits
     sizes = [len(document) for document in documents]
     along = outward.occam_confidence(code_bits, share, len(SMOOTHINGS) * len(RATES))
-    tell("choosing the smoothing on the first documents")
-    stakes = choose_stakes(model, documents, context, window, along / sum(sizes))
-    losses = document_losses(model, documents, context=context, window=window, stakes=stakes)
-    statements = [
-        _along(
-            "bits along the text", losses.bits, stakes.width, stakes.bits, losses, sample, along
-        ),
-        _along("errors along the text", losses.errors, 1.0, stakes.errors, losses, sample, along),
-    ]
     new = outward.occam_confidence(code_bits, share, len(SMOOTHINGS))
+    tell("choosing the smoothing on the first documents")
+    first = first_bytes(documents, PILOT_BYTES)
+    stakes = (
+        stakes_along(model, first, context, window, along / sum(sizes))
+        if sample.draw is None
+        else stakes_for_documents(model, first, context, window, len(documents), new)
+    )
+    losses = document_losses(model, documents, context=context, window=window, stakes=stakes)
+    statements = []
+    if sample.draw is None:
+        for kind, sums, width, rate in (
+            ("bits along the text", losses.bits, stakes.width, stakes.bits),
+            ("errors along the text", losses.errors, 1.0, stakes.errors),
+        ):
+            statements.append(_along(kind, sums, width, rate, losses, sample, along))
     if len(documents) > 1:
         for kind, sums, width in (
             ("bits of a new document", losses.bits, stakes.width),
@@ -215,10 +274,13 @@ def certify_language(
         "error": sum(losses.errors.loss) / UNITS / sum(sizes),
         "nats_paid_per_byte": along / sum(sizes),
         "spread": (sum(losses.bits.squares) / UNITS / sum(sizes)) ** 0.5,
-        "by_azuma": _by_azuma(losses, along),
-        "by_freedman": _by_freedman(losses, along),
         "ngrams": {},
     }
+    if sample.draw is None:
+        measured |= {
+            "by_azuma": _by_azuma(losses, along),
+            "by_freedman": _by_freedman(losses, along),
+        }
     for order in ORDERS:
         found = NGrams.of(order, documents if training is None else training)
         means = found.means(documents)
@@ -226,40 +288,80 @@ def certify_language(
         measured["ngrams"][str(order)] = weighed / UNITS / sum(sizes)
         if training is not None:
             confidence = outward.occam_confidence(0, share)
-            statements.append(_new("n-gram", means, found.width, confidence, {"order": order}))
-    kept = [own for own in statements if own.bound < own.evidence["width"]]
+            more = {"order": order, "largest": found.largest}
+            statements.append(_new("n-gram", means, found.width, confidence, more))
+    kept = [own for own in statements if own.bound < SAYS_NOTHING * own.evidence["width"]]
     return LanguageCertification(delta, attempt, sample, kept, measured)
 
 
-def choose_stakes(
-    model: nn.Module, documents: Sequence[bytes], context: int, window: int, price: float
+def first_bytes(documents: Sequence[bytes], size: int) -> list[bytes]:
+    """The first documents, the last one cut, so that they have `size` bytes at most."""
+    first: list[bytes] = []
+    for document in documents:
+        first.append(document[: size - sum(map(len, first))])
+        if sum(map(len, first)) >= size:
+            break
+    return first
+
+
+def stakes_along(
+    model: nn.Module, first: Sequence[bytes], context: int, window: int, price: float
 ) -> Stakes:
-    """The smoothing and the rates that promise the smallest bounds on the first documents.
+    """The smoothing and the rates that promise the smallest bounds along the text.
 
     Args:
         model: as for `certify_language`.
-        documents: of which about 20,000 bytes are run once for each smoothing.
+        first: documents to try them on.
         context: bytes before a window.
         window: bytes that are predicted at a time.
         price: nats per byte of the text that confidence and code cost.
     """
-    first: list[bytes] = []
-    for document in documents:
-        first.append(document[: PILOT_BYTES - sum(map(len, first))])
-        if sum(map(len, first)) >= PILOT_BYTES:
-            break
     n = sum(map(len, first))
     found = []
-    for smoothing in SMOOTHINGS[:10]:
-        tried = Stakes(smoothing, RATES[0], RATES[0])
-        losses = document_losses(model, first, context=context, window=window, stakes=tried)
+    for losses in losses_under(model, first, context=context, window=window, choices=_CHOICES):
+        width, smoothing = losses.stakes.width, losses.stakes.smoothing
         squares = sum(losses.bits.squares) / UNITS
-        rate = best_rate(price * n, n, tried.width, squares)
-        excess = freedman_excess(price * n, n, tried.width, rate, squares)
+        rate = best_rate(price * n, n, width, squares)
+        excess = freedman_excess(price * n, n, width, rate, squares)
         of_errors = best_rate(price * n, n, 1.0, sum(losses.errors.squares) / UNITS)
         mean = sum(losses.bits.loss) / UNITS / n
         found.append((mean + excess, Stakes(smoothing, rate, of_errors)))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def stakes_for_documents(
+    model: nn.Module,
+    first: Sequence[bytes],
+    context: int,
+    window: int,
+    documents: int,
+    confidence: float,
+) -> Stakes:
+    """The smoothing that promises the smallest bound on the bits of a new document.
+
+    Args:
+        model: as for `certify_language`.
+        first: documents to try them on.
+        context: bytes before a window.
+        window: bytes that are predicted at a time.
+        documents: how many will be counted.
+        confidence: of the bound, in nats.
+    """
+
+    def promised(losses: DocumentLosses) -> float:
+        width = losses.stakes.width
+        shares = [
+            min(1.0, loss / UNITS / size / width)
+            for loss, size in zip(losses.bits.loss, losses.sizes, strict=True)
+        ]
+        spread = variance(shares) if len(shares) > 1 else 0.25
+        return width * document_bound(fmean(shares), spread, documents, confidence)
+
+    tried = losses_under(model, first, context=context, window=window, choices=_CHOICES)
+    return min(tried, key=promised).stakes
+
+
+_CHOICES = [Stakes(smoothing, RATES[0], RATES[0]) for smoothing in SMOOTHINGS[:10]]
 
 
 def _along(

@@ -8,7 +8,7 @@ from typing import Any
 
 from keelback.certify._certificate import FORMAT, seal
 from keelback.certify._certification import paid
-from keelback.certify._language import LanguageCertification
+from keelback.certify._language import LanguageCertification, Sample
 
 _ALONG_SYMBOLS = (
     "{forecast} / (2^20 {bytes}) + {width} ({code_bits} log 2 + log(1024 / delta') - "
@@ -98,9 +98,7 @@ def statement(
 ) -> dict[str, Any]:
     """One statement in words and symbols, with its share of delta and what was counted."""
     along = kind.endswith("along the text")
-    about = "these documents" if along else "the distribution of these documents"
-    if not along and found.sample.policy == "drop":
-        about += " less what copies the training documents"
+    about = "these documents" if along else _of_new_documents(found.sample)
     values = {**evidence, "bound": bound}
     return {
         "kind": kind,
@@ -114,3 +112,12 @@ def statement(
         f"{SENTENCES[kind].format(**values)}.",
         "symbols": (_ALONG_SYMBOLS if along else _NEW_SYMBOLS).format(**values),
     }
+
+
+def _of_new_documents(sample: Sample) -> str:
+    """What a new document is drawn from, and what is assumed about that."""
+    if sample.draw is not None:
+        what = f"a document drawn uniformly from the {sample.draw.population} of the text"
+        return f"{what} that are no copies" if sample.policy == "drop" else what
+    less = " less what copies the training documents" if sample.policy == "drop" else ""
+    return f"the distribution of these documents{less}, taken to be independent draws from it"

@@ -123,7 +123,6 @@ def byte_losses(
     )
 
 
-@torch.no_grad()
 def document_losses(
     model: nn.Module, documents: Sequence[bytes], *, context: int, window: int, stakes: Stakes
 ) -> DocumentLosses:
@@ -143,26 +142,53 @@ def document_losses(
     Raises:
         InputError: no document, or an empty one.
     """
+    [found] = losses_under(model, documents, context=context, window=window, choices=[stakes])
+    return found
+
+
+@torch.no_grad()
+def losses_under(
+    model: nn.Module,
+    documents: Sequence[bytes],
+    *,
+    context: int,
+    window: int,
+    choices: Sequence[Stakes],
+) -> list[DocumentLosses]:
+    """`document_losses` for each of several smoothings and rates; the model is run once."""
     if not documents or not all(documents):
         raise InputError("a certificate needs documents with text, one at least")
-    sums = np.zeros((2, 4, len(documents)))
+    sums = np.zeros((len(choices), 2, 4, len(documents)))
     with scanning(model):
         for owners, inputs, scored in _batches(documents, context, window):
             came = inputs[:, context:]
             logits = run(model, inputs[:, :-1])[:, context - 1 :]
-            found = byte_losses(logits, came, stakes.smoothing)
-            wrong = found.wrong.double()
-            for kind, loss, forecast, width, rate in (
-                (0, found.bits, found.forecast, stakes.width, stakes.bits),
-                (1, wrong, found.wrong_forecast, 1.0, stakes.errors),
-            ):
-                gap = forecast - loss
-                parts = (loss, forecast, gap**2, torch.log1p(rate * gap / width))
-                for which, part in enumerate(parts):
-                    of_rows = torch.where(scored, part, 0.0).sum(-1).numpy()[: len(owners)]
-                    np.add.at(sums[kind, which], owners, of_rows)
+            for own, stakes in zip(sums, choices, strict=True):
+                _add(own, byte_losses(logits, came, stakes.smoothing), stakes, owners, scored)
     sizes = [len(document) for document in documents]
-    return DocumentLosses(_sums(sums[0]), _sums(sums[1], whole=True), sizes, stakes)
+    return [
+        DocumentLosses(_sums(bits), _sums(errors, whole=True), sizes, stakes)
+        for (bits, errors), stakes in zip(sums, choices, strict=True)
+    ]
+
+
+def _add(
+    sums: Float[np.ndarray, "2 parts documents"],
+    found: ByteLosses,
+    stakes: Stakes,
+    owners: npt.NDArray[np.int64],
+    scored: Bool[Tensor, "rows window"],
+) -> None:
+    """Add a batch's bits and errors to the sums of the documents that own its rows."""
+    for kind, loss, forecast, width, rate in (
+        (0, found.bits, found.forecast, stakes.width, stakes.bits),
+        (1, found.wrong.double(), found.wrong_forecast, 1.0, stakes.errors),
+    ):
+        gap = forecast - loss
+        parts = (loss, forecast, gap**2, torch.log1p(rate * gap / width))
+        for which, part in enumerate(parts):
+            of_rows = torch.where(scored, part, 0.0).sum(-1).numpy()[: len(owners)]
+            np.add.at(sums[kind, which], owners, of_rows)
 
 
 def _sums(parts: Float[np.ndarray, "parts documents"], *, whole: bool = False) -> Sums:

@@ -38,10 +38,14 @@ class NGrams:
         return cls(order, counts.reshape(-1, VOCAB))
 
     @property
+    def largest(self) -> int:
+        """How often the commonest context was seen."""
+        return int(self.counts.sum(1).max())
+
+    @property
     def width(self) -> float:
         """The largest loss, log2(256 + the largest count of a context), rounded up to units."""
-        largest = math.log2(VOCAB + int(self.counts.sum(1).max()))
-        return (math.ceil(largest / UNIT) + 2) * UNIT
+        return (math.ceil(math.log2(VOCAB + self.largest) / UNIT) + 2) * UNIT
 
     def means(self, documents: Sequence[bytes]) -> list[int]:
         """Bits per byte of each document, in whole units, rounded up."""

@@ -127,7 +127,7 @@ def certify(
         typer.Option(
             min=0,
             max=LARGEST_SEED,
-            help="Seed, a whole number, of the split, the prior and all draws.",
+            help="Seed, a whole number, of the split, the prior, all draws and --draw.",
         ),
     ] = 0,
     first: Annotated[
@@ -136,6 +136,15 @@ def certify(
             min=1,
             help="Number of documents of --text that are counted, from the first on; all by "
             "default; e.g. 2000.",
+        ),
+    ] = None,
+    draw: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Number of documents drawn at random from --text, with replacement, from --seed: "
+            "the certificate is then about a document drawn from that text, whatever depends on "
+            "what in it; by default every document is counted once; e.g. 5000.",
         ),
     ] = None,
     certificate: Annotated[
@@ -172,16 +181,20 @@ def certify(
         "prior_share": prior_share, "prior_epochs": prior_epochs, "steps": steps, "draws": draws,
     }  # fmt: skip
     if kind is Kind.language:
-        of_task = {
+        of_task: dict[str, Any] = {
             "task": task, "seq_len": seq_len, "data_seed": data_seed, "data": data,
-            "tokenizer": tokenizer, "setting": setting, "seed": seed, "pac_bayes": pac_bayes,
+            "tokenizer": tokenizer, "setting": setting, "pac_bayes": pac_bayes,
         }  # fmt: skip
+        if draw is None:
+            of_task["seed"] = seed
         refuse_beside("--kind language", {**of_task, **of_pac_bayes}, certify)
         certify_text(
             checkpoint,
             text or [],
             training_text or [],
             first=first,
+            draw=draw,
+            seed=seed,
             delta=delta,
             attempt=attempt,
             policy=policy,
@@ -189,7 +202,7 @@ def certify(
             json=json,
         )
         return
-    of_language = {"text": text, "training_text": training_text, "first": first}
+    of_language = {"text": text, "training_text": training_text, "first": first, "draw": draw}
     refuse_beside("--kind task", of_language, certify)
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")

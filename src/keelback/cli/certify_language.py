@@ -16,6 +16,8 @@ def certify_text(
     training_text: list[Path],
     *,
     first: int | None,
+    draw: int | None,
+    seed: int,
     delta: float,
     attempt: int,
     policy: "Policy",
@@ -51,6 +53,11 @@ def certify_text(
             "--allow-overlap and --drop-overlap have no effect without --training-text: the "
             "length of the code is paid for, whatever the model was trained on"
         )
+    if draw is not None and not training_text:
+        raise InputError(
+            "--draw needs --training-text: it is for statements about a new document, which say "
+            "nothing once the length of the code is paid for"
+        )
     hush_transformers()
     made_by = provenance_of_command()
     coded = read_coded_model(checkpoint)
@@ -68,6 +75,8 @@ def certify_text(
             code_bits=code_length(checkpoint.stat().st_size) if training is None else 0,
             training=training,
             policy=policy,
+            draw=draw,
+            seed=seed,
         )
         found = certify_language(
             model,
@@ -111,11 +120,15 @@ def _print(found: "LanguageCertification") -> None:
     terminal.print(
         f"Measured on these {measured['bytes']} bytes of {measured['documents']} documents: "
         f"{measured['bits_per_byte']:.4f} bits per byte, {measured['error']:.4f} of the bytes "
-        f"wrong at the first guess; {ngrams}. Confidence and code cost "
-        f"{measured['nats_paid_per_byte']:.3g} nats per byte of the text; losses differ from "
-        f"their forecasts by {measured['spread']:.3f} bits (root mean square). The same bound by "
-        f"Freedman: {measured['by_freedman']:.4f}, by Azuma: {measured['by_azuma']:.4f} bits."
+        f"wrong at the first guess; {ngrams}."
     )
+    if "by_azuma" in measured:
+        terminal.print(
+            f"Confidence and code cost {measured['nats_paid_per_byte']:.3g} nats per byte of the "
+            f"text; losses differ from their forecasts by {measured['spread']:.3f} bits (root mean "
+            f"square). The bound along the text by Freedman: {measured['by_freedman']:.4f}, by "
+            f"Azuma: {measured['by_azuma']:.4f} bits."
+        )
     terminal.print(
         f"Each of these {len(found.statements)} statements holds with probability "
         f"{1 - found.delta:g} on its own, this being attempt {found.attempt} on these documents."

@@ -59,6 +59,25 @@ def train(
         str | None,
         typer.Option(help="Parametrisation of A, free or stable; default free; e.g. stable."),
     ] = None,
+    bound_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1e6,
+            help="Penalty on the sharpened bound of a selective-ssm, in units of the loss for each "
+            "factor e of the bound's largest term; default 0; e.g. 0.03.",
+        ),
+    ] = None,
+    initial_sensitivity: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-30,
+            max=1e30,
+            help="Largest term of the sharpened bound at the start, in units of the logit for "
+            "sequences of --seq-len: W_B and W_C of a selective-ssm are scaled; by default they "
+            "are not; e.g. 10000.",
+        ),
+    ] = None,
     data: DataPath = None,
     tokenizer: TokenizerFile = None,
     setting: Annotated[
@@ -120,13 +139,19 @@ def train(
     given = {"data": data, "tokenizer": tokenizer}
     paths = {name: path.resolve() for name, path in given.items() if path is not None}
     run = selective_ssm_run(task, chosen, seq_len=length, seed=seed, epochs=epochs, paths=paths)
-    own = {"spectral_abscissa": abscissa, "parametrisation": parametrisation}
+    own = {
+        "spectral_abscissa": abscissa,
+        "parametrisation": parametrisation,
+        "initial_sensitivity": initial_sensitivity,
+        "initial_length": None if initial_sensitivity is None else length,
+    }
     run = _with_settings(
         run,
         model,
         [
             *(f"model.{name}={value}" for name, value in own.items() if value is not None),
             *([f"recipe.precision={precision}"] if precision is not None else []),
+            *([f"recipe.bound_penalty={bound_penalty}"] if bound_penalty is not None else []),
             *(setting or []),
         ],
     )

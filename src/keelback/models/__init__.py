@@ -11,6 +11,12 @@ from keelback.models._registry import (
 from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
 from keelback.models.attention import SoftmaxAttention, SoftmaxAttentionConfig
 from keelback.models.constants import class_constants
+from keelback.models.deeper import (
+    SelectiveStack,
+    SelectiveStackConfig,
+    SingleMambaBlock,
+    SingleMambaBlockConfig,
+)
 from keelback.models.linear_attention import LinearAttention, LinearAttentionConfig
 from keelback.models.lti import DiagonalLTI, DiagonalLTIConfig
 from keelback.models.mamba_stack import (
@@ -22,6 +28,12 @@ from keelback.models.mamba_stack import (
     MambaLanguageModelConfig,
 )
 from keelback.models.matching import BASELINES, matched_baseline, parameter_count
+from keelback.models.other_states import (
+    ComplexSSM,
+    ComplexSSMConfig,
+    DenseSSM,
+    DenseSSMConfig,
+)
 from keelback.models.rnn import VanillaRNN, VanillaRNNConfig
 from keelback.models.selective_ssm import (
     LastPositionHead,
@@ -34,6 +46,7 @@ from keelback.models.sequence_classifier import (
     SequenceClassifierConfig,
     SequenceMixer,
 )
+from keelback.models.sharpened import log_gate_sensitivity, scale_to_sensitivity
 from keelback.models.weights import WEIGHTS_FILE, load_model, save_model, save_weights
 
 __all__ = [
@@ -41,6 +54,10 @@ __all__ = [
     "MODELS",
     "WEIGHTS_FILE",
     "Classifier",
+    "ComplexSSM",
+    "ComplexSSMConfig",
+    "DenseSSM",
+    "DenseSSMConfig",
     "DiagonalLTI",
     "DiagonalLTIConfig",
     "FreeStateMatrix",
@@ -57,9 +74,13 @@ __all__ = [
     "SelectiveClassifier",
     "SelectiveSSM",
     "SelectiveSSMConfig",
+    "SelectiveStack",
+    "SelectiveStackConfig",
     "SequenceClassifier",
     "SequenceClassifierConfig",
     "SequenceMixer",
+    "SingleMambaBlock",
+    "SingleMambaBlockConfig",
     "SoftmaxAttention",
     "SoftmaxAttentionConfig",
     "StableStateMatrix",
@@ -67,6 +88,7 @@ __all__ = [
     "VanillaRNNConfig",
     "class_constants",
     "load_model",
+    "log_gate_sensitivity",
     "matched_baseline",
     "model_config",
     "parameter_count",
@@ -74,4 +96,5 @@ __all__ = [
     "require_room",
     "save_model",
     "save_weights",
+    "scale_to_sensitivity",
 ]

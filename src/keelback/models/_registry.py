@@ -12,9 +12,11 @@ from keelback.errors import InputError, describe, nearest
 from keelback.memory import require_memory
 from keelback.models._built import check_models_of
 from keelback.models.attention import SoftmaxAttentionConfig
+from keelback.models.deeper import SelectiveStackConfig, SingleMambaBlockConfig
 from keelback.models.linear_attention import LinearAttentionConfig
 from keelback.models.lti import DiagonalLTIConfig
 from keelback.models.mamba_stack import MambaClassifierConfig, MambaLanguageModelConfig
+from keelback.models.other_states import ComplexSSMConfig, DenseSSMConfig
 from keelback.models.rnn import VanillaRNNConfig
 from keelback.models.selective_ssm import SelectiveSSMConfig
 from keelback.models.sequence_classifier import SequenceClassifierConfig
@@ -99,6 +101,10 @@ for _config in (
     VanillaRNNConfig,
     MambaClassifierConfig,
     MambaLanguageModelConfig,
+    ComplexSSMConfig,
+    DenseSSMConfig,
+    SelectiveStackConfig,
+    SingleMambaBlockConfig,
 ):
     register_model(_config)
 

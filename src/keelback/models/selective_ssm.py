@@ -1,12 +1,12 @@
 """The selective SSM of arXiv 2502.01473, alone and as a classifier of token sequences."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor, nn
 
 from keelback.models._embedding import look_up
@@ -195,6 +195,9 @@ class LastPositionHead(nn.Module):
 class SelectiveSSMConfig(BaseModel):
     """Everything that decides what a `SelectiveClassifier` is at the start of training.
 
+    With `initial_sensitivity` W_B and W_C are scaled at the start, so that the sharpened bound's
+    factor for the gate (`log_gate_sensitivity`) is that number for sequences of `initial_length`.
+
     Examples:
         >>> model = SelectiveSSMConfig(vocab_size=2, d_model=8).build()
         >>> model(torch.tensor([[0, 1, 1, 0]])).shape  # one logit for two classes
@@ -211,6 +214,16 @@ class SelectiveSSMConfig(BaseModel):
     spectral_abscissa: float = Field(default=0.0, ge=-LARGEST, le=LARGEST)
     parametrisation: Literal["free", "stable"] = "free"
     margin: float = Field(default=DEFAULT_MARGIN, ge=0, allow_inf_nan=False)
+    initial_sensitivity: float | None = Field(default=None, gt=0, le=LARGEST)
+    initial_length: int = Field(default=100, gt=0, le=10**6)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: Any) -> dict[str, Any]:
+        """Fields of later versions are left out at their default: runs keep their names."""
+        fields: dict[str, Any] = handler(self)
+        if self.initial_sensitivity is None:
+            del fields["initial_sensitivity"], fields["initial_length"]
+        return fields
 
     @model_validator(mode="after")
     def _stable_start(self) -> "SelectiveSSMConfig":
@@ -220,7 +233,12 @@ class SelectiveSSMConfig(BaseModel):
 
     def build(self, generator: torch.Generator | None = None) -> "SelectiveClassifier":
         """A freshly initialised model."""
-        return SelectiveClassifier(self, generator)
+        model = SelectiveClassifier(self, generator)
+        if self.initial_sensitivity is not None:
+            from keelback.models.sharpened import scale_to_sensitivity
+
+            scale_to_sensitivity(model, self.initial_length, self.initial_sensitivity)
+        return model
 
 
 class SelectiveClassifier(nn.Module):

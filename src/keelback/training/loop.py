@@ -4,9 +4,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from keelback.data import Split
+from keelback.errors import InputError
+from keelback.models import SelectiveClassifier, log_gate_sensitivity
 from keelback.training._examples import epoch_order
 from keelback.training._optimiser import clip_by_norm
 from keelback.training._state import Tally, TrainingResult, TrainingState
@@ -93,6 +96,11 @@ class _Training:
         seeds: Sequence[int],
         place: Place,
     ) -> None:
+        if recipe.bound_penalty and not isinstance(models[0], SelectiveClassifier):
+            raise InputError(
+                "bound_penalty is for the model selective-ssm, whose bound it is, not "
+                f"{type(models[0]).__name__}"
+            )
         self._splits, self._recipe, self._seeds, self._place = splits, recipe, seeds, place
         self._state = TrainingState(models, splits, recipe, place.device)
 
@@ -153,6 +161,8 @@ class _Training:
             own = state.replicas.logits(state.examples.take_tokens(place.share(index)))
         logits = place.gather(own.to(state.replicas.flat.dtype), index.shape[1])
         losses = replica_losses(logits, labels, recipe)
+        if recipe.bound_penalty:
+            losses = losses + self._penalty()
         gradient = place.sum(state.replicas.gradient(losses))
         gradient, norms = clip_by_norm(
             gradient, recipe.clip_norm, getattr(torch, recipe.norm_precision)
@@ -160,6 +170,15 @@ class _Training:
         hits = correct(logits.detach(), labels).sum(1)
         state.tally.add(losses.detach(), hits, norms, gradient, index.shape[1])
         state.optimiser.step(gradient, state.plateau.learning_rate, state.tally.alive)
+
+    def _penalty(self) -> Float[Tensor, " replicas"]:
+        """The penalty of each replica; of several processes one alone gives its gradient."""
+        replicas = self._state.replicas
+        assert isinstance(replicas.model, SelectiveClassifier)
+        seq_len = self._splits[0].seq_len
+        found = log_gate_sensitivity(replicas.model, replicas.parameters, seq_len)
+        found = self._recipe.bound_penalty * found
+        return found if self._place.is_main else found.detach()
 
     def _close_epoch(self, order: torch.Tensor) -> None:
         state, recipe, tally = self._state, self._recipe, self._state.tally

@@ -18,7 +18,9 @@ class Recipe(BaseModel):
     norm of a gradient overflows once an entry exceeds about 1e19, and clipping leaves nothing of
     the gradient; with `norm_precision` float64 it does not. With `precision` bfloat16 the logits
     are computed under autocast, from parameters that stay float32; float16 is not offered, since
-    its range is too small for recurrences close to instability.
+    its range is too small for recurrences close to instability. `bound_penalty` times
+    `log_gate_sensitivity` of the weights, the sharpened bound's largest factor, is added to the
+    loss of a selective SSM.
 
     Examples:
         >>> Recipe(epochs=5).learning_rate
@@ -42,12 +44,16 @@ class Recipe(BaseModel):
     early_stop: int | None = Field(default=None, ge=1)
     norm_precision: Literal["float32", "float64"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"
+    bound_penalty: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: Any) -> dict[str, Any]:
         """A field that a later version added is left out at its default: runs keep their names."""
         fields: dict[str, Any] = handler(self)
-        later = {"early_stop": None, "norm_precision": "float32", "precision": "float32"}
+        later = {
+            "early_stop": None, "norm_precision": "float32", "precision": "float32",
+            "bound_penalty": 0.0,
+        }  # fmt: skip
         return {name: x for name, x in fields.items() if name not in later or x != later[name]}
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:

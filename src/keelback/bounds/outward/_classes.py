@@ -11,9 +11,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from keelback.bounds import _companions, _published, _risk, _sharpened
+from keelback.bounds import _companions, _published, _risk
 from keelback.bounds._chaining import CoveredClass, best_chain
 from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covered import AnyConstants, covered_class
 from keelback.bounds._covering import (
     BlockCover,
     best_cover,
@@ -34,6 +35,7 @@ from keelback.bounds._numbers import (
     upper_end,
 )
 from keelback.bounds._risk import loss_complexity_factor, loss_radii
+from keelback.bounds._sharpened import step_sums as step_sums_of
 from keelback.bounds._steps import StepSums
 from keelback.bounds.outward._doubles import exact
 from keelback.bounds.outward._inversions import kl_inverse
@@ -45,8 +47,7 @@ def step_sums(constants: ClassConstants) -> StepSums:
     """The logarithms of S1 and of S2 / S1, S3 / S1 and (S2 + max(s_A, 0) S3) / S1, rounded up."""
 
     def sums() -> StepSums:
-        c = constants.balls()
-        return StepSums.of(c.s_A, c.log_largest_step, c.T)
+        return step_sums_of(constants.balls())
 
     def end(name: str) -> float:
         return upper_end(enclosed(lambda: getattr(sums(), name)))
@@ -54,9 +55,10 @@ def step_sums(constants: ClassConstants) -> StepSums:
     return StepSums(*map(end, ("log_output", "log_decaying", "log_absolute", "log_relative")))
 
 
-def log_output_bound(constants: ClassConstants) -> float:
-    """`keelback.bounds.log_output_bound`, rounded up."""
-    return upper_end(enclosed(lambda: _sharpened.log_output_bound(constants.balls())))
+def log_output_bound(constants: AnyConstants) -> float:
+    """`keelback.bounds.log_output_bound`, rounded up; of stacks and Mamba blocks too."""
+    _, in_balls = covered_class(constants)
+    return upper_end(enclosed(lambda: in_balls().log_bound))
 
 
 def published_log_rademacher(constants: ClassConstants) -> float:
@@ -69,13 +71,9 @@ def lower_log_rademacher(constants: ClassConstants) -> float:
     return lower_end(enclosed(lambda: lower_of(constants.balls())))
 
 
-def sharpened_log_rademacher(constants: ClassConstants, *, vocab_size: int = 0) -> float:
-    """`keelback.bounds.sharpened_log_rademacher`, rounded up."""
-    return log_rademacher(
-        _sharpened.selective_class(constants, vocab_size=vocab_size),
-        lambda: _sharpened.selective_class(constants.balls(), vocab_size=vocab_size),
-        constants.m,
-    )
+def sharpened_log_rademacher(constants: AnyConstants, *, vocab_size: int = 0) -> float:
+    """`keelback.bounds.sharpened_log_rademacher`, rounded up; of stacks and Mamba blocks too."""
+    return log_rademacher(*covered_class(constants, vocab_size=vocab_size), constants.m)
 
 
 def linear_attention_log_rademacher(constants: ClassConstants) -> float:
@@ -199,7 +197,7 @@ def covering_cover(
 
 
 def log_covering_gap(
-    constants: ClassConstants,
+    constants: AnyConstants,
     *,
     margin: float,
     delta: float | Fraction,
@@ -207,7 +205,7 @@ def log_covering_gap(
     vocab_size: int = 0,
 ) -> float:
     """`keelback.bounds.log_covering_gap`, rounded up."""
-    approximate, in_balls = selective(constants, classes, vocab_size)
+    approximate, in_balls = covered_class(constants, classes=classes, vocab_size=vocab_size)
     counts, radii = _risk.loss_cover(approximate, margin, classes)
     deviations = np.sqrt((counts - math.log(float(delta))) / (2 * constants.m))
     radius = float(radii[int(np.argmin(2 * radii + deviations))])
@@ -252,14 +250,3 @@ def covering_risk(
         mean = min(1.0, upper_end(ball(empirical_risk) + ball(cover.radius)))
         bound = upper_end(ball(cover.radius) + ball(kl_inverse(mean, budget)))
     return min(1.0, bound), cover
-
-
-def selective(
-    constants: ClassConstants, classes: int, vocab_size: int
-) -> tuple[CoveredClass, Callable[[], CoveredClass]]:
-    """The class of the logits of selective SSMs, in doubles and as a function that gives balls."""
-    rows = 1 if classes == 2 else classes
-    return (
-        _sharpened.selective_class(constants, vocab_size=vocab_size, classes=rows),
-        lambda: _sharpened.selective_class(constants.balls(), vocab_size=vocab_size, classes=rows),
-    )

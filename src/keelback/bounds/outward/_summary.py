@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from keelback.bounds._constants import ClassConstants
+from keelback.bounds._covered import AnyConstants, covered_class
 from keelback.bounds._numbers import Real, ball, enclosed, log, logaddexp, sqrt, upper_end
 from keelback.bounds._risk import confidence_term
 from keelback.bounds._summary import BoundSummary
@@ -16,7 +17,6 @@ from keelback.bounds.outward._classes import (
     lti_log_rademacher,
     published_log_rademacher,
     rnn_log_rademacher,
-    selective,
     sharpened_log_rademacher,
     softmax_attention_log_rademacher,
 )
@@ -24,7 +24,7 @@ from keelback.bounds.outward._doubles import exact
 
 
 def log_class_risks(
-    sample_risk: float, constants: ClassConstants, summary: BoundSummary, *, vocab_size: int = 0
+    sample_risk: float, constants: AnyConstants, summary: BoundSummary, *, vocab_size: int = 0
 ) -> dict[str, float]:
     """Logarithms of upper bounds on the true risk by route, rounded up.
 
@@ -43,9 +43,10 @@ def log_class_risks(
 
     found = {
         route: upper_end(enclosed(lambda route=route: risk(route)))  # type: ignore[misc]
-        for route in ("published", "sharpened")
+        for route in summary.log_risk
+        if route != "covering"
     }
-    approximate, in_balls = selective(constants, summary.classes, vocab_size)
+    approximate, in_balls = covered_class(constants, classes=summary.classes, vocab_size=vocab_size)
     covering, _ = covering_risk(
         sample_risk, approximate, in_balls, constants.m,
         margin=summary.margin, delta=summary.delta, classes=summary.classes,
@@ -55,7 +56,7 @@ def log_class_risks(
 
 
 def summarise(
-    constants: ClassConstants,
+    constants: AnyConstants,
     *,
     margin: float = 1.0,
     delta: float | Fraction = 0.05,
@@ -72,20 +73,23 @@ def summarise(
     def confidence() -> Real:
         return 3 * sqrt(log(2 / exact(delta)) / (2 * ball(constants.m)))
 
-    rademacher = {
-        "published": published_log_rademacher(constants),
-        "sharpened": sharpened_log_rademacher(constants, vocab_size=vocab_size),
-        "lower": lower_log_rademacher(constants),
-        "linear_attention": linear_attention_log_rademacher(constants),
-        "softmax_attention": softmax_attention_log_rademacher(constants),
-        "rnn": rnn_log_rademacher(constants),
-        "lti": lti_log_rademacher(constants),
-    }
-    risk = {
+    plain = constants if type(constants) is ClassConstants else None
+    rademacher = {} if plain is None else {"published": published_log_rademacher(plain)}
+    rademacher["sharpened"] = sharpened_log_rademacher(constants, vocab_size=vocab_size)
+    if plain is not None:
+        rademacher |= {
+            "lower": lower_log_rademacher(plain),
+            "linear_attention": linear_attention_log_rademacher(plain),
+            "softmax_attention": softmax_attention_log_rademacher(plain),
+            "rnn": rnn_log_rademacher(plain),
+            "lti": lti_log_rademacher(plain),
+        }
+    risk: dict[str, float] = {
         name: log_risk_gap(
             rademacher[name], constants.m, margin=margin, delta=delta, classes=classes
         )
         for name in ("published", "sharpened")
+        if name in rademacher
     }
     risk["covering"] = log_covering_gap(
         constants, margin=margin, delta=delta, classes=classes, vocab_size=vocab_size
