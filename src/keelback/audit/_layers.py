@@ -26,6 +26,7 @@ from keelback.audit._replay import (
     replayed,
     unread,
 )
+from keelback.audit._surroundings import why_more_than_its_scan
 from keelback.audit.adapters import Adapter, LayerCall, Seen, known_adapters
 from keelback.errors import InputError
 from keelback.registry import is_from_outside
@@ -223,13 +224,15 @@ def _watching_one(
     first = directions[0]
     reader, watched = first.reader, first.module
     seen: dict[str, Seen] = {}
+    times: Counter[str] = Counter()
     goes_on: list[bool] = []
     again: list[LayerCall] = []
-    is_again = False
+    is_again = is_tried = False
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.clear()
-        if is_again:
+        times.clear()
+        if is_again or is_tried:
             return
         bound = given(module, args, kwargs)
         told = reader.goes_on(module, bound)
@@ -238,8 +241,8 @@ def _watching_one(
     def finish(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        nonlocal is_again
-        if not is_again and goes_on and goes_on.pop():
+        nonlocal is_again, is_tried
+        if is_tried or (not is_again and goes_on and goes_on.pop()):
             return
         bound = given(module, args, kwargs)
         hidden_states = whole(next(iter(bound.values())))
@@ -253,6 +256,15 @@ def _watching_one(
             again.append(call)
             return
         with torch.no_grad(), first.present():
+            if prove is not None:
+                is_tried = True
+                try:
+                    more = why_more_than_its_scan(reader, module, call, bound, Counter(times))
+                finally:
+                    is_tried = False
+                if more is not None:
+                    prove(directions, unread(more))
+                    return
             if prove is None or not computes_in_half(call):
                 _pass_on(directions, call, receive, prove)
                 return
@@ -279,7 +291,7 @@ def _watching_one(
 
     names = {*reader.watched, *([reader.projection] if reader.projection else [])}
     handles: list[Any] = [
-        getattr(watched, name).register_forward_hook(_remembering(name, seen))
+        getattr(watched, name).register_forward_hook(_remembering(name, seen, times))
         for name in names
         if isinstance(getattr(watched, name, None), nn.Module)
     ]
@@ -365,8 +377,12 @@ def _with_all_seen(reader: Adapter, module: nn.Module, call: LayerCall) -> Layer
     return replace(call, seen=seen)
 
 
-def _remembering(name: str, seen: dict[str, Seen]) -> Callable[..., None]:
+def _remembering(
+    name: str, seen: dict[str, Seen], times: Counter[str] | None = None
+) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if times is not None:
+            times[name] += 1
         if args and isinstance(output, Tensor):
             seen[name] = Seen(whole(args[0]), whole(output))
 
