@@ -99,6 +99,8 @@ def test_a_classifier_is_loaded_as_one(saved: Callable[[str], Path]) -> None:
         ("mamba", {"activation": "gelu"}, "activation"),
         ("qwen3-next", {"chunk_size": 4, "g": 1}, "chunk_size, g"),
         ("nemotron-h", {"sliding_window": 64}, "sliding_window"),
+        ("xlstm", {"add_out_norm": False}, "add_out_norm"),
+        ("recurrent-gemma", {"_block_types": ["attention"]}, "_block_types"),
     ],
 )
 def test_settings_that_nothing_uses(
