@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from checkpoint_folders import TOKENS
 from torch import Tensor, nn
 
-from keelback.audit import TrainingMonitor, audit, repair
+from keelback.audit import TrainingMonitor, audit, find_layers, not_audited, repair
 from keelback.errors import InputError
 
 transformers = pytest.importorskip("transformers")
@@ -128,3 +128,35 @@ def test_a_model_of_nothing_else(tiny_model: Callable[[str], Any]) -> None:
     for step in range(3):
         assert monitor.after_step(step, TOKENS.view(4, -1)) == []
     assert len(monitor.failures) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        ("log_A_real", True),  # S4D
+        ("Lambda_re", True),  # S5
+        ("nu_log", True),  # the LRU
+        ("time_decay", True),  # RWKV
+        ("recurrent_param", True),
+        ("A", True),
+        ("lambda1", False),  # a scale of each channel, as in image encoders
+        ("weight", False),
+        ("lora_A", False),
+        ("scale", False),
+    ],
+)
+def test_rates_under_other_names_are_not_passed_over(
+    tiny_model: Callable[[str], Any], parameter: str, named: bool
+) -> None:
+    """Of a class whose name says nothing, beside layers that are read."""
+    model = copy.deepcopy(tiny_model("mamba"))
+    model.extra = Odd(parameter)
+    assert not_audited(model, find_layers(model)) == ({"Odd": 1} if named else {})
+
+
+class Odd(nn.Module):
+    """Has one parameter."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(torch.zeros(4)))

@@ -151,14 +151,19 @@ _POINTWISE = ("norm", "cache", "mlp", "feedforward")
 """Of parts whose class bears the name of a model that mixes."""
 
 
-_RATES = re.compile(r"^A(_\w+)?_?logs?$")
+_RATES = re.compile(
+    r"(?<!lora)(?:^|_)(?:A|A_?logs?|[Ll]ambdas?|nu|decays?|forget|recurrent|log_dt|inv_dt|dt_bias"
+    r"|time_step)(?:_|$)"
+)
+"""Names of parameters by which layers of many kinds forget, whatever their class is called."""
 
 
 def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
     known = any(word in name for word in _MIXING) or _MIXING_SHORT.match(name) is not None
     known = known and not any(word in name for word in _POINTWISE)
-    has_rates = any(_RATES.match(own) for own, _ in module.named_parameters(recurse=False))
+    own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    has_rates = any(_RATES.search(name) for name, _ in own)
     return (known or has_rates) and any(True for _ in module.parameters())
 
 
