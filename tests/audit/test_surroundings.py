@@ -130,6 +130,19 @@ def test_a_model_of_nothing_else(tiny_model: Callable[[str], Any]) -> None:
     assert len(monitor.failures) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["minimax", "recurrent-gemma", "falcon-h1", "kimi-linear"])
+def test_sound_layers_in_half_precision_are_watched(
+    tiny_model: Callable[[str], Any], family: str, dtype: torch.dtype
+) -> None:
+    """MiniMax keeps its decays in buffers, which are rounded one by one."""
+    model = copy.deepcopy(tiny_model(family)).to(dtype)
+    monitor = TrainingMonitor(model, every=1)
+    monitor.after_step(0, TOKENS.view(4, -1))
+    assert monitor.failures == []
+    assert {r.layer for r in monitor.readings} == {layer.name for layer in find_layers(model)}
+
+
 @pytest.mark.parametrize(
     ("parameter", "named"),
     [

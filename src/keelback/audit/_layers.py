@@ -21,6 +21,7 @@ from keelback.audit._replay import (
     Replay,
     call_in_float32,
     computes_in_half,
+    holds_buffers_in_half,
     in_float32,
     left_over,
     replayed,
@@ -274,6 +275,7 @@ def _watching_one(
                 _pass_on(directions, call, receive, prove)
                 return
             _pass_on(directions, call, receive, _for_failures(prove))
+            rounded = holds_buffers_in_half(module)
             with in_float32(module):
                 is_again = True
                 try:
@@ -281,7 +283,7 @@ def _watching_one(
                 finally:
                     is_again = False
                     seen.clear()
-                _prove(directions, again.pop() if again else call, prove)
+                _prove(directions, again.pop() if again else call, prove, rounded)
 
     def unless_it_fails(hook: Callable[..., None]) -> Callable[..., None]:
         def tried(*arguments: Any) -> None:
@@ -314,6 +316,7 @@ def _pass_on(
     call: LayerCall,
     receive: Receive,
     prove: Prove | None,
+    holds_rounded: bool = False,
 ) -> None:
     """Give what a call was to `receive`, and how its replay compares to `prove`."""
     first = directions[0]
@@ -338,7 +341,7 @@ def _pass_on(
         receive(layer, call.hidden_states, recurrence)
     if prove is not None:
         try:
-            replay = replayed(reader, module, call, recurrences)
+            replay = replayed(reader, module, call, recurrences, holds_rounded)
         except Exception as error:
             if is_from_outside(type(reader)):
                 raise
@@ -350,9 +353,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _prove(directions: Sequence[Layer], call: LayerCall, prove: Prove) -> None:
+def _prove(directions: Sequence[Layer], call: LayerCall, prove: Prove, holds_rounded: bool) -> None:
     """Compare the replay of a call of which nothing else is wanted."""
-    _pass_on(directions, call, lambda layer, hidden_states, recurrence: None, prove)
+    _pass_on(directions, call, lambda layer, hidden, recurrence: None, prove, holds_rounded)
 
 
 def _for_failures(prove: Prove) -> Prove:
