@@ -103,6 +103,8 @@ def check_weights(model: nn.Module) -> None:
         if not own.is_floating_point():
             continue
         parameter = parameters.value(name)
+        if parameter.is_meta:
+            raise InputError(f"{name} has no values: it is on the meta device")
         if parameter.element_size() == 1:
             parameter = parameter.float()
         if bool(torch.isfinite(parameter.sum())):
