@@ -160,6 +160,41 @@ def leaving_a_split_pass(rank: int, world: int, port: int) -> None:
     TrainingMonitor(model, every=1).after_step(0, tokens + (99 if rank == 1 else 0))
 
 
+class Stage(nn.Module):
+    """A part of a pipeline: layers of its own, on what the stage before it gives."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        layer = SelectiveSSM(d_model=16, d_state=4, spectral_abscissa=0.2)
+        self.layers = nn.ModuleDict({str(rank): layer})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers.values():
+            x = layer(x)
+        return x
+
+
+def in_a_pipeline(rank: int) -> dict[Any, Any]:
+    """Each process has other layers, and only those of the first see long sequences."""
+    found: dict[Any, Any] = {}
+    for action in ACTIONS:
+        torch.manual_seed(rank)
+        model = Stage(rank)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+        monitor = TrainingMonitor(model, every=1, action=action)
+        x = torch.randn(2, 600 if rank == 0 else 20, 16)
+        alarms = monitor.after_step(0, lambda own=model, x=x: own(x), optimizer)
+        found[action] = {
+            "alarms": [(a.layer, a.steps_left) for a in alarms],
+            "layers": sorted(r.layer for r in monitor.readings),
+            "rate": optimizer.param_groups[0]["lr"],
+            "stop": monitor.should_stop,
+            "failures": monitor.failures,
+            "abscissa": float(model.layers[str(rank)].A.detach().max()),
+        }
+    return found
+
+
 def free_port() -> int:
     """One that nobody listens on."""
     with socket.socket() as free:
@@ -198,6 +233,7 @@ def _on_one(rank: int, world: int, port: int, kinds: tuple[str, ...], results: A
     }
     found["failing"] = failing(rank)
     found["failing while split"] = failing_while_split(rank)
+    found["pipeline"] = in_a_pipeline(rank)
     found["alone"] = alone(rank)
     results[rank] = found
     dist.destroy_process_group()

@@ -99,6 +99,8 @@ def test_a_classifier_is_loaded_as_one(saved: Callable[[str], Path]) -> None:
         ("mamba", {"activation": "gelu"}, "activation"),
         ("qwen3-next", {"chunk_size": 4, "g": 1}, "chunk_size, g"),
         ("nemotron-h", {"sliding_window": 64}, "sliding_window"),
+        ("xlstm", {"add_out_norm": False}, "add_out_norm"),
+        ("recurrent-gemma", {"_block_types": ["attention"]}, "_block_types"),
     ],
 )
 def test_settings_that_nothing_uses(
@@ -375,6 +377,9 @@ def test_mamba_ssm_settings_that_are_used(
         ("mamba2", {"ssm_cfg": {**M2, "headdim": 16}}, r"ssm_cfg\.headdim is 16, and.*8"),
         ("mamba2", {"ssm_cfg": {**M2, "layer": "Mamba3"}}, "'Mamba3'"),
         ("mamba2", {"ssm_cfg": {**M2, "dt_rank": 2}}, r"no setting ssm_cfg\.dt_rank"),
+        ("mamba2", {"ssm_cfg": {"layer": "Mamba2"}}, "states neither ngroups nor d_state"),
+        ("mamba2", {"ssm_cfg": M2, "vocab_size": 50277}, "vocab_size is 50277, .* of 61 tokens"),
+        ("mamba2", {"ssm_cfg": M2, "vocab_size": 60}, "vocab_size is 60, filled up to a mul"),
         ("mamba", {"ssm_cfg": {"d_state": 16}}, r"ssm_cfg\.d_state is 16, and.*4"),
         ("mamba", {"ssm_cfg": {"bidirectional": True}}, r"no setting ssm_cfg\.bidirectional"),
         ("mamba", {"ssm_cfg": {}, "reverse": 1}, "nothing knows the setting reverse"),

@@ -44,5 +44,18 @@ def test_what_a_configuration_takes_of_its_own_arguments() -> None:
     assert settings_read(line, "self") == {"height"}
 
 
+def test_what_is_only_written_down_for_others_is_not_read() -> None:
+    source = """
+class Config:
+    def __post_init__(self):
+        self.width = self.depth
+
+    def to_block_config(self):
+        return Block(self.out_norm)
+"""
+    assert settings_read(source, "self") == {"width", "depth", "out_norm"}
+    assert settings_read(source, "self", exports=False) == {"width", "depth"}
+
+
 def test_code_that_cannot_be_parsed() -> None:
     assert settings_read("def (") == frozenset()

@@ -66,6 +66,24 @@ def test_a_process_that_does_not_ask_is_not_waited_for_in_vain(
     assert all(own == {"failures": [], "steps": []} for own in others)
 
 
+@pytest.mark.parametrize("action", monitored_processes.ACTIONS)
+def test_each_process_may_have_layers_of_its_own(
+    processes: list[dict[Any, Any]], action: str
+) -> None:
+    """All see the alarm of the first process's layer, and only that one edits it."""
+    first, *others = (own["pipeline"][action] for own in processes)
+    assert first["layers"] == [f"layers.{rank}" for rank in range(len(processes))]
+    assert [layer for layer, _ in first["alarms"]] == ["layers.0"]
+    shared = ("alarms", "layers", "rate", "stop", "failures")
+    for other in others:
+        assert {k: other[k] for k in shared} == {k: first[k] for k in shared}
+        assert other["abscissa"] == pytest.approx(0.2)
+    assert first["failures"] == []
+    assert first["stop"] == (action == "stop")
+    assert (first["rate"] < 1e-6) == (action == "lower-rate")
+    assert (first["abscissa"] < 0.19) == (action in ("clip", "rescale"))
+
+
 def test_what_cannot_be_read_of_a_split_model_is_read_to_its_end(
     processes: list[dict[Any, Any]],
 ) -> None:

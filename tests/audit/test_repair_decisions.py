@@ -1,6 +1,7 @@
 """A repair is kept where it is worth it, and leaves alone what must not be touched."""
 
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from keelback.audit import Change, HeldOutLoss, Repair, repair
+from keelback.audit import (
+    Change,
+    HeldOutLoss,
+    Repair,
+    audit,
+    bundled_text,
+    load_any_model,
+    load_tokenizer,
+    repair,
+)
 from keelback.audit.repairs._gain import change_of_loss
 from keelback.cli import main
 from keelback.errors import InputError
@@ -196,3 +206,30 @@ def test_the_command_writes_a_sound_model_only_if_forced(
     assert run(*sound, "--out", tmp_path / "out", "--force") == 0
     assert "It was edited all the same." in capsys.readouterr().out
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_advice_can_be_followed_as_it_stands(tmp_path: Path) -> None:
+    """But for the name of the model, and what the user gave to the audit as well."""
+    model, tokens = load_any_model(CHECKPOINT).model, load_tokenizer("bytes").encode(bundled_text())
+    result = audit(model, tokens[:1024], train_length=64, length=512, precision=False)
+    (advice,) = {f.advice for f in result.findings if f.advice.startswith("keelback repair")}
+    assert advice in result.verdict
+    command = shlex.split(advice.replace("MODEL", str(CHECKPOINT)))[1:]
+    command += ["--tokenizer", "bytes", "--search", "shared", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("harm", "forced"), [(0.0, True), (0.5, False)])
+def test_advice_to_clip_says_what_it_takes(harm: float, forced: bool) -> None:
+    """A model whose states do not decay: where it holds all the same, nothing is gained."""
+    model = Hoarding(harm)
+    result = audit(model, TEXT, train_length=TRAINED, length=TARGET, precision=False)
+    (unstable,) = [f for f in result.findings if f.statement.startswith("Unstable")]
+    lengths = f"--train-length {TRAINED} --target-length {TARGET}"
+    clip = f"keelback repair MODEL {lengths} --method clip"
+    assert unstable.advice == f"clip the abscissa ({clip}{' --force' if forced else ''})"
+    kept = mended(model, method="clip", force=forced)
+    assert kept.method == "clip"

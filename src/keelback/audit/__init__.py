@@ -23,6 +23,7 @@ from keelback.audit._run import audit
 from keelback.audit._tokens import bundled_text, load_tokenizer, read_text, read_tokens
 from keelback.audit.checkpoints import (
     LoadedModel,
+    Undone,
     load_any_model,
     require_free,
     save_repaired,
@@ -60,6 +61,7 @@ __all__ = [
     "Recurrence",
     "Repair",
     "TrainingMonitor",
+    "Undone",
     "audit",
     "bundled_text",
     "default_length",

@@ -21,11 +21,13 @@ from keelback.audit._replay import (
     Replay,
     call_in_float32,
     computes_in_half,
+    holds_buffers_in_half,
     in_float32,
     left_over,
     replayed,
     unread,
 )
+from keelback.audit._surroundings import why_more_than_its_scan
 from keelback.audit.adapters import Adapter, LayerCall, Seen, known_adapters
 from keelback.errors import InputError
 from keelback.registry import is_from_outside
@@ -150,14 +152,19 @@ _POINTWISE = ("norm", "cache", "mlp", "feedforward")
 """Of parts whose class bears the name of a model that mixes."""
 
 
-_RATES = re.compile(r"^A(_\w+)?_?logs?$")
+_RATES = re.compile(
+    r"(?<!lora)(?:^|_)(?:A|A_?logs?|[Ll]ambdas?|nu|decays?|forget|recurrent|log_dt|inv_dt|dt_bias"
+    r"|time_step)(?:_|$)"
+)
+"""Names of parameters by which layers of many kinds forget, whatever their class is called."""
 
 
 def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
     known = any(word in name for word in _MIXING) or _MIXING_SHORT.match(name) is not None
     known = known and not any(word in name for word in _POINTWISE)
-    has_rates = any(_RATES.match(own) for own, _ in module.named_parameters(recurse=False))
+    own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    has_rates = any(_RATES.search(name) for name, _ in own)
     return (known or has_rates) and any(True for _ in module.parameters())
 
 
@@ -223,13 +230,15 @@ def _watching_one(
     first = directions[0]
     reader, watched = first.reader, first.module
     seen: dict[str, Seen] = {}
+    times: Counter[str] = Counter()
     goes_on: list[bool] = []
     again: list[LayerCall] = []
-    is_again = False
+    is_again = is_tried = False
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.clear()
-        if is_again:
+        times.clear()
+        if is_again or is_tried:
             return
         bound = given(module, args, kwargs)
         told = reader.goes_on(module, bound)
@@ -238,8 +247,8 @@ def _watching_one(
     def finish(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        nonlocal is_again
-        if not is_again and goes_on and goes_on.pop():
+        nonlocal is_again, is_tried
+        if is_tried or (not is_again and goes_on and goes_on.pop()):
             return
         bound = given(module, args, kwargs)
         hidden_states = whole(next(iter(bound.values())))
@@ -253,10 +262,20 @@ def _watching_one(
             again.append(call)
             return
         with torch.no_grad(), first.present():
+            if prove is not None:
+                is_tried = True
+                try:
+                    more = why_more_than_its_scan(reader, module, call, bound, Counter(times))
+                finally:
+                    is_tried = False
+                if more is not None:
+                    prove(directions, unread(more))
+                    return
             if prove is None or not computes_in_half(call):
                 _pass_on(directions, call, receive, prove)
                 return
             _pass_on(directions, call, receive, _for_failures(prove))
+            rounded = holds_buffers_in_half(module)
             with in_float32(module):
                 is_again = True
                 try:
@@ -264,7 +283,7 @@ def _watching_one(
                 finally:
                     is_again = False
                     seen.clear()
-                _prove(directions, again.pop() if again else call, prove)
+                _prove(directions, again.pop() if again else call, prove, rounded)
 
     def unless_it_fails(hook: Callable[..., None]) -> Callable[..., None]:
         def tried(*arguments: Any) -> None:
@@ -279,7 +298,7 @@ def _watching_one(
 
     names = {*reader.watched, *([reader.projection] if reader.projection else [])}
     handles: list[Any] = [
-        getattr(watched, name).register_forward_hook(_remembering(name, seen))
+        getattr(watched, name).register_forward_hook(_remembering(name, seen, times))
         for name in names
         if isinstance(getattr(watched, name, None), nn.Module)
     ]
@@ -297,6 +316,7 @@ def _pass_on(
     call: LayerCall,
     receive: Receive,
     prove: Prove | None,
+    holds_rounded: bool = False,
 ) -> None:
     """Give what a call was to `receive`, and how its replay compares to `prove`."""
     first = directions[0]
@@ -321,7 +341,7 @@ def _pass_on(
         receive(layer, call.hidden_states, recurrence)
     if prove is not None:
         try:
-            replay = replayed(reader, module, call, recurrences)
+            replay = replayed(reader, module, call, recurrences, holds_rounded)
         except Exception as error:
             if is_from_outside(type(reader)):
                 raise
@@ -333,9 +353,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _prove(directions: Sequence[Layer], call: LayerCall, prove: Prove) -> None:
+def _prove(directions: Sequence[Layer], call: LayerCall, prove: Prove, holds_rounded: bool) -> None:
     """Compare the replay of a call of which nothing else is wanted."""
-    _pass_on(directions, call, lambda layer, hidden_states, recurrence: None, prove)
+    _pass_on(directions, call, lambda layer, hidden, recurrence: None, prove, holds_rounded)
 
 
 def _for_failures(prove: Prove) -> Prove:
@@ -365,8 +385,12 @@ def _with_all_seen(reader: Adapter, module: nn.Module, call: LayerCall) -> Layer
     return replace(call, seen=seen)
 
 
-def _remembering(name: str, seen: dict[str, Seen]) -> Callable[..., None]:
+def _remembering(
+    name: str, seen: dict[str, Seen], times: Counter[str] | None = None
+) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if times is not None:
+            times[name] += 1
         if args and isinstance(output, Tensor):
             seen[name] = Seen(whole(args[0]), whole(output))
 

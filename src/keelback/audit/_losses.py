@@ -1,5 +1,6 @@
 """The loss of each token, with all the context there is and with no more than training had."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,11 @@ class LanguageModel:
 
         There is one where the output has a logit of each token at each position that does not
         depend on what comes after it.
+
+        Raises:
+            InputError: the model takes more than tokens.
         """
+        self._require_tokens_alone()
         probe = tokens[:1, :_PROBE_TOKENS]
         logits = self.logits(probe)
         if logits.ndim != 3 or logits.shape[:2] != probe.shape:
@@ -67,6 +72,20 @@ class LanguageModel:
             )
         self._head_scale = self._scale_of_head(probe, logits)
         return None
+
+    def _require_tokens_alone(self) -> None:
+        parameters = list(inspect.signature(self._model.forward).parameters.values())
+        needed = [
+            own.name
+            for own in parameters[1:]
+            if own.default is own.empty
+            and own.kind in (own.POSITIONAL_OR_KEYWORD, own.KEYWORD_ONLY)
+        ]
+        if needed and not isinstance(self._model, SelectiveClassifier):
+            raise InputError(
+                f"{type(self._model).__name__} takes {', '.join(needed)} besides tokens; audit it "
+                "from Python with all that it takes, by name: keelback.audit.audit(model, {...})"
+            )
 
     def _rounding(self, device: str) -> float:
         """What rounding may change of an output, as a share of it."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keelback.audit._parameters import Parameters
+from keelback.audit._parameters import Parameters, whole
 from keelback.errors import InputError
 
 ASSUMED_TRAIN_LENGTH = 2048
@@ -86,14 +86,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def check_weights(model: nn.Module) -> None:
     """Refuse a model with a weight that is infinite or not a number.
 
+    A buffer that is stored with the weights may hold infinity, as masks do, but not NaN.
+
     Raises:
         InputError: the message names the first such tensor and counts its bad entries.
     """
+    for name, buffer in _stored_buffers(model):
+        if bool(torch.isnan(buffer.float()).any()):
+            bad = int(torch.isnan(buffer.float()).sum())
+            raise InputError(
+                f"{bad} of {buffer.numel()} entries of {name} are NaN; the checkpoint is damaged "
+                "or its training diverged"
+            )
     parameters = Parameters(model)
     for name, own in model.named_parameters():
         if not own.is_floating_point():
             continue
         parameter = parameters.value(name)
+        if parameter.is_meta:
+            raise InputError(f"{name} has no values: it is on the meta device")
         if parameter.element_size() == 1:
             parameter = parameter.float()
         if bool(torch.isfinite(parameter.sum())):
@@ -105,6 +116,15 @@ def check_weights(model: nn.Module) -> None:
                 f"{bad} of {parameter.numel()} entries of {name} are NaN or infinite; "
                 "the checkpoint is damaged or its training diverged"
             )
+
+
+def _stored_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Buffers of floats that a checkpoint holds, by name, where they are in memory."""
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            stored = name not in module._non_persistent_buffers_set
+            if stored and buffer.is_floating_point() and not buffer.is_meta:
+                yield f"{path}.{name}" if path else name, whole(buffer)
 
 
 def train_length_of(model: nn.Module) -> int | None:

@@ -83,6 +83,15 @@ def computes_in_half(call: LayerCall) -> bool:
     return any(x.dtype in _HALF for x in (call.output, *given) if x is not None)
 
 
+def holds_buffers_in_half(module: nn.Module) -> bool:
+    """Whether a layer keeps numbers of its own in a half type, such as MiniMax's decays.
+
+    Each is rounded by itself, so that they belong to one recurrence only up to that rounding,
+    however precisely the layer computes with them.
+    """
+    return any(buffer.dtype in _HALF for buffer in module.buffers())
+
+
 @contextmanager
 def in_float32(module: nn.Module) -> Iterator[None]:
     """Within the block, a layer's half-precision weights are in float32, and so is its work."""
@@ -128,9 +137,17 @@ def _in_float32(value: Any) -> Any:
 
 @torch.no_grad()
 def replayed(
-    adapter: Adapter, module: Any, call: LayerCall, recurrences: Sequence[Recurrence]
+    adapter: Adapter,
+    module: Any,
+    call: LayerCall,
+    recurrences: Sequence[Recurrence],
+    holds_rounded: bool = False,
 ) -> Replay:
-    """Compare what `recurrences` make with what the layer handed on in `call`."""
+    """Compare what `recurrences` make with what the layer handed on in `call`.
+
+    Where the layer `holds_rounded` numbers that it works out beforehand (see
+    `holds_buffers_in_half`), it may differ as one that computes in half precision.
+    """
     outputs = [recurrence.output() for recurrence in recurrences]
     predicted = adapter.hand_on(module, call, outputs)
     if predicted is None:
@@ -149,7 +166,7 @@ def replayed(
         without = adapter.hand_on(module, call, silent)
         assert without is not None
         shares.append(own - project(without))
-    return _compared(handed, own, shares)
+    return _compared(handed, own, shares, holds_rounded)
 
 
 def _handed_on(adapter: Adapter, module: Any, call: LayerCall) -> tuple[Any, Tensor | None]:
@@ -172,9 +189,10 @@ def _handed_on(adapter: Adapter, module: Any, call: LayerCall) -> tuple[Any, Ten
     return project, call.output
 
 
-def _compared(handed: Tensor, own: Tensor, shares: Sequence[Tensor]) -> Replay:
+def _compared(handed: Tensor, own: Tensor, shares: Sequence[Tensor], holds_rounded: bool) -> Replay:
     noise = _NOISE.get(handed.dtype, _NOISE[torch.float32])
-    tolerance = TOLERANCE_IN_HALF if handed.dtype in _HALF else TOLERANCE
+    in_half = handed.dtype in _HALF or holds_rounded
+    tolerance = TOLERANCE_IN_HALF if in_half else TOLERANCE
     observed, predicted = _rows(handed), _rows(own)
     finite = torch.isfinite(observed).all(-1), torch.isfinite(predicted).all(-1)
     if float((finite[0] != finite[1]).double().mean()) > 0.01:

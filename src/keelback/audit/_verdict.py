@@ -33,7 +33,7 @@ def findings(
     result = [_coverage(layers, found, missed)]
     if layers:
         result += [
-            _stability(layers, len(layers) < len(found), can_repair),
+            _stability(layers, span, len(layers) < len(found), can_repair, holds),
             *_states(layers, span, holds, can_repair),
             memory(layers, span),
             *idle_channels(layers),
@@ -118,7 +118,9 @@ def _can_forget_otherwise(measures: LayerMeasures) -> bool:
     return bool(names) and all(layer.why_not_editable(name) is None for name in names)
 
 
-def _stability(layers: Sequence[LayerMeasures], partly: bool, can_repair: bool) -> Finding:
+def _stability(
+    layers: Sequence[LayerMeasures], span: Span, partly: bool, can_repair: bool, holds: bool
+) -> Finding:
     worst = max(layers, key=lambda layer: layer.spectral_abscissa)
     abscissa = worst.spectral_abscissa
     measured: dict[str, Any] = {
@@ -142,12 +144,15 @@ def _stability(layers: Sequence[LayerMeasures], partly: bool, can_repair: bool) 
         f"{len(growing)} of {len(layers)} layers have a spectral abscissa of 0 or more; the "
         f"largest, {abscissa:.3g} in {worst.layer.name}, multiplies a state by {factor:.6g} each "
         "token.",
-        _CLIP if can_repair else "",
+        _clip(span, holds) if can_repair else "",
         **measured,
     )
 
 
-_CLIP = "clip the abscissa (keelback repair MODEL --method clip)"
+def _clip(span: Span, holds: bool) -> str:
+    """Where the loss holds all the same, a repair gains nothing, and is written only if forced."""
+    forced = " --force" if holds else ""
+    return f"clip the abscissa ({_repair_to(span)} --method clip{forced})"
 
 
 def _states(
@@ -164,7 +169,7 @@ def _states(
                 "States overflow.",
                 f"The state of {first.layer.name} is not finite at position "
                 f"{first.overflow_position}.",
-                _CLIP if can_repair and grows else "",
+                _clip(span, holds) if can_repair and grows else "",
                 "first position at which a state is not finite",
                 float(first.overflow_position or 0),
                 float(span.length),
@@ -214,7 +219,8 @@ def _states(
 
 
 def _repair_to(span: Span) -> str:
-    return f"keelback repair MODEL --target-length {span.length}"
+    lengths = f"--train-length {span.train_length} --target-length {span.length}"
+    return f"keelback repair MODEL {lengths}"
 
 
 def _length(

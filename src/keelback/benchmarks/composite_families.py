@@ -125,6 +125,57 @@ def _nemotron_h_omni() -> nn.Module:
     return class_named("NemotronH_Omni_Reasoning_V3")(config)
 
 
+def _nemotron_transcribe() -> nn.Module:
+    """A model that writes down speech: NemotronH behind an ear, and a head that tells speakers."""
+    ear = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_mel_bins": 8,
+        "subsampling_factor": 2,
+    }
+    speakers = {
+        "audio_config": ear,
+        "head_config": {
+            "hidden_size": 16,
+            "num_speakers": 2,
+            "audio_hidden_size": 16,
+            "subsampling_factor": 2,
+        },
+        "streaming_config": {
+            "num_speakers": 2,
+            "subsampling_factor": 2,
+            "speaker_cache_length": 8,
+        },
+        "chunk_length": 8,
+        "chunk_right_context": 2,
+    }
+    config = class_named("Nemotron3_5TranscribeConfig")(
+        text_config=_NEMOTRON_H,
+        audio_config={"asr_config": ear, "diarization_config": speakers},
+        word_timestamp_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "vocab_size": 12,
+            "blank_token_id": 11,
+        },
+        audio_token_id=VOCAB - 1,
+    )
+    return class_named("Nemotron3_5TranscribeForConditionalGeneration")(config)
+
+
+def jev() -> nn.Module:
+    """A model that decides between options at marks in its text, around that of Qwen3.5."""
+    text = {**SIZE, "num_hidden_layers": 4, "head_dim": 8, **HEADS, **DELTA_HEADS}
+    config = class_named("JevConfig")(
+        hidden_size=SIZE["hidden_size"], num_verbalizers=12, text_config=text
+    )
+    return class_named("JevForDecision")(config)
+
+
 _ONE_EXPERT_SHARED: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -161,5 +212,6 @@ COMPOSITES: dict[str, Callable[[], nn.Module]] = {
     "minicpm-v4.7": _minicpm("MiniCPMV4_7"),
     "minicpm-ocr": _minicpm("MiniCPMOcr"),
     "nemotron-h-omni": _nemotron_h_omni,
+    "nemotron-3.5-transcribe": _nemotron_transcribe,
 }
 """Models whose language model is a part."""

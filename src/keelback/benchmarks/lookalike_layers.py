@@ -144,7 +144,39 @@ class OddShapes(Mamba):
         return self.x_proj(x)[..., :1] * x
 
 
-LOOKALIKES = (FlooredStep, SteppedTwice, Euler, Forgetful, OtherGate, SecondScan, Idle, OddShapes)
+class ThereAndBack(Mamba):
+    """Scans the reversed sequence as well, with the same weights."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """One pass."""
+        return super().forward(hidden_states) + super().forward(hidden_states.flip(1)).flip(1)
+
+
+class RemembersBefore(Mamba):
+    """Is given an average over all earlier positions besides, which no parameter shows."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """One pass."""
+        return super().forward(hidden_states + _averaged(hidden_states))
+
+
+class RemembersAfter(Mamba):
+    """Adds such an average to what it gives."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """One pass."""
+        return super().forward(hidden_states) + _averaged(hidden_states)
+
+
+def _averaged(x: Tensor) -> Tensor:
+    """The mean of all positions up to each."""
+    return x.cumsum(1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+
+
+LOOKALIKES = (
+    *(FlooredStep, SteppedTwice, Euler, Forgetful, OtherGate, SecondScan, Idle, OddShapes),
+    *(ThereAndBack, RemembersBefore, RemembersAfter),
+)
 
 
 class Vim(Mamba):

@@ -20,6 +20,7 @@ from keelback.cli.options import (
 )
 from keelback.cli.progress import sweep_progress, work_progress
 from keelback.device import chosen_device
+from keelback.errors import printable
 
 
 @app.command()
@@ -85,11 +86,14 @@ def repair(
             "tokenizer": tokenizer, "sequences": sequences, "ignore": ignore, "force": force,
         }  # fmt: skip
         refuse_beside("--undo", of_repair, repair)
-        names = undo_repair(model, out)
+        undone = undo_repair(model, out)
+        names, others = list(undone.tensors), list(undone.others)
         if json:
-            print_json({"undone": names, "out": str(out)})
-        else:
-            print(f"put back {len(names)} tensors; written to {out}")
+            print_json({"undone": names, "changed_since": others, "out": str(out)})
+            return
+        print(f"put back {len(names)} tensors; written to {out}")
+        if others:
+            print(printable(f"changed after the repair, and left so: {', '.join(others)}"))
         return
     if target_length is None:
         raise InputError("--target-length is missing: the length at which the model should hold")

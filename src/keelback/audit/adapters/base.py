@@ -63,6 +63,12 @@ class Adapter(ABC):
     projection: str | None = "out_proj"
     """The submodule that is given what `hand_on` gives; `None` where that is the layer's output."""
 
+    entry: str | None = None
+    """The watched submodule that is given the layer's input, changed at each position by itself.
+
+    Then nothing may mix positions before it, or the layer is not read. `None` where that is not so.
+    """
+
     parts: tuple[str, ...] | None = None
     """All parameters and submodules that a layer of this kind has, by their first names.
 

@@ -95,6 +95,7 @@ class BidirectionalMambaAdapter(Adapter):
 
     kind = "mamba"
     watched = ("in_proj",)
+    entry = "in_proj"
     parts = (
         *("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj", "act"),
         *("A_b_log", "conv1d_b", "x_proj_b", "dt_proj_b", "D_b"),

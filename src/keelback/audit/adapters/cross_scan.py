@@ -89,6 +89,7 @@ class CrossScanAdapter(Adapter):
 
     kind = "mamba"
     watched = ("in_proj", "conv2d")
+    entry = "in_proj"
     parts = (
         *("in_proj", "conv2d", "act", "x_proj_weight", "x_proj_bias", "dt_projs_weight"),
         *("dt_projs_bias", "A_logs", "Ds", "out_norm", "out_proj"),

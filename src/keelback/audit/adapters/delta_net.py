@@ -80,6 +80,7 @@ class Qwen3NextAdapter(GatedDeltaNetAdapter):
     """Qwen3-Next: queries, keys, values and gate from one projection, interleaved by key head."""
 
     watched = ("in_proj_qkvz", "in_proj_ba")
+    entry = "in_proj_qkvz"
     parts = (*watched, "conv1d", "A_log", "dt_bias", "norm", "out_proj", "act")
 
     def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +103,7 @@ class Qwen35Adapter(GatedDeltaNetAdapter):
     """Qwen3.5 and later: one projection for queries, keys and values, one for each gate."""
 
     watched = ("in_proj_qkv", "in_proj_b", "in_proj_a", "in_proj_z")
+    entry = "in_proj_qkv"
     parts = (*watched, "conv1d", "A_log", "dt_bias", "norm", "out_proj", "act")
 
     def projections(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +120,7 @@ class OlmoHybridAdapter(GatedDeltaNetAdapter):
     """OLMo hybrid: five projections, and beta doubled where negative eigenvalues are allowed."""
 
     watched = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj", "g_proj")
+    entry = "q_proj"
     projection = "o_proj"
     gated_norm = "o_norm"
     parts = (*watched, "conv1d", "A_log", "dt_bias", "o_norm", "o_proj", "act")
@@ -143,6 +146,7 @@ class KimiDeltaAdapter(Adapter):
 
     kind = "kimi-delta-attention"
     watched = ("q_proj", "k_proj", "v_proj", "b_proj", "forget_gate")
+    entry = "q_proj"
     projection = "o_proj"
     decays_because = "A is minus an exponential, or a bound below 0"
     parts = (*watched, "conv1d", "g_a_proj", "g_b_proj", "g_proj", "o_norm", "o_proj", "act")

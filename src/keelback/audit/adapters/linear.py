@@ -23,6 +23,7 @@ class LightningAttentionAdapter(Adapter):
 
     kind = "lightning-attention"
     watched = ("qkv_proj", "output_gate")
+    entry = "qkv_proj"
     parts = (*watched, "out_proj", "norm")
     decays_because = "A is minus slopes that are fixed"
 
@@ -62,6 +63,7 @@ class GatedLinearUnitAdapter(Adapter):
 
     kind = "rg-lru"
     watched = ("linear_y", "rg_lru")
+    entry = "linear_y"
     projection = "linear_out"
     parts = (*watched, "linear_x", "linear_out", "conv_1d")
     decays_because = "A is minus a softplus"

@@ -28,6 +28,7 @@ class MambaAdapter(Adapter):
 
     kind = "mamba"
     watched = ("in_proj", "x_proj")
+    entry = "in_proj"
     parts = (
         *("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj", "act"),
         *("dt_layernorm", "b_layernorm", "c_layernorm", "B_layernorm", "C_layernorm"),
@@ -121,6 +122,7 @@ class MultiHeadMambaAdapter(Adapter):
 
     kind = "mamba"
     watched = ("in_proj",)
+    entry = "in_proj"
     parts = (
         *("in_proj", "conv1d", "x_proj_weight", "dt_proj_weight", "dt_proj_bias"),
         *("A_log", "D", "out_proj", "act"),

@@ -29,6 +29,7 @@ class Mamba2Adapter(Adapter):
 
     kind = "mamba2"
     watched = ("in_proj",)
+    entry = "in_proj"
     parts = ("in_proj", "conv1d", "dt_bias", "A_log", "D", "norm", "out_proj", "act")
 
     def matches(self, module: Any) -> bool:

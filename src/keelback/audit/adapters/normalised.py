@@ -112,6 +112,7 @@ class MatrixMemoryAdapter(_MatrixMemoryAdapter):
     """The mLSTM with a projection for each of queries, keys, values and gates."""
 
     watched = ("q", "k", "v", "ogate_preact", "igate_preact", "fgate_preact")
+    entry = "q"
     parts = (*watched, "multihead_norm", "out_proj")
 
     def projections(self, module: Any, call: LayerCall) -> Sequence[Tensor]:
@@ -123,6 +124,7 @@ class FusedMatrixMemoryAdapter(_MatrixMemoryAdapter):
     """The mLSTM with two projections: queries, keys, values, output gate; and the other gates."""
 
     watched = ("qkv_opreact", "ifgate_preact")
+    entry = "qkv_opreact"
     parts = (*watched, "multihead_norm", "out_proj")
 
     def projections(self, module: Any, call: LayerCall) -> Sequence[Tensor]:

@@ -1,9 +1,9 @@
 """Checkpoints on disk: what they hold, loading them whole, and copies with a few tensors edited."""
 
 from keelback.audit.checkpoints._load import LoadedModel, load_any_model
+from keelback.audit.checkpoints._record import REPLACED_FILE, REPORT_FILE
 from keelback.audit.checkpoints._save import (
-    REPLACED_FILE,
-    REPORT_FILE,
+    Undone,
     require_free,
     save_repaired,
     undo_repair,
@@ -14,6 +14,7 @@ __all__ = [
     "REPLACED_FILE",
     "REPORT_FILE",
     "LoadedModel",
+    "Undone",
     "load_any_model",
     "require_free",
     "save_repaired",

@@ -7,19 +7,28 @@ _BY_NAME = ("getattr", "hasattr", "setattr")
 _BY_KEY = ("get", "pop", "setdefault")
 
 
-def settings_read(source: str, of: str = "config") -> frozenset[str]:
+def settings_read(source: str, of: str = "config", exports: bool = True) -> frozenset[str]:
     """Names of settings that `source` reads from what it calls `of`, or something with that in it.
 
     Those are attributes (`self.config.hidden_size`, `text_config.hidden_size`), keys
     (`config["hidden_size"]`, `config.get("hidden_size")`, `"hidden_size" in config`), and names
     given to `getattr`. A word that stands elsewhere, as the name of an argument or of a variable,
-    is no setting.
+    is no setting. Without `exports`, functions are passed over that only write settings down for
+    another library or a file (`to_dict`, `to_xlstm_block_config`).
     """
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return frozenset()
-    return frozenset(name for node in ast.walk(tree) for name in _read_in(node, of))
+    return frozenset(name for node in _walk(tree, exports) for name in _read_in(node, of))
+
+
+def _walk(node: ast.AST, exports: bool) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        is_export = isinstance(child, ast.FunctionDef) and child.name.startswith("to_")
+        if exports or not is_export:
+            yield from _walk(child, exports)
 
 
 def _read_in(node: ast.AST, of: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ up, so that one can be read, or replaced in a copy of its file, without touching
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,25 +162,30 @@ class WeightFiles:
         return sum(file.stat().st_size for file in self.files)
 
 
-def weight_files(folder: Path) -> WeightFiles:
+def weight_files(folder: Path, beside: Sequence[str] = ()) -> WeightFiles:
     """The weight files of a folder in the layout of transformers or mamba_ssm.
 
     As transformers does, takes `model.safetensors` if it is there, else the shards that
     `model.safetensors.index.json` names, else `pytorch_model.bin` or its shards.
 
+    Args:
+        folder: where they lie.
+        beside: names of files that are read as well, if they are there.
+
     Raises:
         InputError: there are none, shards are missing, an index names tensors that its shards do
             not hold, or a tensor is in two shards.
     """
+    more = tuple(folder / name for name in beside if (folder / name).is_file())
     for name in _WHOLE:
         whole, index = folder / name, folder / f"{name}.index.json"
         if whole.is_file():
-            return _opened(folder, (whole,), {})
+            return _opened(folder, (whole, *more), {})
         if index.is_file():
             weight_map = _weight_map(index)
             files = tuple(folder / shard for shard in sorted(set(weight_map.values())))
             _require_all(folder, files)
-            return _opened(folder, files, weight_map)
+            return _opened(folder, (*files, *more), weight_map)
     raise InputError(f"{folder} cannot be loaded: no {' and no '.join(_WHOLE)} in it")
 
 

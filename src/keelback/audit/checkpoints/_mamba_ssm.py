@@ -39,6 +39,9 @@ _ONLY: dict[str, tuple[Any, str]] = {
 }
 """Settings that transformers' Mamba has one value for, and what another value would mean."""
 
+_STATES = 128
+"""Default of ssm_cfg.d_state in a Mamba-2 layer."""
+
 _LAYERS = {"Mamba1": 2, "Mamba2": 1}
 """Kinds of layer, and the number of axes of their `A_log`."""
 
@@ -79,6 +82,7 @@ def from_mamba_ssm(
     except KeyError as error:
         raise InputError(f"{folder} has no tensor {error} of a mamba_ssm model") from None
     _refuse_contradictions(config, {**built, "vocab_size": vocab_size}, folder)
+    _refuse_open_groups(config, built, folder)
     expected = model.state_dict()
     tied = config.get("tie_embeddings", True)
     if tied:
@@ -168,6 +172,13 @@ def _refuse_contradictions(
     for name in config:
         if name not in used | passed | {"vocab_size", "pad_vocab_size_multiple"}:
             raise InputError(f"{folder}: nothing knows the setting {name} of its config.json")
+    rows, stated = built["vocab_size"], config.get("vocab_size")
+    multiple = config.get("pad_vocab_size_multiple", 8)
+    if stated is not None and rows not in (stated, -(-stated // multiple) * multiple):
+        raise InputError(
+            f"{folder}: vocab_size is {stated}, filled up to a multiple of {multiple}, and the "
+            f"embeddings are of {rows} tokens"
+        )
     for name, value in (config.get("ssm_cfg") or {}).items():
         if name in passed or (name == "dt_rank" and value == "auto"):
             continue
@@ -181,6 +192,21 @@ def _refuse_contradictions(
                 f"{folder}: ssm_cfg.{name} is {value!r}, and the tensors are of a model where it "
                 f"is {built[name]!r}"
             )
+
+
+def _refuse_open_groups(config: Mapping[str, Any], built: Mapping[str, Any], folder: Path) -> None:
+    """The tensors of Mamba-2 hold the product of groups and states: one of the two must be stated.
+
+    Where neither is, both have mamba_ssm's defaults, one group of 128 states.
+    """
+    ssm_cfg = config.get("ssm_cfg") or {}
+    open_sizes = built["layer"] == "Mamba2" and not {"ngroups", "d_state"} & ssm_cfg.keys()
+    if open_sizes and built["d_state"] != _STATES:
+        raise InputError(
+            f"{folder}: ssm_cfg states neither ngroups nor d_state, and its tensors are not of "
+            f"mamba_ssm's defaults, 1 group of {_STATES} states, but of {built['d_state']} states "
+            "in groups of any size; state one of them"
+        )
 
 
 def _build(config: Mapping[str, Any], shapes: Mapping[str, Any], vocab_size: int) -> Any:

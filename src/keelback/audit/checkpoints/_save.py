@@ -3,20 +3,25 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from keelback.audit._parameters import Parameters
-from keelback.audit.checkpoints._files import StoredTensor, stored_tensors
+from keelback.audit.checkpoints._copy import copy_folder
+from keelback.audit.checkpoints._files import StoredTensor
 from keelback.audit.checkpoints._load import LoadedModel
+from keelback.audit.checkpoints._record import (
+    OF_A_REPAIR,
+    REPLACED_FILE,
+    REPORT_FILE,
+    record_of,
+)
 from keelback.audit.checkpoints._rewrite import (
     copy_with_hash,
     hash_of,
@@ -28,10 +33,6 @@ from keelback.files import replacing
 
 if TYPE_CHECKING:
     from keelback.audit.repairs import Repair
-
-REPORT_FILE = "keelback_repair.json"
-REPLACED_FILE = "keelback_replaced.safetensors"
-_OF_A_REPAIR = (REPORT_FILE, REPLACED_FILE)
 
 
 def save_repaired(loaded: LoadedModel, repair: "Repair", out: Path) -> dict[str, Any]:
@@ -76,12 +77,14 @@ def save_repaired(loaded: LoadedModel, repair: "Repair", out: Path) -> dict[str,
                 "changed when the model loads), so it cannot be edited there"
             )
     with whole_folder(out) as folder:
-        files = _copy_edited(source, folder, new)
+        files, copied = _copy_edited(source, folder, new)
         written = {
             **repair.to_json(),
             "source": loaded.name,
             "tensors": {tensor.name: tensor.file.name for tensor in new},
             "files": files,
+            "copied": copied,
+            "weights": _weights(loaded),
             "left_as_they_are": _with_old_values(loaded),
         }
         (folder / REPORT_FILE).write_text(json.dumps(written, indent=2), encoding="utf-8")
@@ -110,13 +113,26 @@ def require_stored(loaded: LoadedModel, name: str) -> StoredTensor:
     return stored
 
 
-def undo_repair(source: str | Path, out: Path) -> list[str]:
+@dataclass(frozen=True)
+class Undone:
+    """What was put back.
+
+    Attributes:
+        tensors: those that have their old values again.
+        others: files beside the weights that were changed, removed or added after the repair, and
+            are as they were left.
+    """
+
+    tensors: Sequence[str]
+    others: Sequence[str]
+
+
+def undo_repair(source: str | Path, out: Path) -> Undone:
     """Copy a repaired folder to `out` as it was before the repair, to the bit.
 
-    Nothing is loaded but the values that were replaced.
-
-    Returns:
-        The names of the tensors that were put back.
+    Nothing is loaded but the values that were replaced. Where weights or the configuration were
+    changed after the repair, as by training, there is no way back and nothing is written. Other
+    files that were changed, removed or added since are named.
 
     Raises:
         InputError: `source` holds no repair, or was changed after it; or `out` holds something.
@@ -124,39 +140,23 @@ def undo_repair(source: str | Path, out: Path) -> list[str]:
     """
     require_free(out)
     source = Path(source).expanduser()
-    report, replaced = _record_of(source)
-    tensors = dict(report["tensors"])
-    if tensors.keys() != replaced.keys():
-        raise InputError(f"{source / REPLACED_FILE} is not what {REPORT_FILE} beside it speaks of")
-    old: dict[StoredTensor, bytes] = {}
-    for name, file in tensors.items():
-        there = stored_tensors(source / file).get(name) if (source / file).is_file() else None
-        if there is None or there.place is None or there.dtype != replaced[name].dtype:
-            raise InputError(f"{source} was changed after its repair: {name} of {file} is gone")
-        old[there] = there.bytes_of(replaced[name])
-
+    record, old = record_of(source)
     with whole_folder(out) as folder:
-        _copy_edited(source, folder, old)
-        for file, hashes in report["files"].items():
-            if hash_of(folder / file) != hashes["before"]:
+        files, copied = _copy_edited(source, folder, old)
+        for file, hashes in record.files.items():
+            if files[file]["after"] != hashes.before:
                 raise InputError(
                     f"{source} was changed after its repair: with its old rates put back, {file} "
                     "is not the file that was repaired"
                 )
-    return sorted(tensors)
-
-
-def _record_of(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    report_file, replaced_file = source / REPORT_FILE, source / REPLACED_FILE
-    if not report_file.is_file() or not replaced_file.is_file():
-        raise InputError(f"{source} was not repaired by keelback: it has no {REPLACED_FILE}")
-    try:
-        report = json.loads(report_file.read_text(encoding="utf-8"))
-        if not {"tensors", "files"} <= report.keys():
-            raise ValueError("it names no files")
-        return report, load_file(replaced_file)
-    except (ValueError, AttributeError, SafetensorError) as error:
-        raise InputError(f"the record of the repair in {source} is damaged ({error})") from None
+        changed = record.changed_since(copied)
+        of_model = [name for name in changed if record.is_of_the_model(name)]
+        if of_model:
+            raise InputError(
+                f"{source} was changed after its repair: {', '.join(of_model)}; with the old rates "
+                "put back it would be neither the model that was repaired nor the repaired one"
+            )
+    return Undone(sorted(record.tensors), [name for name in changed if name not in of_model])
 
 
 def require_free(out: Path) -> None:
@@ -185,16 +185,13 @@ def _source_of(loaded: LoadedModel) -> Path:
 
 def _copy_edited(
     source: Path, folder: Path, values: Mapping[StoredTensor, bytes]
-) -> dict[str, dict[str, str]]:
-    """Copy everything, `values` in place of what their tensors hold; gives hashes of the files."""
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Copy everything, `values` in place of what their tensors hold.
+
+    Gives hashes of the edited files, before and after, and of the others.
+    """
     edited = {tensor.file.name for tensor in values}
-    if source.is_dir():
-
-        def skipped(at: str, names: list[str]) -> set[str]:
-            here = Path(at) == source
-            return {n for n in names if here and (n in edited or n in _OF_A_REPAIR)}
-
-        shutil.copytree(source, folder, ignore=skipped, dirs_exist_ok=True)
+    copied = copy_folder(source, folder, edited.union(OF_A_REPAIR)) if source.is_dir() else {}
     hashes = {}
     for name in sorted(edited):
         original = source / name if source.is_dir() else source
@@ -207,7 +204,11 @@ def _copy_edited(
         replace_bytes(folder / name, own)
         shutil.copystat(original, folder / name)
         hashes[name] = {"before": before, "after": hash_of(folder / name)}
-    return hashes
+    return hashes, copied
+
+
+def _weights(loaded: LoadedModel) -> list[str]:
+    return [] if loaded.weights is None else [file.name for file in loaded.weights.files]
 
 
 def _with_old_values(loaded: LoadedModel) -> list[str]:

@@ -23,7 +23,7 @@ BOOKKEEPING = frozenset((
     "use_associative_scan", "pad_vocab_size_multiple", "id2label", "label2id", "num_labels",
     "problem_type", "chunk_size_feed_forward", "remove_invalid_values",
     "exponential_decay_length_penalty", "num_logits_to_keep", "calc_logits_for_entire_prompt",
-    "rescale_prenorm_residual",
+    "rescale_prenorm_residual", "force_bos_token_insert",
 ))
 """Settings that say where a model comes from or how it is run, not what it computes."""
 
@@ -32,6 +32,7 @@ NOT_COMPUTED_WITH = BOOKKEEPING | frozenset((
     "output_router_logits", "router_aux_loss_coef", "mtp_loss_scaling_factor", "use_mem_eff_path",
     "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "force_image_size",
     "split_ngram_parts", "hidden_dropout", "num_hidden_layers",
+    "chunkwise_kernel", "sequence_kernel", "step_kernel",
 ))
 # fmt: on
 """The same of settings that configuration classes of transformers declare."""
@@ -49,8 +50,9 @@ RESTATED = {
     "dt_rank": "time_step_rank",
     "dt_limit": "time_step_limit",
     "activation": "hidden_act",
+    "_block_types": "block_types",
 }
-"""Names of mamba_ssm that conversion scripts leave beside those of transformers."""
+"""Names of mamba_ssm or of older releases that are left beside those of transformers."""
 
 ALWAYS = {
     "rms_norm": True,
@@ -130,7 +132,8 @@ def _taken_up(cls: type) -> set[str]:
     names: set[str] = set()
     for module in {c.__module__ for c in cls.__mro__ if c.__module__.startswith(_MODELS)}:
         source = _source(sys.modules.get(module))
-        names |= settings_read(source, "self") | settings_read(source, "kwargs")
+        names |= settings_read(source, "self", exports=False)
+        names |= settings_read(source, "kwargs", exports=False)
     return names
 
 

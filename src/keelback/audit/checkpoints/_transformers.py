@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,19 @@ def load_transformers(
         given, _ = transformers.PreTrainedConfig.get_config_dict(name)
         refuse_unknown_quantisation(given, folder)
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        cls = _class_of(name, given, config, remarks)
+        cls = _class_of(name, given, config, remarks, ignore)
         if stream_to is not None and folder is not None and can_be_streamed(given):
-            weights = weight_files(folder)
+            weights = weight_files(folder, _beside(config))
             model, loading = attach_streamed(cls, config, weights, dtype, stream_to)
         else:
-            model, loading = cls.from_pretrained(
+            model, loading = _loader_of(cls)(
                 name,
                 config=config,
                 dtype="auto" if dtype is None else dtype,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
             )
-            weights = weight_files(folder or _snapshot(name))
+            weights = weight_files(folder or _snapshot(name), _beside(config))
         model.eval()
     sources, left = sources_of(model, weights.tensors)
     names = {p: own.stored[0][0] for p, own in sources.items() if own.converter is None}
@@ -90,6 +92,25 @@ def load_transformers(
         floating = {n for p, n in names.items() if p in parameters and _is_float(parameters[p])}
         refuse_numbers_without_scale(weights.tensors.values(), floating)
     return FromTransformers(model, weights, names, sorted([*left, *settings]), remarks)
+
+
+def _loader_of(cls: Any) -> Any:
+    """The `from_pretrained` of a class that also tells what was missing or left over.
+
+    That of decision models (JEV) cannot tell; it adds settings of how options are chosen to what
+    all models have, and nothing to the weights.
+    """
+    import transformers
+
+    if any(base.__name__ == "DecisionMixin" for base in cls.__mro__):
+        load: Any = transformers.PreTrainedModel.from_pretrained
+        return partial(load.__func__, cls)
+    return cls.from_pretrained
+
+
+def _beside(config: Any) -> Sequence[str]:
+    """Names of files that transformers reads besides a model's weights, if they are there."""
+    return tuple(getattr(type(config), "extra_files", ()))
 
 
 def can_be_streamed(config: Mapping[str, Any]) -> bool:
@@ -105,7 +126,13 @@ def _is_float(parameter: nn.Parameter) -> bool:
     return parameter.is_floating_point()
 
 
-def _class_of(name: str, given: Mapping[str, Any], config: Any, remarks: list[str]) -> Any:
+def _class_of(
+    name: str,
+    given: Mapping[str, Any],
+    config: Any,
+    remarks: list[str],
+    ignore: Collection[str],
+) -> Any:
     """The first of `architectures`; where there is none, what predicts tokens if it can."""
     import transformers
 
@@ -113,7 +140,15 @@ def _class_of(name: str, given: Mapping[str, Any], config: Any, remarks: list[st
     for architecture in named[:1]:
         cls = getattr(transformers, str(architecture), None)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            _require_made_of(cls, config, name)
             return cls
+        if given.get("auto_map") and "architectures" not in ignore:
+            raise InputError(
+                f"{name} names the class {architecture} (architectures), which transformers does "
+                "not have and the checkpoint brings as code (auto_map); keelback never runs that. "
+                f"If transformers' own model of type {given.get('model_type')} is the same, say so "
+                "with --ignore architectures"
+            )
         remarks.append(f"{name} names the class {architecture}, which transformers does not have")
     for auto in ("CausalLM", "ImageTextToText", "MultimodalLM", "Seq2SeqLM", "MaskedLM"):
         mapping = getattr(getattr(transformers, f"AutoModelFor{auto}", None), "_model_mapping", {})
@@ -123,6 +158,21 @@ def _class_of(name: str, given: Mapping[str, Any], config: Any, remarks: list[st
     if type(config) not in mapping:
         raise InputError(f"{name}: transformers has no model for a {type(config).__name__}")
     return _first(mapping[type(config)])
+
+
+def _require_made_of(cls: Any, config: Any, name: str) -> None:
+    """Refuse a class that is made of another kind of configuration than the folder has.
+
+    Raises:
+        InputError: `architectures` and `model_type` do not go together.
+    """
+    wanted = getattr(cls, "config_class", None)
+    if isinstance(wanted, type) and not isinstance(config, wanted):
+        raise InputError(
+            f"{name}: config.json names the class {cls.__name__} (architectures), which is made of "
+            f"a {wanted.__name__}, and its model_type {config.model_type!r} stands for a "
+            f"{type(config).__name__}"
+        )
 
 
 def _first(classes: Any) -> Any:

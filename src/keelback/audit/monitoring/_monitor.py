@@ -23,7 +23,7 @@ from keelback.audit.monitoring._readings import (
     ReadingError,
     Run,
     look,
-    readings_from,
+    rows_as,
     run_on,
     together,
 )
@@ -56,12 +56,15 @@ class TrainingMonitor:
       up to the learning rate, and a state's logarithm by that times the sum of its step sizes.
 
     Where several processes train the model (DDP, FSDP2, tensor parallelism, accelerate), each of
-    them calls the monitor at every step. Their readings are put together, so that all see the same
+    them calls the monitor at every step; also where each has other layers of it (a pipeline), with
+    a function that runs those. Their readings are put together, so that all see the same
     alarms and act the same. Where one does not come within five minutes, there are no readings.
-    Nothing that goes wrong in a reading ends the training: it is logged once, and kept in
-    `failures`. One thing does: where a forward pass of a model that is split over processes (FSDP2,
-    tensor parallelism) fails on one of them, its error is raised there as it would be in training,
-    for the others are within the same pass and would wait for ever.
+    The first reading is proved as in an audit (not in a model that is split over processes): a
+    layer that only looks like one that is known is named in `failures`, and not watched. Nothing
+    that goes wrong in a reading ends the training: it is logged once, and kept in `failures`. One
+    thing does: where a forward pass of a model that is split over processes (FSDP2, tensor
+    parallelism) fails on one of them, its error is raised there as it would be in training, for the
+    others are within the same pass and would wait for ever.
 
     Args:
         model: any module that `find_layers` finds state-space layers in; wrappers around it (DDP,
@@ -106,10 +109,9 @@ class TrainingMonitor:
         types = (p.dtype for p in self._model.parameters() if p.is_floating_point())
         largest = torch.finfo(next(types)).max
         self._rules = Rules(math.log(largest) / 2, horizon, action)
-        self._can_grow = {name: _can_grow(layer) for name, layer in self._layers.items()}
         self._log, self._agreement = log, Agreement(process_group)
         self._last_step: int | None = None
-        self._is_alone = False
+        self._is_alone = self._is_proved = False
 
     def after_step(
         self,
@@ -136,12 +138,13 @@ class TrainingMonitor:
             return []
         self._last_step = step
         looks = self._looks_of_all(step, tokens)
-        self.readings += [reading for reading, _ in looks]
+        self.readings += [own.reading for own in looks]
         rate = _adam_rate(optimizer)
-        found = [(self._alarm(reading, sums, rate), sums) for reading, sums in looks]
+        found = [(self._alarm(own, rate), own.sums) for own in looks]
         alarms = [alarm for alarm, _ in found if alarm is not None]
         for alarm, sums in found:
-            if alarm is not None and self.action in ("clip", "rescale"):
+            here = alarm is not None and alarm.layer in self._layers  # or on another process
+            if alarm is not None and here and self.action in ("clip", "rescale"):
                 self._edit(self._layers[alarm.layer], sums)
         if alarms and self.action == "lower-rate":
             _lower_rates(optimizer, scheduler)
@@ -164,17 +167,38 @@ class TrainingMonitor:
             return []
         # A model that is split runs on all processes or on none.
         if self._all_could(step, self._agreement.gathered(self._why_not_run(inputs))):
-            every = self._agreement.gathered(self._look(step, inputs))
-            looks = [one for one in every if not isinstance(one, str)]
-            if self._all_could(step, [one if isinstance(one, str) else "" for one in every]):
-                return together(looks)
+            unread: dict[str, str] | None = None if self._is_proved or self._is_split else {}
+            every = self._agreement.gathered((self._look(step, inputs, unread), unread or {}))
+            looks = [one for one, _ in every if not isinstance(one, str)]
+            if self._all_could(step, [one if isinstance(one, str) else "" for one, _ in every]):
+                self._is_proved = True
+                self._leave_out(step, {n: why for _, own in every for n, why in own.items()})
+                return self._together(step, looks)
         return []
 
-    def _look(self, step: int, inputs: Any) -> list[Look] | str:
+    def _leave_out(self, step: int, unread: Mapping[str, str]) -> None:
+        """Layers that are not what they look like, on any process, are not read again on any."""
+        for name, reason in unread.items():
+            self._layers.pop(name, None)
+            self._fail(f"step {step}: {name} is not watched: {reason}")
+
+    def _together(self, step: int, every: Sequence[Sequence[Look]]) -> list[Look]:
+        try:
+            return together(every)
+        except Exception as error:  # the same on every process, for all have the same
+            self._fail(
+                f"step {step}: the readings of the processes do not go together "
+                f"({_reason(error)}); give each model a process_group of its own"
+            )
+            return []
+
+    def _look(self, step: int, inputs: Any, unread: dict[str, str] | None) -> list[Look] | str:
         """What this process reads, or why it could not."""
+        if not self._layers:
+            return []
         run = inputs if callable(inputs) else partial(run_on, self._model, inputs)
         try:
-            return look(self._model, list(self._layers.values()), step, run)
+            return look(self._model, list(self._layers.values()), step, run, unread)
         except ReadingError as error:
             return _reason(error)
         except Exception as error:  # whatever it is, the training must go on
@@ -213,9 +237,10 @@ class TrainingMonitor:
             logger.warning("%s; the training goes on", message)
         self.failures.append(message)
 
-    def _alarm(self, reading: LayerReading, sums: Tensor, rate: float) -> Alarm | None:
+    def _alarm(self, look: Look, rate: float) -> Alarm | None:
+        reading = look.reading
         earlier = [r for r in self.readings if r.layer == reading.layer]
-        return self._rules.alarm(reading, earlier, sums, rate, self._can_grow[reading.layer])
+        return self._rules.alarm(reading, earlier, look.sums, rate, look.can_grow)
 
     def _tell(self, log: Log, step: int) -> None:
         try:
@@ -252,8 +277,8 @@ class TrainingMonitor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier training's readings and alarms: its trends are not forgotten."""
-        self.readings = readings_from(state["readings"])
-        self.alarms = [Alarm(**row) for row in state["alarms"]]
+        self.readings = rows_as(LayerReading, state.get("readings", ()))
+        self.alarms = rows_as(Alarm, state.get("alarms", ()))
         self._last_step = state.get("last_step")
 
     def _edit(self, layer: Layer, sums: Tensor) -> None:
@@ -318,8 +343,3 @@ def _innermost(schedulers: Any) -> Iterator[Any]:
             yield scheduler
         else:
             yield from _innermost(inside)
-
-
-def _can_grow(layer: Layer) -> bool:
-    """Whether an update may make A positive: not where A is minus an exponential."""
-    return not layer.adapter.always_decays(layer.module)

@@ -1,10 +1,11 @@
 """One look at the state-space layers of a model while it trains."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from keelback.audit._losses import LanguageModel
 from keelback.audit._model import as_written, evaluating
 from keelback.audit._parameters import device_of
 from keelback.audit._recurrence import Recurrence
+from keelback.audit._replay import Replay
 from keelback.audit._spans import Span
 
 SEQUENCES_READ = 4
@@ -44,8 +46,18 @@ class LayerReading:
     log_state: float
 
 
-Look = tuple[LayerReading, Tensor]
-"""A reading, and the largest sum over a sequence of every rate's step sizes."""
+class Look(NamedTuple):
+    """What one process sees of a layer.
+
+    Attributes:
+        reading: for the record.
+        sums: the largest sum over a sequence of every rate's step sizes.
+        can_grow: whether an update may make A positive: not where A is minus an exponential.
+    """
+
+    reading: LayerReading
+    sums: Tensor
+    can_grow: bool
 
 
 class ReadingError(Exception):
@@ -57,8 +69,17 @@ Run = Callable[[], object]
 
 
 @torch.no_grad()
-def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list[Look]:
+def look(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    step: int,
+    run: Run,
+    unread: dict[str, str] | None = None,
+) -> list[Look]:
     """Read every layer while `run` runs the model; the model is left as it was.
+
+    With `unread`, each reading is proved: layers that are not what they look like are put there by
+    name, with the reason, and are not read.
 
     Raises:
         ReadingError: a layer could not be read, or none was called. The pass was run to its end.
@@ -80,10 +101,11 @@ def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list
             float((recurrence.A.amax(-1).cpu() * sums).max()),
             _log(norm),
         )
-        looks.append((reading, sums))
+        looks.append(Look(reading, sums, not layer.adapter.always_decays(layer.module)))
 
     try:
-        watched = watching(layers, receive, failed=failures.append)
+        prove = None if unread is None else partial(_put_down, unread)
+        watched = watching(layers, receive, prove, failed=failures.append)
         with evaluating(model), as_written(model), fast_scans(model), watched:
             run()
     finally:
@@ -93,9 +115,14 @@ def look(model: nn.Module, layers: Sequence[Layer], step: int, run: Run) -> list
                 reshard()
     if failures:
         raise ReadingError(str(failures[0]) or type(failures[0]).__name__) from failures[0]
-    if not looks:
+    if not looks and not unread:
         raise ReadingError("the forward pass calls none of the layers")
-    return looks
+    return [own for own in looks if own.reading.layer not in (unread or ())]
+
+
+def _put_down(unread: dict[str, str], directions: Sequence[Layer], replay: Replay) -> None:
+    if replay.why_not is not None:
+        unread.update((layer.name, replay.why_not) for layer in directions)
 
 
 def run_on(model: nn.Module, inputs: Inputs) -> None:
@@ -128,15 +155,15 @@ def together(every: Sequence[Sequence[Look]]) -> list[Look]:
     merged: dict[str, list[Look]] = {}
     for looks in every:
         for own in looks:
-            merged.setdefault(own[0].layer, []).append(own)
+            merged.setdefault(own.reading.layer, []).append(own)
     return [_largest(looks) for looks in merged.values()]
 
 
 def _largest(looks: Sequence[Look]) -> Look:
-    readings = [reading for reading, _ in looks]
-    sums = looks[0][1]
-    for _, other in looks[1:]:
-        sums = torch.maximum(sums, other)
+    readings = [own.reading for own in looks]
+    sums = looks[0].sums
+    for other in looks[1:]:
+        sums = torch.maximum(sums, other.sums)
     merged = LayerReading(
         readings[0].step,
         readings[0].layer,
@@ -145,7 +172,7 @@ def _largest(looks: Sequence[Look]) -> Look:
         max(r.log_growth for r in readings),
         max(r.log_state for r in readings),
     )
-    return merged, sums
+    return Look(merged, sums, any(own.can_grow for own in looks))
 
 
 def _log(value: float) -> float:
@@ -154,10 +181,13 @@ def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 
-def readings_from(rows: Sequence[dict[str, Any]]) -> list[LayerReading]:
-    """Readings as they were stored."""
+RowT = TypeVar("RowT")
+
+
+def rows_as(kind: Callable[..., RowT], rows: Iterable[Mapping[str, Any]]) -> list[RowT]:
+    """Readings or alarms as they were stored, without those of another version's fields."""
     found = []
     for row in rows:
-        with suppress(TypeError):  # of another version, with other fields
-            found.append(LayerReading(**row))
+        with suppress(TypeError):
+            found.append(kind(**row))
     return found

@@ -13,6 +13,7 @@ from keelback.audit._layers import Layer, find_layers, watching
 from keelback.audit._losses import LanguageModel, restarted_losses
 from keelback.audit._parameters import substituted
 from keelback.audit._recurrence import Recurrence
+from keelback.audit._replay import Replay
 from keelback.audit._spans import Span
 from keelback.audit.repairs._edits import EditableLayer, EditKind
 from keelback.audit.repairs._gain import Change, change_of_loss
@@ -92,9 +93,15 @@ class Bench:
                 f"{type(model).__name__} cannot be repaired, for there is no loss by position: "
                 f"{reason}"
             )
-        self.layers = _editable_layers(
+        self.layers, self.unread = _editable_layers(
             find_layers(model), self._language_model, calibration[:, :train_length], locked
         )
+        if not self.layers and self.unread:
+            name, reason = next(iter(self.unread.items()))
+            raise InputError(
+                f"{type(model).__name__} cannot be repaired, for none of its layers can be read: "
+                f"{name}: {reason}"
+            )
 
     def expect(self, kinds: Sequence[EditKind], layerwise: int) -> None:
         """Say how many passes there may be, for the progress bar."""
@@ -148,19 +155,33 @@ def _editable_layers(
     language_model: LanguageModel,
     tokens: Int[Tensor, "sequences length"],
     locked: Mapping[str, str],
-) -> list[EditableLayer]:
-    """Layers with the mean step sizes that they have within the training length."""
+) -> tuple[list[EditableLayer], dict[str, str]]:
+    """Layers with the mean step sizes that they have within the training length.
+
+    And those that are not what they look like, by name, and why: nothing tells what an edit of
+    them does.
+    """
     sums: dict[int, Tensor] = {}
+    unread: dict[str, str] = {}
 
     def receive(layer: Layer, hidden_states: Tensor, recurrence: Recurrence) -> None:
         own = recurrence.delta.mean((0, 1)) * len(recurrence.delta) / len(tokens)
         sums[layer.index] = sums.get(layer.index, torch.zeros_like(own)) + own
 
-    with watching(layers, receive):
+    def prove(directions: Sequence[Layer], replay: Replay) -> None:
+        if replay.why_not is not None:
+            unread.update((layer.name, replay.why_not) for layer in directions)
+
+    with watching(layers, receive, prove):
+        language_model.logits(tokens[:1])
+    read = [layer for layer in layers if layer.name not in unread]
+    sums.clear()
+    with watching(read, receive):
         for sequence in tokens.split(1):
             language_model.logits(sequence)
-    return [
+    editable = [
         EditableLayer(layer, layer.state_matrix(), sums[layer.index], locked)
-        for layer in layers
+        for layer in read
         if layer.index in sums
     ]
+    return editable, unread

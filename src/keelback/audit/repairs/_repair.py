@@ -253,7 +253,7 @@ def _repair(
 
 def _untouched(bench: Bench, kind: EditKind | None) -> dict[str, str]:
     one = torch.tensor(0.0)
-    return {
+    return bench.unread | {
         layer.layer.name: layer.why_not_at_all()
         for layer in bench.layers
         if kind is not None and not kind.edit(layer, one)
