@@ -69,7 +69,7 @@ def terminal_tables(outcome: Outcome) -> list[Group]:
     shown = [_terminal_table(table) for table in outcome.tables]
     if outcome.claims:
         columns = [
-            Column("statement", "Claim"),
+            Column("statement", outcome.claims_title.removesuffix("s")),
             Column("verdict", "Verdict"),
             Column("evidence", "Evidence"),
         ]
