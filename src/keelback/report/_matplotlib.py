@@ -56,6 +56,8 @@ DASHES_AGAIN: dict[str, Any] = DASHES | {"solid": (0, (6, 1.5, 1.5, 1.5))}
 """The dashes of a line whose colour another one has."""
 TITLE, LABEL = 9.5, 8
 """Sizes of text, in points."""
+_NAME = 1.45
+"""The inches that the name of a bar may take before it is broken into lines."""
 FONTS = ("Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
 COLORS = LIGHT.colors()
 
@@ -139,9 +141,11 @@ def _draw(figure: Figure) -> Canvas:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(len(figure.panels), PANELS_IN_A_ROW) if len(figure.panels) != 4 else 2
-    rows = math.ceil(len(figure.panels) / columns)
     across = 4.4 if columns == 1 else 7.0
-    row_height = max({1: 2.9, 2: 2.7, 3: 2.3}[columns], *map(_bars_height, figure.panels))
+    if any(map(_names_are_long, figure.panels)):
+        columns = 1
+    rows = math.ceil(len(figure.panels) / columns)
+    row_height = max({1: 2.9, 2: 2.7, 3: 2.3}[columns], *map(_names_height, figure.panels))
     title = wrapped(figure.title, across - 0.15, TITLE, "bold")
     caption = wrapped(figure.caption, across - 0.15, NOTE, longest=1200)
     caption_height = 0.08 + len(caption) * NOTE * 1.25 / 72 if caption else 0.0
@@ -199,11 +203,21 @@ def _draw(figure: Figure) -> Canvas:
     return canvas
 
 
-def _bars_height(panel: Panel) -> float:
-    """The inches that the bars of a panel need where they lie one below the other."""
+def _names_are_long(panel: Panel) -> bool:
+    """Whether the names of a map's rows leave too little of half a page for its cells."""
+    names = panel.heatmap.y if panel.heatmap is not None else []
+    return is_categorical(names) and max(map(len, category_labels(names, 40)), default=0) > 16
+
+
+def _names_height(panel: Panel) -> float:
+    """The inches that the names need where they stand one below the other."""
+    if panel.heatmap is not None:
+        names = panel.heatmap.y
+        return 1.3 + 0.13 * len(names) if is_categorical(names) and len(names) <= 40 else 0.0
     if not stands_sideways(panel):
         return 0.0
-    return 0.8 + len(bar_places(panel)) * max(0.17, 0.09 * len(panel.bars))
+    lines = [wrapped(name, _NAME, 7) for name in category_labels(bar_places(panel), 60)]
+    return 0.8 + sum(max(0.05 + 0.12 * len(name), 0.09 * len(panel.bars)) for name in lines)
 
 
 def _legend_size(entries: Sequence[LegendEntry], across: float) -> tuple[int, float]:
@@ -340,7 +354,7 @@ def _draw_heatmap(heatmap: Heatmap, panel: Panel, ax: Axes) -> None:
     _scale_axes(panel, ax)
     for axis, names in (("x", heatmap.x), ("y", heatmap.y)):
         if is_categorical(names):
-            _name_ticks(ax, axis, names)
+            _name_ticks(ax, axis, names, inches=2.5)
     if runs_down(heatmap):
         ax.invert_yaxis()
     bar = ax.figure.colorbar(mesh, ax=ax, label=literal(heatmap.label, 30), fraction=0.05, pad=0.02)
@@ -360,10 +374,12 @@ def _edges(centres: Sequence[float | str], log: bool) -> list[float]:
     return [math.exp(edge) for edge in edges] if log else edges
 
 
-def _name_ticks(ax: Axes, axis: str, names: Sequence[float | str]) -> None:
-    labels = [literal(label) for label in category_labels(names, 40 if axis == "y" else 24)]
+def _name_ticks(ax: Axes, axis: str, names: Sequence[float | str], inches: float = _NAME) -> None:
+    labels = [literal(label) for label in category_labels(names, 60 if axis == "y" else 24)]
     room = 40 if axis == "y" else 16
     step = math.ceil(len(labels) / room)
+    if axis == "y":
+        labels = ["\n".join(wrapped(label, inches, 7)) for label in labels]
     slanted = axis == "x" and sum(map(len, labels[::step])) > 40
     ax.set(**{f"{axis}ticks": range(0, len(labels), step), f"{axis}ticklabels": labels[::step]})
     if slanted:
