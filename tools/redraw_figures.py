@@ -39,14 +39,14 @@ def planned(experiment: Experiment[Any], settings: Any) -> Sequence[StoredRun]:
     ]
 
 
-def of_baselines(numbers: Numbers, paths: dict[str, Path]) -> Iterator[Figure]:
+def of_baselines(numbers: Numbers, paths: dict[str, Any]) -> Iterator[Figure]:
     settings = baselines.BaselinesSettings(task=numbers["task"], **paths)
     names = list(dict.fromkeys(row["model"] for row in numbers["rows"]))
     runs = planned(baselines.Baselines(), settings)
     yield baselines._figure(settings, numbers["rows"], names, runs)
 
 
-def of_length_independence(numbers: Numbers, paths: dict[str, Path]) -> Iterator[Figure]:
+def of_length_independence(numbers: Numbers, paths: dict[str, Any]) -> Iterator[Figure]:
     settings = length_independence.LengthIndependenceSettings(
         task=numbers["task"], norm_precision=numbers.get("norm_precision", "float32"), **paths
     )
@@ -54,12 +54,12 @@ def of_length_independence(numbers: Numbers, paths: dict[str, Path]) -> Iterator
     yield length_independence._accuracy_figure(settings, numbers["rows"], runs)
 
 
-def of_majority_voting(numbers: Numbers, _: dict[str, Path]) -> Iterator[Figure]:
+def of_majority_voting(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     settings = GatedSettings(setting=numbers["setting"])
     yield majority_voting.grid_figure(settings, numbers["grid"])
 
 
-def of_sample_complexity(numbers: Numbers, _: dict[str, Path]) -> Iterator[Figure]:
+def of_sample_complexity(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     data, setting = numbers["setting"].split("-")
     settings = sample_complexity.SampleComplexitySettings(data=data, setting=setting)
     thresholds, ranking = (
@@ -69,17 +69,17 @@ def of_sample_complexity(numbers: Numbers, _: dict[str, Path]) -> Iterator[Figur
     yield sample_complexity._figure(settings, numbers["grid"], thresholds, ranking)
 
 
-def of_gate_alignment(numbers: Numbers, _: dict[str, Path]) -> Iterator[Figure]:
+def of_gate_alignment(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     settings = gate_alignment.GateAlignmentSettings()
     yield gate_alignment._figure(settings, numbers["gates"])
 
 
-def of_measures(numbers: Numbers, _: dict[str, Path]) -> Iterator[Figure]:
+def of_measures(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     yield tables.bar_figure(numbers["measures"])
     yield tables.heatmap_figure(numbers["measures"])
 
 
-DRAWN: dict[str, Callable[[Numbers, dict[str, Path]], Iterator[Figure]]] = {
+DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
     "baselines": of_baselines,
     "length-independence": of_length_independence,
     "majority-voting": of_majority_voting,

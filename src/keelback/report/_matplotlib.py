@@ -69,6 +69,13 @@ def save_figure(
 
     The files are named after the figure, or `stem`. The same figure gives the same bytes. Raises
     `InputError` where the `report` extra is missing or the directory cannot be written to.
+
+    Examples:
+        >>> from keelback.outcome import Figure, Line, Panel
+        >>> panel = Panel("length", "test accuracy", lines=[Line([25, 50], [0.91, 0.92])])
+        >>> figure = Figure("length", "Accuracy against length", [panel], "One trained model.")
+        >>> [path.name for path in save_figure(figure, "figures")]
+        ['length.png', 'length.pdf']
     """
     require_report_extra()
     import matplotlib

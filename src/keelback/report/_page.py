@@ -54,6 +54,13 @@ def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
     charts with two axes (plotly.js-cartesian-dist-min 4.1.1 of npm, unchanged), so that a page is
     about 0.7 MB. Scripts other than the page's two are refused by its content security policy.
     Raises `InputError` where the `report` extra is missing.
+
+    Examples:
+        >>> from keelback.outcome import Outcome
+        >>> outcome = Outcome("mine", "Mine", "One training.")
+        >>> page = render_page([outcome], {"command": "python mine.py"})
+        >>> page.startswith("<!doctype html>")
+        True
     """
     require_report_extra()
     from jinja2 import Environment, PackageLoader, StrictUndefined
