@@ -22,7 +22,14 @@ class InputError(ValueError):
 
 
 class PluginError(InputError):
-    """A part from outside keelback went wrong; the message names its file and line."""
+    """A part from outside keelback went wrong; the message names its file and line.
+
+    Examples:
+        >>> raise PluginError("brackets.py:12: labels must be 0 or 1")
+        Traceback (most recent call last):
+            ...
+        keelback.errors.PluginError: brackets.py:12: labels must be 0 or 1
+    """
 
 
 class JobError(RuntimeError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from keelback.errors import InputError
 
 EXTRAS = {
-    "report": ("matplotlib", "plotly", "jinja2"),
+    "report": ("matplotlib", "jinja2"),
     "hf": ("transformers", "tokenizers", "datasets", "accelerate"),
     "ray": ("ray",),
     "bench": ("transformers", "mambapy"),

@@ -15,6 +15,7 @@ class Line:
 
     `x` and `y` have the same length; a `None` in `y` breaks the line. `lower` and `upper` bound the
     band. `style` is "solid", "dashed", "dotted" or "points"; lines of one `family` share a colour.
+    A `reference`, such as the slope of a theorem, is drawn in grey.
 
     Examples:
         >>> Line(x=[25, 50], y=[0.91, None], label="test").label
@@ -28,6 +29,7 @@ class Line:
     upper: Sequence[float | None] | None = None
     style: str = "solid"
     family: str | None = None
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,3 +204,5 @@ class Outcome:
     """What `--json` prints: stable keys, JSON types only."""
     verdict: str = ""
     """The answer in a sentence or two, shown above everything else."""
+    claims_title: str = "Claims"
+    """What the claims are: of a paper, or the findings of an audit."""

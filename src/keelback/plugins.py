@@ -36,7 +36,14 @@ _loaded: dict[str, "PluginFile"] = {}
 
 @dataclass(frozen=True)
 class PluginFile:
-    """A file that registers parts, with the source that it had when it was read."""
+    """A file that registers parts, with the source that it had when it was read.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> plugin = PluginFile(Path("brackets.py"), b"")
+        >>> plugin.module
+        'keelback_plugin_e3b0c44298fc1c14'
+    """
 
     path: Path
     source: bytes
@@ -66,8 +73,15 @@ def load_plugin(file: str | Path) -> PluginFile:
         InputError: there is no such file, or it cannot be read.
         PluginError: it fails, or registers nothing; the message names file and line.
 
-    Example:
-        `load_plugin("brackets.py")`, and then `get_task("brackets", seq_len=20)`.
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback import get_task
+        >>> code = "from keelback import register_task; from keelback.data import Majority"
+        >>> code += "\\n@register_task\\nclass Jury(Majority): name = 'jury'"
+        >>> _ = Path("jury.py").write_text(code)
+        >>> plugin = load_plugin("jury.py")
+        >>> get_task("jury", seq_len=20).name
+        'jury'
     """
     plugin = _read(file, "plugin")
     if plugin.module in _loaded:
@@ -102,7 +116,15 @@ def _read(file: str | Path, word: str) -> PluginFile:
 
 
 def load_source(plugin: PluginFile) -> PluginFile:
-    """`load_plugin` of a file that was read, here or on another machine."""
+    """`load_plugin` of a file that was read, here or on another machine.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> code = b"from keelback import register_task; from keelback.data import Majority"
+        >>> code += b"\\n@register_task\\nclass Poll(Majority): name = 'poll'"
+        >>> load_source(PluginFile(Path("poll.py"), code)).path.name
+        'poll.py'
+    """
     if plugin.module in _loaded:
         return _loaded[plugin.module]
     for older in [known for known in _loaded.values() if known.path == plugin.path]:
@@ -143,7 +165,16 @@ def _forget(plugin: PluginFile) -> None:
 
 
 def loaded_plugins() -> list[PluginFile]:
-    """The plugin files that this process has loaded."""
+    """The plugin files that this process has loaded.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> code = "from keelback import register_task; from keelback.data import Majority"
+        >>> code += "\\n@register_task\\nclass Votes(Majority): name = 'votes'"
+        >>> _ = Path("votes.py").write_text(code)
+        >>> load_plugin("votes.py") in loaded_plugins()
+        True
+    """
     return list(_loaded.values())
 
 
@@ -152,6 +183,15 @@ def only_part(registry: Registry[T], file: str | Path) -> str:
 
     Raises:
         InputError: as `load_plugin`; or it registers none or several.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback.data import TASKS
+        >>> code = "from keelback import register_task; from keelback.data import Majority"
+        >>> code += "\\n@register_task\\nclass Ballot(Majority): name = 'ballot'"
+        >>> _ = Path("ballot.py").write_text(code)
+        >>> only_part(TASKS, "ballot.py")
+        'ballot'
     """
     word = registry.word
     names = sorted(load_source(_read(file, word)).parts(registry))
@@ -165,7 +205,13 @@ def only_part(registry: Registry[T], file: str | Path) -> str:
 
 
 def registered_outside(parts: Iterable[object]) -> list[tuple[str, object]]:
-    """Of these parts, those that do not come with keelback, each with the word of its registry."""
+    """Of these parts, those that do not come with keelback, each with the word of its registry.
+
+    Examples:
+        >>> from keelback.data import Majority
+        >>> registered_outside([Majority])
+        []
+    """
     outside = [part for part in dict.fromkeys(parts) if is_from_outside(part)]
     return [
         (registry.word, part)
@@ -176,18 +222,36 @@ def registered_outside(parts: Iterable[object]) -> list[tuple[str, object]]:
 
 
 def files_of(parts: Mapping[str, object]) -> dict[str, PluginFile]:
-    """Of the parts that come from plugin files, the file."""
+    """Of the parts that come from plugin files, the file.
+
+    Examples:
+        >>> from keelback.data import Majority
+        >>> files_of({"task": Majority})  # keelback's own: no file
+        {}
+    """
     modules = {name: definition(part).__module__ for name, part in parts.items()}
     return {name: _loaded[module] for name, module in modules.items() if module in _loaded}
 
 
 def digests(parts: Mapping[str, object]) -> dict[str, str]:
-    """Of the parts that come from plugin files, the digest of the file."""
+    """Of the parts that come from plugin files, the digest of the file.
+
+    Examples:
+        >>> from keelback.data import Majority
+        >>> digests({"task": Majority})
+        {}
+    """
     return {name: plugin.digest for name, plugin in files_of(parts).items()}
 
 
 def origins(parts: Mapping[str, object]) -> dict[str, str]:
-    """Of the parts that do not come with keelback, the file, or the package with its version."""
+    """Of the parts that do not come with keelback, the file, or the package with its version.
+
+    Examples:
+        >>> from keelback.data import Majority
+        >>> origins({"task": Majority})
+        {}
+    """
     return {name: _origin(part) for name, part in parts.items() if is_from_outside(part)}
 
 
@@ -212,6 +276,10 @@ def blame(error: BaseException) -> PluginError | None:
 
     Plugins are what keelback itself loaded: files, and packages by their entry points. A `JobError`
     and a request to stop are no faults of a plugin, whoever raises them.
+
+    Examples:
+        >>> blame(ValueError("raised by no plugin")) is None
+        True
     """
     if isinstance(error, PluginError | JobError | KeyboardInterrupt):
         return None
@@ -229,7 +297,18 @@ def _said(error: BaseException) -> str:
 
 
 class Check(Protocol):
-    """Looks at what a part's method gave, called with what the method was called with."""
+    """Looks at what a part's method gave, called with what the method was called with.
+
+    Examples:
+        >>> def positive(part, result):
+        ...     return max(result, 0)
+        >>> class Part:
+        ...     def size(self):
+        ...         return -1
+        >>> check_output(Part, "size", positive)
+        >>> Part().size()
+        0
+    """
 
     def __call__(self, part: Any, result: Any, /, *args: Any, **kwargs: Any) -> Any:
         """The result as it may go on. Raises `InputError` where it is wrong."""
@@ -240,6 +319,22 @@ def check_output(made: type, method: str, check: Check) -> None:
 
     What is wrong is told with the file and line of the method, where it is not keelback's own. What
     the method prints goes to stderr. An attribute that is a plain value stays as it is.
+
+    Examples:
+        >>> from keelback.errors import InputError
+        >>> class Part:
+        ...     def size(self):
+        ...         return -1
+        >>> def positive(part, result):
+        ...     if result < 0:
+        ...         raise InputError(f"size gave {result}; it should be 0 or more")
+        ...     return result
+        >>> check_output(Part, "size", positive)
+        >>> try:
+        ...     Part().size()
+        ... except InputError as error:
+        ...     print(str(error).split(": ")[-1])
+        size gave -1; it should be 0 or more
     """
     found = inspect.getattr_static(made, method, None)
     function = getattr(found, "fget", None) or getattr(found, "func", None) or found
@@ -257,6 +352,12 @@ def require_methods(part: object, methods: Iterable[str]) -> None:
 
     Raises:
         InputError: one was.
+
+    Examples:
+        >>> class Part:
+        ...     def split(self):
+        ...         return []
+        >>> require_methods(Part(), ["split"])  # it stands in the class: nothing to say
     """
     for name in vars(part).keys() & set(methods):
         raise InputError(
@@ -286,7 +387,15 @@ def _checked(
 
 
 def bound_to(found: Any, part: object, *args: Any, **kwargs: Any) -> Any:
-    """What an attribute of a class gives for one of its objects: a value, or a method's result."""
+    """What an attribute of a class gives for one of its objects: a value, or a method's result.
+
+    Examples:
+        >>> class Part:
+        ...     def double(self, x):
+        ...         return 2 * x
+        >>> bound_to(Part.__dict__["double"], Part(), 21)
+        42
+    """
     bound = found.__get__(part, type(part)) if hasattr(type(found), "__get__") else found
     is_value = isinstance(found, property | functools.cached_property)
     return bound if is_value else bound(*args, **kwargs)
@@ -297,6 +406,13 @@ def located(error: InputError, made: type, function: Callable[..., Any]) -> Inpu
 
     The file of the class alone, where the function is keelback's; the error as it is, where both
     are.
+
+    Examples:
+        >>> from keelback.data import Majority
+        >>> from keelback.errors import InputError
+        >>> error = InputError("labels must be 0 or 1")
+        >>> located(error, Majority, Majority.split) is error  # keelback's own class
+        True
     """
     if isinstance(error, PluginError) or not is_from_outside(made):
         return error

@@ -35,7 +35,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+@pytest.mark.parametrize("width", [390, 768, 1280], ids=["phone", "tablet", "desktop"])
 def test_nothing_of_a_hostile_model_runs(page_file: Path, tmp_path: Path, width: int) -> None:
     with Page(tmp_path) as page:
         page.open(page_file, width=width)

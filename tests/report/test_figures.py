@@ -7,7 +7,8 @@ from keelback.errors import InputError, JobError
 from keelback.outcome import Figure, Heatmap, Line, Panel
 from keelback.report import save_figure
 from keelback.report._geometry import band_segments, category_labels, color_range
-from keelback.report._matplotlib import _draw, _edges, _text
+from keelback.report._matplotlib import _draw, _edges
+from keelback.report._wrapping import literal
 
 
 def png_size(path):
@@ -34,7 +35,7 @@ def test_hostile_strings_are_drawn_as_they_are(hostile, tmp_path):
         save_figure(hostile.figures[0], tmp_path)
     canvas = _draw(Figure("f", "$\\frac$ and _", [Panel("$x$", "_y")]))
     assert canvas.get_suptitle() == r"\$\frac\$ and _"
-    assert _text("_hidden") == "\u200b_hidden"
+    assert literal("_hidden") == "\u200b_hidden"
 
 
 def test_a_name_cannot_leave_the_directory(tmp_path):

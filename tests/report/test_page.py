@@ -1,4 +1,5 @@
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -10,8 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_samples import HOSTILE, PROVENANCE, make_outcome
 
+from keelback.outcome import (
+    Bars,
+    Claim,
+    Column,
+    Figure,
+    Histogram,
+    Line,
+    Mark,
+    Outcome,
+    Panel,
+    Table,
+)
 from keelback.report import render_page
-from keelback.report._page import _faint
+from keelback.report._page import _faint, _resource
 from keelback.report._palette import LIGHT
 from keelback.report._plotly import charts
 
@@ -62,7 +75,7 @@ def test_any_text_leaves_three_scripts_and_readable_chart_data(text):
     page = Elements(render_page([make_outcome(text)], PROVENANCE))
     assert [attrs.get("type") for tag, attrs in page.found if tag == "script"] == [
         "application/json",
-        None,
+        "text/plain",
         None,
     ]
     assert "<" not in page.scripts[0]
@@ -71,15 +84,63 @@ def test_any_text_leaves_three_scripts_and_readable_chart_data(text):
 
 def test_scripts_are_those_that_the_policy_names_and_plotly_is_there_once(plain):
     policy = next(attrs["content"] for tag, attrs in plain.found if "http-equiv" in attrs)
-    for script in plain.scripts[1:]:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        assert f"'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none'")
-    assert [script.startswith("/**\n* plotly.js v") for script in plain.scripts] == [
-        False,
-        True,
-        False,
+    plotly = gzip.decompress(base64.b64decode(plain.scripts[1])).decode()
+    assert plotly.startswith("/**\n* plotly.js (cartesian - minified) v")
+    hashes = [
+        "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
+        for script in (plotly, plain.scripts[2])
     ]
+    assert policy.startswith("default-src 'none'")
+    assert policy.split("script-src ")[1].split(";")[0].split() == hashes
+
+
+def test_a_page_is_small(outcome):
+    table = Table("t", "", [Column("a", "a"), Column("b", "b")], [{"a": 1.5, "b": "x"}] * 500)
+    lines = [Line(range(2000), [0.1] * 2000, f"line {i}") for i in range(6)]
+    figure = Figure("f", "", [Panel("x", "y", lines=lines)])
+    full = Outcome("e", "t", "s", tables=[table] * 4, figures=[figure] * 4)
+    assert len(render_page([full, outcome], PROVENANCE).encode()) < 1_500_000
+
+
+def test_the_four_grades_look_different():
+    claims = [
+        Claim("s", verdict, "e", holds)
+        for verdict, holds in (
+            ("good", True), ("note", None), ("warning", None), ("problem", False)
+        )
+    ]  # fmt: skip
+    page = Elements(render_page([Outcome("e", "t", "s", claims=claims)], PROVENANCE))
+    grades = [attrs["class"] for tag, attrs in page.found if tag == "li"]
+    assert grades == ["holds", "open", "warns", "fails"]
+    css = _resource("page.css")
+    signs = [
+        re.search(rf'\.{grade} \.finding::before{{content:"(.)"}}', css)[1] for grade in grades
+    ]
+    assert len(set(signs)) == 4
+
+
+def test_an_option_stays_on_one_line_and_findings_are_called_so():
+    claims = [Claim("Give --target-length <b> to go on -- at 4k.", "note", "a--b")]
+    outcome = Outcome("e", "t", "s", claims=claims, claims_title="Findings")
+    page = Elements(render_page([outcome], PROVENANCE))
+    assert [tag for tag, _ in page.found].count(
+        "code"
+    ) == 2  # the option, and the command of the provenance
+    assert "--target-length" in page.text
+    assert "Findings" in page.text
+    assert "Claims" not in page.text
+    assert any("<b> to go on -- at 4k." in text for text in page.text)
+
+
+def test_a_chart_is_described_in_words():
+    panel = Panel(
+        "length", "accuracy", "left", [Line([1, 2], [1, 2], "test")], marks=[Mark(1, "m")]
+    )
+    page = Elements(
+        render_page([Outcome("e", "t", "s", figures=[Figure("f", "F", [panel])])], PROVENANCE)
+    )
+    labels = [attrs["aria-label"] for _, attrs in page.found if attrs.get("role") == "img"]
+    assert labels == ["F: left. accuracy against length. Shown: test, m."]
 
 
 def test_nothing_on_the_page_points_elsewhere(plain):
@@ -135,3 +196,37 @@ def test_chart_values_are_those_of_the_panel(outcome):
     assert log["data"][1]["y"] == [None, None, 1e30, None]
     assert [mark["x"] for mark in log["layout"]["annotations"]] == [pytest.approx(0.30103)]
     assert charts(outcome.figures[0])[2]["data"][0]["z"][1] == [2, 3, None]
+
+
+@pytest.mark.parametrize("numbers", [(37, 3000), (2, 9), (0.1, 0.7), (1e-9, 1e4), (100, 110)])
+@pytest.mark.parametrize("kind", ["line", "bars", "histogram"])
+def test_the_ticks_of_a_log_axis_are_in_one_style(numbers, kind):
+    panel = {
+        "line": Panel("x", "y", lines=[Line([1, 2], numbers)], log_y=True),
+        "bars": Panel("x", "y", bars=[Bars([1, 2], numbers)], log_y=True),
+        "histogram": Panel("x", "y", histograms=[Histogram([0, 1, 2], numbers)], log_y=True),
+    }[kind]
+    axis = charts(Figure("f", "", [panel]))[0]["layout"]["yaxis"]
+    assert len(axis["tickvals"]) == len(set(axis["ticktext"])) >= 2
+    assert len({"<sup>" in text for text in axis["ticktext"]}) == 1
+
+
+def test_long_names_of_bars_lie_beside_them_whole():
+    names = ["gated SSM", "gate frozen", "W_B and W_C trained", "gated linear attention"]
+    panel = Panel("gate", "share", bars=[Bars(names, [1, 2, 3, 4], "a", [0] * 4, [5] * 4)])
+    trace = charts(Figure("f", "", [panel]))[0]["data"][0]
+    assert trace["orientation"] == "h"
+    assert trace["y"] == names
+    assert "error_x" in trace
+
+
+def test_labels_of_marks_lie_beside_and_above_the_chart():
+    marks = [Mark(0.5, "majority class", "y"), Mark(2, "training length"), Mark(2.1, "degrades")]
+    panel = Panel("x", "y", lines=[Line([1, 3], [0, 1])], marks=marks)
+    layout = charts(Figure("f", "", [panel]))[0]["layout"]
+    above, again, beside = layout["annotations"]
+    assert (beside["x"], beside["xanchor"], beside["text"]) == (1, "left", "majority<br>class")
+    assert (above["y"], above["yanchor"]) == (1, "bottom")
+    assert above["yshift"] < again["yshift"]
+    assert layout["margin"]["r"] > 60
+    assert layout["margin"]["t"] >= 2 * 15

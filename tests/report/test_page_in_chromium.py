@@ -6,6 +6,7 @@ import pytest
 from headless_chromium import EXECUTABLE, Page
 from report_samples import HOSTILE, PROVENANCE, make_outcome
 
+from keelback.outcome import Claim, Column, Outcome, Table
 from keelback.report import render_page
 
 pytestmark = [
@@ -38,7 +39,7 @@ def show(browser, report, **how):
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+@pytest.mark.parametrize("width", [390, 768, 1280], ids=["phone", "tablet", "desktop"])
 def test_page_is_silent_self_contained_and_fits(browser, report, width, dark):
     show(browser, report, width=width, dark=dark)
     assert browser.evaluate("typeof window.pwned") == "undefined"
@@ -113,3 +114,58 @@ def test_colours_follow_the_appearance_without_a_reload(browser, report):
     dark = {"name": "prefers-color-scheme", "value": "dark"}
     browser.call("Emulation.setEmulatedMedia", features=[dark])
     browser.wait_for(f"{line} !== '{light}'")
+
+
+@pytest.fixture(scope="module")
+def wide_table(tmp_path_factory):
+    columns = [Column(f"c{i}", f"column number {i}", ".3g") for i in range(13)]
+    rows = [{f"c{i}": i * 1.25 for i in range(13)}] * 30
+    claims = [
+        Claim("One may go on.", verdict, "e", holds)
+        for verdict, holds in (
+            ("good", True),
+            ("warning", None),
+            ("problem", False),
+            ("note", None),
+        )
+    ]
+    tables = [Table("t", "Wide", columns, rows), Table("n", "Narrow", columns[:1], rows[:2])]
+    path = tmp_path_factory.mktemp("table") / "report.html"
+    path.write_text(render_page([Outcome("e", "t", "s", claims, tables=tables)], PROVENANCE))
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_a_cut_table_says_that_it_scrolls(browser, wide_table, width):
+    show(browser, wide_table, width=width)
+    hints = "[...document.querySelectorAll('.hint')]"
+    browser.wait_for(f"{hints}.some((hint) => !hint.hidden)")
+    assert browser.evaluate(f"{hints}.map((hint) => hint.hidden)") == [False, True]
+    assert "columns" in browser.evaluate(f"{hints}[0].textContent")
+    browser.evaluate("document.querySelector('.scroll').scrollTo(1e6, 1e6)")
+    browser.wait_for(f"getComputedStyle({hints}[0]).visibility === 'hidden'")
+    assert browser.logged == []
+
+
+def test_the_grades_of_findings_differ_in_more_than_hue(browser, wide_table):
+    show(browser, wide_table, width=1280)
+    looks = browser.evaluate(
+        """[...document.querySelectorAll('.finding')].map((finding) => {
+            const style = getComputedStyle(finding);
+            const sign = getComputedStyle(finding, '::before').content;
+            return [sign, style.backgroundColor !== 'rgba(0, 0, 0, 0)', style.borderColor].join();
+        })"""
+    )
+    assert len(set(looks)) == 4
+
+
+def test_all_that_answers_is_reached_by_the_keyboard(browser, report):
+    show(browser, report, width=1280)
+    browser.evaluate("document.querySelector('.legend button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ")
+    pressed = "document.querySelector('.legend button').getAttribute('aria-pressed')"
+    assert browser.evaluate(pressed) == "false"
+    unnamed = """[...document.querySelectorAll('button, [tabindex], [role=img]')].filter(
+        (own) => !(own.textContent.trim() || own.getAttribute('aria-label'))).length"""
+    assert browser.evaluate(unnamed) == 0

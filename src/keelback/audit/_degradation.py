@@ -30,6 +30,11 @@ class Degradation:
         degrades: the rise is more than `TOLERANCE` of the reference, and not by chance.
         onset: where the rise begins, the corner of a broken line in the logarithm of the
             position; `None` where the loss does not degrade.
+
+    Examples:
+        >>> found = Degradation(2.0, 0.3, (0.2, 0.4), degrades=True, onset=900.0)
+        >>> found.relative_excess
+        0.15
     """
 
     reference_loss: float

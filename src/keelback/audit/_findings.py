@@ -14,6 +14,11 @@ class Finding:
         measure: what was measured, in words; empty where there was nothing to measure.
         value: of the measure; NaN where it cannot be told.
         threshold: the value at which the severity changes; `None` where none does.
+
+    Examples:
+        >>> finding = Finding("warning", "The state grows.", "1.2 per token", value=1.2)
+        >>> finding.to_json()["severity"]
+        'warning'
     """
 
     severity: Severity

@@ -40,6 +40,16 @@ def read_input(
 
     Raises:
         InputError: both a text and tokens, no tokenizer to be found, or an unreadable file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> _ = Path("mine.txt").write_text("A keel keeps a hull upright.", encoding="utf-8")
+        >>> model = MambaLanguageModelConfig(vocab_size=256, d_model=16).build()
+        >>> loaded = LoadedModel(model, "mine")
+        >>> tokens, label = read_input(loaded, text=Path("mine.txt"), tokenizer="bytes")
+        >>> tokens.shape, label(int(tokens[0]))
+        (torch.Size([28]), 'A')
     """
     if text is not None and tokens is not None:
         raise InputError("--text and --tokens were both given; give one of them")
@@ -67,6 +77,12 @@ def read_features(path: Path) -> Float[Tensor, "features d_model"]:
 
     Raises:
         InputError: no such file, not a matrix of numbers, or a row that is not finite.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> np.save("features.npy", np.zeros((100, 16), dtype=np.float32))
+        >>> read_features(Path("features.npy")).shape
+        torch.Size([100, 16])
     """
     try:
         values = np.load(path, allow_pickle=False)
@@ -89,6 +105,10 @@ def default_length(available: int, train_length: int | None) -> int:
 
     Without a text that is longer than the training length, there is no more to see at its end than
     at 4096 tokens.
+
+    Examples:
+        >>> default_length(available=10_000, train_length=512)
+        4096
     """
     train_length = train_length or ASSUMED_TRAIN_LENGTH
     if available <= train_length:

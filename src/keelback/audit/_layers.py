@@ -45,6 +45,13 @@ class Layer:
         path: the module's name in the model.
         reader: reads the layer as a whole; the same as `adapter` where there is one direction.
         parameters: those of the model.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=256, d_model=16).build()
+        >>> layer = find_layers(model)[0]
+        >>> layer.index, type(layer.module).__name__
+        (0, 'MambaBlock')
     """
 
     index: int
@@ -91,6 +98,12 @@ def find_layers(model: nn.Module, adapters: Sequence[Adapter] | None = None) -> 
 
     Raises:
         InputError: there is none; the message names what there is instead.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=256, d_model=16, n_layers=2).build()
+        >>> [layer.index for layer in find_layers(model)]
+        [0, 1]
     """
     layers: list[Layer] = []
     inside: set[int] = set()
@@ -115,7 +128,13 @@ def find_layers(model: nn.Module, adapters: Sequence[Adapter] | None = None) -> 
 
 
 def not_audited(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
-    """Classes, and how many of each, that mix tokens or decay but that no adapter reads."""
+    """Classes, and how many of each, that mix tokens or decay but that no adapter reads.
+
+    Examples:
+        >>> attention = torch.nn.MultiheadAttention(16, num_heads=2)
+        >>> not_audited(attention, layers=[])
+        {'MultiheadAttention': 1}
+    """
     audited = {id(part) for layer in layers for part in layer.module.modules()}
     mixing = {id(m): m for m in model.modules() if id(m) not in audited and _mixes(m)}
     innermost = (
@@ -210,6 +229,15 @@ def watching(
     read is reported there; without, what goes wrong is raised. With `failed`, it is given to that
     instead, and the forward pass goes on: of a model that is split over processes, no process may
     leave a pass that the others are in.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=40, d_model=16, n_layers=1).build()
+        >>> steps = []
+        >>> with watching(find_layers(model), lambda layer, x, own: steps.append(own.delta)):
+        ...     _ = model(torch.randint(40, (1, 20)))
+        >>> steps[0].shape  # batch, length, one step size per channel
+        torch.Size([1, 20, 32])
     """
     groups: dict[int, list[Layer]] = {}
     for layer in layers:

@@ -26,6 +26,13 @@ class LayerMeasures:
     A *horizon* is the number of tokens in which a state falls to 1/e if nothing is written, at the
     text's mean step size: `1 / (mean delta * -A)`; infinite where A is not negative. A rate's
     horizon is that of its slowest state.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=40, d_model=16, n_layers=1).build()
+        >>> measures = audit(model, tokens=torch.randint(40, (400,)), train_length=40).measures[0]
+        >>> measures.layer.index, measures.longest_horizon.shape
+        (0, torch.Size([32]))
     """
 
     layer: Layer

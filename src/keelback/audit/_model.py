@@ -22,6 +22,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     FSDP2 wraps nothing.
 
     PEFT's adapters stay in place: they are in the layers, not around the model.
+
+    Examples:
+        >>> model = torch.nn.Linear(4, 4)
+        >>> unwrapped(torch.nn.DataParallel(model)) is model
+        True
     """
     while True:
         inner = _inside(model)
@@ -131,6 +136,12 @@ def train_length_of(model: nn.Module) -> int | None:
     """The longest context that the model's configuration speaks of, if it does.
 
     Of a model for several kinds of input, that of its language model.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1)
+        >>> train_length_of(MambaForCausalLM(tiny)) is None  # its configuration says nothing
+        True
     """
     config: Any = getattr(model, "config", None)
     for own in (config, _text_config(config)):

@@ -28,6 +28,11 @@ class PrecisionEffect:
         headroom: largest value of the type over the largest activation; below 1 overflows.
         overflow_module: the first module whose output is not finite, if any.
         overflow_position: the first such position.
+
+    Examples:
+        >>> effect = PrecisionEffect("bfloat16", 0.02, 1e-4, 0.99, 1e30, None, None)
+        >>> effect.agreement  # share of positions whose most likely token stays the same
+        0.99
     """
 
     precision: str
@@ -53,6 +58,13 @@ def precision_effects(
     with in the model's own, as hardware does that multiplies in half precision and accumulates in
     single. What a layer computes between its modules, the scan above all, stays as it is, as it
     does in the kernels of mamba_ssm. No second copy of the model is made.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=256, d_model=16).build()
+        >>> effects = precision_effects(model, torch.randint(256, (1, 32)))
+        >>> [effect.precision for effect in effects]
+        ['bfloat16', 'float16']
     """
     largest = _Largest()
     with _on_outputs(model, largest.see):

@@ -19,6 +19,15 @@ class Recurrence(ABC):
 
     Positions are in the order of the scan. Where that is not the order of the layer's input, as in
     the second direction of a bidirectional layer, `order` says where each comes from.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=40, d_model=16, n_layers=1).build()
+        >>> seen = []
+        >>> with watching(find_layers(model), lambda layer, x, own: seen.append(own)):
+        ...     _ = model(torch.randint(40, (1, 20)))
+        >>> seen[0].length, seen[0].state_size
+        (20, 16)
     """
 
     delta: Float[Tensor, "batch length rates"]

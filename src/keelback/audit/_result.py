@@ -33,6 +33,11 @@ class PositionLoss:
 
     `loss` is with everything before the token as context; `restarted` is of the same tokens in a
     context no longer than training's. `low` and `high` bound `loss` by two standard errors.
+
+    Examples:
+        >>> block = PositionLoss(512, 640, tokens=512, loss=2.4, low=2.3, high=2.5, restarted=2.1)
+        >>> block.stop - block.start  # positions that the mean is over
+        128
     """
 
     start: int
@@ -85,6 +90,13 @@ class AuditResult:
         precision: effects of half precision.
         not_audited: layers that were not read, and why; other layers that mix tokens, by class.
         token_names: of each of the text's different tokens.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=40, d_model=16, n_layers=1).build()
+        >>> result = audit(model, tokens=torch.randint(40, (400,)), train_length=40)
+        >>> result.span.length, len(result.measures), bool(result.verdict)
+        (400, 1, True)
     """
 
     model: str

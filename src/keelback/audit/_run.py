@@ -87,6 +87,13 @@ def audit(
     Raises:
         InputError: no state-space layer, weights that are not finite, ids outside the vocabulary,
             fewer tokens than `length`, or inputs without a tensor.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=40, d_model=16, n_layers=1).build()
+        >>> result = audit(model, tokens=torch.randint(40, (400,)), train_length=40)
+        >>> result.train_length_source, len(result.layers)
+        ('given', 1)
     """
     if (inputs is None) == (tokens is None):
         raise InputError("audit takes inputs or tokens: give one of the two")

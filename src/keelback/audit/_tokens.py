@@ -59,6 +59,11 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
     Raises:
         InputError: nothing there that transformers or tokenizers can read as a tokenizer.
+
+    Examples:
+        >>> tokenizer = load_tokenizer("bytes")
+        >>> tokenizer.encode("keel"), tokenizer.label(107)
+        ([107, 101, 101, 108], 'k')
     """
     if str(source) == "bytes":
         return ByteTokenizer()
@@ -100,7 +105,12 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def bundled_text() -> str:
-    """William Morris, *News from Nowhere* (1890), chapters I to VI; in the public domain."""
+    """William Morris, *News from Nowhere* (1890), chapters I to VI; in the public domain.
+
+    Examples:
+        >>> bundled_text()[:16]
+        'CHAPTER I: DISCU'
+    """
     file = resources.files("keelback.audit") / "texts" / "news_from_nowhere.txt"
     return file.read_text(encoding="utf-8")
 
@@ -110,6 +120,12 @@ def read_text(path: Path) -> str:
 
     Raises:
         InputError: no such file, or not UTF-8.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> _ = Path("mine.txt").write_text("A keel keeps a hull upright.", encoding="utf-8")
+        >>> read_text(Path("mine.txt"))
+        'A keel keeps a hull upright.'
     """
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -124,6 +140,12 @@ def read_tokens(path: Path) -> Int[Tensor, " tokens"]:
 
     Raises:
         InputError: no such file, or something in it that is not a list of whole numbers.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> np.save("tokens.npy", np.array([3, 1, 4, 1, 5]))
+        >>> read_tokens(Path("tokens.npy"))
+        tensor([3, 1, 4, 1, 5])
     """
     path = Path(path)
     try:

@@ -137,7 +137,13 @@ class Ball:
 
 @dataclass(frozen=True)
 class Intervals:
-    """A block of k scalars, each in an interval of half-length R; `log_reach` = log(L R)."""
+    """A block of k scalars, each in an interval of half-length R; `log_reach` = log(L R).
+
+    Examples:
+        >>> intervals = Intervals(coordinates=3, log_reach=0.0)
+        >>> intervals.coordinates
+        3
+    """
 
     coordinates: int
     log_reach: Real

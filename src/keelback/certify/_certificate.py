@@ -37,6 +37,20 @@ def certificate_of(
 
     Raises:
         InputError: python-flint is missing: the bounds are not rounded outward.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig, save_model
+        >>> task = get_task("majority", seq_len=10, n_train=100, n_test=200)
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> save_model(model, Path("mine.safetensors"))
+        >>> found = certify_model(model, task, pac_bayes=False)
+        >>> certificate = certificate_of(
+        ...     found, checkpoint=Path("mine.safetensors"), task=task, made_by={}, seed=0
+        ... )
+        >>> certificate["format"], certificate["attempt"]
+        ('keelback certificate 1', 1)
     """
     flint()
     samples = {f"{name} examples": own for name, own in found.unseen.items()}

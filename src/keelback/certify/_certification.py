@@ -58,6 +58,15 @@ class Certification:
         constants: of the best constant answer to the training split, by split.
         unseen: what was found of the training split among the examples of each split.
         pac_bayes: None where it was not asked for.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> task = get_task("majority", seq_len=10, n_train=100, n_test=200)
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> found = certify_model(model, task, pac_bayes=False)
+        >>> found.held_out["test"].examples
+        200
     """
 
     delta: float
@@ -231,6 +240,15 @@ def certify_model(
         InputError: weights that are not finite, another architecture, copies of training examples
             among those held out, or an argument outside its domain.
         JobError: the prior's training diverged.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> task = get_task("majority", seq_len=10, n_train=100, n_test=200)
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> found = certify_model(model, task, pac_bayes=False)
+        >>> found.delta, found.attempt, sorted(found.held_out)
+        (0.05, 1, ['fresh', 'test'])
     """
     if not 0 < prior_share < 1:
         raise InputError(f"prior_share = {prior_share:g} must lie strictly between 0 and 1")

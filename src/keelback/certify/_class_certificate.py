@@ -37,6 +37,15 @@ class ClassCertificate:
         summary: every bound of the class.
         log_risk: logarithms of upper bounds on the true error, by route: published (of the plain
             selective SSM alone), sharpened, covering (never above 0).
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> split = get_task("majority", seq_len=10, n_train=100).split("train")
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> one = certify_class(model, split).a_posteriori
+        >>> one.constants.T, 0 <= one.sample_risk <= 1
+        (10, True)
     """
 
     constants: AnyConstants
@@ -56,6 +65,14 @@ class ClassCertificates:
             announced before the data were seen, but they were read off the trained model.
         a_posteriori: for the enclosing class of a grid that was fixed before the data; valid
             however the model was trained.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> split = get_task("majority", seq_len=10, n_train=100).split("train")
+        >>> both = certify_class(SelectiveSSMConfig(vocab_size=2, d_model=4).build(), split)
+        >>> both.a_priori.constants.m, both.a_posteriori.constants.m
+        (100, 100)
     """
 
     a_priori: ClassCertificate
@@ -80,6 +97,15 @@ def certify_class(
         InputError: another architecture, weights that are not finite, or delta outside (0, 1).
 
     Source: docs/studies/bounds.md, Theorems 4, 6 and 7, Corollaries 8 and 9.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> split = get_task("majority", seq_len=10, n_train=100).split("train")
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> found = certify_class(model, split, delta=0.05)
+        >>> found.a_priori.delta
+        0.05
     """
     grid = grid or ClassGrid()
     constants = read_class(model, train.seq_len, len(train))

@@ -60,7 +60,17 @@ class CodedTensor:
 
 @dataclass(frozen=True)
 class CodedModel:
-    """A model that a file describes completely."""
+    """A model that a file describes completely.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> recipe = CompressionRecipe(steps=1, batch=2, seq_len=16)
+        >>> coded, _ = compress(model, torch.randint(256, (500,)), recipe, context=8, window=16)
+        >>> type(coded.build()).__name__
+        'MambaForCausalLM'
+    """
 
     header: CodedHeader
     tensors: Mapping[str, CodedTensor]
@@ -111,7 +121,14 @@ class CodedModel:
 
 
 def is_coded_model(path: Path) -> bool:
-    """Whether a file begins like a coded model."""
+    """Whether a file begins like a coded model.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> _ = Path("note.txt").write_text("not a model")
+        >>> is_coded_model(Path("note.txt"))
+        False
+    """
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -123,6 +140,17 @@ def read_coded_model(path: Path) -> CodedModel:
 
     Raises:
         InputError: no such file, another file, or one that is cut off or damaged.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> recipe = CompressionRecipe(steps=1, batch=2, seq_len=16)
+        >>> coded, _ = compress(model, torch.randint(256, (500,)), recipe, context=8, window=16)
+        >>> _ = coded.save(Path("model.coded"))
+        >>> read_coded_model(Path("model.coded")).to_bytes() == coded.to_bytes()
+        True
     """
     try:
         content = path.read_bytes()
@@ -209,7 +237,14 @@ def header_of(model: nn.Module, **settings: Any) -> CodedHeader:
 
 
 def require_bytes(model: nn.Module) -> None:
-    """Raise an InputError unless the model is a language model of transformers over 256 bytes."""
+    """Raise an InputError unless the model is a language model of transformers over 256 bytes.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> require_bytes(model)  # it reads bytes: nothing to say
+    """
     config: Any = getattr(model, "config", None)
     vocab_size = getattr(config, "vocab_size", None)
     if not hasattr(config, "to_diff_dict") or not hasattr(model, "lm_head"):

@@ -51,6 +51,10 @@ class CompressionRecipe:
         seed: of the order of the windows, and of the random weights below a subspace.
         max_seconds: training ends by then, the rate decaying by the clock if the steps are too slow
             for it.
+
+    Examples:
+        >>> CompressionRecipe(bits=2.0, steps=100).bits
+        2.0
     """
 
     bits: float = 3.0
@@ -106,6 +110,16 @@ def compress(
 
     Source: Bengio, Leonard and Courville, arXiv 1308.3432 (straight through); Lotfi et al., arXiv
     2312.17173 (a subspace and quantised coordinates for bounds of language models).
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> recipe = CompressionRecipe(steps=1, batch=2, seq_len=16)
+        >>> text = torch.randint(256, (500,))
+        >>> coded, losses = compress(model, text, recipe, context=8, window=16)
+        >>> len(coded.to_bytes()) < 20_000, len(losses)
+        (True, 1)
     """
     if len(tokens) < recipe.seq_len + 2:
         raise InputError(f"{len(tokens)} tokens are too few for windows of {recipe.seq_len}")

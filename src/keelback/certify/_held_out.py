@@ -26,6 +26,11 @@ class HeldOut:
         bound: upper confidence bound on the error of a new example (Clopper and Pearson).
         label: the answer, if the classifier gives the same one always.
         wrong_examples: rows of the split that a model labels wrong.
+
+    Examples:
+        >>> found = HeldOut(errors=3, examples=100, error=0.03, bound=0.08)
+        >>> found.as_dict()["bound"]
+        0.08
     """
 
     errors: int

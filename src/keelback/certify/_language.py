@@ -130,6 +130,16 @@ class LanguageCertification:
         statements: the certified numbers.
         measured: bits per byte and error on the documents, of the model and of n-gram models, and
             the same bounds by Azuma and Freedman.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> unseen, seen = [bytes(range(40)), bytes(range(40, 80))], [bytes(80)]
+        >>> sample = sample_of(unseen, training=seen)
+        >>> found = certify_language(model, sample, context=8, window=16, training=seen)
+        >>> found.sample.as_dict()["counted"]  # documents
+        2
     """
 
     delta: float
@@ -177,6 +187,11 @@ def sample_of(
     Raises:
         InputError: neither or both of code and training documents; copies and the policy is to
             refuse; fewer than two documents left, or to draw; a draw beside a code.
+
+    Examples:
+        >>> sample = sample_of([b"one document", b"another one"], training=[b"seen in training"])
+        >>> sample.as_dict()["exact"], sample.as_dict()["counted"]
+        (0, 2)
     """
     if (training is None) == (code_bits == 0):
         raise InputError("a certificate needs the length of a code, or else training documents")
@@ -232,6 +247,16 @@ def certify_language(
         InputError: python-flint is missing, no documents, or an argument outside its domain.
 
     Source: docs/studies/bounds.md, Theorems 12 and 13.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> unseen, seen = [bytes(range(40)), bytes(range(40, 80))], [bytes(80)]
+        >>> sample = sample_of(unseen, training=seen)
+        >>> found = certify_language(model, sample, context=8, window=16, training=seen)
+        >>> found.delta, found.attempt
+        (0.05, 1)
     """
     share = paid(delta, attempt)
     documents, code_bits = sample.documents, sample.code_bits

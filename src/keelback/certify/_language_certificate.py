@@ -59,6 +59,21 @@ def language_certificate(
         text: number, bytes and digest of all documents, copies included.
         training: the same of the training text, if it was given.
         made_by: code, libraries and command.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> unseen, seen = [bytes(range(40)), bytes(range(40, 80))], [bytes(80)]
+        >>> sample = sample_of(unseen, training=seen)
+        >>> found = certify_language(model, sample, context=8, window=16, training=seen)
+        >>> _ = Path("model.bin").write_bytes(b"the coded model")
+        >>> certificate = language_certificate(
+        ...     found, coded=Path("model.bin"), text={}, training=None, made_by={}
+        ... )
+        >>> certificate["checkpoint"]["name"]
+        'model.bin'
     """
     content = coded.read_bytes()
     statements = [statement(found, own.kind, own.bound, own.evidence) for own in found.statements]
@@ -86,7 +101,18 @@ def language_certificate(
 
 
 def language_words(found: LanguageCertification) -> list[str]:
-    """Each certified number as a sentence."""
+    """Each certified number as a sentence.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> unseen, seen = [bytes(range(40)), bytes(range(40, 80))], [bytes(80)]
+        >>> sample = sample_of(unseen, training=seen)
+        >>> found = certify_language(model, sample, context=8, window=16, training=seen)
+        >>> len(language_words(found)) == len(found.statements)
+        True
+    """
     return [
         str(statement(found, own.kind, own.bound, own.evidence)["words"])
         for own in found.statements

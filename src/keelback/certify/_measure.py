@@ -51,6 +51,13 @@ def measure_constants(model: nn.Module, seq_len: int, m: int) -> ClassConstants:
 
     Raises:
         InputError: another architecture, or weights that are not finite.
+
+    Examples:
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> constants = measure_constants(model, seq_len=50, m=1000)
+        >>> constants.T, constants.m, constants.d
+        (50, 1000, 4)
     """
     model = require_selective(model)
     require_finite(model)
@@ -82,14 +89,27 @@ def measure_constants(model: nn.Module, seq_len: int, m: int) -> ClassConstants:
 
 @torch.no_grad()
 def logits(model: nn.Module, split: Split) -> Float[Tensor, "examples *classes"]:
-    """The model's logits on a split, in batches."""
+    """The model's logits on a split, in batches.
+
+    Examples:
+        >>> from keelback import get_task
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> split = get_task("majority", seq_len=10, n_test=50).split("test")
+        >>> logits(SelectiveSSMConfig(vocab_size=2).build(), split).shape
+        torch.Size([50])
+    """
     return torch.cat([model(tokens) for tokens in split.tokens.split(_BATCH)])
 
 
 def margins(
     logits: Float[Tensor, "examples *classes"], labels: Int[Tensor, " examples"]
 ) -> Float[Tensor, " examples"]:
-    """y z for one logit (y = +-1), z_y minus the largest other logit for several classes."""
+    """y z for one logit (y = +-1), z_y minus the largest other logit for several classes.
+
+    Examples:
+        >>> margins(torch.tensor([2.0, -1.0]), torch.tensor([1, 1]))
+        tensor([ 2., -1.])
+    """
     if logits.ndim == 1:
         return torch.where(labels == 1, logits, -logits)
     own = logits.gather(1, labels[:, None]).squeeze(1)
@@ -98,6 +118,11 @@ def margins(
 
 
 def ramp_risk(margins: Float[Tensor, " examples"], margin: float) -> float:
-    """Mean of min(1, max(0, 1 - margin of the example / margin)); not a number counts as 1."""
+    """Mean of min(1, max(0, 1 - margin of the example / margin)); not a number counts as 1.
+
+    Examples:
+        >>> ramp_risk(torch.tensor([2.0, 0.5, -1.0]), margin=1.0)
+        0.5
+    """
     losses = (1 - margins.double() / margin).nan_to_num(nan=1.0).clamp(0, 1)
     return float(losses.mean())

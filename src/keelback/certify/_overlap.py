@@ -32,6 +32,11 @@ class Overlap:
         exact: rows that also stand in the training data, token by token.
         near: rows that nearly do.
         within: rows that repeat an earlier row of the sample, exactly or nearly.
+
+    Examples:
+        >>> overlap = Overlap(exact=[1])
+        >>> bool(overlap), overlap.rows
+        (True, [1])
     """
 
     exact: list[int] = field(default_factory=list)
@@ -66,6 +71,12 @@ def find_overlap(
         training: what the model was trained on.
         near: whether to look for near copies as well; of no use where tokens are few, as in strings
             of bits, whose shingles all agree.
+
+    Examples:
+        >>> training = [[4, 5, 6], [7, 8, 9]]
+        >>> found = find_overlap([[1, 2, 3], [4, 5, 6]], training, near=False)
+        >>> found.exact, found.kept(2)
+        ([1], [0])
     """
     seen = {_digest(row) for row in training}
     exact, within, first_of = [], [], set()

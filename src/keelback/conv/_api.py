@@ -53,6 +53,11 @@ def causal_conv1d(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+
+    Examples:
+        >>> x, weight = torch.ones(1, 4, 1), torch.ones(1, 3)
+        >>> causal_conv1d(x, weight).flatten()
+        tensor([1., 2., 3., 3.])
     """
     require_shape("x", x, ("batch", "length", "channels"))
     batch, _, channels = x.shape
@@ -91,6 +96,13 @@ def causal_conv1d_update(
 
     Raises:
         InputError: An operand has the wrong shape or dtype.
+
+    Examples:
+        >>> state, weight = torch.zeros(1, 1, 2), torch.ones(1, 3)
+        >>> causal_conv1d_update(torch.ones(1, 1), state, weight)
+        tensor([[1.]])
+        >>> state
+        tensor([[[0., 1.]]])
     """
     require_shape("x", x, ("batch", "channels"), ("batch", "channels", "length"))
     batch, channels = x.shape[:2]

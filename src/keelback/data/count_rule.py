@@ -11,6 +11,11 @@ class CountRule:
 
     `noisy_accuracy` is its accuracy there, which no model exceeds in expectation;
     `clean_accuracy` is the same rule's accuracy on the clean test distribution.
+
+    Examples:
+        >>> rule = best_count_rule(seq_len=50, flip_probability=0.2)
+        >>> rule.noisy_accuracy < 1
+        True
     """
 
     noisy_accuracy: float

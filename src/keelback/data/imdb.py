@@ -24,6 +24,10 @@ class IMDbSettings(TaskSettings):
     given. `tokenizer`: a WordPiece vocabulary; that of BERT uncased on the Hub if not given.
     `n_train` and `n_test`: how many reviews to draw, by `data_seed`; all in their order if not
     given.
+
+    Examples:
+        >>> IMDbSettings(seq_len=200, n_train=1000).padding_side
+        'right'
     """
 
     seq_len: int = Field(ge=2)
@@ -41,6 +45,14 @@ class IMDb(Task):
     Lower-cased BERT WordPiece, `[CLS] ... [SEP]`, cut and padded with id 0 to exactly `seq_len`
     tokens. The reviews are tokenised once, and their tokens kept in `cache_folder()`. Data: Maas et
     al. 2011, "Learning Word Vectors for Sentiment Analysis".
+
+    Examples:
+        >>> from keelback.errors import InputError
+        >>> try:
+        ...     IMDb(IMDbSettings(seq_len=200, data="nowhere")).split("test")
+        ... except InputError as error:
+        ...     print(type(error).__name__)
+        InputError
     """
 
     name: ClassVar[str] = "imdb"

@@ -38,6 +38,11 @@ class Task(ABC):
     A subclass names itself, says which settings it takes, how large its vocabulary is and how many
     classes it has, and loads or generates a split. Two classes mean a binary head (one logit),
     more a multiclass head.
+
+    Examples:
+        >>> task = get_task("majority", seq_len=10, n_train=5)
+        >>> isinstance(task, Task), len(task.split("train"))
+        (True, 5)
     """
 
     name: ClassVar[str]
@@ -136,7 +141,12 @@ class Task(ABC):
 
 
 def fresh_seed(data_seed: int) -> int:
-    """The seed of data that belong to no run with this data seed: far from all that people use."""
+    """The seed of data that belong to no run with this data seed: far from all that people use.
+
+    Examples:
+        >>> fresh_seed(1) != 1
+        True
+    """
     return (data_seed + 1_000_000) % 2**32
 
 
@@ -226,6 +236,13 @@ def register_task(task: type[TaskT]) -> type[TaskT]:
 
     Raises:
         InputError: it is no task, or not a whole one, or another task has its name.
+
+    Examples:
+        >>> @register_task
+        ... class Votes(Majority):
+        ...     name = "votes-of-an-example"
+        >>> get_task("votes-of-an-example", seq_len=5, n_train=3).name
+        'votes-of-an-example'
     """
     check_task(task)
     TASKS.add(task.name, task)

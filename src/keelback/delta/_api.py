@@ -104,6 +104,14 @@ def delta_rule_step(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> states = torch.zeros(1, 2, 4, 3)
+        >>> q, k, v = torch.randn(1, 2, 4), torch.randn(1, 2, 4), torch.randn(1, 2, 3)
+        >>> g, beta = torch.zeros(1, 2), torch.full((1, 2), 0.5)
+        >>> y, states = delta_rule_step(states, q, k, v, g, beta)
+        >>> y.shape, states.shape
+        (torch.Size([1, 2, 3]), torch.Size([1, 2, 4, 3]))
     """
     operands = Operands(q, k, v, g, beta, states)
     return step(operands, bool(normalise), scale_of(scale, k))

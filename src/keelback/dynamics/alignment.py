@@ -13,7 +13,13 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Alignment:
-    """A number for each class feature and each irrelevant one, in the order of the features."""
+    """A number for each class feature and each irrelevant one, in the order of the features.
+
+    Examples:
+        >>> alignment = Alignment(classes=[2.0, 1.5], irrelevant=[0.1, -0.2])
+        >>> alignment.o_plus, alignment.o_minus
+        (2.0, 1.5)
+    """
 
     classes: Sequence[float]
     irrelevant: Sequence[float]
@@ -75,7 +81,13 @@ def _split(values: Array, classes: int) -> Alignment:
 
 @dataclass(frozen=True)
 class GateOpenness:
-    """Mean of `g = sigmoid(w . x)` over the tokens of each kind; `None` where there are none."""
+    """Mean of `g = sigmoid(w . x)` over the tokens of each kind; `None` where there are none.
+
+    Examples:
+        >>> openness = GateOpenness(own=0.9, other=0.8, irrelevant=0.1)
+        >>> openness.own > openness.irrelevant
+        True
+    """
 
     own: float | None
     other: float | None

@@ -17,7 +17,13 @@ from keelback.errors import InputError
 
 @dataclass(frozen=True)
 class BayesError:
-    """Bounds on the smallest possible error rate, as natural logarithms (-inf without noise)."""
+    """Bounds on the smallest possible error rate, as natural logarithms (-inf without noise).
+
+    Examples:
+        >>> error = BayesError(log_lower=-9.0, log_upper=-8.0)
+        >>> error.log_lower <= error.log_upper
+        True
+    """
 
     log_lower: float
     log_upper: float

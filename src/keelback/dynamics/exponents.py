@@ -20,7 +20,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate and the ends of its 95% interval; ends may be infinite."""
+    """A point estimate and the ends of its 95% interval; ends may be infinite.
+
+    Examples:
+        >>> interval = Interval(value=-2.0, low=-2.2, high=-1.9)
+        >>> interval.low <= -2 <= interval.high
+        True
+    """
 
     value: float
     low: float
@@ -134,6 +140,13 @@ def power_law_through(
 
     Raises:
         InputError: when an x or an estimate is not positive.
+
+    Examples:
+        >>> x = [0.1, 0.2, 0.4]
+        >>> epochs = np.array([100.0, 25.0, 6.25])
+        >>> law = power_law_through(x, epochs, np.tile(epochs, (20, 1)))
+        >>> round(law.exponent.value, 6)
+        -2.0
     """
     if any(not 0 < value < inf for value in x):
         raise InputError("exponents: a power law needs finite points above zero")

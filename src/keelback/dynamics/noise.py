@@ -13,7 +13,12 @@ from keelback.errors import InputError
 @runtime_checkable
 @runtime_checkable
 class Noise(Protocol):
-    """What a noise family offers: its standard deviation per coordinate and a way to draw it."""
+    """What a noise family offers: its standard deviation per coordinate and a way to draw it.
+
+    Examples:
+        >>> isinstance(GaussianNoise(scale=0.1), Noise)
+        True
+    """
 
     @property
     def scale(self) -> float:

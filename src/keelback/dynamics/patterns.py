@@ -23,7 +23,12 @@ from keelback.memory import require_memory
 
 @runtime_checkable
 class Pattern(Protocol):
-    """Where the features of a sequence stand, given its class."""
+    """Where the features of a sequence stand, given its class.
+
+    Examples:
+        >>> isinstance(Locality(near=2, far=4, length=8, dim=8), Pattern)
+        True
+    """
 
     @property
     def length(self) -> int:

@@ -22,6 +22,10 @@ class Prediction:
             locality L^2 d / (eta^2 (2^-near - 2^-far)^2).
         class_projection: least <w, o_+-> after the epochs that were run, majority voting only:
             (eta T / 8 L^2) (alpha_r L - alpha_c L)^2.
+
+    Examples:
+        >>> Prediction(epochs=120.0, samples=400.0, class_projection=None).epochs
+        120.0
     """
 
     epochs: float
@@ -31,7 +35,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition of the theorem: what it asks for, and whether the setting meets it."""
+    """One condition of the theorem: what it asks for, and whether the setting meets it.
+
+    Examples:
+        >>> condition = Condition("samples", "N is large", required=100.0, actual=400.0, holds=True)
+        >>> condition.actual >= condition.required
+        True
+    """
 
     name: str
     statement: str

@@ -74,6 +74,11 @@ class TwoModes:
         pattern: near, far, L and d.
         eta_gate, eta_out: step sizes of w and W_O.
         active: see the module; measured on a start with `active_share`.
+
+    Examples:
+        >>> modes = TwoModes(Locality(near=1, far=4, length=8, dim=8), eta_gate=0.1, eta_out=0.1)
+        >>> modes.gate_epochs  # near = 1: no irrelevant token lies inside the pair
+        inf
     """
 
     pattern: Locality
@@ -179,7 +184,12 @@ class Course:
 
 
 def active_share(W_O: Float[Tensor, "width dim"]) -> float:
-    """Shares of hidden units that will carry o_+ and o_-: v > 0 and v < 0, with W_O > 0 there."""
+    """Shares of hidden units that will carry o_+ and o_-: v > 0 and v < 0, with W_O > 0 there.
+
+    Examples:
+        >>> active_share(torch.tensor([[0.1, -0.1], [-0.1, 0.2]]))
+        1.0
+    """
     half = len(W_O) // 2
     return float((W_O[:half, 0] > 0).sum() + (W_O[half:, 1] > 0).sum()) / len(W_O)
 
@@ -207,6 +217,12 @@ def best_two_mode_accuracy(
         class_gate: values of <w, o_+-> to try.
         samples: sequences that each model is scored on; paired.
         seed: of those sequences.
+
+    Examples:
+        >>> pattern = Locality(near=2, far=4, length=8, dim=8)
+        >>> noise = GaussianNoise(scale=0.01)
+        >>> best_two_mode_accuracy(pattern, noise, u=[1.0], class_gate=[0.0], samples=100) > 0.5
+        True
     """
     data = sample_patterns(pattern, samples, noise, stream(seed, _CEILING), paired=True)
     W_O = torch.eye(2, pattern.dim)[None]

@@ -23,6 +23,11 @@ def everything(given: Mapping[str, Any]) -> tuple[list[Planned], list[str]]:
 
     Raises:
         InputError: a value is wrong, or the data that were named cannot be read.
+
+    Examples:
+        >>> jobs, skipped = everything({"quick": True})
+        >>> len(jobs) > 5
+        True
     """
     problems = EXPERIMENTS.load_all()
     without_paths = {k: v for k, v in given.items() if k not in ("data", "tokenizer")}

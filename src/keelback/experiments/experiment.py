@@ -38,7 +38,22 @@ S = TypeVar("S", bound=Settings)
 
 
 class Experiment(ABC, Generic[S]):
-    """A sweep with a question: the runs that it needs, and the answer that they give."""
+    """A sweep with a question: the runs that it needs, and the answer that they give.
+
+    Examples:
+        >>> class Nothing(Experiment[Settings]):
+        ...     name = "nothing"
+        ...     summary = "does nothing happen?"
+        ...     settings_type = Settings
+        ...
+        ...     def runs(self, settings):
+        ...         return []
+        ...
+        ...     def outcome(self, settings, results):
+        ...         raise NotImplementedError
+        >>> Nothing().runs(Settings())
+        []
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -151,6 +166,21 @@ def register_experiment(experiment: type[E]) -> type[E]:
 
     Raises:
         InputError: it is no whole experiment, or another one has its name.
+
+    Examples:
+        >>> @register_experiment
+        ... class Nothing(Experiment[Settings]):
+        ...     name = "nothing-of-an-example"
+        ...     summary = "does nothing happen?"
+        ...     settings_type = Settings
+        ...
+        ...     def runs(self, settings):
+        ...         return []
+        ...
+        ...     def outcome(self, settings, results):
+        ...         raise NotImplementedError
+        >>> Nothing.name
+        'nothing-of-an-example'
     """
     if not (isinstance(experiment, type) and issubclass(experiment, Experiment)):
         raise InputError(

@@ -26,6 +26,12 @@ def provide_mamba_ssm() -> Replacement:
     `selective_state_update`, and the package itself `selective_scan_fn` and `mamba_inner_fn`. Where
     mamba_ssm is installed its functions are replaced, else modules of these names stand in for it.
     Code that has imported the functions before the call keeps those that it has.
+
+    Examples:
+        >>> with provide_mamba_ssm():
+        ...     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        >>> selective_scan_fn.__module__.split(".")[0]
+        'keelback'
     """
     interface: dict[str, Any] = {
         "selective_scan_fn": selective_scan_fn,

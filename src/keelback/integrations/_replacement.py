@@ -12,6 +12,12 @@ class Replacement:
     """What a call put in place: `undo()` takes it back, and so does leaving a `with` block.
 
     Undo replacements of the same thing in the reverse order of their making.
+
+    Examples:
+        >>> replacement = use_in_transformers()  # from here on
+        >>> isinstance(replacement, Replacement)
+        True
+        >>> replacement.undo()
     """
 
     def __init__(self) -> None:

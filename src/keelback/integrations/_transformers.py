@@ -63,6 +63,15 @@ def use_in_transformers() -> Replacement:
     Raises:
         InputError: transformers is not installed, or is of a version whose models are built
             otherwise.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny)
+        >>> with use_in_transformers():
+        ...     logits = model(torch.zeros(1, 20, dtype=torch.int64)).logits
+        >>> logits.shape
+        torch.Size([1, 20, 40])
     """
     if find_spec("transformers") is None:
         raise InputError("transformers is not installed: pip install 'keelback[hf]'")

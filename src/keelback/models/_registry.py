@@ -25,7 +25,13 @@ from keelback.registry import Registry, is_from_outside
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """The fields that every classifier's configuration, a frozen pydantic model, has."""
+    """The fields that every classifier's configuration, a frozen pydantic model, has.
+
+    Examples:
+        >>> config = SelectiveSSMConfig(vocab_size=2)
+        >>> isinstance(config, ModelConfig), config.kind
+        (True, 'selective-ssm')
+    """
 
     kind: Any
     vocab_size: int
@@ -38,7 +44,13 @@ class ModelConfig(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What training and evaluation ask of a model: logits from tokens."""
+    """What training and evaluation ask of a model: logits from tokens.
+
+    Examples:
+        >>> model = SelectiveSSMConfig(vocab_size=2).build()
+        >>> model.config.kind  # its configuration builds it again
+        'selective-ssm'
+    """
 
     def __call__(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch *classes"]:
         """`(batch,)` for two classes, `(batch, n_classes)` otherwise."""
@@ -59,6 +71,15 @@ def register_model(config: type[ConfigT]) -> type[ConfigT]:
 
     Raises:
         InputError: it is no such class, or another model has its kind.
+
+    Examples:
+        >>> from typing import Literal
+        >>> @register_model
+        ... class WideConfig(SelectiveSSMConfig):
+        ...     kind: Literal["wide-of-an-example"] = "wide-of-an-example"
+        ...     d_model: int = 32
+        >>> model_config({"kind": "wide-of-an-example", "vocab_size": 2}).d_model
+        32
     """
     kind = _kind_of(config)
     if is_from_outside(config):
@@ -117,6 +138,9 @@ def require_room(config: ModelConfig, copies: int = 1) -> None:
 
     Raises:
         InputError: they would not, or a size is too large for a tensor.
+
+    Examples:
+        >>> require_room(SelectiveSSMConfig(vocab_size=2), copies=5)  # it fits: nothing to say
     """
     try:
         weights = _weights_of(config)

@@ -29,6 +29,13 @@ def class_constants(
         matrix), `delta_min` and `delta_max` on the tokens seen, `delta_lower` and `delta_upper`
         that the class allows (softplus of `p -+ B_q B_u`), `growth` (largest factor
         `exp(s_A delta)` of a state per token on the data), `rho` (the same over the class).
+
+    Examples:
+        >>> model = SelectiveSSMConfig(vocab_size=2, d_model=4).build()
+        >>> seen = torch.tensor([True, True])  # both tokens occur
+        >>> found = class_constants(model, dict(model.named_parameters()), seen)
+        >>> sorted(found)[:3]
+        ['A_min', 'B_B', 'B_C']
     """
     A = _state_matrix(model, parameters)
     u, q, p = parameters["embedding"], parameters["ssm.q"], parameters["ssm.p"].squeeze(-1)

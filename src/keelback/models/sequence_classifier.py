@@ -17,7 +17,12 @@ from keelback.registry import is_from_outside
 
 
 class SequenceMixer(nn.Module, ABC):
-    """A causal map of sequences: the output at a position depends on the inputs up to it."""
+    """A causal map of sequences: the output at a position depends on the inputs up to it.
+
+    Examples:
+        >>> isinstance(VanillaRNN(d_model=16, d_hidden=5), SequenceMixer)
+        True
+    """
 
     d_output: int
 
@@ -55,7 +60,13 @@ def _check_sequence(mixer: SequenceMixer, y: object, u: Tensor) -> Tensor:
 
 
 class SequenceClassifierConfig(BaseModel):
-    """What the configurations of all classifiers around a `SequenceMixer` have in common."""
+    """What the configurations of all classifiers around a `SequenceMixer` have in common.
+
+    Examples:
+        >>> config = VanillaRNNConfig(vocab_size=10, n_classes=3)
+        >>> isinstance(config, SequenceClassifierConfig), config.d_model
+        (True, 4)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,6 +88,13 @@ class SequenceClassifier(nn.Module):
 
     Embedding and head are those of `SelectiveClassifier`, with the same standard normal initial
     values, so that two classifiers differ in what lies between.
+
+    Examples:
+        >>> model = VanillaRNNConfig(vocab_size=10, n_classes=3).build()
+        >>> isinstance(model, SequenceClassifier)
+        True
+        >>> model(torch.zeros(2, 7, dtype=torch.int64)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(

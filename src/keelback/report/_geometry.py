@@ -7,41 +7,62 @@ from dataclasses import dataclass
 
 from keelback.errors import printable
 from keelback.outcome import Figure, Heatmap, Line, Mark, Panel
-from keelback.report._palette import Theme, family, family_colors, items
+from keelback.report._palette import Theme, family, family_colors, items, repeated
 
 MARKER_LIMIT = 32
 """A solid line of at most this many points shows where it was measured."""
+SHARED_LEGEND = 8
+"""A legend of all panels holds at most this many entries, unless one panel needs more."""
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A label of a figure, its colour token, and its `style`: a line's, or "fill"."""
+    """A label of a figure, its colour token, and its `style`: a line's, or "fill".
+
+    `again` marks an entry whose colour another one has: it differs in dashes or hatching.
+    """
 
     label: str
     color: str
     style: str
+    again: bool = False
 
 
 def legends(figure: Figure) -> list[list[LegendEntry]]:
-    """The legend of each panel: the first panel's speaks for all where one panel has every label.
+    """The legend of each panel; the first speaks for all where each colour has one meaning.
 
     A single label that nothing stands beside is no legend.
     """
+    colors = family_colors(figure)
     panels = [
         [
-            LegendEntry(item.label, colors[family(item)], getattr(item, "style", "fill"))
+            LegendEntry(
+                item.label,
+                tokens[family(item)],
+                getattr(item, "style", "fill"),
+                family(item) in repeated(tokens),
+            )
             for item in items(panel)
         ]
-        for panel, colors in zip(figure.panels, family_colors(figure), strict=True)
+        for panel, tokens in zip(figure.panels, colors, strict=True)
     ]
     distinct = [list(dict.fromkeys(entries)) for entries in panels]
     everywhere = list(dict.fromkeys(itertools.chain(*distinct)))
-    if any(len(entries) == len(everywhere) for entries in distinct):
+    alike = all(tokens == colors[0] for tokens in colors)
+    if any(len(entries) == len(everywhere) for entries in distinct) or (
+        alike and len(everywhere) <= SHARED_LEGEND
+    ):
         distinct = [everywhere] + [[] for _ in figure.panels[1:]]
     return [
         [entry for entry in entries if entry.label] if len(entries) > 1 else []
         for entries in distinct
     ]
+
+
+def stands_sideways(panel: Panel) -> bool:
+    """Whether the bars of a panel lie, since their names are too long to stand in a row."""
+    names = bar_places(panel)
+    return bool(panel.bars) and is_categorical(names) and sum(map(len, category_labels(names))) > 40
 
 
 def drawable(values: Sequence[float | None], log: bool = False) -> list[float | None]:
@@ -112,7 +133,7 @@ def runs_down(heatmap: Heatmap) -> bool:
 
 
 def category_labels(values: Sequence[float | str], longest: int = 24) -> list[str]:
-    """One short printable label a value; the same value twice keeps two places on the axis."""
+    """One short printable label per value; the same value twice keeps two places on the axis."""
     labels: list[str] = []
     seen: dict[str, int] = {}
     for value in values:

@@ -6,13 +6,11 @@ import io
 import itertools
 import math
 import os
-import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keelback.errors import printable
 from keelback.outcome import Figure, Heatmap, Histogram, Line, Panel
 from keelback.report._files import (
     file_stem,
@@ -27,22 +25,22 @@ from keelback.report._geometry import (
     category_labels,
     color_range,
     color_scale,
-    decades,
     drawable,
     has_markers,
     is_categorical,
     legends,
-    placed_marks,
     runs_down,
-    shortened,
+    stands_sideways,
     whiskers,
 )
-from keelback.report._palette import LIGHT, family, family_colors
+from keelback.report._marks import draw_marks
+from keelback.report._palette import LIGHT, family, family_colors, repeated
+from keelback.report._ticks import label_linear_axis, label_log_axis
+from keelback.report._wrapping import NOTE, literal, width, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
 DPI = 200
@@ -54,6 +52,12 @@ DASHES: dict[str, Any] = {
     "dotted": (0, (1, 1.5)),
     "points": "none",
 }
+DASHES_AGAIN: dict[str, Any] = DASHES | {"solid": (0, (6, 1.5, 1.5, 1.5))}
+"""The dashes of a line whose colour another one has."""
+TITLE, LABEL = 9.5, 8
+"""Sizes of text, in points."""
+_NAME = 1.45
+"""The inches that the name of a bar may take before it is broken into lines."""
 FONTS = ("Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
 COLORS = LIGHT.colors()
 
@@ -65,6 +69,13 @@ def save_figure(
 
     The files are named after the figure, or `stem`. The same figure gives the same bytes. Raises
     `InputError` where the `report` extra is missing or the directory cannot be written to.
+
+    Examples:
+        >>> from keelback.outcome import Figure, Line, Panel
+        >>> panel = Panel("length", "test accuracy", lines=[Line([25, 50], [0.91, 0.92])])
+        >>> figure = Figure("length", "Accuracy against length", [panel], "One trained model.")
+        >>> [path.name for path in save_figure(figure, "figures")]
+        ['length.png', 'length.pdf']
     """
     require_report_extra()
     import matplotlib
@@ -104,7 +115,7 @@ def _style() -> Any:
         "xtick.labelsize": 7,
         "ytick.labelsize": 7,
         "legend.fontsize": 7.5,
-        "figure.titlesize": 9.5,
+        "figure.titlesize": TITLE,
         "text.color": COLORS["ink"],
         "axes.labelcolor": COLORS["ink"],
         "axes.edgecolor": COLORS["muted"],
@@ -137,62 +148,133 @@ def _draw(figure: Figure) -> Canvas:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(len(figure.panels), PANELS_IN_A_ROW) if len(figure.panels) != 4 else 2
+    across = 4.4 if columns == 1 else 7.0
+    if any(map(_names_are_long, figure.panels)):
+        columns = 1
     rows = math.ceil(len(figure.panels) / columns)
-    width = 4.4 if columns == 1 else 7.0
-    height = {1: 2.9, 2: 2.7, 3: 2.3}[columns]
+    row_height = max({1: 2.9, 2: 2.7, 3: 2.3}[columns], *map(_names_height, figure.panels))
+    title = wrapped(figure.title, across - 0.15, TITLE, "bold")
+    caption = wrapped(figure.caption, across - 0.15, NOTE, longest=1200)
+    caption_height = 0.08 + len(caption) * NOTE * 1.25 / 72 if caption else 0.0
+    entries = legends(figure)
+    shared = not any(entries[1:])
+    legend_columns, legend_height = _legend_size(entries[0] if shared else [], across)
+    below = legend_height + caption_height
+    height = row_height * rows + 0.2 * len(title) + 0.25 + below
     canvas = Canvas(
-        figsize=(width, height * rows + 0.45),
-        layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.06, wspace=0.03, hspace=0.06),
+        figsize=(across, height),
+        layout=ConstrainedLayoutEngine(
+            w_pad=0.05,
+            h_pad=0.06,
+            wspace=0.03,
+            hspace=0.06,
+            rect=(0, below / height, 1, 1 - below / height),
+        ),
         facecolor="white",
     )
     axes = canvas.subplots(rows, columns, squeeze=False).ravel()
-    entries = legends(figure)
-    shared = len(figure.panels) > 1 and not any(entries[1:])
     for i, (panel, tokens) in enumerate(zip(figure.panels, family_colors(figure), strict=True)):
-        _draw_panel(panel, axes[i], {name: COLORS[token] for name, token in tokens.items()})
-        if i % columns and panel.y_label == figure.panels[i - 1].y_label:
+        size = (across / columns - 0.7, row_height - 0.7)
+        _draw_panel(panel, axes[i], tokens, size)
+        upright = not stands_sideways(panel)
+        if upright and i % columns and panel.y_label == figure.panels[i - 1].y_label:
             axes[i].set_ylabel("")
         if entries[i] and not shared:
-            beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
             axes[i].legend(
-                handles=_handles(entries[i], longest=28), **(beside if len(entries[i]) > 5 else {})
+                handles=_handles(entries[i], longest=28),
+                loc="upper left",
+                bbox_to_anchor=(1.0, 1.0),
             )
     for ax in axes[len(figure.panels) :]:
         ax.set_axis_off()
-    if figure.title:
-        lines = textwrap.wrap(_text(figure.title, 200), 46 if columns == 1 else 76)
-        canvas.suptitle("\n".join(lines), x=0.012, ha="left", fontweight="bold")
+    if title:
+        canvas.suptitle("\n".join(title), x=0.012, ha="left", fontweight="bold")
     if shared and entries[0]:
-        longest = max(len(_text(entry.label)) for entry in entries[0])
-        fitting = max(1, 80 // (longest + 7))
         canvas.legend(
             handles=_handles(entries[0]),
-            loc="outside lower center",
-            ncols=min(fitting, len(entries[0])),
+            loc="lower center",
+            ncols=legend_columns,
+            bbox_to_anchor=(0.5, caption_height / height),
+            borderaxespad=0,
+        )
+    if caption:
+        canvas.text(
+            0.012,
+            0.05 / height,
+            "\n".join(caption),
+            fontsize=NOTE,
+            color=COLORS["muted"],
+            va="bottom",
+            linespacing=1.2,
         )
     return canvas
 
 
-def _draw_panel(panel: Panel, ax: Axes, colors: Mapping[str, str]) -> None:
-    ax.set_xlabel(_text(panel.x_label, 40))
-    ax.set_ylabel(_text(panel.y_label, 40))
+def _names_are_long(panel: Panel) -> bool:
+    """Whether the names of a map's rows leave too little of half a page for its cells."""
+    names = panel.heatmap.y if panel.heatmap is not None else []
+    return is_categorical(names) and max(map(len, category_labels(names, 40)), default=0) > 16
+
+
+def _names_height(panel: Panel) -> float:
+    """The inches that the names need where they stand one below the other."""
+    if panel.heatmap is not None:
+        names = panel.heatmap.y
+        return 1.3 + 0.13 * len(names) if is_categorical(names) and len(names) <= 40 else 0.0
+    if not stands_sideways(panel):
+        return 0.0
+    lines = [wrapped(name, _NAME, 7) for name in category_labels(bar_places(panel), 60)]
+    return 0.8 + sum(max(0.05 + 0.12 * len(name), 0.09 * len(panel.bars)) for name in lines)
+
+
+def _legend_size(entries: Sequence[LegendEntry], across: float) -> tuple[int, float]:
+    """How many columns a legend below the panels has, and how many inches it takes."""
+    if not entries:
+        return 1, 0.0
+    widest = max(width(literal(entry.label), 7.5) for entry in entries) + 0.55
+    columns = max(1, min(int((across - 0.2) / widest), len(entries)))
+    return columns, 0.1 + 0.165 * math.ceil(len(entries) / columns)
+
+
+def _draw_panel(
+    panel: Panel, ax: Axes, tokens: Mapping[str, str], size: tuple[float, float]
+) -> None:
+    across, high = size
+    labels = [panel.x_label, panel.y_label]
+    if stands_sideways(panel):
+        labels.reverse()
+    ax.set_xlabel("\n".join(wrapped(labels[0], across, LABEL, longest=80)))
+    ax.set_ylabel("\n".join(wrapped(labels[1], high, LABEL, longest=80)))
+    rows = _draw_content(panel, ax, tokens, size)
     if panel.title:
-        ax.set_title(_text(panel.title, 40), loc="left", pad=5)
+        title = "\n".join(wrapped(panel.title, across, LABEL, longest=80))
+        ax.set_title(title, loc="left", pad=5 + 9 * rows)
+
+
+def _draw_content(
+    panel: Panel, ax: Axes, tokens: Mapping[str, str], size: tuple[float, float]
+) -> int:
+    """Draw everything between the axes; return the rows of text that stand above them."""
     if panel.heatmap is not None:
         _draw_heatmap(panel.heatmap, panel, ax)
-        return
+        return 0
+    colors = {name: COLORS[token] for name, token in tokens.items()}
+    again = repeated(tokens)
     for histogram in panel.histograms:
         _draw_histogram(histogram, ax, colors[family(histogram)])
     if panel.bars:
-        _draw_bars(panel, ax, colors)
+        _draw_bars(panel, ax, colors, again)
     crowd = len(panel.lines) > 8
     for line in panel.lines:
-        _draw_line(line, panel, ax, colors[family(line)], crowd)
+        dashes = DASHES_AGAIN if family(line) in again else DASHES
+        _draw_line(line, panel, ax, colors[family(line)], dashes[line.style], crowd)
     _scale_axes(panel, ax)
-    _draw_marks(panel, ax)
+    rows = draw_marks(panel, ax, size, COLORS["muted"])
+    _label_axes(ax)
+    return rows
 
 
-def _draw_line(line: Line, panel: Panel, ax: Axes, color: str, crowd: bool) -> None:
+def _draw_line(line: Line, panel: Panel, ax: Axes, color: str, dashes: Any, crowd: bool) -> None:
     from matplotlib.lines import Line2D
 
     x, y = (
@@ -212,7 +294,7 @@ def _draw_line(line: Line, panel: Panel, ax: Axes, color: str, crowd: bool) -> N
             x,
             y,
             color=color,
-            linestyle=DASHES[line.style],
+            linestyle=dashes,
             linewidth=1.0 if crowd else 1.4,
             alpha=0.85 if crowd else 1.0,
             marker="o" if has_markers(line) else "",
@@ -229,29 +311,38 @@ def _draw_histogram(histogram: Histogram, ax: Axes, color: str) -> None:
     ax.stairs(counts, edges, color=color, linewidth=1.1)
 
 
-def _draw_bars(panel: Panel, ax: Axes, colors: Mapping[str, str]) -> None:
+def _draw_bars(panel: Panel, ax: Axes, colors: Mapping[str, str], again: frozenset[str]) -> None:
     bars = panel.bars
     names = bar_places(panel)
     categorical = is_categorical(names)
+    sideways = stands_sideways(panel)
     numbers = [x for x in names if not isinstance(x, str)]
     gaps = [b - a for a, b in itertools.pairwise(numbers)]
-    width = 0.8 / len(bars) * (1.0 if categorical or not gaps else min(gaps))
+    thick = 0.8 / len(bars) * (1.0 if categorical or not gaps else min(gaps))
     for i, series in enumerate(bars):
-        shift = (i - (len(bars) - 1) / 2) * width
+        shift = (i - (len(bars) - 1) / 2) * thick
         places = [names.index(x) if categorical else float(x) for x in series.x]
         heights = [0.0 if v is None else v for v in drawable(series.y)]
         lower, upper = whiskers(series.y, series.lower), whiskers(series.y, series.upper)
-        ax.bar(
+        errors: dict[str, Any] = {}
+        if lower and upper:
+            errors["xerr" if sideways else "yerr"] = [lower, upper]
+        (ax.barh if sideways else ax.bar)(
             [place + shift for place in places],
             heights,
-            width * 0.94,
+            thick * 0.94,
             color=colors[family(series)],
-            yerr=[lower, upper] if lower and upper else None,
+            hatch="////" if family(series) in again else None,
+            edgecolor="white",
+            linewidth=0,
+            **errors,
             error_kw={"elinewidth": 0.8, "ecolor": COLORS["ink"]},
         )
-    ax.grid(visible=False, axis="x")
+    ax.grid(visible=False, axis="y" if sideways else "x")
     if categorical:
-        _name_ticks(ax, "x", names)
+        _name_ticks(ax, "y" if sideways else "x", names)
+    if sideways:
+        ax.invert_yaxis()
 
 
 def _draw_heatmap(heatmap: Heatmap, panel: Panel, ax: Axes) -> None:
@@ -270,10 +361,10 @@ def _draw_heatmap(heatmap: Heatmap, panel: Panel, ax: Axes) -> None:
     _scale_axes(panel, ax)
     for axis, names in (("x", heatmap.x), ("y", heatmap.y)):
         if is_categorical(names):
-            _name_ticks(ax, axis, names)
+            _name_ticks(ax, axis, names, inches=2.5)
     if runs_down(heatmap):
         ax.invert_yaxis()
-    bar = ax.figure.colorbar(mesh, ax=ax, label=_text(heatmap.label, 30), fraction=0.05, pad=0.02)
+    bar = ax.figure.colorbar(mesh, ax=ax, label=literal(heatmap.label, 30), fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
 
 
@@ -290,10 +381,12 @@ def _edges(centres: Sequence[float | str], log: bool) -> list[float]:
     return [math.exp(edge) for edge in edges] if log else edges
 
 
-def _name_ticks(ax: Axes, axis: str, names: Sequence[float | str]) -> None:
-    labels = [_text(label) for label in category_labels(names)]
-    room = 24 if axis == "y" else 16
+def _name_ticks(ax: Axes, axis: str, names: Sequence[float | str], inches: float = _NAME) -> None:
+    labels = [literal(label) for label in category_labels(names, 60 if axis == "y" else 24)]
+    room = 40 if axis == "y" else 16
     step = math.ceil(len(labels) / room)
+    if axis == "y":
+        labels = ["\n".join(wrapped(label, inches, 7)) for label in labels]
     slanted = axis == "x" and sum(map(len, labels[::step])) > 40
     ax.set(**{f"{axis}ticks": range(0, len(labels), step), f"{axis}ticklabels": labels[::step]})
     if slanted:
@@ -303,65 +396,24 @@ def _name_ticks(ax: Axes, axis: str, names: Sequence[float | str]) -> None:
 
 
 def _scale_axes(panel: Panel, ax: Axes) -> None:
+    sideways = stands_sideways(panel)
     if panel.log_x:
         ax.set_xscale("log")
-        _label_log_axis(ax.xaxis, decades(x for line in panel.lines for x in line.x))
     if panel.log_y:
-        ax.set_yscale("log")
-        _label_log_axis(ax.yaxis, decades(y for line in panel.lines for y in line.y))
+        ax.set(**{"xscale" if sideways else "yscale": "log"})
     if panel.y_limits is not None and not (panel.log_y and panel.y_limits[0] <= 0):
-        ax.set_ylim(*panel.y_limits)
+        (ax.set_xlim if sideways else ax.set_ylim)(*panel.y_limits)
     if panel.zero_line and not panel.log_y:
-        ax.axhline(0.0, color=COLORS["muted"], linewidth=0.8, zorder=1.5)
+        across = ax.axvline if sideways else ax.axhline
+        across(0.0, color=COLORS["muted"], linewidth=0.8, zorder=1.5)
 
 
-def _label_log_axis(axis: Axis, span: float) -> None:
-    """Label whole powers of ten; where `span` holds too few of them, 2 and 5 times each too.
-
-    Without lines there is no span, and Matplotlib's own choice stays.
-    """
-    from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
-
-    if span == 0:
-        return
-    if span > 1.5:
-        axis.set_major_locator(LogLocator(numticks=7))
-    else:
-        power = LogFormatterSciNotation()
-        power.create_dummy_axis()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(
-            FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e5 else power(v))
-        )
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _draw_marks(panel: Panel, ax: Axes) -> None:
-    from matplotlib.patheffects import withStroke
-
-    style: dict[str, Any] = {
-        "color": COLORS["muted"],
-        "linewidth": 0.8,
-        "linestyle": (0, (3, 2)),
-        "zorder": 1.5,
-    }
-    note: dict[str, Any] = {
-        "textcoords": "offset points",
-        "fontsize": 7,
-        "color": COLORS["muted"],
-        "path_effects": [withStroke(linewidth=2, foreground="white")],
-        "in_layout": False,
-    }
-    for mark in placed_marks(panel):
-        label = _text(mark.label, 40)
-        if mark.axis == "x":
-            ax.axvline(mark.at, **style)
-            note |= {"xycoords": ax.get_xaxis_transform(), "xytext": (3, -2)}
-            ax.annotate(label, (mark.at, 1), ha="left", va="top", **note)
+def _label_axes(ax: Axes) -> None:
+    for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
+        if scale == "log":
+            label_log_axis(axis)
         else:
-            ax.axhline(mark.at, **style)
-            note |= {"xycoords": ax.get_yaxis_transform(), "xytext": (-2, 2)}
-            ax.annotate(label, (1, mark.at), ha="right", va="bottom", **note)
+            label_linear_axis(axis)
 
 
 def _handles(entries: Sequence[LegendEntry], longest: int = 60) -> list[Artist]:
@@ -369,22 +421,22 @@ def _handles(entries: Sequence[LegendEntry], longest: int = 60) -> list[Artist]:
     from matplotlib.patches import Patch
 
     return [
-        Patch(facecolor=COLORS[entry.color], label=_text(entry.label, longest))
+        Patch(
+            facecolor=COLORS[entry.color],
+            edgecolor="white",
+            hatch="////" if entry.again else None,
+            linewidth=0,
+            label=literal(entry.label, longest),
+        )
         if entry.style == "fill"
         else Line2D(
             [],
             [],
             color=COLORS[entry.color],
-            linestyle=DASHES[entry.style],
+            linestyle=(DASHES_AGAIN if entry.again else DASHES)[entry.style],
             marker="o" if entry.style == "points" else "",
             markersize=3.6,
-            label=_text(entry.label, longest),
+            label=literal(entry.label, longest),
         )
         for entry in entries
     ]
-
-
-def _text(text: str, longest: int = 60) -> str:
-    """`text` as Matplotlib shows it literally: no mathematics, no label hidden by an underscore."""
-    literal = shortened(printable(text), longest).replace("$", r"\$")
-    return f"\u200b{literal}" if literal.startswith("_") else literal

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keelback.errors import printable
-from keelback.outcome import Figure, Heatmap, Outcome, Table
+from keelback.outcome import Claim, Figure, Heatmap, Outcome, Panel, Table
 from keelback.report._files import distinct_stems, require_report_extra
 from keelback.report._geometry import LegendEntry, legends
-from keelback.report._palette import DARK, LIGHT, Theme
+from keelback.report._palette import DARK, LIGHT, Theme, items
 from keelback.report._plotly import charts, legend_key
 from keelback.report._tables import format_cell, is_numeric
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 Provenance = Mapping[str, str | Mapping[str, str]]
 PAGE_ROWS = 500
-_BAND_OPACITY = 0.17
 """A longer table shows this many rows on the page; its files hold all."""
+PLOTLY = "plotly-cartesian.min.js.gz"
+_BAND_OPACITY = 0.17
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]{0,28}(?![\w-])")
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class _PanelView:
     title: str
     y_label: str
     chart: int
+    described: str
     heatmap: Heatmap | None
     legend: list[tuple[str, LegendEntry]]
 
@@ -42,14 +50,21 @@ def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
     """The report on `outcomes` as one HTML document that needs no other file and no network.
 
     `provenance` says where the numbers come from: command, versions, device, date, each a string
-    or a mapping of strings. plotly.js is part of the page, once; the Python package ships its full
-    bundle only, so that a page is about 4.8 MB. Scripts other than the page's two are refused by
-    its content security policy. Raises `InputError` where the `report` extra is missing.
+    or a mapping of strings. plotly.js is part of the page, once and compressed: its bundle for
+    charts with two axes (plotly.js-cartesian-dist-min 4.1.1 of npm, unchanged), so that a page is
+    about 0.7 MB. Scripts other than the page's two are refused by its content security policy.
+    Raises `InputError` where the `report` extra is missing.
+
+    Examples:
+        >>> from keelback.outcome import Outcome
+        >>> outcome = Outcome("mine", "Mine", "One training.")
+        >>> page = render_page([outcome], {"command": "python mine.py"})
+        >>> page.startswith("<!doctype html>")
+        True
     """
     require_report_extra()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=PackageLoader("keelback.report", "page"),
@@ -60,7 +75,10 @@ def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
-    scripts = [get_plotlyjs(), _resource("page.js")]
+    environment.filters |= {"prose": _prose, "grade": _grade}
+    packed = resources.files("keelback.report").joinpath("page", PLOTLY).read_bytes()
+    script = _resource("page.js")
+    scripts = [gzip.decompress(packed).decode(), script]
     specs: list[dict[str, Any]] = []
     return environment.get_template("page.html").render(
         outcomes=outcomes,
@@ -72,7 +90,8 @@ def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
         provenance=provenance,
         specs=specs,
         css=Markup(_variables() + _resource("page.css")),
-        scripts=[Markup(script) for script in scripts],
+        plotly=base64.b64encode(packed).decode(),
+        script=Markup(script),
         hashes=[Markup(_integrity(script)) for script in scripts],
     )
 
@@ -85,11 +104,41 @@ def _panels(figure: Figure, specs: list[dict[str, Any]]) -> list[_PanelView]:
             panel.title,
             panel.y_label,
             first + i,
+            _described(panel, figure),
             panel.heatmap,
             [(legend_key(e.color, e.style, e.label), e) for e in entries],
         )
         for i, (panel, entries) in enumerate(zip(figure.panels, legends(figure), strict=True))
     ]
+
+
+def _described(panel: Panel, figure: Figure) -> str:
+    """What a chart shows, in words, for those who do not see it."""
+    name = ": ".join(part for part in (figure.title, panel.title) if part)
+    if panel.heatmap is not None:
+        return f"{name}. Map of {panel.heatmap.label} by {panel.x_label} and {panel.y_label}."
+    shown = [item.label for item in items(panel) if item.label]
+    shown += [mark.label for mark in panel.marks if mark.label]
+    series = f" Shown: {', '.join(dict.fromkeys(shown))}." if shown else ""
+    return f"{name}. {panel.y_label} against {panel.x_label}.{series}"
+
+
+def _prose(text: str) -> Markup:
+    """`text` escaped, in which the name of an option, such as --out, is not broken across lines."""
+    from markupsafe import Markup, escape
+
+    parts, end = [], 0
+    for found in _OPTION.finditer(text := printable(text)):
+        parts += [escape(text[end : found.start()]), Markup("<code>{}</code>").format(found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def _grade(claim: Claim) -> str:
+    """The class of a claim's element: what its colour and its sign say."""
+    if claim.holds is None:
+        return "warns" if claim.verdict == "warning" else "open"
+    return "holds" if claim.holds else "fails"
 
 
 def _body(table: Table) -> list[list[_Cell]]:
@@ -117,7 +166,7 @@ def _css(theme: Theme) -> str:
     bands = {
         f"{name}-band": _faint(color)
         for name, color in colors.items()
-        if "-" in name or name == "muted"
+        if "-" in name or name in {"muted", "warn"}
     }
     return "".join(f"--{name}:{color};" for name, color in (colors | bands).items())
 

@@ -1,4 +1,4 @@
-"""Charts for the page: Plotly specifications, one a panel, as JSON-ready dictionaries.
+"""Charts for the page: Plotly specifications, one per panel, as JSON-ready dictionaries.
 
 A colour is a token such as "--series-0", which the page replaces by the colour of the reader's
 light or dark appearance. Every string of the outcome is escaped here, because Plotly reads a part
@@ -8,11 +8,12 @@ of HTML in its texts.
 import html
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keelback.errors import printable
-from keelback.outcome import Bars, Figure, Heatmap, Histogram, Line, Panel
+from keelback.outcome import Bars, Figure, Heatmap, Histogram, Line, Mark, Panel
 from keelback.report._geometry import (
     band_segments,
     bar_places,
@@ -25,17 +26,20 @@ from keelback.report._geometry import (
     placed_marks,
     runs_down,
     shortened,
+    stands_sideways,
     whiskers,
 )
-from keelback.report._palette import LIGHT, family, family_colors
+from keelback.report._palette import LIGHT, family, family_colors, repeated
 
 Spec = dict[str, Any]
 DASHES = {"solid": "solid", "dashed": "7px,4px", "dotted": "2px,3px", "points": "solid"}
+DASHES_AGAIN = DASHES | {"solid": "9px,3px,3px,3px"}
+"""The dashes of a line whose colour another one has."""
 NAME = "<extra>%{fullData.name}</extra>"
 
 
 def charts(figure: Figure) -> list[Spec]:
-    """One `{"data", "layout"}` a panel of `figure`, in order."""
+    """One `{"data", "layout"}` per panel of `figure`, in order."""
     return [
         _chart(panel, colors)
         for panel, colors in zip(figure.panels, family_colors(figure), strict=True)
@@ -50,21 +54,25 @@ def legend_key(color: str, style: str, label: str) -> str:
 def _chart(panel: Panel, colors: Mapping[str, str]) -> Spec:
     if panel.heatmap is not None:
         return {"data": [_heatmap(panel.heatmap)], "layout": _heatmap_layout(panel, panel.heatmap)}
+    again = repeated(colors)
     data = [_histogram(item, panel, colors[family(item)]) for item in panel.histograms]
-    data += [_bars(item, panel, colors[family(item)]) for item in panel.bars]
+    data += [_bars(item, panel, colors[family(item)], family(item) in again) for item in panel.bars]
     for line in panel.lines:
-        data += _line(line, panel, colors[family(line)], crowd=len(panel.lines) > 8)
+        dashes = DASHES_AGAIN if family(line) in again else DASHES
+        data += _line(
+            line, panel, colors[family(line)], dashes[line.style], crowd=len(panel.lines) > 8
+        )
     return {"data": data, "layout": _layout(panel)}
 
 
-def _line(line: Line, panel: Panel, color: str, crowd: bool) -> list[Spec]:
+def _line(line: Line, panel: Panel, color: str, dash: str, crowd: bool) -> list[Spec]:
     shared = _shared(line.label, color, line.style)
     trace = shared | {
         "type": "scatter",
         "mode": "lines" if line.style != "points" else "markers",
         "x": _numbers(line.x, panel.log_x),
         "y": _numbers(line.y, panel.log_y),
-        "line": {"color": f"--{color}", "width": 1.4 if crowd else 2, "dash": DASHES[line.style]},
+        "line": {"color": f"--{color}", "width": 1.4 if crowd else 2, "dash": dash},
         "marker": {"color": f"--{color}", "size": 7 if line.style == "points" else 5},
         "hovertemplate": "%{y:.4~g}" + NAME,
     }
@@ -113,18 +121,25 @@ def _histogram(histogram: Histogram, panel: Panel, color: str) -> Spec:
     }
 
 
-def _bars(bars: Bars, panel: Panel, color: str) -> Spec:
+def _bars(bars: Bars, panel: Panel, color: str, again: bool) -> Spec:
     everywhere = bar_places(panel)
-    names = dict(zip(everywhere, category_labels(everywhere), strict=True))
+    sideways = stands_sideways(panel)
+    labels = category_labels(everywhere, 40 if sideways else 24)
+    names = dict(zip(everywhere, labels, strict=True))
+    along, up = ("y", "x") if sideways else ("x", "y")
     trace = _shared(bars.label, color, "fill") | {
         "type": "bar",
-        "x": [_escape(names[x]) for x in bars.x] if is_categorical(everywhere) else list(bars.x),
-        "y": _numbers(bars.y, panel.log_y),
+        along: [_escape(names[x]) for x in bars.x] if is_categorical(everywhere) else list(bars.x),
+        up: _numbers(bars.y, panel.log_y),
         "marker": {"color": f"--{color}"},
-        "hovertemplate": "%{y:.4~g}" + NAME,
+        "hovertemplate": f"%{{{up}:.4~g}}" + NAME,
     }
+    if sideways:
+        trace["orientation"] = "h"
+    if again:
+        trace["marker"]["pattern"] = {"shape": "/", "fgcolor": "--paper"}
     if bars.lower is not None and bars.upper is not None:
-        trace["error_y"] = _error_bars(bars, "--ink")
+        trace[f"error_{up}"] = _error_bars(bars, "--ink")
     return trace
 
 
@@ -174,23 +189,45 @@ def _heatmap_layout(panel: Panel, heatmap: Heatmap) -> Spec:
 
 
 def _layout(panel: Panel) -> Spec:
+    sideways = stands_sideways(panel)
     x_type = "category" if is_categorical(bar_places(panel)) else "log" if panel.log_x else "linear"
-    title = {"text": _escape(panel.x_label), "standoff": 8}
     xs = [*(x for line in panel.lines for x in line.x)]
     xs += [edge for histogram in panel.histograms for edge in histogram.edges]
+    along = _axis(x_type, "width" if sideways else "height") | {"showgrid": not panel.bars}
+    along |= _log_ticks(xs, log=True) if panel.log_x else _whole_ticks(xs)
+    up = _axis("log" if panel.log_y else "linear", "height" if sideways else "width")
+    up |= _y_range(panel)
+    if sideways:
+        along |= {"autorange": "reversed"}
+    level, upright = (up, along) if sideways else (along, up)
+    if not sideways:
+        level["title"] = {"text": _escape(panel.x_label), "standoff": 8}
+    marks = placed_marks(panel)
+    beside = [mark for mark in marks if (mark.axis == "y") != sideways and mark.label]
+    above = [mark for mark in marks if (mark.axis == "x") != sideways and mark.label]
     return {
-        "xaxis": _axis(x_type, "height")
-        | {"title": title, "showgrid": not panel.bars}
-        | (_log_ticks(xs, log=True) if panel.log_x else _whole_ticks(xs)),
-        "yaxis": _axis("log" if panel.log_y else "linear", "width") | _y_range(panel),
+        "xaxis": level,
+        "yaxis": upright,
         "hovermode": "x unified" if len(panel.lines) <= 8 and not panel.histograms else "closest",
-        "shapes": [_mark_line(mark.axis, mark.at) for mark in placed_marks(panel)],
+        "shapes": [_mark_line("xy"[stands], mark.at) for mark, stands in _standing(panel)],
         "annotations": [
-            _mark_text(mark.axis, mark.at, mark.label, panel, row)
-            for row, mark in enumerate(m for m in placed_marks(panel) if m.label)
+            *(_text_above(mark, panel, row) for row, mark in enumerate(above)),
+            *(_text_beside(mark, panel) for mark in beside),
         ],
+        "margin": {
+            "l": 8,
+            "r": 76 if beside else 12,
+            "t": 8 + 15 * len(above),
+            "b": 8,
+        },
         "bargap": 0.2,
     }
+
+
+def _standing(panel: Panel) -> list[tuple[Mark, int]]:
+    """The marks, each with 0 where its line stands on the page and 1 where it lies."""
+    sideways = stands_sideways(panel)
+    return [(mark, int((mark.axis == "y") != sideways)) for mark in placed_marks(panel)]
 
 
 def _axis(kind: str, automargin: str) -> Spec:
@@ -209,6 +246,8 @@ def _axis(kind: str, automargin: str) -> Spec:
 
 def _y_range(panel: Panel) -> Spec:
     ys = [y for line in panel.lines for y in line.y]
+    ys += [y for bars in panel.bars for y in bars.y]
+    ys += [count for histogram in panel.histograms for count in histogram.counts]
     marked = [mark.at for mark in placed_marks(panel) if mark.axis == "y"]
     axis = _log_ticks([*ys, *marked], panel.log_y)
     if panel.zero_line:
@@ -219,15 +258,34 @@ def _y_range(panel: Panel) -> Spec:
 
 
 def _log_ticks(values: Sequence[float | None], log: bool) -> Spec:
-    """Ticks at whole powers of ten where `values` span more than one and a half of them."""
-    exponents = [math.log10(v) for v in drawable(values, log=True) if v is not None]
-    if not log or not exponents or max(exponents) - min(exponents) < 1.5:
+    """Ticks at powers of ten or, where `values` span too few, at 1, 2 and 5 times each."""
+    placed = [v for v in drawable(values, log=True) if v is not None]
+    if not log or not placed:
         return {}
-    first, last = math.floor(min(exponents)), math.ceil(max(exponents))
-    powers = range(first, last + 1, math.ceil((last - first) / 7))
-    plain = first >= -3 and last <= 4
-    text = [f"{10.0**k:g}" if plain else f"10<sup>{k}</sup>".replace("-", "−") for k in powers]
-    return {"tickvals": [10.0**k for k in powers], "ticktext": text}
+    low, high = min(placed), max(placed)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks = [10.0**k for k in range(first, last + 1, max(math.ceil((last - first) / 7), 1))]
+    if sum(low <= tick <= high for tick in ticks) < 3:
+        factors = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+        ticks = [
+            tick
+            for k in range(first, last + 1)
+            for factor in factors
+            if low / 1.5 <= (tick := factor * 10.0**k) <= high * 1.5
+        ]
+    plain = low >= 1e-4 and high < 1e6
+    return {"tickvals": ticks, "ticktext": [_plainly(v) if plain else _power(v) for v in ticks]}
+
+
+def _plainly(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:.6g}"
+
+
+def _power(value: float) -> str:
+    power = math.floor(math.log10(value) + 1e-9)
+    factor = f"{value / 10.0**power:.2g}"
+    text = f"10<sup>{power}</sup>".replace("-", "−")
+    return text if factor == "1" else f"{factor} × {text}"
 
 
 def _whole_ticks(values: Sequence[float]) -> Spec:
@@ -251,25 +309,40 @@ def _mark_line(axis: str, at: float) -> Spec:
     }
 
 
-def _mark_text(axis: str, at: float, label: str, panel: Panel, row: int) -> Spec:
-    """The label of a mark; beside a vertical one in a row of its own, for marks may be close."""
-    log = panel.log_x if axis == "x" else panel.log_y
-    place = math.log10(at) if log else at
-    upright = axis == "x"
-    return {
-        "text": _escape(label, 40),
-        "showarrow": False,
-        "font": {"size": 11, "color": "--muted"},
-        "bgcolor": "--paper",
-        "opacity": 0.9,
-        "xref": "x" if upright else "x domain",
-        "yref": "y domain" if upright else "y",
-        "x": place if upright else 1,
-        "y": 1 if upright else place,
-        "xanchor": "left" if upright else "right",
-        "yanchor": "top" if upright else "bottom",
-        "yshift": -14 * row if upright else 0,
+def _text_above(mark: Mark, panel: Panel, row: int) -> Spec:
+    """The label of a line that stands, above the chart, in a row of its own: marks may be close."""
+    return _mark_text(_escape(mark.label, 40)) | {
+        "xref": "x",
+        "yref": "y domain",
+        "x": _place(mark, panel),
+        "y": 1,
+        "xanchor": "auto",
+        "yanchor": "bottom",
+        "yshift": 15 * row,
     }
+
+
+def _text_beside(mark: Mark, panel: Panel) -> Spec:
+    """The label of a line that lies, in lines of its own right of the chart."""
+    lines = textwrap.wrap(shortened(printable(mark.label), 40), 12) or [""]
+    return _mark_text("<br>".join(html.escape(line, quote=False) for line in lines)) | {
+        "xref": "x domain",
+        "yref": "y",
+        "x": 1,
+        "y": _place(mark, panel),
+        "xanchor": "left",
+        "yanchor": "middle",
+        "align": "left",
+    }
+
+
+def _mark_text(text: str) -> Spec:
+    return {"text": text, "showarrow": False, "font": {"size": 11, "color": "--muted"}}
+
+
+def _place(mark: Mark, panel: Panel) -> float:
+    log = panel.log_x if mark.axis == "x" else panel.log_y
+    return math.log10(mark.at) if log else mark.at
 
 
 def _shared(label: str, color: str, style: str) -> Spec:

@@ -29,6 +29,12 @@ def write_report(
     `figures/` and `tables/`. All files are written or none. Raises `InputError` where there is no
     outcome, the `report` extra is missing, or `directory` cannot be written to or holds a
     `report.html` of something else.
+
+    Examples:
+        >>> from keelback.outcome import Outcome
+        >>> outcome = Outcome("mine", "Mine", "One training.")
+        >>> write_report([outcome], "report", {"command": "python mine.py"}).name
+        'report.html'
     """
     if not outcomes:
         raise InputError("a report needs at least one outcome; none was given")

@@ -25,6 +25,14 @@ def save_tables(outcome: Outcome, directory: str | os.PathLike[str]) -> list[Pat
     Files are named after the tables, columns after their keys. A column of booleans, of integers
     or of numbers keeps its type; any other becomes text. Raises `InputError` where the directory
     cannot be written to.
+
+    Examples:
+        >>> from keelback.outcome import Column, Outcome, Table
+        >>> columns = [Column("test", "test accuracy")]
+        >>> table = Table("scores", "Scores", columns, rows=[{"test": 0.91}])
+        >>> outcome = Outcome("mine", "Mine", "One training.", tables=[table])
+        >>> [path.name for path in save_tables(outcome, "tables")]
+        ['scores.parquet', 'scores.csv']
     """
     folder = writable_directory(directory)
     paths: list[Path] = []
@@ -65,11 +73,18 @@ def terminal_tables(outcome: Outcome) -> list[Group]:
 
     A table of more than 40 rows shows its first 40 and says so. Nothing in the outcome is read as
     markup or reaches the terminal as a control character.
+
+    Examples:
+        >>> from keelback.outcome import Column, Outcome, Table
+        >>> columns = [Column("test", "test accuracy")]
+        >>> table = Table("scores", "Scores", columns, rows=[{"test": 0.91}])
+        >>> len(terminal_tables(Outcome("mine", "Mine", "One training.", tables=[table])))
+        1
     """
     shown = [_terminal_table(table) for table in outcome.tables]
     if outcome.claims:
         columns = [
-            Column("statement", "Claim"),
+            Column("statement", outcome.claims_title.removesuffix("s")),
             Column("verdict", "Verdict"),
             Column("evidence", "Evidence"),
         ]

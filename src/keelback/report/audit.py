@@ -45,6 +45,7 @@ def audit_outcome(result: AuditResult) -> Outcome:
             f"training length {span.train_length} ({result.train_length_source})."
         ),
         verdict=result.verdict,
+        claims_title="Findings",
         claims=[
             Claim(
                 finding.statement,

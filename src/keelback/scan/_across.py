@@ -59,6 +59,17 @@ def selective_scan_across(
 
     Raises:
         InputError: torch.distributed is not initialised, or an operand does not fit.
+
+    Examples:
+        >>> import torch.distributed as dist
+        >>> store = dist.HashStore()
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> u, delta = torch.randn(2, 50, 4), torch.full((2, 50, 4), 0.1)
+        >>> B, C = torch.randn(2, 50, 1, 3), torch.randn(2, 50, 1, 3)
+        >>> y = selective_scan_across(u, delta, -torch.ones(4, 3), B, C)
+        >>> dist.destroy_process_group()
+        >>> y.shape
+        torch.Size([2, 50, 4])
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise InputError(

@@ -66,6 +66,13 @@ def selective_scan(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+
+    Examples:
+        >>> u, delta = torch.randn(2, 50, 4), torch.full((2, 50, 4), 0.1)
+        >>> A = -torch.ones(4, 3)
+        >>> B, C = torch.randn(2, 50, 1, 3), torch.randn(2, 50, 1, 3)
+        >>> selective_scan(u, delta, A, B, C).shape
+        torch.Size([2, 50, 4])
     """
     if cu_seqlens is not None:
         require_shape("u", u, ("batch", "length", "channels"))

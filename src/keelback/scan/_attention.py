@@ -20,6 +20,13 @@ def attention_matrix(
 
     Raises:
         InputError: An operand has the wrong shape.
+
+    Examples:
+        >>> delta, A = torch.full((1, 5, 2), 0.1), -torch.ones(2, 3)
+        >>> B, C = torch.ones(1, 5, 1, 3), torch.ones(1, 5, 1, 3)
+        >>> weights = attention_matrix(delta, A, B, C)
+        >>> weights.shape, bool((weights.triu(1) == 0).all())  # no output sees a later input
+        (torch.Size([1, 2, 5, 5]), True)
     """
     require_shape("A", A, ("channels", "state"))
     channels, states = A.shape

@@ -36,6 +36,14 @@ def mamba_inner(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> x, z = torch.randn(1, 20, 8), torch.randn(1, 20, 8)
+        >>> conv_weight, conv_bias = torch.randn(8, 4), torch.zeros(8)
+        >>> W_x, W_delta, A = torch.randn(2 + 2 * 3, 8), torch.randn(8, 2), -torch.ones(8, 3)
+        >>> D, delta_bias = torch.ones(8), torch.zeros(8)
+        >>> mamba_inner(x, z, conv_weight, conv_bias, W_x, W_delta, A, D, delta_bias).shape
+        torch.Size([1, 20, 8])
     """
     given = InnerOperands(x, z, conv_weight, conv_bias, W_x, W_delta, A, D, delta_bias)
     _require_shapes(given)

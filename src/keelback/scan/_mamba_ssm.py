@@ -38,6 +38,12 @@ def selective_scan_fn(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> u, delta = torch.randn(2, 4, 50), torch.full((2, 4, 50), 0.1)
+        >>> A, B, C = -torch.ones(4, 3), torch.randn(2, 3, 50), torch.randn(2, 3, 50)
+        >>> selective_scan_fn(u, delta, A, B, C).shape  # batch, channels, length, as in mamba_ssm
+        torch.Size([2, 4, 50])
     """
     require_shape("u", u, ("batch", "channels", "length"))
     batch, channels, length = u.shape
@@ -96,6 +102,12 @@ def selective_state_update(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> state, x, dt = torch.zeros(2, 4, 3), torch.randn(2, 4), torch.full((2, 4), 0.1)
+        >>> A, B, C = -torch.ones(4, 3), torch.randn(2, 3), torch.randn(2, 3)
+        >>> selective_state_update(state, x, dt, A, B, C).shape
+        torch.Size([2, 4])
     """
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
     with torch.no_grad():

@@ -30,6 +30,13 @@ def selective_scan_step(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> state, u, delta = torch.zeros(2, 4, 3), torch.randn(2, 4), torch.full((2, 4), 0.1)
+        >>> A, B, C = -torch.ones(4, 3), torch.randn(2, 1, 3), torch.randn(2, 1, 3)
+        >>> y, state = selective_scan_step(state, u, delta, A, B, C)
+        >>> y.shape, state.shape
+        (torch.Size([2, 4]), torch.Size([2, 4, 3]))
     """
     operands = Operands(u, delta, A, B, C, D, z, delta_bias, state)
     return step(operands, delta_softplus, in_place=False)

@@ -26,6 +26,10 @@ def can_switch(parameter: Tensor) -> bool:
     """Whether `switched_scan` takes tables made from this parameter, here and now.
 
     It does on the CPU, in float32 and float64, outside the transforms of `torch.func`.
+
+    Examples:
+        >>> can_switch(torch.zeros(3, dtype=torch.float32))
+        True
     """
     return parameter.device.type == "cpu" and parameter.dtype in _DTYPES and not inside_transform()
 
@@ -45,6 +49,12 @@ def switched_scan(
     Raises:
         InputError: an operand has the wrong shape, dtype or device, or a token is not in 0, ...,
             vocab - 1.
+
+    Examples:
+        >>> tokens = torch.tensor([[0, 1, 1]])
+        >>> decay, drive = torch.full((2, 3), 0.5), torch.ones(2, 3)
+        >>> switched_scan(tokens, decay, drive).shape  # batch, states
+        torch.Size([1, 3])
     """
     require_shape("tokens", tokens, ("batch", "length"), ("replicas", "batch", "length"))
     replicas = tokens.shape[:-2]

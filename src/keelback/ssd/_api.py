@@ -110,6 +110,13 @@ def ssd_step(
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> states, x, dt = torch.zeros(1, 2, 4, 3), torch.randn(1, 2, 4), torch.full((1, 2), 0.1)
+        >>> A, B, C = -torch.ones(2), torch.randn(1, 1, 3), torch.randn(1, 1, 3)
+        >>> y, states = ssd_step(states, x, dt, A, B, C)
+        >>> y.shape, states.shape
+        (torch.Size([1, 2, 4]), torch.Size([1, 2, 4, 3]))
     """
     operands = Operands(x, dt, A, B, C, D, z, dt_bias, states)
     return step(operands, options_of(dt_softplus, dt_limit))

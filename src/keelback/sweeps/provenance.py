@@ -38,7 +38,14 @@ _OF_ONE_RUN = ("date", "seconds_of_batch")
 
 
 def provenance_of_runs(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What made a sweep's runs: each combination of code, libraries and device, with its runs."""
+    """What made a sweep's runs: each combination of code, libraries and device, with its runs.
+
+    Examples:
+        >>> record = {"commit": "4f2a", "device": "CPU", "keelback": "0.1.0", "python": "3.11"}
+        >>> record |= {"versions": {}, "date": "2026-01-02"}
+        >>> provenance_of_runs([record, record])[0]["runs"]
+        2
+    """
     dates: dict[str, list[str]] = defaultdict(list)
     for record in records:
         shared = {name: value for name, value in record.items() if name not in _OF_ONE_RUN}

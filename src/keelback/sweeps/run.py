@@ -42,7 +42,14 @@ class RunResult:
 
 
 class Run(BaseModel, ABC):
-    """The full configuration of one run. Subclasses add fields and say how runs are executed."""
+    """The full configuration of one run. Subclasses add fields and say how runs are executed.
+
+    Examples:
+        >>> model = {"kind": "selective-ssm", "vocab_size": 2}
+        >>> run = TrainingRun(task="majority", task_settings={"seq_len": 50}, model=model, seed=1)
+        >>> isinstance(run, Run)
+        True
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -46,6 +46,18 @@ def sweep(
             store.
         JobError: a run failed, a worker was killed, or the store cannot be written; what was
             finished is in the store.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> model = {"kind": "selective-ssm", "vocab_size": 2, "d_model": 4}
+        >>> settings = {"seq_len": 5, "n_train": 20, "n_test": 20}
+        >>> given = {"model": model, "task_settings": settings, "recipe": {"epochs": 1}}
+        >>> run = TrainingRun(task="majority", seed=1, **given)
+        >>> with Store.created(Path("runs")) as store:
+        ...     first = train_single(run, store)
+        ...     [stored] = sweep([run], store)  # finished already: not run again
+        >>> stored.name == first.name
+        True
     """
     finished = {run.name: store.get(run.name) for run in runs if run in store}
     batches = _batches([run for run in runs if run.name not in finished])

@@ -41,6 +41,17 @@ def train_single(
     Raises:
         InputError: `recompute`, and the model has no repeated layers.
         JobError: the training was asked to stop, or the store cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> model = {"kind": "selective-ssm", "vocab_size": 2, "d_model": 4}
+        >>> settings = {"seq_len": 5, "n_train": 20, "n_test": 20}
+        >>> given = {"model": model, "task_settings": settings, "recipe": {"epochs": 1}}
+        >>> run = TrainingRun(task="majority", seed=1, **given)
+        >>> with Store.created(Path("runs")) as store:
+        ...     stored = train_single(run, store)
+        >>> stored.name == run.name
+        True
     """
     place = place or Place(default_device())
     checkpoint = Checkpoint(

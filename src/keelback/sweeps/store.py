@@ -44,7 +44,14 @@ _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}")
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A finished run as the store holds it."""
+    """A finished run as the store holds it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> run = StoredRun("4f2a", Path("runs/4f2a"), {"seed": 1}, {"test_accuracy": 0.9}, {})
+        >>> run.summary["test_accuracy"], run.history()
+        (0.9, [])
+    """
 
     name: str
     folder: Path

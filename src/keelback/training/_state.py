@@ -19,7 +19,13 @@ from keelback.training.recipe import Recipe
 
 @dataclass
 class TrainingResult:
-    """What a training left: a row of the monitor per epoch, its end, the last good weights."""
+    """What a training left: a row of the monitor per epoch, its end, the last good weights.
+
+    Examples:
+        >>> result = TrainingResult(history=[{"epoch": 0, "s_A": 0.1}], weights={})
+        >>> result.divergence is None
+        True
+    """
 
     history: list[dict[str, float | int | None]]
     weights: dict[str, Tensor]

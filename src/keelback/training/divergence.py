@@ -18,6 +18,11 @@ class Divergence:
     """Epoch and step count from 1; `tensor` is the first that was not finite in that step.
 
     A norm of the gradient that overflows is no divergence as long as every entry is finite.
+
+    Examples:
+        >>> found = Divergence(epoch=3, step=41, tensor="ssm.hidden")
+        >>> found.epoch, found.tensor
+        (3, 'ssm.hidden')
     """
 
     epoch: int

@@ -23,6 +23,12 @@ class StabilityMonitor:
     Args:
         model: the architecture that the replicas share.
         tokens: the training examples, `(replicas or 1, examples, length)`.
+
+    Examples:
+        >>> from keelback.models import SelectiveSSMConfig
+        >>> model = SelectiveSSMConfig(vocab_size=2).build()
+        >>> type(StabilityMonitor(model, torch.zeros(1, 4, 10, dtype=torch.int64))).__name__
+        'StabilityMonitor'
     """
 
     def __init__(self, model: nn.Module, tokens: Int[Tensor, "replicas examples length"]) -> None:

@@ -77,6 +77,10 @@ class AcceleratePlace(Place):
 
     Raises:
         InputError: accelerate or a tracker is not installed, or there is no tracker of the name.
+
+    Examples:
+        >>> AcceleratePlace(cpu=True).device
+        device(type='cpu')
     """
 
     def __init__(

@@ -65,7 +65,13 @@ def accuracy(model: Classifier, split: Split, batch_size: int = 512) -> float:
 
 
 class Score(NamedTuple):
-    """How a model did on a split; `undecided` examples have a logit that is not a number."""
+    """How a model did on a split; `undecided` examples have a logit that is not a number.
+
+    Examples:
+        >>> score = Score(0.9, undecided=2)
+        >>> score.accuracy, score.undecided
+        (0.9, 2)
+    """
 
     accuracy: float
     undecided: int

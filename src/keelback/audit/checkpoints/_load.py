@@ -40,6 +40,14 @@ class LoadedModel:
         unused: tensors and settings that the model does not use, and that were let pass.
         remarks: warnings of transformers while it loaded.
         streamed: the weights stay on disk, and each block fetches its own when it runs.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback.models import SelectiveSSMConfig, save_model
+        >>> save_model(SelectiveSSMConfig(vocab_size=2).build(), Path("mine.safetensors"))
+        >>> loaded = load_any_model("mine.safetensors")
+        >>> loaded.name, loaded.on_hub
+        ('mine.safetensors', False)
     """
 
     model: nn.Module
@@ -116,6 +124,13 @@ def load_any_model(
         InputError: nothing there, shards missing, a truncated file, a pickle with more than
             tensors in it, an unknown architecture, weights that are not finite, tensors or
             settings that the model does not use, or weights in few bits whose scales nothing tells.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback.models import SelectiveSSMConfig, save_model
+        >>> save_model(SelectiveSSMConfig(vocab_size=2).build(), Path("mine.safetensors"))
+        >>> type(load_any_model("mine.safetensors").model).__name__
+        'SelectiveClassifier'
     """
     path = Path(source).expanduser()
     with _as_input_error(str(source)):

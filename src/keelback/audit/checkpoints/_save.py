@@ -54,6 +54,20 @@ def save_repaired(loaded: LoadedModel, repair: "Repair", out: Path) -> dict[str,
         InputError: `out` holds something already, the model was repaired before, or a parameter
             is not stored as the model holds it.
         JobError: it cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny).eval()
+        >>> model.save_pretrained("tiny")
+        >>> loaded = load_any_model("tiny")
+        >>> tokens = torch.randint(20, (1200,))
+        >>> lengths = {"target_length": 64, "train_length": 16}
+        >>> found = repair(loaded.model, tokens, **lengths, method="rate-scale", evaluations=2)
+        >>> _ = save_repaired(loaded, found, Path("repaired"))
+        >>> Path("repaired/model.safetensors").exists()
+        True
     """
     require_free(out)
     source = _source_of(loaded)
@@ -137,6 +151,22 @@ def undo_repair(source: str | Path, out: Path) -> Undone:
     Raises:
         InputError: `source` holds no repair, or was changed after it; or `out` holds something.
         JobError: it cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny).eval()
+        >>> model.save_pretrained("tiny")
+        >>> loaded = load_any_model("tiny")
+        >>> tokens = torch.randint(20, (1200,))
+        >>> lengths = {"target_length": 64, "train_length": 16}
+        >>> found = repair(loaded.model, tokens, **lengths, method="rate-scale", evaluations=2)
+        >>> _ = save_repaired(loaded, found, Path("repaired"))
+        >>> _ = undo_repair("repaired", Path("undone"))
+        >>> before, after = (Path(folder) / "model.safetensors" for folder in ("tiny", "undone"))
+        >>> before.read_bytes() == after.read_bytes()
+        True
     """
     require_free(out)
     source = Path(source).expanduser()
@@ -164,6 +194,10 @@ def require_free(out: Path) -> None:
 
     Raises:
         InputError: `out` is a file, or a folder that is not empty.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> require_free(Path("new-folder"))  # nothing is there, so nothing happens
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already; give --out a folder that does not, or is empty")
@@ -223,6 +257,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Raises:
         InputError: `out` holds something already.
         JobError: it cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> with whole_folder(Path("repaired")) as folder:
+        ...     _ = (folder / "config.json").write_text("{}")
+        >>> sorted(file.name for file in Path("repaired").iterdir())
+        ['config.json']
     """
     require_free(out)
     try:

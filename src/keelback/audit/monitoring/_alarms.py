@@ -20,7 +20,13 @@ _UPDATES_AHEAD = 1
 
 @dataclass(frozen=True)
 class Alarm:
-    """A warning: which layer, why, and in how many steps it overflows if it goes on as it did."""
+    """A warning: which layer, why, and in how many steps it overflows if it goes on as it did.
+
+    Examples:
+        >>> alarm = Alarm(300, "layers.0", "the state grows", steps_left=40.0, action="warn")
+        >>> alarm.layer, alarm.steps_left
+        ('layers.0', 40.0)
+    """
 
     step: int
     layer: str

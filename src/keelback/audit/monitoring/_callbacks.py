@@ -31,6 +31,11 @@ def transformers_callback(
 
     Raises:
         InputError: transformers is not installed.
+
+    Examples:
+        >>> callback = transformers_callback(every=50, action="clip")
+        >>> type(callback).__mro__[1].__name__  # give it to Trainer(callbacks=[callback])
+        'TrainerCallback'
     """
     try:
         from transformers import TrainerCallback

@@ -82,6 +82,19 @@ class TrainingMonitor:
 
     Raises:
         InputError: no state-space layer, an unknown action, or `every` or `horizon` below 1.
+
+    Examples:
+        >>> from keelback.models import MambaLanguageModelConfig
+        >>> model = MambaLanguageModelConfig(vocab_size=40, d_model=16, n_layers=1).build()
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        >>> monitor = TrainingMonitor(model, every=2)
+        >>> for step in range(3):
+        ...     alarms = monitor.after_step(step, torch.randint(40, (2, 30)), optimizer)
+        ...     loss = model(torch.randint(40, (2, 30))).square().mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> alarms, len(monitor.history())  # read at steps 0 and 2
+        ([], 2)
     """
 
     def __init__(

@@ -36,6 +36,11 @@ class LayerReading:
         log_growth: largest over rates of the logarithm of what a state is multiplied by over the
             whole sequence; below 0 it decays.
         log_state: logarithm of the largest state norm; infinite once it overflows.
+
+    Examples:
+        >>> reading = LayerReading(10, "layers.0", -0.5, delta=0.1, log_growth=-0.05, log_state=2.0)
+        >>> reading.log_growth < 0  # the state shrinks from token to token
+        True
     """
 
     step: int

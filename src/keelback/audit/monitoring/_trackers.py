@@ -13,6 +13,9 @@ def log_to_open_runs(values: Mapping[str, float], step: int) -> None:
 
     For `TrainingMonitor(log=...)`. Their modules are not imported: a run is open only where the
     program has imported them.
+
+    Examples:
+        >>> log_to_open_runs({"layers.0/spectral_abscissa": -0.5}, step=10)  # none is open
     """
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
@@ -26,7 +29,17 @@ def log_to_open_runs(values: Mapping[str, float], step: int) -> None:
 
 
 def log_to_tensorboard(writer: Any) -> Log:
-    """Gives readings to a `SummaryWriter`; for `TrainingMonitor(log=...)`."""
+    """Gives readings to a `SummaryWriter`; for `TrainingMonitor(log=...)`.
+
+    Examples:
+        >>> class Writer:
+        ...     def add_scalar(self, name, value, step):
+        ...         print(name, value, step)
+        ...     def flush(self):
+        ...         pass
+        >>> log_to_tensorboard(Writer())({"layers.0/delta": 0.1}, 10)
+        layers.0/delta 0.1 10
+    """
 
     def log(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

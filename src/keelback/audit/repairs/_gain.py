@@ -17,6 +17,11 @@ class Change:
 
     From a bootstrap over blocks of 64 neighbouring tokens, which are not independent one by one.
     Below 0 the loss fell.
+
+    Examples:
+        >>> change = Change(mean=-0.12, low=-0.15, high=-0.09)
+        >>> change.high < 0  # the whole interval is a gain
+        True
     """
 
     mean: float

@@ -54,6 +54,16 @@ class Repair:
         cost: how it changes the loss within the training length.
         replaced: the values that the edits replaced, by parameter name.
         untouched: layers that were left as they are, and why.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny).eval()
+        >>> tokens = torch.randint(20, (1200,))
+        >>> lengths = {"target_length": 64, "train_length": 16}
+        >>> found = repair(model, tokens, **lengths, method="rate-scale", evaluations=2)
+        >>> found.before.within > 0  # nats per token, within the training length
+        True
     """
 
     method: str
@@ -191,6 +201,16 @@ def repair(
         InputError: an unknown method or search, a text that is too short, a target length that is
             not beyond the training length, a model that does not predict tokens, or one whose
             layers cannot be edited.
+
+    Examples:
+        >>> from transformers import MambaConfig, MambaForCausalLM
+        >>> tiny = MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)
+        >>> model = MambaForCausalLM(tiny).eval()
+        >>> tokens = torch.randint(20, (1200,))
+        >>> lengths = {"target_length": 64, "train_length": 16}
+        >>> found = repair(model, tokens, **lengths, method="rate-scale", evaluations=2)
+        >>> found.train_length, found.target_length
+        (16, 64)
     """
     _require("method", method, METHODS)
     _require("search", search, SEARCHES)

@@ -29,6 +29,12 @@ class GatedHistory:
         progress: sum of the schedule's factors of all steps taken by those times, so that progress
             times step size is the time of gradient flow; where steps are constant it counts the
             steps; shape (times,).
+
+    Examples:
+        >>> empty = np.zeros(0)
+        >>> history = GatedHistory("censored", None, None, *[empty] * 8)
+        >>> history.status  # the target was not reached in the epochs that were allowed
+        'censored'
     """
 
     status: Status

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from keelback.experiments._shared.in_words import guessing_marks, in_words
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import (
     LENGTH_INDEPENDENCE,
@@ -88,13 +89,13 @@ class Baselines(Experiment[BaselinesSettings]):
         }
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
-            title=f"Models of one size: {settings.task}",
+            title=f"Models of one size: {in_words(settings.task)}",
             summary=(
                 f"{len(names)} models, {settings.seeds} seeds each, trained with the selective "
                 "SSM's recipe on the same data."
             ),
             claims=[_claim(model, difference) for model, difference in others.items()],
-            figures=[_figure(settings, rows, names)],
+            figures=[_figure(settings, rows, names, results)],
             tables=[
                 _table(settings, rows),
                 *divergence_tables(f"{self.name}-{settings.label}", results),
@@ -170,7 +171,12 @@ def _claim(model: str, difference: PairedDifference) -> Claim:
     )
 
 
-def _figure(settings: BaselinesSettings, rows: Sequence[Row], names: Sequence[str]) -> Figure:
+def _figure(
+    settings: BaselinesSettings,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    results: Sequence[StoredRun],
+) -> Figure:
     bars = []
     for model in names:
         own = [row for row in rows if row["model"] == model]
@@ -180,14 +186,15 @@ def _figure(settings: BaselinesSettings, rows: Sequence[Row], names: Sequence[st
                 y=[row["test"] for row in own],
                 lower=[_bound(row, -1) for row in own],
                 upper=[_bound(row, +1) for row in own],
-                label=model,
+                label=in_words(model),
             )
         )
+    marks = guessing_marks(results, settings.paths)
     return Figure(
         name=f"baselines-{settings.label}",
-        title=f"Test accuracy of models of one size, {settings.task}",
-        panels=[Panel("", "test accuracy", bars=bars)],
-        caption="Mean over the seeds that survived; whiskers: one standard deviation.",
+        title=f"Test accuracy of models of one size, {in_words(settings.task)}",
+        panels=[Panel("sequence length", "test accuracy", bars=bars, marks=marks)],
+        caption="Bars: mean over the seeds that survived. Whiskers: their standard deviation.",
     )
 
 

@@ -41,6 +41,7 @@ BOUNDS = {
 }
 TRAINING_SIZES = {"majority": 1000, "listops": 1000, "imdb": 25_000}
 _GATE = "B_q B_u"
+_BOUND = "log₁₀ of the Rademacher complexity"
 _CHECKPOINT = re.compile(r"(?P<task>[a-z]+)_T(?P<seq_len>\d+)")
 
 
@@ -262,30 +263,44 @@ def _length_figure(axes: Mapping[str, Axis]) -> Figure:
             Line(
                 x=shown,
                 y=[float(summary[bound]) for summary in summaries[: len(shown)]],
-                label=bound,
+                label=f"{bound} bound",
                 style="dashed" if bound == "lower" else "solid",
             )
             for bound in SELECTIVE
         ]
-        panels.append(
-            Panel("T", "log10 of the Rademacher bound", f"s_A = {s_A:g}", lines=lines, log_x=True)
-        )
+        panels.append(Panel("sequence length T", _BOUND, f"s_A = {s_A:g}", lines=lines, log_x=True))
     return Figure(
         "bounds-by-length",
         "Published, sharpened and lower bound against length",
         panels,
-        caption=f"One class, m = {BASE.m}. The lower bound is for the worst sample.",
+        caption=(
+            f"Bounds on the Rademacher complexity of one class of selective SSMs, m = {BASE.m:,} "
+            "training sequences, s_A: the spectral abscissa that the class allows. The lower bound "
+            "is for the worst sample."
+        ),
     )
 
 
 def _axes_figure(axes: Mapping[str, Axis]) -> Figure:
-    labels = {"d": "d", "B_u": "B_u (B_q B_u fixed)", _GATE: _GATE, "m": "m"}
+    labels = {
+        "d": "input width d",
+        "B_u": "bound on inputs B_u (B_q B_u fixed)",
+        _GATE: "reach of the gate B_q B_u",
+        "m": "training sequences m",
+    }
+    styles = {"sharpened": "dashed", "lower": "dotted"}
     panels = [
         Panel(
             label,
-            "log10 of the Rademacher bound",
+            _BOUND,
             lines=[
-                Line(axes[name][0], [float(s[bound]) for s in axes[name][1]], text)
+                Line(
+                    axes[name][0],
+                    [float(s[bound]) for s in axes[name][1]],
+                    text,
+                    style=styles.get(bound, "solid"),
+                    family="selective SSM" if bound in SELECTIVE else bound,
+                )
                 for bound, text in BOUNDS.items()
             ],
             log_x=name != _GATE,
@@ -293,7 +308,11 @@ def _axes_figure(axes: Mapping[str, Axis]) -> Figure:
         for name, label in labels.items()
     ]
     return Figure(
-        "bounds-by-constant", "Every bound against d, B_u, the gate's reach and m", panels
+        "bounds-by-constant",
+        "Every bound against the constants of its class",
+        panels,
+        "Upper bounds on the Rademacher complexity of a class, but the lower bound, which is for "
+        "the worst sample. One constant varies in each panel.",
     )
 
 

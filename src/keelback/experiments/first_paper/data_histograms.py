@@ -108,7 +108,12 @@ def ones_in_majority(task: Majority) -> Figure:
             for label in (0, 1)
         ]
         panels.append(
-            Panel("number of ones", "strings", f"{name} ({len(split)})", histograms=histograms)
+            Panel(
+                "number of ones",
+                "strings",
+                f"{name} ({len(split):,} strings)",
+                histograms=histograms,
+            )
         )
     return Figure(
         name="majority-ones",
@@ -134,7 +139,7 @@ def review_lengths(task: IMDb) -> Figure:
             Panel(
                 "tokens",
                 "reviews",
-                f"{name} ({len(counts)})",
+                f"{name} ({len(counts):,} reviews)",
                 histograms=[_histogram(counts, edges, name)],
                 log_y=True,
             )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from keelback.data import best_count_rule
+from keelback.experiments._shared.in_words import guessing_marks, in_words
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import (
     LENGTH_INDEPENDENCE,
@@ -64,7 +65,7 @@ class LengthIndependenceSettings(OnTaskSettings):
         """The same, for a title."""
         stable = ", stable" if self.parametrisation == "stable" else ""
         norm = ", norms in float64" if self.norm_precision == "float64" else ""
-        return self.task + stable + norm
+        return in_words(self.task) + stable + norm
 
 
 class LengthIndependence(Experiment[LengthIndependenceSettings]):
@@ -121,7 +122,10 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
                 f"lengths, {survived} trained to the end."
             ),
             claims=_claims(slopes, rows),
-            figures=[_accuracy_figure(settings, rows), _gap_figure(settings, rows, results)],
+            figures=[
+                _accuracy_figure(settings, rows, results),
+                _gap_figure(settings, rows, results),
+            ],
             tables=[
                 _table(settings, rows),
                 seed_table(f"{self.name}-{settings.label}", results),
@@ -247,7 +251,9 @@ def _grows_not(slope: dict[str, float]) -> bool | None:
     return True if slope["upper"] <= GROWTH else None
 
 
-def _accuracy_figure(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Figure:
+def _accuracy_figure(
+    settings: LengthIndependenceSettings, rows: Sequence[Row], results: Sequence[StoredRun]
+) -> Figure:
     lines = [_band(rows, split, f"{split}, keelback") for split in ("train", "test")]
     dashed = {"published": "points", "best_rule": "dashed"}
     for source, style in dashed.items():
@@ -263,7 +269,11 @@ def _accuracy_figure(settings: LengthIndependenceSettings, rows: Sequence[Row]) 
                         family=split,
                     )
                 )
-    caption = "Mean over the seeds that trained to the end; band: one standard deviation."
+    caption = (
+        "Lines: mean over the seeds that trained to the end. Bands: one standard deviation over "
+        "them. Points: the published means."
+    )
+    marks = guessing_marks(results, settings.paths)
     if settings.task == "majority":
         caption += (
             " Best rule: the count threshold that is right most often on the noisy training "
@@ -272,7 +282,7 @@ def _accuracy_figure(settings: LengthIndependenceSettings, rows: Sequence[Row]) 
     return Figure(
         name=f"length-independence-{settings.label}",
         title=f"Accuracy against sequence length, {settings.described}",
-        panels=[Panel("sequence length T", "accuracy", lines=lines)],
+        panels=[Panel("sequence length T", "accuracy", lines=lines, marks=marks)],
         caption=caption,
     )
 
@@ -294,7 +304,7 @@ def _band(rows: Sequence[Row], split: str, label: str) -> Line:
 def _gap_figure(
     settings: LengthIndependenceSettings, rows: Sequence[Row], results: Sequence[StoredRun]
 ) -> Figure:
-    labels = {"gap": "less test", "fresh_gap": "less fresh examples"}
+    labels = {"gap": "training less test", "fresh_gap": "training less fresh examples"}
     lines = []
     for name, measure in _MEASURES.items():
         points = [
@@ -312,9 +322,9 @@ def _gap_figure(
         lines.append(Line(x=x, y=y, style="points", family=name))
     return Figure(
         name=f"gap-{settings.label}",
-        title=f"Training accuracy less test accuracy, {settings.described}",
-        panels=[Panel("sequence length T", "gap", lines=lines, zero_line=True)],
-        caption="Lines: means. Each point is one trained model.",
+        title=f"Gaps in accuracy, {settings.described}",
+        panels=[Panel("sequence length T", "difference in accuracy", lines=lines, zero_line=True)],
+        caption="Lines: means over the trained models. Each point is one trained model.",
     )
 
 

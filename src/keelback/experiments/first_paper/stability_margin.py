@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from keelback.experiments._shared.in_words import in_words
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import (
     STABILITY_MARGIN,
@@ -29,6 +30,7 @@ from keelback.sweeps.training_run import TrainingRun
 
 FAILED_LOSS = 10.0
 """A training failed if it diverged or its last loss exceeds this many times that of guessing."""
+_SWEPT = {"length": "sequence length", "abscissa": "spectral abscissa at the start"}
 
 Row = dict[str, Any]
 """One run: where it started, where it ended, and the published end of its like."""
@@ -98,7 +100,7 @@ class StabilityMargin(Experiment[StabilityMarginSettings]):
         failed = [row for row in rows if row["failed"]]
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
-            title=f"Stability margin: {settings.task}",
+            title=f"Stability margin: {in_words(settings.task)}",
             summary=(
                 f"{len(rows)} selective SSMs from abscissas {rows[0]['abscissa']:g} and others; "
                 f"{len(failed)} failed, of which "
@@ -244,12 +246,15 @@ def _figure(settings: StabilityMarginSettings, swept: str, runs: Sequence[Stored
         )
     return Figure(
         name=f"stability-margin-{settings.label}-by-{swept}",
-        title=f"Training from near the border of stability, {settings.task}, by {swept}",
+        title=(
+            f"Training from near the border of stability, {in_words(settings.task)}, by "
+            f"{_SWEPT[swept]}"
+        ),
         panels=[
-            *([Panel("epoch", "training loss", lines=losses, log_y=True)] if losses else []),
+            *([Panel("epoch", "training loss, nats", lines=losses, log_y=True)] if losses else []),
             Panel("epoch", "spectral abscissa s_A", lines=abscissas, zero_line=True),
         ],
-        caption="One line a run; epoch 0 is the start. A line that ends early overflowed.",
+        caption="One line per run; epoch 0 is the start. A line that ends early overflowed.",
     )
 
 

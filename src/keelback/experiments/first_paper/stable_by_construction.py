@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from keelback.experiments._shared.in_words import guessing_marks, in_words
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.scores import (
     VERDICTS,
@@ -79,7 +80,7 @@ class StableByConstruction(Experiment[StableByConstructionSettings]):
         counts = {kind: (len(survivors(runs)), len(runs)) for kind, runs in sweeps.items()}
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
-            title=f"Stable by construction: {settings.task}",
+            title=f"Stable by construction: {in_words(settings.task)}",
             summary=" ".join(
                 f"{kind}: {alive} of {attempted} trainings ended without overflow."
                 for kind, (alive, attempted) in counts.items()
@@ -170,7 +171,7 @@ def _figure(
                 y=means,
                 lower=[None if mean is None else mean - spread for mean, spread in pairs],
                 upper=[None if mean is None else mean + spread for mean, spread in pairs],
-                label=f"{kind}, test",
+                label=f"{kind}: mean over seeds",
                 family=kind,
             )
         )
@@ -178,20 +179,29 @@ def _figure(
         Line(
             x=[seq_len_of(run) for run in survivors(runs)],
             y=[float(run.summary["s_A"] or 0.0) for run in survivors(runs)],
-            label=kind,
+            label=f"{kind}: one trained model",
             style="points",
             family=kind,
         )
         for kind, runs in sweeps.items()
     ]
+    marks = guessing_marks([run for runs in sweeps.values() for run in runs], settings.paths)
     return Figure(
         name=f"stable-by-construction-{settings.label}",
-        title=f"Free and stable state matrices, {settings.task}",
+        title=f"Free and stable state matrices, {in_words(settings.task)}",
         panels=[
-            Panel("sequence length T", "test accuracy", lines=accuracies),
-            Panel("sequence length T", "spectral abscissa at the end", lines=ends, zero_line=True),
+            Panel("sequence length T", "test accuracy", lines=accuracies, marks=marks),
+            Panel(
+                "sequence length T",
+                "spectral abscissa s_A after training",
+                lines=ends,
+                zero_line=True,
+            ),
         ],
-        caption="Mean over the seeds that survived; band: one standard deviation. Points: runs.",
+        caption=(
+            "Left: mean over the seeds that survived; bands: one standard deviation over them. "
+            "Right: each point is one trained model."
+        ),
     )
 
 

@@ -86,6 +86,13 @@ PRESETS = {
     "mamba2-long-memory": ByteLMConfig(kind="mamba2", initial_rate_scale=2**-6),
 }
 """`tiny` trains in minutes on one core; the others have 10 million parameters and want a GPU."""
+_TITLES = {
+    "mamba": "Mamba",
+    "mamba2": "Mamba-2",
+    "mamba-long-memory": "Mamba that starts with a long memory",
+    "mamba2-long-memory": "Mamba-2 that starts with a long memory",
+    "tiny": "a tiny Mamba-2 that starts with a long memory",
+}
 
 
 def chosen_config(preset: str, fields: Sequence[str]) -> ByteLMConfig:
@@ -330,11 +337,18 @@ def _figure(own: ByteLMStudy) -> Figure:
     ]
     marks = [Mark(own.config.seq_len, "training length")]
     panels = [
-        Panel("position", "loss, nats a byte", lines=lines, log_x=True, marks=marks),
-        Panel("position", "rise over restarted, nats", lines=rises, log_x=True, marks=marks),
+        Panel("position, bytes", "loss, nats per byte", lines=lines, log_x=True, marks=marks),
+        Panel(
+            "position, bytes",
+            "rise over restarted, nats per byte",
+            lines=rises,
+            log_x=True,
+            marks=marks,
+        ),
     ]
     caption = "Restarted: the model sees no more than a training length before each byte."
-    return Figure(f"loss-{own.before.model}", own.before.model, panels, caption)
+    title = f"Loss against position: {_TITLES.get(own.before.model, own.before.model)}"
+    return Figure(f"loss-{own.before.model}", title, panels, caption)
 
 
 def _line(

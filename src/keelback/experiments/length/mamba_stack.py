@@ -1,10 +1,12 @@
 """Can a stack of Mamba blocks solve ListOps, where one selective SSM block cannot?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, PositiveInt
 
+from keelback.experiments._shared.in_words import guessing_marks, in_words
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE
 from keelback.experiments._shared.scores import (
@@ -91,7 +93,7 @@ class MambaStack(Experiment[MambaStackSettings]):
                 f"T = {settings.length}."
             ),
             claims=_claims(rows),
-            figures=[_figure(groups)],
+            figures=[_figure(groups, settings.paths)],
             tables=[_table(rows), *divergence_tables(f"{self.name}-{settings.label}", results)],
             numbers={"rows": rows},
         )
@@ -176,7 +178,7 @@ def _claims(rows: Sequence[Row]) -> list[Claim]:
     ]
 
 
-def _figure(groups: dict[str, list[StoredRun]]) -> Figure:
+def _figure(groups: dict[str, list[StoredRun]], paths: Mapping[str, Path]) -> Figure:
     losses: list[Line] = []
     accuracies: list[Line] = []
     for kind, runs in groups.items():
@@ -185,16 +187,17 @@ def _figure(groups: dict[str, list[StoredRun]]) -> Figure:
             epochs = [float(row["epoch"] or 0) for row in rows]
             for lines, key in ((losses, "loss"), (accuracies, "running_accuracy")):
                 y = [None if row[key] is None else float(row[key] or 0) for row in rows]
-                label = kind if run is runs[0] else ""
+                label = in_words(kind) if run is runs[0] else ""
                 lines.append(Line(x=epochs, y=y, label=label, family=kind))
+    marks = guessing_marks([run for runs in groups.values() for run in runs], paths)
     return Figure(
         name="mamba-stack-listops",
         title="Training on ListOps",
         panels=[
-            Panel("epoch", "training loss", lines=losses, log_y=True),
-            Panel("epoch", "training accuracy", lines=accuracies),
+            Panel("epoch", "training loss, nats", lines=losses, log_y=True),
+            Panel("epoch", "training accuracy", lines=accuracies, marks=marks),
         ],
-        caption="One line a seed; accuracy over the epoch's batches as they were trained on.",
+        caption="One line per seed; accuracy over the epoch's batches as they were trained on.",
     )
 
 

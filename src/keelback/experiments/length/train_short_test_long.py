@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from keelback.experiments._shared.in_words import guessing_marks, in_words
 from keelback.experiments._shared.on_task import OnTaskSettings
 from keelback.experiments._shared.presets import (
     LENGTH_INDEPENDENCE,
@@ -111,7 +112,7 @@ class TrainShortTestLong(Experiment[TrainShortTestLongSettings]):
         longest = settings.test_lengths[-1]
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
-            title=f"Train short, test long: {settings.task}",
+            title=f"Train short, test long: {in_words(settings.task)}",
             summary=(
                 f"Selective SSMs trained at T = {settings.trained_length} and tested at up to "
                 f"T = {longest}; {len(survivors(results))} of {len(results)} trained to the end."
@@ -222,14 +223,29 @@ def _figure(
                 family=label,
             )
         )
+    marks = guessing_marks([run for runs in groups.values() for run in runs], settings.paths)
     return Figure(
         name=f"train-short-test-long-{settings.label}",
-        title=f"Trained at T = {settings.trained_length}, {settings.task}",
+        title=f"Trained at T = {settings.trained_length}, {in_words(settings.task)}",
         panels=[
-            Panel("test length", "test accuracy", lines=curves, log_x=True),
-            Panel("spectral abscissa at the end", f"test accuracy at T = {longest}", lines=points),
+            Panel(
+                "length of the test sequences",
+                "test accuracy",
+                lines=curves,
+                log_x=True,
+                marks=marks,
+            ),
+            Panel(
+                "spectral abscissa s_A after training",
+                f"test accuracy at T = {longest}",
+                lines=points,
+                marks=marks,
+            ),
         ],
-        caption="Left: mean and one standard deviation. Right: one point a trained model.",
+        caption=(
+            "Left: mean over the seeds that survived; bands: one standard deviation over them. "
+            "Right: each point is one trained model."
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keelback.experiments._shared.in_words import in_words
 from keelback.experiments.measures.design import FACTORS, KNOWN_BEFORE, TASKS, TWIN, Point
 from keelback.experiments.measures.ranking import Values
 from keelback.outcome import (
@@ -19,6 +20,19 @@ from keelback.outcome import (
 )
 
 _SHOWN = 12
+_PAIRS = {
+    "majority": "Majority",
+    "listops": "ListOps",
+    "T": "sequence length",
+    "s_A": "spectral abscissa",
+    "d_model": "model width",
+    "m": "training examples",
+}
+"""What the figure calls the groups of pairs of models."""
+_GAP = (
+    "Each point is one trained model. Gap in error: on fresh examples of the training "
+    "distribution, less on the training examples."
+)
 
 Row = Mapping[str, Any]
 """One measure: its key, label, verdict, and each coefficient by name."""
@@ -145,7 +159,7 @@ def bar_figure(rows: Sequence[Row]) -> Figure:
     for name in ("overall", "granulated"):
         known = [row for row in rows if row[name] is not None][:_SHOWN]
         bars = Bars(
-            x=[row["key"] for row in known],
+            x=[row["label"] for row in known],
             y=[row[name]["tau"] for row in known],
             lower=[row[name]["lower"] for row in known],
             upper=[row[name]["upper"] for row in known],
@@ -157,7 +171,7 @@ def bar_figure(rows: Sequence[Row]) -> Figure:
         panels,
         caption=(
             f"The {_SHOWN} measures with the highest granulated coefficient. Whiskers: 95 % "
-            "bootstrap intervals. twin: the gap of another seed."
+            "bootstrap intervals."
         ),
     )
 
@@ -171,8 +185,8 @@ def heatmap_figure(rows: Sequence[Row]) -> Figure:
             "pairs of models",
             "measure",
             heatmap=Heatmap(
-                x=shown,
-                y=[row["key"] for row in part],
+                x=[_PAIRS.get(name, name) for name in shown],
+                y=[row["label"] for row in part],
                 values=[[row[name] and row[name]["tau"] for name in shown] for row in part],
                 label="Kendall's tau",
                 lowest=-1.0,
@@ -186,7 +200,10 @@ def heatmap_figure(rows: Sequence[Row]) -> Figure:
         "measures-by-hyperparameter",
         "Rank correlation with the gap, by pairs",
         panels,
-        caption="All measures in the order of their granulated coefficient.",
+        caption=(
+            "All measures in the order of their granulated coefficient. Each column: pairs of "
+            "models that differ in this hyperparameter alone, or of one task; overall: all pairs."
+        ),
     )
 
 
@@ -205,13 +222,13 @@ def scatter_figure(
                 if point["task"] == task and np.isfinite(x) and np.isfinite(y)
             ]
             x, y = zip(*pairs, strict=True)
-            lines.append(Line(x=x, y=y, label=task, style="points", family=task))
+            lines.append(Line(x=x, y=y, label=in_words(task), style="points", family=task))
         label = next(row["label"].removesuffix(" (negated)") for row in rows if row["key"] == key)
         if key in ("published", "sharpened"):
-            label += ", log10"
+            label += ", log₁₀"
         positive = all(value > 0 for line in lines for value in line.x)
-        panels.append(Panel(label, "gap", lines=lines, zero_line=True, log_x=positive))
-    return Figure("gap-against-measure", "The gap against three measures", panels)
+        panels.append(Panel(label, "gap in error", lines=lines, zero_line=True, log_x=positive))
+    return Figure("gap-against-measure", "The gap against three measures", panels, _GAP)
 
 
 def notes(diverged: int) -> list[str]:

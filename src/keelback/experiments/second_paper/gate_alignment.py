@@ -217,8 +217,8 @@ def _figure(settings: GateAlignmentSettings, layers: Sequence[dict[str, Any]]) -
         panels.append(
             Panel(
                 "gate",
-                "relevant ranked above irrelevant",
-                data,
+                "share of pairs ranked right",
+                "majority voting" if data == "majority" else data,
                 bars=[bars],
                 marks=[Mark(0.5, "no selection", axis="y")],
                 y_limits=(0.0, 1.0),
@@ -228,9 +228,10 @@ def _figure(settings: GateAlignmentSettings, layers: Sequence[dict[str, Any]]) -
         f"gate-alignment-{settings.label}",
         "Do gates select relevant tokens?",
         panels,
-        "Chance that the gate of a relevant token is wider than that of an irrelevant one; median "
-        "over trials, whiskers: least to most. Gate frozen, W_B and W_C trained, full-batch "
-        "descent and SGD: ablations of the gated SSM. Mamba: step sizes, averaged over channels.",
+        "Share of pairs of a relevant and an irrelevant token in which the relevant one's gate is "
+        "wider. Bars: median over trials; whiskers: least to most. Gate frozen, W_B and W_C "
+        "trained, full-batch descent and SGD: ablations of the gated SSM. Mamba: step sizes, "
+        "averaged over channels.",
     )
 
 

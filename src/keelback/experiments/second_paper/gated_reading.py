@@ -26,9 +26,11 @@ from keelback.sweeps.store import StoredRun
 TOLERANCE = 0.25
 """Share of a predicted exponent by which a measured one may miss it and count as near."""
 
+SEPARATION = "separation 2^(−near) − 2^(−far)"
+"""What the second paper's epochs of locality are counted against."""
 FEATURES = {
-    "o_plus": "o_+",
-    "o_minus": "o_-",
+    "o_plus": "relevant, o₊",
+    "o_minus": "relevant, o₋",
     "irrelevant_mean": "irrelevant, mean",
 }
 
@@ -136,7 +138,7 @@ def epochs_figure(
     epochs = [_band(series, "epochs", rows) for series in _series(rows)]
     shares = [_band(series, "share", rows) for series in _series(rows)]
     fullest = max(epochs, key=lambda line: sum(y is not None for y in line.y))
-    slope = _theory_line(fullest.x, fullest.y, theory)
+    slope = theory_line(fullest.x, fullest.y, theory)
     return Figure(
         name,
         title,
@@ -171,7 +173,7 @@ def _band(series: str, key: str, rows: Sequence[dict[str, Any]]) -> Line:
     )
 
 
-def _theory_line(x: Sequence[float], y: Sequence[float | None], exponent: float) -> Line | None:
+def theory_line(x: Sequence[float], y: Sequence[float | None], exponent: float) -> Line | None:
     """The predicted slope through the middle of the measured points."""
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
     if not pairs:
@@ -183,7 +185,7 @@ def _theory_line(x: Sequence[float], y: Sequence[float | None], exponent: float)
         y=[float(np.exp(log_y + exponent * (np.log(end) - log_x))) for end in ends],
         label=f"slope {exponent:+g} (theory)",
         style="dashed",
-        family="theory",
+        reference=True,
     )
 
 
@@ -260,12 +262,13 @@ def alignment_panels(stored: StoredRun, measure: str, title: str) -> Panel:
     lines = []
     for feature, label in FEATURES.items():
         line = course(stored, f"{measure}_{feature}")
-        lines.append(Line(line.x, line.y, label, line.lower, line.upper))
+        family = "irrelevant" if feature == "irrelevant_mean" else label
+        lines.append(Line(line.x, line.y, label, line.lower, line.upper, family=family))
     for feature in ("irrelevant_least", "irrelevant_most"):
         line = course(stored, f"{measure}_{feature}")
         label = "irrelevant, least and most" if feature == "irrelevant_least" else ""
         lines.append(Line(line.x, line.y, label, style="dotted", family="irrelevant"))
-    name = "<w, o>" if measure == "projection" else "cosine of w and o"
+    name = "inner product ⟨w, o⟩" if measure == "projection" else "cosine of gate w and feature o"
     return Panel("epoch", name, title=title, lines=lines, zero_line=True)
 
 

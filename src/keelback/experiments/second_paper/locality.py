@@ -28,6 +28,7 @@ from keelback.experiments.second_paper.gated_experiment import (
     order_claim,
 )
 from keelback.experiments.second_paper.gated_reading import (
+    SEPARATION,
     bayes_note,
     conditions_table,
     epochs_figure,
@@ -150,7 +151,7 @@ class LocalityExperiment(Experiment[GatedSettings]):
                 epochs_figure(
                     f"locality-epochs-{label}",
                     f"Locality: epochs to {GOAL}",
-                    "2^-near - 2^-far",
+                    SEPARATION,
                     "epochs",
                     rows,
                     THEORY,

@@ -96,7 +96,8 @@ def gate_figure(name: str, title: str, aligned: Sequence[Measured], training: st
             alignment_panels(stored, "projection", f"near = {near_of(run)}")
             for run, stored in aligned
         ],
-        f"{training}; median over {aligned[0][0].trials} trials, band: least to most.",
+        f"{training}; w: gating vector, o: features, near: positions between a relevant pair. "
+        f"Lines: median over {aligned[0][0].trials} trials; bands: least to most.",
     )
 
 

@@ -25,6 +25,7 @@ from keelback.dynamics.descent.batch import initial_weights
 from keelback.experiments.experiment import Experiment, Settings
 from keelback.experiments.second_paper.gated_experiment import Measured, measured, order_claim
 from keelback.experiments.second_paper.gated_reading import (
+    SEPARATION,
     epochs_figure,
     exponent_claim,
     exponent_table,
@@ -167,7 +168,7 @@ class LocalityLaws(Experiment[LawSettings]):
                 epochs_figure(
                     f"locality-laws-{label}",
                     "Locality: epochs by regime",
-                    "2^-near - 2^-far",
+                    SEPARATION,
                     "epochs",
                     rows,
                     THEORY,

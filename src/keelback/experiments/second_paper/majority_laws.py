@@ -125,8 +125,8 @@ class MajorityLaws(Experiment[MajorityLawSettings]):
                 epochs_figure(
                     f"majority-laws-{label}",
                     "Majority voting: epochs by step size, no noise",
-                    "gap alpha_r - alpha_c",
-                    "epochs to test loss 1e-3",
+                    "gap α_r − α_c",
+                    "epochs to test loss 0.001",
                     rows,
                     THEORY,
                 )

@@ -139,16 +139,7 @@ class MajorityVotingExperiment(Experiment[GatedSettings]):
         rows = [trial_row(f"N = {run.samples}", run, stored) for run, stored in grid]
         laws = {samples: law_of(points) for samples, points in _by_samples(grid)}
         claims = _rate_claims(laws, rows) + [c for pair in aligned for c in _gate_claims(*pair)]
-        figures = [
-            epochs_figure(
-                f"majority-epochs-{settings.label}",
-                "Majority voting: epochs to the target",
-                "gap alpha_r - alpha_c",
-                "epochs to test loss 1e-3",
-                rows,
-                THEORY,
-            )
-        ]
+        figures = [grid_figure(settings, rows)]
         figures += [_alignment_figure(settings, *pair) for pair in aligned]
         tables = [
             grid_table(f"majority-grid-{settings.label}", "Epochs to test loss 1e-3", "gap", rows),
@@ -254,12 +245,24 @@ def _projection_claim(run: GatedTrials, stored: StoredRun) -> Claim:
     )
 
 
+def grid_figure(settings: GatedSettings, rows: Sequence[dict[str, Any]]) -> Figure:
+    """Epochs to the target against the gap, one line per number of samples."""
+    return epochs_figure(
+        f"majority-epochs-{settings.label}",
+        "Majority voting: epochs to the target",
+        "gap α_r − α_c",
+        "epochs to test loss 0.001",
+        rows,
+        THEORY,
+    )
+
+
 def _alignment_figure(settings: GatedSettings, run: GatedTrials, stored: StoredRun) -> Figure:
     projections = alignment_panels(stored, "projection", "")
     epochs = course(stored, "test_loss").x
     assert isinstance(run.pattern, MajorityVoting)
     bound = [predicted(run.pattern, run.step_size, int(t)).class_projection for t in epochs]
-    theory = Line(epochs, bound, "bound, constant 1", style="dashed", family="theory")
+    theory = Line(epochs, bound, "bound, constant 1", style="dashed", reference=True)
     return Figure(
         f"majority-alignment-{settings.label}",
         "Majority voting: alignment of the gating vector",
@@ -272,8 +275,9 @@ def _alignment_figure(settings: GatedSettings, run: GatedTrials, stored: StoredR
                 zero_line=True,
             ),
         ],
-        f"alpha_r = {run.pattern.relevant:g}, alpha_c = {run.pattern.confusing:g}, N = "
-        f"{run.samples}; median over {run.trials} trials, band: least to most.",
+        f"α_r = {run.pattern.relevant:g}, α_c = {run.pattern.confusing:g}, N = {run.samples} "
+        f"samples; w: gating vector, o: features. Lines: median over {run.trials} trials; bands: "
+        "least to most.",
     )
 
 

@@ -19,11 +19,15 @@ from keelback.dynamics import (
     GaussianNoise,
     Locality,
     MajorityVoting,
-    PowerLaw,
     share_with_interval,
 )
 from keelback.experiments.experiment import Experiment, Settings
-from keelback.experiments.second_paper.gated_reading import exponent_claim, law_numbers
+from keelback.experiments.second_paper.gated_reading import (
+    SEPARATION,
+    exponent_claim,
+    law_numbers,
+    theory_line,
+)
 from keelback.experiments.second_paper.gated_trials import (
     ACCURACY,
     HINGE,
@@ -196,7 +200,7 @@ class SampleComplexity(Experiment[SampleComplexitySettings]):
                 for goal, found_law in (("", law), (f" for ranking {RANKING:g}", ranking_law))
                 if goal == "" or ranking
             ],
-            figures=[_figure(settings, grid, rows, law, ranking_rows)],
+            figures=[_figure(settings, grid, rows, ranking_rows)],
             tables=[_threshold_table(settings, rows, ranking_rows)],
             numbers={
                 "setting": settings.label,
@@ -252,10 +256,9 @@ def _figure(
     settings: SampleComplexitySettings,
     grid: Sequence[dict[str, Any]],
     rows: Sequence[dict[str, Any]],
-    law: PowerLaw | None,
     ranking: Sequence[dict[str, Any]],
 ) -> Figure:
-    gap = "gap alpha_r - alpha_c" if settings.data == "majority" else "2^-near - 2^-far"
+    gap = "gap α_r − α_c" if settings.data == "majority" else SEPARATION
     gaps = sorted({row["gap"] for row in grid})
     samples = sorted({row["samples"] for row in grid})
     share = {(row["gap"], row["samples"]): row["share"] for row in grid}
@@ -271,17 +274,10 @@ def _figure(
     lines = [_threshold_line(inside, f"half reach {settings.scale.goal}")]
     if ranked := inside_range(ranking):
         lines.append(_threshold_line(ranked, f"half reach ranking {RANKING:g}"))
-    if law is not None and len(inside) > 1:
-        ends = [min(row["gap"] for row in inside), max(row["gap"] for row in inside)]
-        middle = math.exp(float(np.mean(np.log([row["gap"] for row in inside]))))
-        lines.append(
-            Line(
-                ends,
-                [law.at(middle) * (end / middle) ** THEORY for end in ends],
-                "slope -2 (theory)",
-                style="dashed",
-            )
-        )
+    if len(inside) > 1:
+        gaps_inside = [row["gap"] for row in inside]
+        slope = theory_line(gaps_inside, [row["threshold"] for row in inside], THEORY)
+        lines += [slope] if slope else []
     return Figure(
         f"samples-{settings.label}",
         f"Samples needed: {settings.data}",

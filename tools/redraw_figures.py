@@ -1,0 +1,123 @@
+"""Draw committed figures again from the numbers in their `results.json`, without the runs.
+
+    python tools/redraw_figures.py [--data IMDB --tokenizer VOCAB] [RESULT ...]
+
+Only what is drawn from those numbers is redrawn; the numbers stay as they are. A figure that needs
+the course of each training is named and left: the command of its result draws it. RESULT is a name
+of a folder under results/experiments; all by default.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from keelback.commit import require_clean
+from keelback.errors import InputError
+from keelback.experiments.experiment import Experiment
+from keelback.experiments.first_paper import baselines, length_independence
+from keelback.experiments.measures import tables
+from keelback.experiments.second_paper import gate_alignment, majority_voting, sample_complexity
+from keelback.experiments.second_paper.gated_experiment import GatedSettings
+from keelback.outcome import Figure
+from keelback.report import save_figure
+from keelback.sweeps.store import StoredRun
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
+
+Numbers = dict[str, Any]
+
+
+def planned(experiment: Experiment[Any], settings: Any) -> Sequence[StoredRun]:
+    """The runs of an experiment by their fields, without what they ended in."""
+    return [
+        StoredRun(run.name, RESULTS, run.fields(), summary={}, provenance={})
+        for run in experiment.runs(settings)
+    ]
+
+
+def of_baselines(numbers: Numbers, paths: dict[str, Any]) -> Iterator[Figure]:
+    settings = baselines.BaselinesSettings(task=numbers["task"], **paths)
+    names = list(dict.fromkeys(row["model"] for row in numbers["rows"]))
+    runs = planned(baselines.Baselines(), settings)
+    yield baselines._figure(settings, numbers["rows"], names, runs)
+
+
+def of_length_independence(numbers: Numbers, paths: dict[str, Any]) -> Iterator[Figure]:
+    settings = length_independence.LengthIndependenceSettings(
+        task=numbers["task"], norm_precision=numbers.get("norm_precision", "float32"), **paths
+    )
+    runs = planned(length_independence.LengthIndependence(), settings)
+    yield length_independence._accuracy_figure(settings, numbers["rows"], runs)
+
+
+def of_majority_voting(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    settings = GatedSettings(setting=numbers["setting"])
+    yield majority_voting.grid_figure(settings, numbers["grid"])
+
+
+def of_sample_complexity(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    data, setting = numbers["setting"].split("-")
+    settings = sample_complexity.SampleComplexitySettings(data=data, setting=setting)
+    thresholds, ranking = (
+        [{key: math.inf if value is None else value for key, value in row.items()} for row in rows]
+        for rows in (numbers["thresholds"], numbers["ranking_thresholds"])
+    )
+    yield sample_complexity._figure(settings, numbers["grid"], thresholds, ranking)
+
+
+def of_gate_alignment(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    settings = gate_alignment.GateAlignmentSettings()
+    yield gate_alignment._figure(settings, numbers["gates"])
+
+
+def of_measures(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    yield tables.bar_figure(numbers["measures"])
+    yield tables.heatmap_figure(numbers["measures"])
+
+
+DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
+    "baselines": of_baselines,
+    "length-independence": of_length_independence,
+    "majority-voting": of_majority_voting,
+    "sample-complexity": of_sample_complexity,
+    "gate-alignment": of_gate_alignment,
+    "measures": of_measures,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="*", metavar="RESULT")
+    parser.add_argument("--data", type=Path, help="the film reviews, for the results on IMDb")
+    parser.add_argument("--tokenizer", type=Path, help="BERT's vocabulary, for the same")
+    parser.add_argument("--allow-dirty", action="store_true", help="draw from changed code")
+    given = parser.parse_args()
+    try:
+        require_clean(RESULTS, allow_dirty=given.allow_dirty)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    given_paths = {"data": given.data, "tokenizer": given.tokenizer}
+    paths = {name: path.resolve() for name, path in given_paths.items() if path is not None}
+    known = sorted(path.parent for path in RESULTS.glob("*/results.json"))
+    for folder in [RESULTS / name for name in given.results] or known:
+        left = {path.stem for path in (folder / "figures").glob("*.png")}
+        prefix = next((name for name in DRAWN if folder.name.startswith(name)), None)
+        if prefix is not None:
+            result = json.loads((folder / "results.json").read_text())
+            for name, numbers in result["outcomes"].items():
+                precision = {"norm_precision": "float64"} if "float64" in name else {}
+                own = paths if numbers.get("task") == "imdb" else {}
+                for figure in DRAWN[prefix](numbers | precision, own):
+                    png, _ = save_figure(figure, folder / "figures")
+                    print(f"drawn  {folder.name}/{png.stem}")
+                    left.discard(png.stem)
+        for stem in sorted(left):
+            print(f"left   {folder.name}/{stem}: needs its runs")
+
+
+if __name__ == "__main__":
+    main()
