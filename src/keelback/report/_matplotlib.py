@@ -270,7 +270,7 @@ def _draw_content(
         _draw_line(line, panel, ax, colors[family(line)], dashes[line.style], crowd)
     _scale_axes(panel, ax)
     rows = draw_marks(panel, ax, size, COLORS["muted"])
-    _label_axes(ax)
+    _label_axes(panel, ax)
     return rows
 
 
@@ -408,7 +408,15 @@ def _scale_axes(panel: Panel, ax: Axes) -> None:
         across(0.0, color=COLORS["muted"], linewidth=0.8, zorder=1.5)
 
 
-def _label_axes(ax: Axes) -> None:
+def _xs(panel: Panel) -> list[float]:
+    return [x for line in panel.lines for x in line.x]
+
+
+def _label_axes(panel: Panel, ax: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if panel.lines and not panel.log_x and all(float(x).is_integer() for x in _xs(panel)):
+        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
         if scale == "log":
             label_log_axis(axis)

@@ -65,7 +65,12 @@ class LengthIndependenceSettings(OnTaskSettings):
         """The same, for a title."""
         stable = ", stable" if self.parametrisation == "stable" else ""
         norm = ", norms in float64" if self.norm_precision == "float64" else ""
-        return in_words(self.task) + stable + norm
+        return self.task + stable + norm
+
+    @property
+    def titled(self) -> str:
+        """The same, with the name that people give the task."""
+        return self.described.replace(self.task, in_words(self.task), 1)
 
 
 class LengthIndependence(Experiment[LengthIndependenceSettings]):
@@ -116,7 +121,7 @@ class LengthIndependence(Experiment[LengthIndependenceSettings]):
         survived = sum(row["survived"] for row in rows)
         return Outcome(
             experiment=f"{self.name}-{settings.label}",
-            title=f"Length independence: {settings.described}",
+            title=f"Length independence: {settings.titled}",
             summary=(
                 f"{len(results)} selective SSMs, {settings.seeds} seeds at each of {len(rows)} "
                 f"lengths, {survived} trained to the end."
@@ -281,7 +286,7 @@ def _accuracy_figure(
         )
     return Figure(
         name=f"length-independence-{settings.label}",
-        title=f"Accuracy against sequence length, {settings.described}",
+        title=f"Accuracy against sequence length, {settings.titled}",
         panels=[Panel("sequence length T", "accuracy", lines=lines, marks=marks)],
         caption=caption,
     )
@@ -322,7 +327,7 @@ def _gap_figure(
         lines.append(Line(x=x, y=y, style="points", family=name))
     return Figure(
         name=f"gap-{settings.label}",
-        title=f"Gaps in accuracy, {settings.described}",
+        title=f"Gaps in accuracy, {settings.titled}",
         panels=[Panel("sequence length T", "difference in accuracy", lines=lines, zero_line=True)],
         caption="Lines: means over the trained models. Each point is one trained model.",
     )
