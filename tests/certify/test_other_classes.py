@@ -41,13 +41,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "complex-ssm": {"d_model": 3, "d_state": 2, "spectral_abscissa": -0.2},
     "dense-ssm": {"d_model": 3, "d_state": 2, "spectral_abscissa": -0.2},
     "selective-stack": {"d_model": 3, "d_state": 2, "spectral_abscissa": -0.2, "n_layers": 2},
-    "mamba-block": {"d_model": 3, "d_state": 2},
+    "mamba-blocks": {"d_model": 3, "d_state": 2, "n_layers": 1},
+    "mamba-blocks, two": {"d_model": 3, "d_state": 2, "n_layers": 2},
 }
 T = 6
 
 
 def classifier(kind: str, seed: int = 0, **more: Any) -> Any:
-    fields = {"kind": kind, "vocab_size": 5, **KINDS[kind], **more}
+    fields = {"kind": kind.split(",")[0], "vocab_size": 5, **KINDS[kind], **more}
     model = model_config(fields).build(torch.Generator().manual_seed(seed)).double()
     with torch.no_grad():  # Steps of about one, and weights that differ in size from seed to seed.
         scale = 0.5 + torch.rand((), generator=torch.Generator().manual_seed(seed))
@@ -88,6 +89,28 @@ def test_no_gradient_is_above_its_reach(kind: str) -> None:
             reach = found.log_bound + float(found.blocks[-1].log_reach)
             # A token moves every place where it stands: the sum over the vocabulary is one move.
             assert math.log(of_tokens * radius) <= reach + 1e-9
+
+
+def test_matrices_of_the_lower_block_move_the_output_by_no_more_than_their_reach() -> None:
+    for seed in range(12):
+        model = classifier("mamba-blocks, two", seed)
+        found, _ = covered_class(read_class(model, T, 100), vocab_size=5)
+        lower = model.mixer.blocks[0]
+        for row in tokens_of(seed, 8):
+            model.zero_grad()
+            model(row[None]).sum().backward()
+            into, gate = lower.W_in.detach().chunk(2)
+            of_into, of_gate = lower.W_in.grad.chunk(2)
+            for place, matrix, gradient in (
+                (11, lower.W_out.detach(), lower.W_out.grad),
+                (12, gate, of_gate),
+                (14, into, of_into),
+            ):
+                size = float(torch.linalg.matrix_norm(matrix, ord=2))
+                moved = size * float(torch.linalg.matrix_norm(gradient, ord="nuc"))
+                block = found.blocks[place]
+                assert block.coordinates == matrix.numel()
+                assert math.log(moved) <= found.log_bound + float(block.log_reach) + 1e-9
 
 
 @pytest.mark.parametrize("kind", ["complex-ssm", "dense-ssm"])
@@ -156,11 +179,16 @@ OTHERS: dict[str, Any] = {
     "dense": DenseConstants(**vars(PLAIN)),
     "stack": StackConstants((PLAIN, replace(PLAIN, B_B=2, M_B=3))),
     "block": BLOCK,
+    "two blocks": StackConstants((BLOCK, replace(BLOCK, B_in=2, B_D=0.5))),
 }
 
 
 def test_special_cases_are_the_plain_class() -> None:
     plain = selective_class(PLAIN, vocab_size=7, classes=3)
+    block, _ = covered_class(BLOCK, vocab_size=7, classes=3)
+    found, _ = covered_class(StackConstants((BLOCK,)), vocab_size=7, classes=3)
+    assert found.log_bound == pytest.approx(block.log_bound, abs=1e-12)
+    assert found.log_rademacher(100) == pytest.approx(block.log_rademacher(100), rel=1e-12)
     for other in (ComplexConstants(**vars(PLAIN), omega=0.0), StackConstants((PLAIN,))):
         found, _ = covered_class(other, vocab_size=7, classes=3)
         assert found.log_bound == plain.log_bound

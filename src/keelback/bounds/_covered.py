@@ -8,17 +8,18 @@ from keelback.bounds._chaining import CoveredClass
 from keelback.bounds._constants import ClassConstants, ClassFormulas
 from keelback.bounds._mamba_block import MambaBlockConstants, MambaBlockFormulas, mamba_class
 from keelback.bounds._sharpened import selective_class
-from keelback.bounds._stack import stacked_class
+from keelback.bounds._stack import stacked_class, stacked_mamba_class
 
 
 @dataclass(frozen=True)
 class StackConstants:
-    """A stack of selective SSMs, each reading what the one below gives at every position.
+    """Selective SSMs, or Mamba blocks, each reading what the one below gives at every position.
 
     Attributes:
-        layers: the constants of each layer, bottom first, as `stack_layers` takes them.
+        layers: the constants of each layer, bottom first, all of one kind, as `stacked_class` and
+            `stacked_mamba_class` take them.
 
-    Source: docs/studies/bounds.md, Corollary 8.
+    Source: docs/studies/bounds.md, Corollaries 8 and 14.
 
     Examples:
         >>> c = ClassConstants(B_u=1, s_A=-0.1, B_A=2, B_B=1, M_B=2, B_C=1, M_C=2, B_q=0.5, M_q=1,
@@ -27,7 +28,7 @@ class StackConstants:
         -0.1
     """
 
-    layers: tuple[ClassConstants, ...]
+    layers: tuple[ClassConstants | MambaBlockConstants, ...]
 
     @property
     def m(self) -> int:
@@ -42,7 +43,7 @@ class StackConstants:
             for name, value in layer.as_dict().items()
         }
 
-    def balls(self) -> tuple[ClassFormulas, ...]:
+    def balls(self) -> tuple[Any, ...]:
         """The layers' constants as exact balls."""
         return tuple(layer.balls() for layer in self.layers)
 
@@ -50,7 +51,7 @@ class StackConstants:
 AnyConstants: TypeAlias = ClassConstants | MambaBlockConstants | StackConstants
 """Constants of a class that can be covered, as doubles."""
 
-AnyFormulas: TypeAlias = ClassFormulas | MambaBlockFormulas | Sequence[ClassFormulas]
+AnyFormulas: TypeAlias = ClassFormulas | MambaBlockFormulas | Sequence[Any]
 
 
 def covered_class(
@@ -83,4 +84,5 @@ def _class_of(constants: AnyFormulas, rows: int, vocab_size: int) -> CoveredClas
         return selective_class(constants, vocab_size=vocab_size, classes=rows)
     if isinstance(constants, MambaBlockFormulas):
         return mamba_class(constants, vocab_size=vocab_size, classes=rows)
-    return stacked_class(constants, vocab_size=vocab_size, classes=rows)
+    stacked = stacked_class if isinstance(constants[0], ClassFormulas) else stacked_mamba_class
+    return stacked(constants, vocab_size=vocab_size, classes=rows)

@@ -1,8 +1,10 @@
 """The full Mamba block: projection, causal convolution, a step per channel, skip and gate."""
 
 import math
-from dataclasses import dataclass, fields
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
+from typing import TypeVar
 
 from keelback.bounds._chaining import CoveredClass
 from keelback.bounds._constants import ClassConstants, ClassFormulas
@@ -24,7 +26,7 @@ SILU_SLOPE = 1.1
 _LARGEST = 1e60
 
 
-class MambaBlockFormulas:
+class MambaBlockFormulas(ABC):
     """What follows from the constants of a block, be they doubles or balls."""
 
     selective: ClassFormulas
@@ -37,6 +39,10 @@ class MambaBlockFormulas:
     B_bias: Real
     B_D: Real
 
+    @abstractmethod
+    def with_tokens(self: "BlockFormulas", norm: Real) -> "BlockFormulas":
+        """The same for tokens of another norm."""
+
     @property
     def channel(self) -> ClassFormulas:
         """The class of one channel's y: tokens v of norm B_conv B_in B_x + B_bias, w a unit."""
@@ -45,8 +51,15 @@ class MambaBlockFormulas:
         return self.selective.with_changes(B_u=norm, B_w=one, M_w=one)
 
 
+BlockFormulas = TypeVar("BlockFormulas", bound=MambaBlockFormulas)
+
+
 class BallMambaBlockConstants(MambaBlockFormulas, SimpleNamespace):
     """The constants of a block as balls, under the same names."""
+
+    def with_tokens(self, norm: Real) -> "BallMambaBlockConstants":
+        """The same for tokens of another norm."""
+        return BallMambaBlockConstants(**{**vars(self), "B_x": norm})
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,10 @@ class MambaBlockConstants(MambaBlockFormulas):
             value, least = getattr(self, name), 1 if name in ("d_model", "d_conv") else 0
             if not least <= value <= _LARGEST:
                 raise InputError(f"{name} = {value:g} must be finite and at least {least}")
+
+    def with_tokens(self, norm: Real) -> "MambaBlockConstants":
+        """The same for tokens of another norm."""
+        return replace(self, B_x=norm)
 
     @property
     def m(self) -> int:

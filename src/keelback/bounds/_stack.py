@@ -7,7 +7,12 @@ from typing import TypeVar
 from keelback.bounds._chaining import CoveredClass
 from keelback.bounds._constants import ClassConstants, ClassFormulas
 from keelback.bounds._covering import Ball, Block, scaled
-from keelback.bounds._numbers import exp, like, log
+from keelback.bounds._mamba_block import (
+    MambaBlockFormulas,
+    log_mamba_output_bound,
+    mamba_blocks,
+)
+from keelback.bounds._numbers import Real, exp, like, log
 from keelback.bounds._sharpened import (
     count,
     log_output_bound,
@@ -46,12 +51,7 @@ def stack_layers(layers: Sequence[Layer]) -> list[Layer]:
     met: list[Layer] = []
     log_norm = log(layers[0].B_u)
     for depth, layer in enumerate(layers):
-        if log_norm > math.log(1e60):
-            power = float(log_norm) / math.log(10)
-            raise InputError(
-                f"layer {depth + 1} may meet tokens of norm 10^{power:.0f}; "
-                "the stack's bound is of no use beyond 10^60"
-            )
+        _require_range(depth + 1, log_norm)
         one = like(1.0, layer.B_w)
         B_w, M_w = (layer.B_w, layer.M_w) if depth == len(layers) - 1 else (one, one)
         met.append(layer.with_changes(B_u=exp(log_norm), B_w=B_w, M_w=M_w))
@@ -107,3 +107,58 @@ def stacked_class(
     if vocab_size:
         blocks.append(Ball(count(met[0].d), log_passed_on, copies=vocab_size))
     return CoveredClass(log_bound, blocks)
+
+
+def stacked_mamba_class(
+    blocks: Sequence[MambaBlockFormulas], *, vocab_size: int = 0, classes: int = 1
+) -> CoveredClass:
+    """The output bound and the parameters of Mamba blocks on top of each other.
+
+    A block's tokens are the outputs of the block below, whose B_w is the spectral norm of its
+    projection back: for every unit vector a, a . W_out (h * g) = (W_out^T a) . (h * g), so that
+    its output has at most the norm of Corollary 9's bound, and every move at most that of its
+    table. The projection is a matrix, covered in the spectral norm.
+
+    Args:
+        blocks: the constants of each block, bottom first; B_x is read from the first only, and the
+            last one's B_w is that of the head and its projection together.
+        vocab_size: number of trained embedding rows below the first block.
+        classes: number of rows of the head.
+
+    Raises:
+        InputError: no block, or token norms beyond the range.
+
+    Source: docs/studies/bounds.md, Corollary 14.
+    """
+    if not blocks:
+        raise InputError("a stack needs at least one layer")
+    met = []
+    log_norm = log(blocks[0].B_x)
+    for depth, block in enumerate(blocks, start=1):
+        _require_range(depth, log_norm)
+        met.append(block.with_tokens(exp(log_norm)))
+        log_norm = log_mamba_output_bound(met[-1])
+    if log_norm == -math.inf:
+        return CoveredClass(log_norm, [])
+    covered: list[Block] = []
+    log_passed_on = 0 * log_norm
+    for block in reversed(met):
+        top = block is met[-1]
+        *own, tokens = mamba_blocks(block, vocab_size=1, classes=classes if top else 1)
+        if not top:
+            size = count(block.selective.d) * count(block.d_model)
+            own[0] = Ball(size, own[0].log_reach)
+        covered += [scaled(part, log_passed_on) for part in own]
+        log_passed_on = log_passed_on + tokens.log_reach
+    if vocab_size:
+        covered.append(Ball(count(met[0].d_model), log_passed_on, copies=vocab_size))
+    return CoveredClass(log_norm, covered)
+
+
+def _require_range(depth: int, log_norm: Real) -> None:
+    if log_norm > math.log(1e60):
+        power = float(log_norm) / math.log(10)
+        raise InputError(
+            f"layer {depth} may meet tokens of norm 10^{power:.0f}; "
+            "the stack's bound is of no use beyond 10^60"
+        )

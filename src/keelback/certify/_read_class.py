@@ -20,12 +20,11 @@ from keelback.errors import InputError
 from keelback.models import (
     ComplexSSM,
     DenseSSM,
-    MambaBlock,
+    MambaBlocks,
     SelectiveClassifier,
     SelectiveSSM,
     SelectiveStack,
     SequenceClassifier,
-    SingleMambaBlock,
 )
 
 
@@ -34,14 +33,14 @@ def read_class(model: nn.Module, seq_len: int, m: int) -> AnyConstants:
 
     Args:
         model: a `SelectiveClassifier`, or a `SequenceClassifier` around a complex, dense or stacked
-            selective SSM or one Mamba block.
+            selective SSM or Mamba blocks.
         seq_len: T.
         m: number of training samples.
 
     Raises:
         InputError: another architecture, or weights that are not finite.
 
-    Source: docs/studies/bounds.md, Theorem 4, Corollaries 8 and 9 and the paragraphs on other
+    Source: docs/studies/bounds.md, Theorem 4, Corollaries 8, 9 and 14 and the paragraphs on other
     states.
 
     Examples:
@@ -56,7 +55,7 @@ def read_class(model: nn.Module, seq_len: int, m: int) -> AnyConstants:
     if read is None:
         raise InputError(
             "the bounds are about one selective SSM (real, complex or dense), a stack of them, or "
-            f"one Mamba block, with a linear head, not {_name(model)}"
+            f"Mamba blocks without norms, with a linear head, not {_name(model)}"
         )
     require_finite(model)
     return read(model, {"T": seq_len, "m": m})
@@ -150,8 +149,22 @@ def _stack(model: Any, sizes: dict[str, int]) -> StackConstants:
     return StackConstants(tuple(layer(ssm) for ssm in stack.layers))  # type: ignore[arg-type]
 
 
-def _mamba_block(model: Any, sizes: dict[str, int]) -> MambaBlockConstants:
-    block: MambaBlock = model.mixer.block
+def _mamba_blocks(model: Any, sizes: dict[str, int]) -> MambaBlockConstants | StackConstants:
+    blocks: MambaBlocks = model.mixer
+    *below, top = blocks.blocks
+    last = _mamba_block(model, top, sizes, _row_norms("w", _head(model) @ _wide(top.W_out)))  # type: ignore[arg-type]
+    if not below:
+        return last
+    found = []
+    for block in below:
+        back = float(torch.linalg.matrix_norm(_wide(block.W_out), ord=2))  # type: ignore[arg-type]
+        found.append(_mamba_block(model, block, sizes, {"B_w": back, "M_w": back}))
+    return StackConstants((*found, last))
+
+
+def _mamba_block(
+    model: Any, block: Any, sizes: dict[str, int], head: dict[str, Any]
+) -> MambaBlockConstants:
     rank = block.dt_rank
     W_x, A = _wide(block.W_x), _wide(block.A)
     W_in, W_gate = _wide(block.W_in).chunk(2)
@@ -160,7 +173,7 @@ def _mamba_block(model: Any, sizes: dict[str, int]) -> MambaBlockConstants:
         **_norms("B", W_x[rank : rank + block.d_state]),
         **_norms("C", W_x[rank + block.d_state :]),
         **_row_norms("q", _wide(block.W_delta) @ W_x[:rank]),
-        **_row_norms("w", _head(model) @ _wide(block.W_out)),
+        **head,
         **sizes,
         B_u=0.0,
         s_A=float(A.max()),
@@ -187,5 +200,5 @@ _READERS: dict[type, Callable[[Any, dict[str, int]], AnyConstants]] = {
     ComplexSSM: _complex,
     DenseSSM: _dense,
     SelectiveStack: _stack,
-    SingleMambaBlock: _mamba_block,
+    MambaBlocks: _mamba_blocks,
 }

@@ -12,10 +12,10 @@ from keelback.models._state_matrix import FreeStateMatrix, StableStateMatrix
 from keelback.models.attention import SoftmaxAttention, SoftmaxAttentionConfig
 from keelback.models.constants import class_constants
 from keelback.models.deeper import (
+    MambaBlocks,
+    MambaBlocksConfig,
     SelectiveStack,
     SelectiveStackConfig,
-    SingleMambaBlock,
-    SingleMambaBlockConfig,
 )
 from keelback.models.linear_attention import LinearAttention, LinearAttentionConfig
 from keelback.models.lti import DiagonalLTI, DiagonalLTIConfig
@@ -66,6 +66,8 @@ __all__ = [
     "LinearAttentionConfig",
     "MambaBackbone",
     "MambaBlock",
+    "MambaBlocks",
+    "MambaBlocksConfig",
     "MambaClassifier",
     "MambaClassifierConfig",
     "MambaLanguageModel",
@@ -79,8 +81,6 @@ __all__ = [
     "SequenceClassifier",
     "SequenceClassifierConfig",
     "SequenceMixer",
-    "SingleMambaBlock",
-    "SingleMambaBlockConfig",
     "SoftmaxAttention",
     "SoftmaxAttentionConfig",
     "StableStateMatrix",

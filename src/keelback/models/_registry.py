@@ -12,7 +12,7 @@ from keelback.errors import InputError, describe, nearest
 from keelback.memory import require_memory
 from keelback.models._built import check_models_of
 from keelback.models.attention import SoftmaxAttentionConfig
-from keelback.models.deeper import SelectiveStackConfig, SingleMambaBlockConfig
+from keelback.models.deeper import MambaBlocksConfig, SelectiveStackConfig
 from keelback.models.linear_attention import LinearAttentionConfig
 from keelback.models.lti import DiagonalLTIConfig
 from keelback.models.mamba_stack import MambaClassifierConfig, MambaLanguageModelConfig
@@ -125,7 +125,7 @@ for _config in (
     ComplexSSMConfig,
     DenseSSMConfig,
     SelectiveStackConfig,
-    SingleMambaBlockConfig,
+    MambaBlocksConfig,
 ):
     register_model(_config)
 

@@ -71,13 +71,13 @@ class SelectiveStackConfig(SequenceClassifierConfig):
         )
 
 
-class SingleMambaBlock(SequenceMixer):
-    """One full Mamba block: projection, convolution, selective scan, skip, gate.
+class MambaBlocks(SequenceMixer):
+    """Full Mamba blocks, each reading the one below: no norms, no residuals.
 
     Source: Gu and Dao 2023 (arXiv 2312.00752), Figure 3; docs/studies/bounds.md, Corollary 9.
 
     Examples:
-        >>> block = SingleMambaBlock(MambaLanguageModelConfig(vocab_size=2, d_model=6))
+        >>> block = MambaBlocks(MambaLanguageModelConfig(vocab_size=2, d_model=6))
         >>> block(torch.randn(2, 9, 6)).shape
         torch.Size([2, 9, 6])
     """
@@ -85,37 +85,39 @@ class SingleMambaBlock(SequenceMixer):
     def __init__(self, config: MambaStackConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.d_output = config.d_model
-        self.block = MambaBlock(config, generator)
+        self.blocks = nn.ModuleList(MambaBlock(config, generator) for _ in range(config.n_layers))
 
     def forward(
         self, u: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
-        """Outputs at every position."""
-        y: Tensor = self.block(u)
-        return y
+        """Outputs of the top block at every position."""
+        for block in self.blocks:
+            u = block(u)
+        return u
 
 
-class SingleMambaBlockConfig(SequenceClassifierConfig):
-    """A classifier around one Mamba block.
+class MambaBlocksConfig(SequenceClassifierConfig):
+    """A classifier around Mamba blocks.
 
     Examples:
-        >>> SingleMambaBlockConfig(vocab_size=2).build()(torch.tensor([[0, 1, 1]])).shape
+        >>> MambaBlocksConfig(vocab_size=2).build()(torch.tensor([[0, 1, 1]])).shape
         torch.Size([1])
     """
 
-    kind: Literal["mamba-block"] = "mamba-block"
+    kind: Literal["mamba-blocks"] = "mamba-blocks"
     d_state: int = Field(default=4, gt=0)
+    n_layers: int = Field(default=2, gt=0)
     d_conv: int = Field(default=4, gt=0)
     expand: int = Field(default=2, gt=0)
 
-    def mixer(self, generator: torch.Generator | None = None) -> SingleMambaBlock:
+    def mixer(self, generator: torch.Generator | None = None) -> MambaBlocks:
         """A freshly initialised mixer."""
         widths = MambaStackConfig(
             vocab_size=self.vocab_size,
             d_model=self.d_model,
-            n_layers=1,
+            n_layers=self.n_layers,
             d_state=self.d_state,
             d_conv=self.d_conv,
             expand=self.expand,
         )
-        return SingleMambaBlock(widths, generator)
+        return MambaBlocks(widths, generator)
