@@ -100,6 +100,9 @@ def test_a_classifier_is_loaded_as_one(saved: Callable[[str], Path]) -> None:
         ("qwen3-next", {"chunk_size": 4, "g": 1}, "chunk_size, g"),
         ("nemotron-h", {"sliding_window": 64}, "sliding_window"),
         ("xlstm", {"add_out_norm": False}, "add_out_norm"),
+        ("mamba", {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling"),
+        ("mamba2", {"add_cross_attention": True}, "add_cross_attention"),
+        ("jamba", {"pruned_heads": {"2": [1]}}, "pruned_heads"),
         ("recurrent-gemma", {"_block_types": ["attention"]}, "_block_types"),
     ],
 )

@@ -135,6 +135,11 @@ class Undone:
         tensors: those that have their old values again.
         others: files beside the weights that were changed, removed or added after the repair, and
             are as they were left.
+
+    Examples:
+        >>> undone = Undone(tensors=["layers.0.mixer.A_log"], others=["README.md"])
+        >>> f"{len(undone.tensors)} put back; changed since: {', '.join(undone.others)}"
+        '1 put back; changed since: README.md'
     """
 
     tensors: Sequence[str]

@@ -16,9 +16,9 @@ BOOKKEEPING = frozenset((
     "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
     "experts_implementation", "tokenizer_class", "finetuning_task", "task_specific_params",
     "use_cache", "return_dict", "output_attentions", "output_hidden_states", "torchscript",
-    "tf_legacy_loss", "use_bfloat16", "pruned_heads", "prefix", "is_decoder",
-    "is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size",
-    "tie_encoder_decoder", "decoder_start_token_id", "sep_token_id", "gradient_checkpointing",
+    "tf_legacy_loss", "use_bfloat16", "prefix", "is_decoder",
+    "is_encoder_decoder", "cross_attention_hidden_size",
+    "decoder_start_token_id", "sep_token_id", "gradient_checkpointing",
     "fused_add_norm", "use_mamba_kernels", "use_mambapy", "use_falcon_mambapy",
     "use_associative_scan", "pad_vocab_size_multiple", "id2label", "label2id", "num_labels",
     "problem_type", "chunk_size_feed_forward", "remove_invalid_values",
@@ -64,6 +64,10 @@ ALWAYS = {
 """What the state-space layers of transformers do whatever their configuration says."""
 
 
+ONLY_IF_READ = ("add_cross_attention", "pruned_heads", "rope_scaling", "tie_encoder_decoder")
+"""What the base class of all configurations takes up, and few models compute with."""
+
+
 def unused_settings(given: Mapping[str, Any], config: Any, model: Any) -> list[str]:
     """Settings in `given` that neither the configuration class nor the model's code reads.
 
@@ -94,14 +98,18 @@ def _unused(
             and hasattr(inner, "model_type")
         ):
             yield from (f"{name}.{below}" for below in _unused(value, inner, read, name))
-        elif not _is_used(name, value, config, known | (read or frozenset())) or name in idle:
+        elif name in idle or not _is_used(name, value, config, known, read):
             yield name
 
 
-def _is_used(name: str, value: Any, config: Any, known: frozenset[str]) -> bool:
+def _is_used(
+    name: str, value: Any, config: Any, known: frozenset[str], read: frozenset[str] | None
+) -> bool:
     if name in ALWAYS:
         return value is None or bool(value) == ALWAYS[name]
-    if name in BOOKKEEPING or name in known or _says_nothing(value):
+    if name in ONLY_IF_READ and read is not None:
+        return not value or name in read or (name == "rope_scaling" and "rope_parameters" in read)
+    if name in BOOKKEEPING or name in known | (read or frozenset()) or _says_nothing(value):
         return True
     own = getattr(config, RESTATED[name], None) if name in RESTATED else None
     return own is not None and _plain(own) == _plain(value)
