@@ -25,7 +25,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "message"),
     [
         (["--only", "both"], "it should be one of training, scan"),
-        (["--processes", "1"], "processes is 1; it should be at least 2"),
+        (["--processes", "1"], "--processes is 1; it should be a whole number, 2 or more"),
         (["--length", "101"], "length 101 should be a multiple of the 2 processes"),
         (["--device", "tpu"], "device is 'tpu'"),
     ],

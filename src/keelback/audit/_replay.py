@@ -51,6 +51,9 @@ class Replay:
         return self if self.worst >= other.worst or other.worst != other.worst else other
 
 
+NOTHING_FINITE = "no output of the layer is finite"
+"""Why a layer is not read that overflows everywhere: it may be what it looks like."""
+
 NOT_COMPARED = Replay(float("nan"), float("nan"), TOLERANCE)
 """Of a layer whose adapter does not say what is handed on."""
 
@@ -199,7 +202,7 @@ def _compared(handed: Tensor, own: Tensor, shares: Sequence[Tensor], holds_round
         return unread("what was read overflows where the layer does not, or the other way round")
     usable = finite[0] & finite[1]
     if not bool(usable.any()):
-        return unread("no output of the layer is finite")
+        return unread(NOTHING_FINITE)
     observed, predicted = observed[usable], predicted[usable]
     difference = (observed - predicted).norm(dim=0)
     size = noise * predicted.norm(dim=0)

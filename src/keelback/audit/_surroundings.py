@@ -63,10 +63,13 @@ def why_more_than_its_scan(
 
 
 def _is_multiple(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same up to a factor."""
+    """Whether two tensors are the same up to a factor, where they are finite."""
     if one.numel() != other.numel():
         return False
-    x, y = one.detach().double().flatten(), other.detach().double().flatten()
+    pair = _finite(one, other)
+    if pair is None:
+        return False
+    x, y = pair
     factor = (x @ y) / (y @ y).clamp_min(1e-300)
     return float((x - factor * y).norm()) <= _rounding(one, other) * float(x.norm())
 
@@ -131,8 +134,21 @@ def _hooked(register: Callable[..., Any], hook: Callable[..., Any]) -> Iterator[
 
 
 def _is_close(one: Tensor, other: Tensor) -> bool:
-    difference = (one.double() - other.double()).norm()
-    return float(difference) <= _rounding(one, other) * float(other.double().norm())
+    pair = _finite(one, other)
+    if pair is None:
+        return False
+    x, y = pair
+    return float((x - y).norm()) <= _rounding(one, other) * float(y.norm())
+
+
+def _finite(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The numbers where both are finite, one after the other; None if only one is somewhere.
+
+    States that overflow are what an audit is to find: they say nothing of another scan.
+    """
+    x, y = one.detach().double().flatten(), other.detach().double().flatten()
+    finite = x.isfinite()
+    return (x[finite], y[finite]) if torch.equal(finite, y.isfinite()) else None
 
 
 def _changed(x: Tensor) -> Tensor:

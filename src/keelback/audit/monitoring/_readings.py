@@ -17,7 +17,7 @@ from keelback.audit._losses import LanguageModel
 from keelback.audit._model import as_written, evaluating
 from keelback.audit._parameters import device_of
 from keelback.audit._recurrence import Recurrence
-from keelback.audit._replay import Replay
+from keelback.audit._replay import NOTHING_FINITE, Replay
 from keelback.audit._spans import Span
 
 SEQUENCES_READ = 4
@@ -126,7 +126,8 @@ def look(
 
 
 def _put_down(unread: dict[str, str], directions: Sequence[Layer], replay: Replay) -> None:
-    if replay.why_not is not None:
+    # States that overflow are for the alarm, and prove nothing of what a layer looks like.
+    if replay.why_not is not None and replay.why_not != NOTHING_FINITE:
         unread.update((layer.name, replay.why_not) for layer in directions)
 
 
