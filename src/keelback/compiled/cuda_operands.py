@@ -1,5 +1,6 @@
 """Tensors as CUDA kernels take them: strides, packs of adjacent elements, alignment."""
 
+import struct
 from collections.abc import Iterable
 
 import torch
@@ -58,6 +59,24 @@ def at_pieces(x: Tensor) -> Tensor:
         return x
     copy = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
     return copy.copy_(x)
+
+
+def piecewise(x: Tensor) -> Tensor:
+    """The tensor, or a copy whose rows start at 16 bytes."""
+    if not in_pieces(layout_of(x)):
+        return x.clone(memory_format=torch.contiguous_format)
+    return at_pieces(x)
+
+
+def strides_of(x: Layout | None) -> tuple[int, ...]:
+    """Of (row, time, head or group)."""
+    return (0, 0, 0) if x is None else tuple(x.stride[:3])
+
+
+def bits_of_floats(first: float, second: float = 0.0) -> int:
+    """Two floats side by side, as a kernel's argument."""
+    (bits,) = struct.unpack("=q", struct.pack("=ff", first, second))
+    return int(bits)
 
 
 class Room:

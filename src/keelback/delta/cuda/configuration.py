@@ -6,28 +6,25 @@ from typing import ClassVar
 
 import torch
 
-from keelback.compiled.cuda_header import header_text
+from keelback.compiled.cuda_tiles import (
+    BARRIER,
+    BLOCK_OF_TILE,
+    FLOAT,
+    PANEL,
+    TILE,
+    InPlanes,
+    aligned,
+)
 
-FLOAT = 4  # bytes
-BLOCK_OF_TILE = 16  # the matrix unit multiplies 16 x 16
 WARPS = 8  # of the kernels whose blocks have a chunk
 SUMS = 6  # of gradients.cuh
 
 
-TILE, PANEL = 128, 1024  # bytes to which tiles and panels are aligned
-BARRIER = 8
-
-
-def _aligned(size: int, to: int = TILE) -> int:
-    return -(-size // to) * to
-
-
 @dataclass(frozen=True)
-class Tiles:
+class Tiles(InPlanes):
     """How a head is cut: chunks of steps, and tiles of its values.
 
-    `planes` numbers of sixteen bits stand for each number: 1 in half precision; for float32, 2 with
-    the leading 16 bits of its products or 3 with all. With `wide`, warps multiply by four.
+    With `wide`, warps multiply by four.
     """
 
     dtype: torch.dtype
@@ -53,9 +50,16 @@ class Tiles:
         """`ChunkSteps`."""
         return 40 * self.chunk
 
-    def bytes_of(self, rows: int, columns: int) -> int:
-        """Shared memory of a tile."""
-        return 2 * self.planes * rows * columns
+    @property
+    def integers(self) -> dict[str, int]:
+        """Constants for `configuration.h`."""
+        return {
+            "kChunk": self.chunk,
+            "kKey": self.key,
+            "kValueTile": self.value_tile,
+            "kValueTiles": self.value_tiles,
+            "kPlanes": self.planes,
+        }
 
     def header(
         self,
@@ -64,17 +68,7 @@ class Tiles:
         flags: dict[str, bool],
     ) -> str:
         """The text of `configuration.h`."""
-        element = torch.float16 if self.dtype == torch.float16 else torch.bfloat16
-        every = {
-            "kChunk": self.chunk,
-            "kKey": self.key,
-            "kValueTile": self.value_tile,
-            "kValueTiles": self.value_tiles,
-            "kPlanes": self.planes,
-            **integers,
-        }
-        every_flag = {"kWide": self.wide, **flags}
-        return header_text(self.dtype, {"Element": element, **types}, every, every_flag)
+        return super().header(types, integers, {"kWide": self.wide, **flags})
 
 
 @dataclass(frozen=True)
@@ -98,9 +92,9 @@ class InsideConfiguration:
         tiles, chunk = self.tiles, self.tiles.chunk
         keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         rows = FLOAT * chunk * (chunk + 4)
-        shared = _aligned(max(keys, rows, 2 * square), tiles.unit)
+        shared = aligned(max(keys, rows, 2 * square), tiles.unit)
         after = rows + tiles.step_bytes + BARRIER
-        return _aligned(keys + tiles.bytes_of(chunk, tiles.values) + shared + after, tiles.unit)
+        return aligned(keys + tiles.bytes_of(chunk, tiles.values) + shared + after, tiles.unit)
 
     @cached_property
     def header(self) -> str:
@@ -142,10 +136,10 @@ class WalkConfiguration:
         matrices = 3 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, chunk)
         values = tiles.bytes_of(chunk, tiles.value_tile)
         unit = tiles.unit
-        walk = _aligned(matrices + 3 * FLOAT * chunk, unit)
-        stages = self.stages * _aligned(walk + values, unit) + BARRIER * self.stages
+        walk = aligned(matrices + 3 * FLOAT * chunk, unit)
+        stages = self.stages * aligned(walk + values, unit) + BARRIER * self.stages
         turning = 0 if self.back else values
-        return _aligned(_aligned(stages, unit if self.back else TILE) + turning, unit)
+        return aligned(aligned(stages, unit if self.back else TILE) + turning, unit)
 
     @cached_property
     def header(self) -> str:
@@ -182,11 +176,11 @@ class GradientsConfiguration:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
         square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, self.width)
-        stage = _aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
-        shared = _aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
+        stage = aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
+        shared = aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
         sums = FLOAT * self.warps * (SUMS * BLOCK_OF_TILE + 1)
         after = square + tiles.step_bytes + sums + BARRIER * (1 + self.stages)
-        return _aligned(2 * tiles.bytes_of(chunk, tiles.key) + shared + after, tiles.unit)
+        return aligned(2 * tiles.bytes_of(chunk, tiles.key) + shared + after, tiles.unit)
 
     @cached_property
     def header(self) -> str:

@@ -9,14 +9,7 @@ from torch import Tensor
 
 from keelback.compiled.backends import Prepared
 from keelback.compiled.cuda_card import card_of, planes_of
-from keelback.compiled.cuda_operands import (
-    PIECE_BYTES,
-    Room,
-    address,
-    at_pieces,
-    in_pieces,
-    layout_of,
-)
+from keelback.compiled.cuda_operands import address, layout_of, piecewise
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.delta._operands import DeltaSizes, Operands, Options
 from keelback.delta.chunked.call import ChunkedDelta, Kept
@@ -38,13 +31,13 @@ class CudaDelta(ChunkedDelta):
         """As the kernels read them: copied where their layout does not allow it."""
         q, k, v, g, beta, start, reset = given
         start = None if start is None else start.contiguous()
-        return Operands(_piecewise(q), _piecewise(k), _piecewise(v), g, beta, start, reset)
+        return Operands(piecewise(q), piecewise(k), piecewise(v), g, beta, start, reset)
 
     def _prepared(
         self, given: Operands[Tensor], dy: Tensor | None
     ) -> tuple[Plan, Launches, Parts, Tensor]:
         """The launches over these, and room for the parts of their chunks."""
-        plan, sizes = self._plan_now(), DeltaSizes.of(given)
+        plan = self._plan_now()
         _, _, scale = self._options
         tensors = [*given, dy]
         key = (plan.tiles.planes, *[None if x is None else (x.shape, x.stride()) for x in tensors])
@@ -53,10 +46,8 @@ class CudaDelta(ChunkedDelta):
             *layouts, of_dy = [None if x is None else layout_of(x) for x in tensors]
             launches = Launches(Operands(*layouts), of_dy, plan, scale)  # type: ignore[arg-type]
             self._launches[key] = launches
-        room = Room()
-        parts = Parts.in_room(room, sizes, plan, dy is not None)
-        memory = torch.empty(room.bytes, dtype=torch.uint8, device=given.v.device)
-        return plan, launches, parts.moved(memory.data_ptr()), memory
+        memory = launches.room()
+        return plan, launches, launches.parts.moved(memory.data_ptr()), memory
 
     def _run(self, given: Operands[Tensor], kept: Kept) -> tuple[Tensor, Tensor]:
         sizes = DeltaSizes.of(given)
@@ -74,7 +65,7 @@ class CudaDelta(ChunkedDelta):
         self, given: Operands[Tensor], kept: Kept, dy: Tensor | None, dlast: Tensor | None
     ) -> Operands[Tensor]:
         sizes = DeltaSizes.of(given)
-        dy = torch.zeros_like(given.v) if dy is None else _piecewise(dy)
+        dy = torch.zeros_like(given.v) if dy is None else piecewise(dy)
         dlast = None if dlast is None else dlast.contiguous()
         plan, launches, parts, _memory = self._prepared(given, dy)
         shape = (sizes.batch, sizes.length, sizes.heads)
@@ -141,13 +132,6 @@ def _go_ahead(
 def _walking_stream(device: torch.device) -> torch.cuda.Stream:
     """Whose kernels go first."""
     return torch.cuda.Stream(device, priority=-1)
-
-
-def _piecewise(x: Tensor) -> Tensor:
-    """As the kernels read it: in pieces that start at 16 bytes."""
-    if not in_pieces(layout_of(x)):
-        return x.clone(memory_format=_ROWS)
-    return x if x.data_ptr() % PIECE_BYTES == 0 else at_pieces(x)
 
 
 @lru_cache(maxsize=1024)

@@ -1,13 +1,14 @@
 """The launches of a delta rule's kernels, with all but its tensors' addresses worked out."""
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+
 from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
-from keelback.compiled.cuda_operands import Room
-from keelback.compiled.layouts import Layout
+from keelback.compiled.cuda_operands import Room, bits_of_floats, strides_of
+from keelback.compiled.layouts import Blank, Layout
 from keelback.delta._operands import DeltaSizes, Operands
 from keelback.delta.cuda.plan import Plan
 
@@ -66,12 +67,15 @@ class Launches:
         sizes, tiles = DeltaSizes.of(given), plan.tiles
         chunks = -(-sizes.length // tiles.chunk)
         numbers = (sizes.batch, sizes.length, sizes.heads, sizes.groups, chunks, sizes.value)
+        room = Room()
+        self.parts = Parts.in_room(room, sizes, plan, dy is not None)
+        self.room = Blank((room.bytes,), torch.uint8, given.v.device)
         self.segments: list[Segment] = []
         rows = sizes.batch * sizes.heads
         device = given.v.device.index
         reset: Field = (0, 0) if given.reset is None else given.reset.stride
         operands: dict[str, Field] = {name: strides_of(getattr(given, name)) for name in "qkv"}
-        scaled: dict[str, Field] = {"reset": reset, "options": _bits_of(scale)}
+        scaled: dict[str, Field] = {"reset": reset, "options": bits_of_floats(scale)}
 
         def launch(
             configuration: Any,
@@ -125,14 +129,3 @@ class Launches:
             {**operands, "dy": strides_of(dy), **scaled, **found, **wanted},
             [*of_keys, *(map_of(x, plan.gradients.width) for x in (given.v, dy))],
         )
-
-
-def strides_of(x: Layout) -> tuple[int, ...]:
-    """Of (row, time, head or group)."""
-    return tuple(x.stride[:3])
-
-
-def _bits_of(scale: float) -> int:
-    """`options` of the kernels."""
-    (bits,) = struct.unpack("=q", struct.pack("=ff", scale, 0.0))
-    return int(bits)

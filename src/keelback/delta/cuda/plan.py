@@ -6,9 +6,9 @@ from typing import TypeVar
 import torch
 
 from keelback.compiled.cuda_card import Card
+from keelback.compiled.cuda_tiles import BLOCK_OF_TILE
 from keelback.delta._operands import DeltaSizes
 from keelback.delta.cuda.configuration import (
-    BLOCK_OF_TILE,
     WARPS,
     GradientsConfiguration,
     InsideConfiguration,

@@ -1,6 +1,5 @@
 """A step of the delta rule on an NVIDIA GPU, by one kernel."""
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,13 +11,13 @@ from keelback.compiled.checks import HALF
 from keelback.compiled.cuda_card import card_of
 from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import Launch
-from keelback.compiled.cuda_operands import address, at_pieces
+from keelback.compiled.cuda_operands import PIECE_BYTES, address, at_pieces, bits_of_floats
+from keelback.compiled.cuda_tiles import FLOAT, aligned, element_of
 from keelback.compiled.layouts import Layout
 from keelback.delta._operands import DeltaSizes, Operands
 
 _COLUMNS = 32  # values of a block
 _THREADS = 256
-_FLOAT = 4  # bytes
 _WIDEST_KEY = 256
 _PIECE = 4  # states that a thread moves at once
 
@@ -40,15 +39,14 @@ class StepConfiguration:
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
         warps = _THREADS // 32
-        bytes_ = _FLOAT * (3 * self.key + 3 * warps + 2 * warps * _COLUMNS)
-        return -(-bytes_ // 16) * 16
+        bytes_ = FLOAT * (3 * self.key + 3 * warps + 2 * warps * _COLUMNS)
+        return aligned(bytes_, PIECE_BYTES)
 
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
-        element = torch.float16 if self.dtype == torch.float16 else torch.bfloat16
         types = {
-            "Element": element,
+            "Element": element_of(self.dtype),
             "StoredDecay": self.decay_dtype,
             "StoredBeta": self.beta_dtype,
         }
@@ -67,7 +65,6 @@ class CudaStep:
         groups, key = k.shape[1:]
         tiles = -(-value // _COLUMNS)
         by_key = g.stride if len(g.shape) == len(v.shape) else (*g.stride, 0)
-        (options,) = struct.unpack("=q", struct.pack("=ff", scale, 0.0))
         self._states_shape = (rows, heads, key, value)
         self._launch = Launch(
             "step",
@@ -83,7 +80,7 @@ class CudaStep:
                 "g": by_key,
                 "beta": beta.stride,
                 "states": states.stride[:3],
-                "options": options,
+                "options": bits_of_floats(scale),
                 "y": (),
                 "after": (),
             },

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
-from keelback.compiled.cuda_operands import Room, address
+from keelback.compiled.cuda_operands import Room, address, bits_of_floats, strides_of
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands
 from keelback.ssd.cuda.forward import OutputsLaunch, launch_steps
@@ -18,11 +18,10 @@ from keelback.ssd.cuda.launches import (
     WalkAt,
     numbers_of_states,
     steps_launch,
-    strides_of,
     sums_of_segments,
 )
 from keelback.ssd.cuda.plan import BackwardPlan
-from keelback.ssd.cuda.signature import CudaSignature, bits_of_limits
+from keelback.ssd.cuda.signature import CudaSignature
 
 
 class _Launches(NamedTuple):
@@ -98,7 +97,7 @@ class BackwardPass:
             **dict.fromkeys(("steps", "firsts", "states", "adjoints"), ()),
             "dt": given.dt.stride,
             **dict.fromkeys(("A", "bias"), ()),
-            "limits": bits_of_limits(scan.limits),
+            "limits": bits_of_floats(*scan.limits),
             "D": (0 if given.D is None else given.D.stride[0],),
             **dict.fromkeys(("dx", "ddt", "dB", "dC", "dB_sums", "dC_sums", "parts"), ()),
         }

@@ -6,18 +6,14 @@ from typing import ClassVar
 
 import torch
 
-from keelback.compiled.cuda_header import header_text
-
-FLOAT = 4  # bytes
-BLOCK_OF_TILE = 16  # the matrix unit multiplies 16 x 16
+from keelback.compiled.cuda_tiles import BARRIER, BLOCK_OF_TILE, FLOAT, PANEL, InPlanes, aligned
 
 
 @dataclass(frozen=True)
-class Tiles:
+class Tiles(InPlanes):
     """How a chunk of one head is cut into tiles: chunk x head_tile of x, head_tile x states of h.
 
-    `planes` numbers of sixteen bits stand for each number: 1 in half precision; for float32, 2 with
-    the leading 16 bits of its products or 3 with all. With `wide`, warps multiply by four.
+    With `wide`, warps multiply by four.
     """
 
     dtype: torch.dtype
@@ -27,11 +23,6 @@ class Tiles:
     padded_states: int
     planes: int
     wide: bool = False
-
-    @property
-    def element(self) -> torch.dtype:
-        """The dtype of the planes."""
-        return torch.float16 if self.dtype == torch.float16 else torch.bfloat16
 
     @property
     def step_fields(self) -> int:
@@ -58,28 +49,6 @@ class Tiles:
             "kPaddedStates": self.padded_states,
             "kPlanes": self.planes,
         }
-
-    def bytes_of(self, rows: int, columns: int) -> int:
-        """Shared memory of a tile."""
-        return 2 * self.planes * rows * columns
-
-    def header(
-        self,
-        types: dict[str, torch.dtype],
-        integers: dict[str, int],
-        flags: dict[str, bool],
-    ) -> str:
-        """The text of `configuration.h`."""
-        every = {**self.integers, **integers}
-        return header_text(self.dtype, {"Element": self.element, **types}, every, flags)
-
-
-def _aligned(size: int, to: int = 128) -> int:
-    return -(-size // to) * to
-
-
-PANEL = 1024  # bytes to which panels are aligned
-BARRIER = 8
 
 
 @dataclass(frozen=True)
@@ -133,9 +102,9 @@ class StatesConfiguration:
         x, b = tiles.bytes_of(rows, tiles.head_tile), tiles.bytes_of(rows, self.state_tile)
         scalars = FLOAT * self.heads * (rows + 4)
         if tiles.wide:
-            stage = _aligned(self.heads * x + b + scalars, PANEL)
-            return _aligned(self.stages * (stage + BARRIER), PANEL)
-        return self.stages * _aligned(self.heads * x + b + scalars)
+            stage = aligned(self.heads * x + b + scalars, PANEL)
+            return aligned(self.stages * (stage + BARRIER), PANEL)
+        return self.stages * aligned(self.heads * x + b + scalars)
 
     @cached_property
     def header(self) -> str:
@@ -192,11 +161,11 @@ class OutputsConfiguration:
         x = tiles.bytes_of(chunk, tiles.head_tile)
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
         if tiles.wide:
-            stages = 2 * self.stages * _aligned(x + h + tiles.step_bytes, PANEL)
+            stages = 2 * self.stages * aligned(x + h + tiles.step_bytes, PANEL)
             matrices = matrix + (matrix if self.own_b else PANEL) + max(stages, matrix)
-            return _aligned(matrices + FLOAT * chunk + BARRIER * (2 * self.stages + 1), PANEL)
-        stage = _aligned(x + h + tiles.step_bytes)
-        before = _aligned(matrix + FLOAT * chunk)
+            return aligned(matrices + FLOAT * chunk + BARRIER * (2 * self.stages + 1), PANEL)
+        stage = aligned(x + h + tiles.step_bytes)
+        before = aligned(matrix + FLOAT * chunk)
         return before + (self.stages - 1) * stage + max(stage, matrix)
 
     @cached_property
@@ -258,11 +227,11 @@ class GradientsConfiguration:
         pairs = tiles.bytes_of(chunk, chunk)
         scalars = FLOAT * (2 * numbers + chunk)
         if tiles.wide:
-            stages = self.stages * _aligned(2 * x + 2 * h + tiles.step_bytes, PANEL)
+            stages = self.stages * aligned(2 * x + 2 * h + tiles.step_bytes, PANEL)
             barriers = BARRIER * (self.stages + 1)
-            return _aligned(matrices + max(stages, pairs) + scalars + barriers, PANEL)
-        stage = _aligned(2 * x + 2 * h + tiles.step_bytes)
-        before = _aligned(matrices + FLOAT * chunk * chunk + scalars)
+            return aligned(matrices + max(stages, pairs) + scalars + barriers, PANEL)
+        stage = aligned(2 * x + 2 * h + tiles.step_bytes)
+        before = aligned(matrices + FLOAT * chunk * chunk + scalars)
         return before + max(self.stages * stage, pairs)
 
     @cached_property

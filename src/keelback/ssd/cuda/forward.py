@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
-from keelback.compiled.cuda_operands import Room, address
+from keelback.compiled.cuda_operands import Room, address, strides_of
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands
 from keelback.ssd.cuda.configuration import OutputsConfiguration
@@ -17,7 +17,6 @@ from keelback.ssd.cuda.launches import (
     WalkAt,
     numbers_of_states,
     steps_launch,
-    strides_of,
     sums_of_segments,
 )
 from keelback.ssd.cuda.plan import Cut, ForwardPlan

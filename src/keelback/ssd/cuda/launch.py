@@ -10,7 +10,7 @@ from torch import Tensor
 
 from keelback.compiled.backends import Prepared
 from keelback.compiled.cuda_card import Card, card_of, planes_of
-from keelback.compiled.cuda_operands import at_pieces, in_pieces, layout_of
+from keelback.compiled.cuda_operands import layout_of, piecewise
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.errors import JobError
 from keelback.ssd._operands import Operands, Options, SsdSizes
@@ -102,9 +102,7 @@ class CudaSsd(CudaSignature):
         lacking = self.lacking("x", dy.ndim)
         if any(lacking):
             return F.pad(dy, lacking)
-        if not in_pieces(layout_of(dy)):
-            return dy.clone(memory_format=torch.contiguous_format)
-        return at_pieces(dy)
+        return piecewise(dy)
 
 
 def has_kernels(given: Operands[Layout], card: Card) -> bool:

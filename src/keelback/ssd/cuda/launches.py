@@ -4,18 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
-from keelback.compiled.cuda_operands import Room
+from keelback.compiled.cuda_operands import Room, bits_of_floats, strides_of
 from keelback.compiled.layouts import Layout
 from keelback.ssd.cuda.configuration import StepsConfiguration, Tiles
 from keelback.ssd.cuda.plan import Cut, StatesPlan
-from keelback.ssd.cuda.signature import CudaSignature, bits_of_limits
+from keelback.ssd.cuda.signature import CudaSignature
 
 THREADS_OF_WARP = 32
-
-
-def strides_of(x: Layout | None) -> tuple[int, ...]:
-    """Of (row, time, head or group)."""
-    return (0, 0, 0) if x is None else tuple(x.stride[:3])
 
 
 class StepsAt(NamedTuple):
@@ -52,7 +47,7 @@ def steps_launch(scan: CudaSignature, cut: Cut, configuration: StepsConfiguratio
             "dt": given.dt.stride,
             "A": (),
             "bias": (),
-            "limits": bits_of_limits(scan.limits),
+            "limits": bits_of_floats(*scan.limits),
             "reset": reset,
             **dict.fromkeys(("steps", "firsts"), ()),
         },

@@ -9,10 +9,10 @@ from typing import Protocol, TypeVar
 import torch
 
 from keelback.compiled.cuda_card import Card
+from keelback.compiled.cuda_tiles import BLOCK_OF_TILE
 from keelback.errors import JobError
 from keelback.ssd._operands import SsdSizes
 from keelback.ssd.cuda.configuration import (
-    BLOCK_OF_TILE,
     GradientsConfiguration,
     OutputsConfiguration,
     StatesConfiguration,

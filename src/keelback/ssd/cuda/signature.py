@@ -1,6 +1,5 @@
 """The operands of a scan by heads as the kernels take them, before their numbers are known."""
 
-import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -97,9 +96,3 @@ class CudaSignature:
             x, B, C, z = [None if x is None else at_pieces(x) for x in starts]
             found = found._replace(x=x, B=B, C=C, z=z)  # type: ignore[arg-type]
         return found
-
-
-def bits_of_limits(limits: tuple[float, float]) -> int:
-    """`Limits` of places.cuh."""
-    (bits,) = struct.unpack("=q", struct.pack("=ff", *limits))
-    return int(bits)
