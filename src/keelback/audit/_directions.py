@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from keelback.audit._layers import Layer, given
+from keelback.audit._arguments import given
+from keelback.audit._layers import Layer
 from keelback.audit._losses import LanguageModel
 from keelback.audit._parameters import whole
 

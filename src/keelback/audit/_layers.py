@@ -1,19 +1,17 @@
 """Finding the state-space layers of a model, and watching them while it runs."""
 
-import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import MethodType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from keelback.audit._arguments import given
 from keelback.audit._continuing import goes_on_from_a_state
 from keelback.audit._parameters import Parameters, whole
 from keelback.audit._recurrence import Recurrence
@@ -423,39 +421,6 @@ def _remembering(
             seen[name] = Seen(whole(args[0]), whole(output))
 
     return hook
-
-
-def given(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a module was called with, by the names of its own signature, its input first."""
-    try:
-        bound = _signature_of(module).bind(*args, **kwargs).arguments
-    except (TypeError, ValueError):
-        bound = {**{f"argument {i}": value for i, value in enumerate(args)}, **kwargs}
-    arguments: dict[str, Any] = {}
-    for name, value in bound.items():
-        if name == "kwargs" and isinstance(value, dict):
-            arguments |= value
-        elif name == "args" and isinstance(value, tuple):
-            arguments |= {f"argument {i}": one for i, one in enumerate(value)}
-        else:
-            arguments[name] = value
-    own = arguments.pop("hidden_states", None)
-    return arguments if own is None else {"hidden_states": own, **arguments}
-
-
-def _signature_of(module: nn.Module) -> inspect.Signature:
-    """That of the module's `forward`, worked out once for each function."""
-    forward: Any = module.forward
-    function = getattr(forward, "__func__", None)
-    if function is None or getattr(forward, "__self__", None) is not module:
-        return inspect.signature(forward)
-    return _bound_signature(function)
-
-
-@lru_cache(maxsize=1024)
-def _bound_signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a method, without `self`."""
-    return inspect.signature(MethodType(function, object()))
 
 
 def _first_tensor(output: Any) -> Tensor | None:

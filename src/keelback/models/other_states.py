@@ -1,7 +1,7 @@
 """Selective SSMs with other states than real diagonal ones, for the bounds that speak of them."""
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -135,6 +135,17 @@ class _OtherStatesConfig(SequenceClassifierConfig):
     d_state: int = Field(default=4, gt=0)
     spectral_abscissa: float = Field(default=0.0, ge=-1e30, le=1e30)
 
+    _mixer: ClassVar[type[ComplexSSM | DenseSSM]]
+
+    def mixer(self, generator: torch.Generator | None = None) -> ComplexSSM | DenseSSM:
+        """A freshly initialised mixer."""
+        return self._mixer(
+            self.d_model,
+            self.d_state,
+            spectral_abscissa=self.spectral_abscissa,
+            generator=generator,
+        )
+
 
 class ComplexSSMConfig(_OtherStatesConfig):
     """A classifier around a `ComplexSSM`.
@@ -146,14 +157,7 @@ class ComplexSSMConfig(_OtherStatesConfig):
 
     kind: Literal["complex-ssm"] = "complex-ssm"
 
-    def mixer(self, generator: torch.Generator | None = None) -> ComplexSSM:
-        """A freshly initialised mixer."""
-        return ComplexSSM(
-            self.d_model,
-            self.d_state,
-            spectral_abscissa=self.spectral_abscissa,
-            generator=generator,
-        )
+    _mixer: ClassVar = ComplexSSM
 
 
 class DenseSSMConfig(_OtherStatesConfig):
@@ -166,11 +170,4 @@ class DenseSSMConfig(_OtherStatesConfig):
 
     kind: Literal["dense-ssm"] = "dense-ssm"
 
-    def mixer(self, generator: torch.Generator | None = None) -> DenseSSM:
-        """A freshly initialised mixer."""
-        return DenseSSM(
-            self.d_model,
-            self.d_state,
-            spectral_abscissa=self.spectral_abscissa,
-            generator=generator,
-        )
+    _mixer: ClassVar = DenseSSM

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from keelback.audit._arguments import given
 from keelback.audit._inputs import are_tokens
-from keelback.audit._layers import Layer, find_layers, given
+from keelback.audit._layers import Layer, find_layers
 from keelback.audit._model import unwrapped
 from keelback.audit.monitoring._monitor import Optimizers, TrainingMonitor
 from keelback.audit.monitoring._readings import few, run_on
