@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "delta"))
 
 import delta_cases
 import ssd_cases
+import ssd_step_cases
 import torch
 from conv_cases import ConvCase
 from conv_cases import errors_of as convolution_errors
@@ -75,6 +76,18 @@ def step_error(options: dict[str, Any]) -> float:
     return max(of_y / TOLERANCE[given["u"].dtype], of_state / TOLERANCE[given["state"].dtype])
 
 
+def step_by_heads_error(options: dict[str, Any]) -> float:
+    """The larger error of the output and states of a step by heads, as a share of the allowed."""
+    given = ssd_step_cases.make_step(**options)
+    there = {n: x.cuda() if isinstance(x, torch.Tensor) else x for n, x in given.items()}
+    found = ssd_step_cases.run_step(there, in_place=True)
+    assert found is not None
+    return max(
+        ssd_cases.relative_error(ours.cpu(), exact) / ssd_step_cases.TOLERANCE[ours.dtype]
+        for ours, exact in zip(found, ssd_step_cases.exact_step(given), strict=True)
+    )
+
+
 def calls() -> dict[str, Callable[[], float]]:
     """The largest error of each case, as a share of what it may be."""
 
@@ -104,6 +117,10 @@ def calls() -> dict[str, Callable[[], float]]:
         **{f"part {case}": partial(scan_of_part, case, parts) for case, parts in PARTS},
         **{f"scan {case}": partial(scan, case) for case in SCANS},
         **{f"step {name}": partial(step_error, options) for name, options in STEPS.items()},
+        **{
+            f"step by heads {name}": partial(step_by_heads_error, options)
+            for name, options in ssd_step_cases.CASES.items()
+        },
         **{f"convolution {case}": partial(convolution, case) for case in CONVOLUTIONS},
     }
 

@@ -92,6 +92,41 @@ def test_the_scan_by_heads_is_that_of_mamba2(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_step_by_heads_is_that_of_mamba2(dtype: torch.dtype, gated: bool) -> None:
+    theirs = transformers.models.mamba2.modeling_mamba2.mamba2_selective_state_update
+    with use_in_transformers() as replacement:
+        ours = transformers.models.mamba2.modeling_mamba2.mamba2_selective_state_update
+    assert f"{theirs.__module__}.{theirs.__name__}" in replacement.names
+    given = mamba2_operands(2, 1, 2)
+    A, state = given.pop("A"), given.pop("initial_states")
+    D, bias, x, dt, B, C = (
+        given[name].to(dtype) for name in ("D", "dt_bias", "hidden_states", "dt", "B", "C")
+    )
+    states = []
+    outputs = []
+    for step in (theirs, ours):
+        states.append(state.to(torch.promote_types(dtype, torch.float32), copy=True))
+        y = step(  # as a layer calls it
+            states[-1],
+            x[:, 0],
+            dt.transpose(1, 2).expand(-1, -1, 6),
+            A[:, None, None].expand(-1, 6, 8),
+            B[:, 0],
+            C[:, 0],
+            D[:, None].expand(-1, 6),
+            z=x[:, 0].flip(0) if gated else None,
+            dt_bias=bias[:, None].expand(-1, 6),
+            dt_softplus=True,
+        )
+        outputs.append(y)
+    assert outputs[1].dtype == dtype
+    near = 4e-2 if dtype == torch.bfloat16 else 1e-5  # Theirs has decays in float32 always.
+    torch.testing.assert_close(*states, rtol=near, atol=near)
+    torch.testing.assert_close(*outputs, rtol=near, atol=near)
+
+
 HYBRIDS = {
     "Mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 16, "n_groups": 2},
     "Bamba": {

@@ -1,6 +1,7 @@
-"""One decoding step of a selective scan beside mamba-ssm's, for batches of sequences."""
+"""One decoding step of a selective scan, or of one by heads, beside peers, for some batches."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from keelback.scan import selective_state_update
 STEPS = 100
 #: Seconds of such runs in a row.
 BURST = 0.03
+#: Sizes of a step without heads.
+_PLAIN = ("channels", "state")
 
 Update = Callable[..., Tensor]
 
@@ -28,30 +31,76 @@ def _mamba_ssm() -> Update:
     return theirs
 
 
-def _peers(required: Sequence[str]) -> dict[str, Update]:
+def _transformers() -> Update:
+    from transformers.models.mamba2.modeling_mamba2 import mamba2_selective_state_update as update
+
+    def theirs(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, *others: Any) -> Tensor:
+        B, C, D, z, dt_bias, softplus = others
+        y: Tensor = update(state, x, dt, A, B, C, D, dt_bias, softplus, z)
+        return y
+
+    return theirs
+
+
+@dataclass(frozen=True)
+class DecodeShape:
+    """The sizes of a step but for the batch; where there are heads, these share out the channels.
+
+    Raises:
+        InputError: The channels cannot be shared out, or the heads among the groups.
+    """
+
+    channels: int
+    state: int
+    heads: int | None = None
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.heads is None:
+            if self.groups > 1:
+                raise InputError("groups are of heads; without heads there is one")
+        elif self.channels % self.heads or self.heads % self.groups:
+            raise InputError(
+                f"channels, heads and groups are {self.channels}, {self.heads} and {self.groups}; "
+                "each should be a multiple of the next"
+            )
+
+    @property
+    def of_channels(self) -> tuple[int, ...]:
+        """The axes of the channels."""
+        return (self.channels,) if self.heads is None else (self.heads, self.channels // self.heads)
+
+
+def _peers(required: Sequence[str], by_heads: bool) -> dict[str, Update]:
+    """The peers that are installed.
+
+    transformers' own step, which is not by kernels, is one for heads alone.
+    """
+    loaders = {"mamba_ssm": _mamba_ssm, **({"transformers": _transformers} if by_heads else {})}
     for name in required:
-        if name != "mamba_ssm":
-            raise InputError(f"peer is {name!r}; it should be mamba_ssm")
-    return load_peers({"mamba_ssm": _mamba_ssm}, required)
+        if name not in loaders:
+            raise InputError(f"peer is {name!r}; it should be one of {', '.join(loaders)}")
+    return load_peers(loaders, required)
 
 
-def _operands(batch: int, channels: int, state: int, dtype: torch.dtype, device: str) -> list[Any]:
+def _operands(shape: DecodeShape, batch: int, dtype: torch.dtype, device: str) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(size, generator=generator).to(device, dtype)
 
-    return [
-        normal(batch, channels, dtype=dtype),
-        normal(batch, channels, dtype=dtype),
-        -normal(channels, state).abs() - 0.1,
-        normal(batch, state, dtype=dtype),
-        normal(batch, state, dtype=dtype),
-        normal(channels),
-        normal(batch, channels, dtype=dtype),
-        normal(channels),
-        True,
-    ]
+    channels, state = shape.of_channels, shape.state
+    x, z = (normal(batch, *channels, dtype=dtype) for _ in range(2))
+    if shape.heads is None:
+        dt, A = normal(batch, *channels, dtype=dtype), -normal(*channels, state).abs() - 0.1
+        B, C = (normal(batch, state, dtype=dtype) for _ in range(2))
+        return [x, dt, A, B, C, normal(*channels), z, normal(*channels), True]
+    heads, head_dim = channels
+    B, C = (normal(batch, shape.groups, state, dtype=dtype) for _ in range(2))
+    D, dt_bias = (normal(heads, 1).expand(channels) for _ in range(2))
+    dt = normal(batch, heads, 1, dtype=dtype).expand(-1, -1, head_dim)
+    A = (-normal(heads, 1, 1).abs() - 0.1).expand(-1, head_dim, state)
+    return [x, dt, A, B, C, D, z, dt_bias, True]
 
 
 def _steps(
@@ -70,13 +119,12 @@ def compare_steps(
     device: str,
     dtype: str,
     repeats: int,
-    channels: int,
-    state: int,
+    shape: DecodeShape,
     required: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Time `selective_state_update` and its peer, with gate, skip, bias and softplus.
+    """Time `selective_state_update` and its peers, with gate, skip, bias and softplus.
 
-    The peer is left out where it is not installed, unless "mamba_ssm" is required.
+    Peers that are not installed are left out, unless they are required.
 
     Returns:
         For each batch a row of the pass "call", the time of a call when many follow each other;
@@ -84,17 +132,21 @@ def compare_steps(
 
     Raises:
         InputError: The dtype or a required peer is unknown.
-        JobError: The peer's output is not ours, or a required peer is not installed.
+        JobError: A peer's output is not ours, or a required peer is not installed.
     """
     stored = dtype_named(dtype)
     if stored == torch.float64:
         raise InputError("dtype is 'float64'; it should be one of float32, bfloat16, float16")
-    peers = _peers(required)
+    peers = _peers(required, shape.heads is not None)
+    sizes = {name: size for name, size in asdict(shape).items() if shape.heads or name in _PLAIN}
     rows = []
     for batch in batches:
-        operands = _operands(batch, channels, state, stored, device)
+        operands = _operands(shape, batch, stored, device)
         updates: dict[str, Update] = {"ours": selective_state_update, **peers}
-        states = {name: torch.zeros(batch, channels, state, device=device) for name in updates}
+        states = {
+            name: torch.zeros(batch, *shape.of_channels, shape.state, device=device)
+            for name in updates
+        }
         outputs = [update(states[name], *operands) for name, update in updates.items()]
         if any((outputs[0] - y).norm() > 1e-2 * outputs[0].norm() for y in outputs):
             raise JobError(f"the steps of {', '.join(updates)} differ at batch {batch}")
@@ -109,8 +161,7 @@ def compare_steps(
             row = {
                 "batch": batch,
                 "length": 1,
-                "channels": channels,
-                "state": state,
+                **sizes,
                 "dtype": dtype,
                 "pass": pass_,
                 "ours_ms": ours_ms,

@@ -24,6 +24,17 @@ def decode(
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Number of channels.")] = 1536,
     state: Annotated[int, typer.Option(min=1, help="Number of states of a channel.")] = 16,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of heads that share out the channels, as in Mamba-2; by default the "
+            "channels are those of Mamba; e.g. 24.",
+        ),
+    ] = None,
+    groups: Annotated[
+        int, typer.Option(min=1, help="Number of groups of heads that share B and C.")
+    ] = 1,
     dtype: Annotated[
         str, typer.Option(help="Type of the tensors: float32, bfloat16 or float16.")
     ] = "float32",
@@ -31,25 +42,27 @@ def decode(
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Peer that must be installed, mamba_ssm; by default none is needed; e.g. "
-            "mamba_ssm."
+            help="Peer that must be installed: mamba_ssm, or with heads also transformers; may be "
+            "repeated; by default none is needed; e.g. mamba_ssm."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Time a decoding step beside mamba-ssm's selective_state_update, if that is installed."""
-    from keelback.benchmarks.decode_speed import compare_steps
+    """Time a decoding step of Mamba or Mamba-2 beside those of mamba-ssm and transformers."""
+    from keelback.benchmarks.decode_speed import DecodeShape, compare_steps
+    from keelback.benchmarks.ssd_speed import versions
 
     chosen_device(device)
+    shape = DecodeShape(channels, state, heads, groups)
     batches = batch or [1, 4, 16, 64, 256]
     for count in batches:
         require_tensors(
             device, channels * (float(state) * (count + 1) + 4 * count), "the states and operands"
         )
     with work_progress("bench decode"):
-        rows = compare_steps(batches, device, dtype, repeats, channels, state, peer or [])
+        rows = compare_steps(batches, device, dtype, repeats, shape, peer or [])
     if json:
-        print_measured({"rows": rows})
+        print_measured({"versions": versions(), "rows": rows})
         return
     for row in rows:
         peers = "".join(f", {name} {time:.4f} ms" for name, time in row["peers"].items())

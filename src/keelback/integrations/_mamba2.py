@@ -1,4 +1,4 @@
-"""The scan of transformers' Mamba-2 layers, by keelback's kernels."""
+"""The scan and the step of transformers' Mamba-2 layers, by keelback's kernels."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ from torch import Tensor
 
 from keelback.integrations._packed import reset_of
 from keelback.integrations._widths import in_one_width
+from keelback.scan._mamba_ssm import update_by_heads
 from keelback.ssd import ssd
+from keelback.ssd._operands import Operands
 
 
 def scan_by_heads(
@@ -52,3 +54,21 @@ def scan_by_heads(
         return_final_states,
         reset=reset,
     )
+
+
+def step_by_heads(
+    state: Float[Tensor, "batch heads head_dim state"],
+    hidden_states: Float[Tensor, "batch heads head_dim"],
+    dt: Float[Tensor, "batch heads head_dim"],
+    A: Float[Tensor, "heads head_dim state"],
+    B: Float[Tensor, "batch groups state"],
+    C: Float[Tensor, "batch groups state"],
+    D: Float[Tensor, "heads head_dim"] | None = None,
+    dt_bias: Float[Tensor, "heads head_dim"] | None = None,
+    dt_softplus: bool = False,
+    z: Float[Tensor, "batch heads head_dim"] | None = None,
+    **options: Any,
+) -> Float[Tensor, "batch heads head_dim"]:
+    """`mamba2_selective_state_update` of transformers: overwrites `state`."""
+    x, dt, A, B, C, D, z, dt_bias = in_one_width(hidden_states, dt, A, B, C, D, z, dt_bias)
+    return update_by_heads(Operands(x, dt, A, B, C, D, z, dt_bias, state), dt_softplus)

@@ -12,7 +12,7 @@ from torch import Tensor
 from keelback.errors import InputError
 from keelback.integrations._convolution import causal_convolution, convolution_update
 from keelback.integrations._delta import BY_CHANNEL, BY_HEAD, delta_rules
-from keelback.integrations._mamba2 import scan_by_heads
+from keelback.integrations._mamba2 import scan_by_heads, step_by_heads
 from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._widths import in_one_width
@@ -32,6 +32,7 @@ _SCAN_BY_HEADS = "mamba2_chunk_scan"
 _STEP = "mamba_selective_state_update"
 _FUSED = ("mamba_inner_fn", "mamba2_split_conv1d_scan_combined")
 _OTHERS: dict[str, Callable[..., Any]] = {
+    "mamba2_selective_state_update": step_by_heads,
     "causal_conv1d_fn": causal_convolution,
     "causal_conv1d_update": convolution_update,
     **dict.fromkeys(_FUSED, lambda *args, **kwargs: None),  # a layer then calls the parts
@@ -51,11 +52,11 @@ def use_in_transformers() -> Replacement:
 
     The functions are replaced in transformers' modules, so that models made before the call use
     keelback's as well as those made after it, on CPU and GPU, in training and generation, until the
-    result is undone. Two things stay as they are: the single steps of Mamba-2, in which there is no
-    loop, and on a GPU with flash-linear-attention the delta rules, which its kernels compute.
-    Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the `position_ids` of
-    `DataCollatorWithFlattening`) are kept apart. A call under gradient checkpointing without
-    `use_reentrant` is run again as it ran at first, also after the result was undone:
+    result is undone. On a GPU with flash-linear-attention the delta rules stay as they are, which
+    its kernels compute. Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the
+    `position_ids` of `DataCollatorWithFlattening`) are kept apart. A call under gradient
+    checkpointing without `use_reentrant` is run again as it ran at first, also after the result was
+    undone:
 
         with keelback.integrations.use_in_transformers():
             model.generate(...)
@@ -96,7 +97,7 @@ def use_in_transformers() -> Replacement:
 
 
 def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..., Any]]) -> None:
-    """Replace the scans of a family and, where all of them are there, its convolution."""
+    """Replace the scans of a family and, where all of them are there, what lies around them."""
     module = _module_of(family)
     if module is None or not all(hasattr(module, name) for name in scans):
         return

@@ -1,5 +1,7 @@
 """The two functions of the package mamba_ssm that models call, in its layout and names."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +11,10 @@ from keelback.errors import InputError
 from keelback.scan._api import selective_scan
 from keelback.scan._op import step
 from keelback.scan._operands import Operands
+from keelback.ssd import _operands as ssd
+from keelback.ssd._op import update_repeated
+
+_AXES_BY_HEADS = 4  # of the state
 
 
 def selective_scan_fn(
@@ -84,21 +90,23 @@ def _with_groups(x: Tensor, batch: int, length: int) -> Tensor:
 
 
 def selective_state_update(
-    state: Float[Tensor, "batch channels state"],
-    x: Float[Tensor, "batch channels"],
-    dt: Float[Tensor, "batch #channels"],
-    A: Float[Tensor, "channels state"],
+    state: Float[Tensor, "batch channels state"] | Float[Tensor, "batch heads head_dim state"],
+    x: Float[Tensor, "batch channels"] | Float[Tensor, "batch heads head_dim"],
+    dt: Float[Tensor, "batch #channels"] | Float[Tensor, "batch heads head_dim"],
+    A: Float[Tensor, "channels state"] | Float[Tensor, "heads head_dim state"],
     B: Float[Tensor, "batch state"] | Float[Tensor, "batch groups state"],
     C: Float[Tensor, "batch state"] | Float[Tensor, "batch groups state"],
-    D: Float[Tensor, " channels"] | None = None,
-    z: Float[Tensor, "batch channels"] | None = None,
-    dt_bias: Float[Tensor, " channels"] | None = None,
+    D: Float[Tensor, " channels"] | Float[Tensor, "heads head_dim"] | None = None,
+    z: Float[Tensor, "batch channels"] | Float[Tensor, "batch heads head_dim"] | None = None,
+    dt_bias: Float[Tensor, " channels"] | Float[Tensor, "heads head_dim"] | None = None,
     dt_softplus: bool = False,
-) -> Float[Tensor, "batch channels"]:
+) -> Float[Tensor, "batch channels"] | Float[Tensor, "batch heads head_dim"]:
     """`selective_scan_step` as `mamba_ssm`'s function of this name: it overwrites `state`.
 
     As that, it is for inference: no gradient goes through it. On a GPU `state`, `D` and `dt_bias`
-    may be in the half precision of `x` too; they are computed with in float32.
+    may be in the half precision of `x` too; they are computed with in float32. With heads it is
+    Mamba-2's step, `keelback.ssd.ssd_step`, where `dt`, `A` and `dt_bias` are repeated for the
+    numbers of a head, and `A` for its states, as by `expand`; otherwise that of a channel for each.
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
@@ -111,6 +119,36 @@ def selective_state_update(
     """
     B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
     with torch.no_grad():
+        if state.ndim == _AXES_BY_HEADS:
+            by_heads = ssd.Operands(x, dt, A, B, C, D, z, dt_bias, state)
+            return update_by_heads(by_heads, dt_softplus)
         operands = Operands(x, dt, A, B, C, D, z, dt_bias, state)
         y, _ = step(operands, dt_softplus, in_place=True)
     return y
+
+
+def update_by_heads(operands: ssd.Operands[Tensor], dt_softplus: bool) -> Tensor:
+    """Output of a step in place, of a Mamba-2 or of channels that are numbered by heads.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    y = update_repeated(operands, (dt_softplus, -math.inf, math.inf))
+    if y is not None:
+        return y
+    x, dt, A, B, C, D, z, dt_bias, state, _ = operands
+    assert state is not None
+    require_shape("state", state, (*x.shape, B.shape[-1]))
+    if D is not None:
+        require_shape("D", D, x.shape[1:2], x.shape[1:])
+        D = (D.unsqueeze(-1) if D.ndim == 1 else D).expand(x.shape[1:]).flatten()
+    if z is not None:
+        require_shape("z", z, tuple(x.shape))
+        z = z.flatten(1)
+    flat = state.flatten(1, 2)
+    bias = None if dt_bias is None else dt_bias.flatten()
+    of_channels = Operands(x.flatten(1), dt.flatten(1), A.flatten(0, 1), B, C, D, z, bias, flat)
+    y, _ = step(of_channels, dt_softplus, in_place=True)
+    if flat.data_ptr() != state.data_ptr():
+        state.copy_(flat.view(state.shape))
+    return y.view(x.shape)

@@ -9,9 +9,10 @@ from keelback.compiled.backends import Prepared, choose_backend
 from keelback.compiled.checks import computing_dtype_of, in_dtypes
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import runs_eagerly, without_autocast
+from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
 from keelback.ssd import cpu, cuda
 from keelback.ssd._operands import (
+    AXES_OF_HEADS,
     DIFFERENTIABLE,
     OPTIONS,
     OTHERS,
@@ -20,6 +21,7 @@ from keelback.ssd._operands import (
     require_ssd,
     require_step,
     wanted_dtypes,
+    without_repeats,
 )
 from keelback.ssd.reference import ssd_reference, ssd_step_reference
 
@@ -68,12 +70,18 @@ def scan_by_heads(
     return y.to(operands.x.dtype), last
 
 
-def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
-    """Output in the dtype of x, and new states, from the initial ones.
+def step(
+    operands: Operands[Tensor], options: Options, in_place: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of x, and new states; in place, those are the initial ones, overwritten.
 
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
+    if runs_eagerly(*operands) and not needs_gradient(*operands):
+        call = _step_by_kernels(signature_of(operands), options, in_place)
+        if call is not None:
+            return call.forward(operands)
     require_step(operands)
     names = (*Operands._fields[:8], "states")
     dtype = computing_dtype_of(operands, names)
@@ -82,8 +90,51 @@ def step(operands: Operands[Tensor], options: Options) -> tuple[Tensor, Tensor]:
         for name, x in zip(names, operands[:-1], strict=True)
     }
     with without_autocast(operands.x.device):
-        y, states = ssd_step_reference(**converted, dt_softplus=options[0], dt_limit=options[1:])
-    return y.to(operands.x.dtype), states
+        y, after = ssd_step_reference(**converted, dt_softplus=options[0], dt_limit=options[1:])
+    before = operands.initial_states
+    if in_place and before is not None:
+        after = before.copy_(after)
+    return y.to(operands.x.dtype), after
+
+
+def update_repeated(operands: Operands[Tensor], options: Options) -> Tensor | None:
+    """Output of a step in place whose dt, A and dt_bias are repeated along further axes, by stride.
+
+    None where they are not repeated but may differ there.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+    """
+    if runs_eagerly(*operands) and not needs_gradient(*operands):
+        call = _step_by_kernels(signature_of(operands), options, True, repeated=True)
+        if call is not None:
+            return call.forward(operands)[0]
+    layouts: Any = Operands(*layouts_of(signature_of(operands)))
+    if without_repeats(layouts) is None:
+        return None
+    given: Any = {
+        name: x if x is None else x[(..., *[0] * (x.ndim - axes))]
+        for name, axes in AXES_OF_HEADS.items()
+        for x in (getattr(operands, name),)
+    }
+    return step(operands._replace(**given), options, True)[0]
+
+
+@lru_cache(maxsize=1024)
+def _step_by_kernels(
+    signature: Signature, options: Options, in_place: bool, repeated: bool = False
+) -> cuda.CudaStep | None:
+    """The step over operands of this signature, if a kernel takes them as they are."""
+    given: Any = Operands(*layouts_of(signature))
+    if repeated:
+        given = without_repeats(given)
+        if given is None:
+            return None
+    require_step(given)
+    computing_dtype_of(given, (*Operands._fields[:8], "states"))
+    if given.x.device.type != "cuda":
+        return None
+    return cuda.prepare_step(given, options, in_place)
 
 
 def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:

@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from keelback.compiled.checks import HALF, require_groups, require_shape
+from keelback.compiled.layouts import Layout
 from keelback.compiled.resets import require_reset
 from keelback.errors import InputError
 from keelback.ssd.reference import DtLimit
@@ -107,6 +108,34 @@ def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states:
         require_shape("dt_bias", dt_bias, (heads,))
     if states is not None:
         require_shape(name_of_states, states, (x[0], heads, head_dim, state))
+
+
+#: Axes of those operands of a step that mamba-ssm has repeated, for each number of a head and, of
+#: A, for each state.
+AXES_OF_HEADS = {"dt": 2, "A": 1, "dt_bias": 1}
+
+
+def without_repeats(given: Operands[Layout]) -> Operands[Layout] | None:
+    """A step's operands less the axes along which they are repeated, or None if some differ there.
+
+    Raises:
+        InputError: x or B has another number of axes, or a repeated operand other sizes than they.
+    """
+    require_shape("x", given.x.shape, ("batch", "heads", "head_dim"))
+    require_shape("B", given.B.shape, (given.x.shape[0], "groups", "state"))
+    found = {}
+    sizes = (*given.x.shape, *given.B.shape[2:])
+    for name, axes in AXES_OF_HEADS.items():
+        one = getattr(given, name)
+        if one is None:
+            continue
+        shape = {"dt": sizes[:3], "A": sizes[1:], "dt_bias": sizes[1:3]}[name]
+        require_shape(name, one.shape, shape)
+        ends = zip(one.shape[axes:], one.stride[axes:], strict=True)
+        if any(size > 1 and step for size, step in ends):
+            return None
+        found[name] = one._replace(shape=one.shape[:axes], stride=one.stride[:axes])
+    return given._replace(**found)
 
 
 def options_of(dt_softplus: bool, dt_limit: DtLimit) -> Options:

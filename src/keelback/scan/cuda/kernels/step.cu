@@ -1,9 +1,6 @@
 // One step of the recurrence, as in decoding: h <- 2^(delta A) h + delta u B, y = C . h. Nearly all of its time goes
 // into moving the states, so a thread loads all that it needs at once, and A for `kRows` rows together.
-#include "configuration.h"
-#include "lanes.cuh"
-
-using Index = long long;
+#include "state_packs.cuh"
 
 // Strides count elements. Times a row or a channel they may need 64 bits.
 struct ChannelStrides {
@@ -40,51 +37,12 @@ struct StepArguments {
   StateStrides of_after;
 };
 
-// States of a channel: neighbouring lanes have neighbouring packs of them.
-template <typename T>
-using StatePack = Packed<T, kVector>;
-
-constexpr int kPacks = (kStates + kLanes * kVector - 1) / (kLanes * kVector);
-constexpr bool kPadded = kPacks * kLanes * kVector > kStates;
-// Of the outputs of its channel, those that a lane is left with.
-constexpr int kOutputs = (kRows + kLanes - 1) / kLanes;
-
-INLINE int state_of(int pack, int lane) { return (pack * kLanes + lane) * kVector; }
-
-template <typename T>
-INLINE void load_states(const T* from, Index stride, int lane, StatePack<T> (&to)[kPacks]) {
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int state = state_of(i, lane);
-    if constexpr (kPadded) to[i].fill(T{});
-    if (!kPadded || state < kStates) to[i] = *reinterpret_cast<const StatePack<T>*>(from + state * stride);
-  }
-}
-
-template <typename T>
-INLINE void store_states(T* to, const Pack<Real, kVector>& states) {
-  StatePack<T> pack;
-  pack.set(states);
-  *reinterpret_cast<StatePack<T>*>(to) = pack;
-}
-
-INLINE void store_states(float* to, const Pack<float, 4>& states) {
-  store_four(to, states.at[0], states.at[1], states.at[2], states.at[3]);
-}
-
-template <typename T>
-INLINE Real value(const T* from) {
-  return reinterpret_cast<const Packed<T, 1>*>(from)->at(0);
-}
-
 template <typename Strides>
 INLINE Index at(const Strides& of, int row, int channel) {
   return Index(row) * of.row + Index(channel) * of.channel;
 }
 
 INLINE Index at(const GroupStrides& of, int row, int group) { return Index(row) * of.row + Index(group) * of.group; }
-
-INLINE int row_within(int row, int rows) { return row < rows ? row : rows - 1; }
 
 KERNEL void __launch_bounds__(kThreads) keelback_step(const StepArguments p) {
   const int lane = threadIdx.x % kLanes;

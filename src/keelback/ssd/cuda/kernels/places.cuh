@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sequences.cuh"
+#include "step_sizes.cuh"
 
 // The launch covers `subsets` of `heads_per_subset` heads of each group, from the group's head `first_head` on.
 struct Sizes {
@@ -24,11 +25,6 @@ constexpr int kStepFields = 6;
 struct Steps {
   const float* fields;
   const int* firsts;
-};
-
-// What a step size is clamped to.
-struct Limits {
-  float low, high;
 };
 
 // The states of a (row, chunk, head of the launch): (head_dim, state), filled up to whole tiles, in blocks.

@@ -19,11 +19,6 @@ struct StepsArguments {
   int* firsts;
 };
 
-INLINE float step_size(float raw, Limits limits) {
-  const float size = kSoftplus ? softplus(raw) : raw;
-  return size < limits.low ? limits.low : size > limits.high ? limits.high : size;
-}
-
 // Base 2; that of zero is an infinite one below zero.
 INLINE float logarithm(float x) { return log2f(x); }
 
@@ -72,7 +67,7 @@ KERNEL void __launch_bounds__(kWarps * 32) keelback_steps(const StepsArguments p
     sizes[i] = 0.0f;
     if (time + i < p.sizes.length) {
       const StoredStep* dt = p.dt + row * p.dt_row + (time + i) * p.dt_time + head * p.dt_head;
-      sizes[i] = step_size(widen(*dt) + bias, p.limits);
+      sizes[i] = step_size<kSoftplus>(widen(*dt) + bias, p.limits);
     }
     const double log = sizes[i] * rate;
     logs[i] = (log < kSmallestLog ? kSmallestLog : log) + (i ? logs[i - 1] : 0.0);

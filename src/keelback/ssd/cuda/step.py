@@ -1,0 +1,219 @@
+"""A step of the scan by heads on an NVIDIA GPU, by one kernel."""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from keelback.compiled import cuda_driver
+from keelback.compiled.checks import HALF
+from keelback.compiled.cuda_driver import processors_of
+from keelback.compiled.cuda_header import header_text
+from keelback.compiled.cuda_operands import PIECE_BYTES, address
+from keelback.compiled.layouts import Blank, Layout
+from keelback.ssd._operands import Operands, Options
+
+THREADS = 128
+WARP = 32
+#: Numbers of a head that a thread has at most, and the packs of states that it loads at once.
+MOST_ROWS = 4
+#: Threads of a multiprocessor that are too few for more numbers to a thread.
+ENOUGH_THREADS = 512
+WIDEST = 256
+"""States for which there is a kernel."""
+#: Strides, and the threads of a launch, are counted in 32 bits.
+_LARGEST = 2**31 - 1
+
+#: Of the states, x, dt, A, B, C, D, z, the bias, the new states and y.
+_ADDRESSES = struct.Struct("=11q")
+
+# Replaced where the kernels run on the host.
+kernel: Any = cuda_driver.kernel
+
+
+@dataclass(frozen=True)
+class StepConfiguration:
+    """For `step.cu`.
+
+    The states of a number lie with `lanes` threads, which move `vector` of them at once; a thread
+    takes `rows` numbers of a head.
+    """
+
+    sources: ClassVar[str] = "keelback.ssd.cuda"
+
+    dtype: torch.dtype
+    types: tuple[tuple[str, torch.dtype], ...]
+    head_dim: int
+    states: int
+    vector: int
+    lanes: int
+    rows: int
+    softplus: bool
+    has_d: bool
+    has_z: bool
+    has_bias: bool
+    grouped: bool
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        integers = {
+            "kHeadDim": self.head_dim,
+            "kStates": self.states,
+            "kVector": self.vector,
+            "kLanes": self.lanes,
+            "kRows": self.rows,
+            "kThreads": THREADS,
+        }
+        flags = {
+            "kSoftplus": self.softplus,
+            "kHasD": self.has_d,
+            "kHasZ": self.has_z,
+            "kHasBias": self.has_bias,
+            "kGrouped": self.grouped,
+        }
+        return header_text(self.dtype, dict(self.types), integers, flags)
+
+
+class _Launch:
+    """A launch less the addresses, which come before all else in the kernel's argument."""
+
+    def __init__(self, configuration: StepConfiguration, device: int, seats: int, rest: bytes):
+        self._kernel = kernel("step", configuration, device)
+        self._blocks = -(-seats * configuration.lanes // THREADS)
+        self._rest = rest
+
+    def __call__(self, addresses: tuple[int, ...]) -> None:
+        self._kernel.launch(self._blocks, THREADS, _ADDRESSES.pack(*addresses) + self._rest)
+
+
+class CudaStep:
+    """Steps of one signature, which have no gradients."""
+
+    def __init__(self, given: Operands[Layout], options: Options, in_place: bool) -> None:
+        self._given, self._options, self._in_place = given, options, in_place
+        x, before = given.x, _states_of(given)
+        self._y = Blank(x.shape, x.dtype, x.device)
+        self._states = Blank(before.shape, torch.float32, x.device)
+        self._after = before
+        if not in_place:
+            self._after = before.in_row_major_order()._replace(dtype=torch.float32)
+
+    def forward(self, operands: Operands[Any]) -> tuple[Tensor, Tensor]:
+        """Output and new states; in place, those are the states themselves."""
+        x, dt, A, B, C, D, z, bias, before, _ = operands
+        assert before is not None
+        after: Tensor = before if self._in_place else self._states()
+        y = self._y()
+        addresses = tuple(map(address, (before, x, dt, A, B, C, D, z, bias, after, y)))
+        by_pieces = not (addresses[0] | addresses[4] | addresses[5] | addresses[9]) % PIECE_BYTES
+        (self._aligned if by_pieces else self._others)(addresses)
+        if self._in_place:
+            torch.autograd.graph.increment_version(before)
+        return y, after
+
+    @cached_property
+    def _aligned(self) -> _Launch:
+        return self._launch(True)
+
+    @cached_property
+    def _others(self) -> _Launch:
+        return self._launch(False)
+
+    def _launch(self, aligned: bool) -> _Launch:
+        """For operands that all begin where a piece may, or for others."""
+        given, before, after = self._given, _states_of(self._given), self._after
+        x, dt, A, B, C, D, z, bias = given[:8]
+        batch, heads, head_dim, states = before.shape
+        widest = max(one.dtype.itemsize for one in (before, after, B, C))
+        vector = PIECE_BYTES // widest if aligned else 1
+        if states % vector or not all(_in_packs(one, vector) for one in (before, after, B, C)):
+            vector = 1
+        lanes = min(WARP, _power_of_two(-(-states // vector)))
+        rows = max(1, MOST_ROWS // -(-states // (lanes * vector)))
+        threads = batch * heads * head_dim * lanes
+        while rows > 1 and threads < rows * ENOUGH_THREADS * processors_of(x.device):
+            rows //= 2
+        seats = batch * heads * -(-head_dim // rows)
+        types = {
+            "Before": before.dtype,
+            "After": after.dtype,
+            "StoredStep": dt.dtype,
+            "StoredRate": A.dtype,
+            "StoredSkip": D.dtype if D else x.dtype,
+            "StoredBias": bias.dtype if bias else x.dtype,
+        }
+        softplus, *limits = self._options
+        configuration = StepConfiguration(
+            dtype=x.dtype,
+            types=tuple(types.items()),
+            head_dim=head_dim,
+            states=states,
+            vector=vector,
+            lanes=lanes,
+            rows=rows,
+            softplus=softplus,
+            has_d=D is not None,
+            has_z=z is not None,
+            has_bias=bias is not None,
+            grouped=B.shape[1] > 1,
+        )
+        integers = (seats, heads, heads // B.shape[1], *_strides(given, after))
+        rest = struct.pack(f"={len(integers)}i2f4x", *integers, *limits)
+        return _Launch(configuration, x.device.index, seats, rest)
+
+
+def prepare_step(given: Operands[Layout], options: Options, in_place: bool) -> CudaStep | None:
+    """The step over operands of this signature, if the kernel takes them.
+
+    It takes half precision and float32 in any mixture, but for x, B, C and z, which share a dtype,
+    and up to 256 states. In place, no two elements of the states may be one.
+    """
+    x, states = given.x, given.initial_states
+    floating = [one for one in given.differentiable if one is not None]
+    if states is None or any(one.dtype not in (*HALF, torch.float32) for one in floating):
+        return None
+    if any(one.dtype != x.dtype for one in (given.B, given.C, given.z) if one is not None):
+        return None
+    if not all(size for one in floating for size in one.shape) or states.shape[-1] > WIDEST:
+        return None
+    if in_place and any(size > 1 and step == 0 for size, step in zip(*states[:2], strict=True)):
+        return None
+    threads = WARP * (states.shape.numel() // states.shape[-1] + THREADS)
+    if max(threads, *_strides(given, states)) > _LARGEST:
+        return None
+    return CudaStep(given, options, in_place)
+
+
+def _strides(given: Operands[Layout], after: Layout) -> tuple[int, ...]:
+    """As `StepArguments` has them; zeros for what is absent."""
+    x, dt, A, B, C, D, z, bias = given[:8]
+    of_d = (0, 0) if D is None else (*D.stride, 0)[:2]
+    return (
+        *_states_of(given).stride,
+        *x.stride,
+        *dt.stride,
+        *A.stride,
+        *B.stride,
+        *C.stride,
+        *of_d,
+        *(z.stride if z else (0, 0, 0)),
+        *(bias.stride if bias else (0,)),
+        *after.stride,
+    )
+
+
+def _states_of(given: Operands[Layout]) -> Layout:
+    assert given.initial_states is not None
+    return given.initial_states
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, 0).bit_length()
+
+
+def _in_packs(x: Layout, vector: int) -> bool:
+    return x.stride[-1] == 1 and all(stride % vector == 0 for stride in x.stride[:-1])
