@@ -15,6 +15,7 @@ from keelback.ssd import _operands as ssd
 from keelback.ssd._op import update_repeated
 
 _AXES_BY_HEADS = 4  # of the state
+_AXES_OF_ONE_GROUP = 2  # of B and C
 
 
 def selective_scan_fn(
@@ -117,13 +118,16 @@ def selective_state_update(
         >>> selective_state_update(state, x, dt, A, B, C).shape
         torch.Size([2, 4])
     """
-    B, C = (m.unsqueeze(1) if m.ndim == 2 else m for m in (B, C))
-    with torch.no_grad():
-        if state.ndim == _AXES_BY_HEADS:
-            by_heads = ssd.Operands(x, dt, A, B, C, D, z, dt_bias, state)
-            return update_by_heads(by_heads, dt_softplus)
-        operands = Operands(x, dt, A, B, C, D, z, dt_bias, state)
-        y, _ = step(operands, dt_softplus, in_place=True)
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    if B.ndim == _AXES_OF_ONE_GROUP:
+        B = B.unsqueeze(1)
+    if C.ndim == _AXES_OF_ONE_GROUP:
+        C = C.unsqueeze(1)
+    if state.ndim == _AXES_BY_HEADS:
+        return update_by_heads(ssd.Operands(x, dt, A, B, C, D, z, dt_bias, state), dt_softplus)
+    y, _ = step(Operands(x, dt, A, B, C, D, z, dt_bias, state), dt_softplus, in_place=True)
     return y
 
 

@@ -51,6 +51,7 @@ class StepConfiguration:
     vector: int
     lanes: int
     rows: int
+    threads: int
     softplus: bool
     has_d: bool
     has_z: bool
@@ -66,7 +67,7 @@ class StepConfiguration:
             "kVector": self.vector,
             "kLanes": self.lanes,
             "kRows": self.rows,
-            "kThreads": THREADS,
+            "kThreads": self.threads,
         }
         flags = {
             "kSoftplus": self.softplus,
@@ -83,11 +84,12 @@ class _Launch:
 
     def __init__(self, configuration: StepConfiguration, device: int, seats: int, rest: bytes):
         self._kernel = kernel("step", configuration, device)
-        self._blocks = -(-seats * configuration.lanes // THREADS)
+        self._threads = configuration.threads
+        self._blocks = -(-seats * configuration.lanes // self._threads)
         self._rest = rest
 
     def __call__(self, addresses: tuple[int, ...]) -> None:
-        self._kernel.launch(self._blocks, THREADS, _ADDRESSES.pack(*addresses) + self._rest)
+        self._kernel.launch(self._blocks, self._threads, _ADDRESSES.pack(*addresses) + self._rest)
 
 
 class CudaStep:
@@ -155,6 +157,7 @@ class CudaStep:
             vector=vector,
             lanes=lanes,
             rows=rows,
+            threads=THREADS,
             softplus=softplus,
             has_d=D is not None,
             has_z=z is not None,
