@@ -78,21 +78,23 @@ def step(
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
-    if runs_eagerly(*operands) and not needs_gradient(*operands):
-        call = _step_by_kernels(signature_of(operands), options, in_place)
-        if call is not None:
-            return call.forward(operands)
+    eager = runs_eagerly(*operands) and not needs_gradient(*operands)
+    call = _step_by_kernels(signature_of(operands), options, in_place) if eager else None
+    if call is not None:
+        return call.forward(operands)
     require_step(operands)
-    names = (*Operands._fields[:8], "states")
-    dtype = computing_dtype_of(operands, names)
-    converted: dict[str, Any] = {
-        name: None if x is None else x.to(dtype)
-        for name, x in zip(names, operands[:-1], strict=True)
-    }
-    with without_autocast(operands.x.device):
-        y, after = ssd_step_reference(**converted, dt_softplus=options[0], dt_limit=options[1:])
-    before = operands.initial_states
-    if in_place and before is not None:
+    dtype = computing_dtype_of(operands, (*Operands._fields[:8], "states"))
+    *floating, before, _ = operands
+    given: Any = [None if x is None else x.to(dtype) for x in (*floating, before)]
+    overwrites = in_place and given[-1] is before
+    converted: Operands[Any] = Operands(*given)
+    call = _step_by_kernels(signature_of(converted), options, overwrites) if eager else None
+    if call is not None:
+        y, after = call.forward(converted)
+    else:
+        with without_autocast(operands.x.device):
+            y, after = ssd_step_reference(*given, options[0], options[1:])  # type: ignore[call-arg]
+    if in_place and before is not None and after is not before:
         after = before.copy_(after)
     return y.to(operands.x.dtype), after
 
@@ -123,7 +125,7 @@ def update_repeated(operands: Operands[Tensor], options: Options) -> Tensor | No
 @lru_cache(maxsize=1024)
 def _step_by_kernels(
     signature: Signature, options: Options, in_place: bool, repeated: bool = False
-) -> cuda.CudaStep | None:
+) -> cpu.CpuStep | cuda.CudaStep | None:
     """The step over operands of this signature, if a kernel takes them as they are."""
     given: Any = Operands(*layouts_of(signature))
     if repeated:
@@ -132,9 +134,8 @@ def _step_by_kernels(
             return None
     require_step(given)
     computing_dtype_of(given, (*Operands._fields[:8], "states"))
-    if given.x.device.type != "cuda":
-        return None
-    return cuda.prepare_step(given, options, in_place)
+    backend = BACKENDS.get(given.x.device.type)
+    return None if backend is None else backend.prepare_step(given, options, in_place)
 
 
 def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
