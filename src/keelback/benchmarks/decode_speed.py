@@ -36,7 +36,8 @@ def _transformers() -> Update:
 
     def theirs(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, *others: Any) -> Tensor:
         B, C, D, z, dt_bias, softplus = others
-        y: Tensor = update(state, x, dt, A, B, C, D, dt_bias, softplus, z)
+        named = {"z": z, "dt_bias": dt_bias, "dt_softplus": softplus}  # mamba-ssm's order differs.
+        y: Tensor = update(state, x, dt, A, B, C, D, **named)
         return y
 
     return theirs
@@ -71,15 +72,16 @@ class DecodeShape:
         return (self.channels,) if self.heads is None else (self.heads, self.channels // self.heads)
 
 
-def _peers(required: Sequence[str], by_heads: bool) -> dict[str, Update]:
+def _peers(required: Sequence[str], by_heads: bool, device: str) -> dict[str, Update]:
     """The peers that are installed.
 
-    transformers' own step, which is not by kernels, is one for heads alone.
+    transformers' own step is by heads, and on a GPU mamba-ssm's where that is installed.
     """
-    loaders = {"mamba_ssm": _mamba_ssm, **({"transformers": _transformers} if by_heads else {})}
+    own = {"transformers": _transformers} if by_heads and device == "cpu" else {}
+    loaders = {"mamba_ssm": _mamba_ssm, **own}
     for name in required:
         if name not in loaders:
-            raise InputError(f"peer is {name!r}; it should be one of {', '.join(loaders)}")
+            raise InputError(f"peer is {name!r}; it should be {' or '.join(loaders)}")
     return load_peers(loaders, required)
 
 
@@ -137,7 +139,7 @@ def compare_steps(
     stored = dtype_named(dtype)
     if stored == torch.float64:
         raise InputError("dtype is 'float64'; it should be one of float32, bfloat16, float16")
-    peers = _peers(required, shape.heads is not None)
+    peers = _peers(required, shape.heads is not None, device)
     sizes = {name: size for name, size in asdict(shape).items() if shape.heads or name in _PLAIN}
     rows = []
     for batch in batches:

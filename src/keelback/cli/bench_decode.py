@@ -42,8 +42,8 @@ def decode(
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Peer that must be installed: mamba_ssm, or with heads also transformers; may be "
-            "repeated; by default none is needed; e.g. mamba_ssm."
+            help="Peer that must be installed: mamba_ssm, or on a CPU with heads also "
+            "transformers; may be repeated; by default none is needed; e.g. mamba_ssm."
         ),
     ] = None,
     json: Json = False,

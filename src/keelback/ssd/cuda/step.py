@@ -16,7 +16,7 @@ from keelback.compiled.cuda_operands import PIECE_BYTES, address
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands, Options
 
-THREADS = 128
+THREADS = 64
 WARP = 32
 #: Numbers of a head that a thread has at most, and the packs of states that it loads at once.
 MOST_ROWS = 4
