@@ -5,9 +5,10 @@ from itertools import product
 import pytest
 import torch
 from conv_cases import ConvCase, defined, errors_of
+from conv_step_cases import CASES, ConvStep, require_exact
 from cuda_cases import TOLERANCE
 
-from keelback.conv import causal_conv1d
+from keelback.conv import causal_conv1d, causal_conv1d_update
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,3 +62,35 @@ def test_under_compile_and_vmap() -> None:
     torch.testing.assert_close(mapped.double(), expected, rtol=1e-5, atol=1e-5)
     compiled = torch.compile(conv, backend="aot_eager")(x[0], weight[0], bias[0])
     torch.testing.assert_close(compiled.double(), expected[0], rtol=1e-5, atol=1e-5)
+
+
+LARGE = [ConvStep(batch=300, channels=1792, dtype=torch.bfloat16, axis=True)]
+
+
+@pytest.mark.parametrize("case", [*CASES, *LARGE], ids=str)
+def test_a_step(case: ConvStep) -> None:
+    require_exact(*case.operands("cuda"), case.silu)
+
+
+def test_steps_in_a_cuda_graph_and_compiled() -> None:
+    x, state, weight, bias = ConvStep(dtype=torch.bfloat16).operands("cuda")
+    expected, seen = state.clone(), state.clone()
+    for _ in range(3):
+        y = causal_conv1d_update(x, expected, weight, bias, "silu")
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        causal_conv1d_update(x, state.clone(), weight, bias, "silu")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        found = causal_conv1d_update(x, state, weight, bias, "silu")
+    for _ in range(3):
+        graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(state, expected)
+    assert torch.equal(found, y)
+    compiled = torch.compile(causal_conv1d_update, backend="aot_eager", fullgraph=True)
+    for _ in range(3):
+        found = compiled(x, seen, weight, bias, "silu")
+    assert torch.equal(seen, expected)
+    torch.testing.assert_close(found, y, rtol=1e-2, atol=1e-2)

@@ -8,6 +8,7 @@ import torch
 from host_kernels import COMPILER, host_kernel
 from ssd_step_cases import BF16, CASES, F32, make_step, require_exact, run_step
 
+from keelback.compiled import cuda_launch
 from keelback.ssd.cuda import step
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
 @pytest.fixture(autouse=True)
 def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "kernel", host_kernel)
+    monkeypatch.setattr(cuda_launch, "kernel", host_kernel)
     monkeypatch.setattr(step, "processors_of", lambda device: 0)
 
 
@@ -85,7 +86,7 @@ def test_threads_take_several_numbers_only_where_enough_threads_remain(
         def launch(self, blocks: int, threads: int, arguments: bytes) -> None:
             taken.append((self.rows, blocks * threads))
 
-    monkeypatch.setattr(step, "kernel", lambda name, told, device: Recorder(told.rows))
+    monkeypatch.setattr(cuda_launch, "kernel", lambda name, told, device: Recorder(told.rows))
     monkeypatch.setattr(step, "processors_of", lambda device: 132)
     for batch, states in ((1, 128), (4, 128), (16, 128), (16, 256)):
         run_step(make_step(batch, 24, 64, states, dtype=BF16), True)

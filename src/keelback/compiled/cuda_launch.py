@@ -113,3 +113,37 @@ class Launch:
         for place, address in zip(self._places, addresses, strict=True):
             words[place] = address
         self._kernel.launch(self._blocks, self._threads, bytes(argument))
+
+
+class ShortLaunch:
+    """A launch of a kernel that is short: what it takes of the host's time counts.
+
+    The argument is the tensors' addresses, then all else, which is packed once: 32-bit numbers.
+
+    Args:
+        addresses: How many.
+        integers: The numbers after them.
+        floats: And those after these.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        configuration: Compilable,
+        device: int | None,
+        blocks: int,
+        threads: int,
+        addresses: int,
+        integers: Sequence[int],
+        floats: Sequence[float] = (),
+    ) -> None:
+        self._kernel = kernel(name, configuration, device)
+        self._blocks, self._threads = blocks, threads
+        self._pack = struct.Struct(f"={addresses}q").pack
+        padding = (len(integers) + len(floats)) % 2 * 4
+        layout = f"={len(integers)}i{len(floats)}f{padding}x"
+        self._rest = struct.pack(layout, *integers, *floats)
+
+    def __call__(self, addresses: Iterable[int]) -> None:
+        """Run the kernel over tensors at these addresses."""
+        self._kernel.launch(self._blocks, self._threads, self._pack(*addresses) + self._rest)

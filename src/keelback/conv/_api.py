@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.checks import computing_dtype, require_shape
+from keelback.compiled.checks import require_shape
 from keelback.compiled.scripting import for_script
-from keelback.compiled.watchers import without_autocast
-from keelback.conv._op import convolve
+from keelback.conv._op import advance, convolve
 from keelback.conv._operands import require_activation, require_weight
 from keelback.errors import InputError
 
@@ -104,29 +103,8 @@ def causal_conv1d_update(
         >>> state
         tensor([[[0., 1.]]])
     """
-    require_shape("x", x, ("batch", "channels"), ("batch", "channels", "length"))
-    batch, channels = x.shape[:2]
-    require_weight(weight, bias, channels)
     require_activation(activation)
-    require_shape("state", state, (batch, channels, "past"))
-    dtype = computing_dtype({"x": x, "state": state, "weight": weight, "bias": bias})
-    steps, past, width = x.shape[2:].numel(), state.shape[2], weight.shape[1]
-    if past < width - 1:
-        raise InputError(f"state holds {past} steps; it should hold {width - 1} or more")
-    new = x.reshape(batch, channels, steps)
-    stored = torch.promote_types(x.dtype, state.dtype)
-    recent = torch.cat([state.to(stored), new.to(stored)], dim=-1)
-    with torch.no_grad():
-        state.copy_(recent[..., steps:])
-    silu = activation is not None
-    if steps == 1:
-        with without_autocast(x.device):
-            y = (recent[..., past + 1 - width :].to(dtype) * weight.to(dtype)).sum(-1)
-            y = y if bias is None else y + bias.to(dtype)
-            y = F.silu(y) if silu else y
-    else:
-        y = convolve(recent.mT, weight, bias, silu).mT[..., past:]
-    return y.reshape(x.shape).to(x.dtype)
+    return advance(x, state, weight, bias, activation is not None)
 
 
 def _refuse_state(*arguments: Any, **named: Any) -> None:

@@ -23,11 +23,11 @@ class ConvOperands(NamedTuple, Generic[T]):
 
 def require_weight(weight: Any, bias: Any, channels: int) -> None:
     """Raise unless there are taps, and a bias if any, for so many channels."""
-    require_shape("weight", weight, (channels, "width"))
+    require_shape("weight", weight.shape, (channels, "width"))
     if weight.shape[1] == 0:
         raise InputError("weight has no taps; its width should be at least 1")
     if bias is not None:
-        require_shape("bias", bias, (channels,))
+        require_shape("bias", bias.shape, (channels,))
 
 
 def require_activation(activation: str | None) -> None:

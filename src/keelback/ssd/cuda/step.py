@@ -1,6 +1,5 @@
 """A step of the scan by heads on an NVIDIA GPU, by one kernel."""
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -8,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from keelback.compiled import cuda_driver
 from keelback.compiled.checks import HALF
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import header_text
+from keelback.compiled.cuda_launch import ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, address
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands, Options
@@ -26,12 +25,6 @@ WIDEST = 256
 """States for which there is a kernel."""
 #: Strides, and the threads of a launch, are counted in 32 bits.
 _LARGEST = 2**31 - 1
-
-#: Of the states, x, dt, A, B, C, D, z, the bias, the new states and y.
-_ADDRESSES = struct.Struct("=11q")
-
-# Replaced where the kernels run on the host.
-kernel: Any = cuda_driver.kernel
 
 
 @dataclass(frozen=True)
@@ -79,19 +72,6 @@ class StepConfiguration:
         return header_text(self.dtype, dict(self.types), integers, flags)
 
 
-class _Launch:
-    """A launch less the addresses, which come before all else in the kernel's argument."""
-
-    def __init__(self, configuration: StepConfiguration, device: int, seats: int, rest: bytes):
-        self._kernel = kernel("step", configuration, device)
-        self._threads = configuration.threads
-        self._blocks = -(-seats * configuration.lanes // self._threads)
-        self._rest = rest
-
-    def __call__(self, addresses: tuple[int, ...]) -> None:
-        self._kernel.launch(self._blocks, self._threads, _ADDRESSES.pack(*addresses) + self._rest)
-
-
 class CudaStep:
     """Steps of one signature, which have no gradients."""
 
@@ -110,7 +90,8 @@ class CudaStep:
         assert before is not None
         after: Tensor = before if self._in_place else self._states()
         y = self._y()
-        addresses = tuple(map(address, (before, x, dt, A, B, C, D, z, bias, after, y)))
+        tensors = (before, x, dt, A, B, C, D, z, bias, after, y)
+        addresses = tuple(map(address, tensors))
         by_pieces = not (addresses[0] | addresses[4] | addresses[5] | addresses[9]) % PIECE_BYTES
         (self._aligned if by_pieces else self._others)(addresses)
         if self._in_place:
@@ -118,14 +99,14 @@ class CudaStep:
         return y, after
 
     @cached_property
-    def _aligned(self) -> _Launch:
+    def _aligned(self) -> ShortLaunch:
         return self._launch(True)
 
     @cached_property
-    def _others(self) -> _Launch:
+    def _others(self) -> ShortLaunch:
         return self._launch(False)
 
-    def _launch(self, aligned: bool) -> _Launch:
+    def _launch(self, aligned: bool) -> ShortLaunch:
         """For operands that all begin where a piece may, or for others."""
         given, before, after = self._given, _states_of(self._given), self._after
         x, dt, A, B, C, D, z, bias = given[:8]
@@ -165,8 +146,11 @@ class CudaStep:
             grouped=B.shape[1] > 1,
         )
         integers = (seats, heads, heads // B.shape[1], *_strides(given, after))
-        rest = struct.pack(f"={len(integers)}i2f4x", *integers, *limits)
-        return _Launch(configuration, x.device.index, seats, rest)
+        blocks, addresses = -(-seats * lanes // THREADS), 11
+        device = x.device.index
+        return ShortLaunch(
+            "step", configuration, device, blocks, THREADS, addresses, integers, limits
+        )
 
 
 def prepare_step(given: Operands[Layout], options: Options, in_place: bool) -> CudaStep | None:
