@@ -157,6 +157,13 @@ def test_compiled_whole_and_exported_with_any_length(by_channel: bool) -> None:
         torch.testing.assert_close(exported, delta_rule(**other))
 
 
+def test_compiled_for_any_sizes() -> None:
+    compiled = torch.compile(delta_rule, fullgraph=True, backend="eager", dynamic=True)
+    for case in (Case(length=70), Case(length=9, key=24, heads=4)):
+        given = make_operands(case)
+        torch.testing.assert_close(compiled(**given), delta_rule(**given))
+
+
 def test_second_derivatives_are_refused_by_name() -> None:
     given = make_operands(Case(length=10))
     v = given["v"].requires_grad_()

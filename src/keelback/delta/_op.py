@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keelback.compiled.backends import Prepared, choose_backend
-from keelback.compiled.checks import computing_dtype_of, in_dtypes
+from keelback.compiled.backends import choose_backend
+from keelback.compiled.calls import REMEMBERED, Calls
+from keelback.compiled.checks import computing_dtype_of
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
 from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
@@ -17,7 +18,6 @@ from keelback.delta._operands import (
     OPTIONS,
     OTHERS,
     Operands,
-    Options,
     dtype_of_states,
     require_delta_rule,
     require_step,
@@ -57,6 +57,30 @@ DELTA_RULE = Operator(
 )
 
 
+def _backend_named(name: str | None, device: torch.device) -> Any:
+    """The backend of that name, or that for the device; None is the reference."""
+    if name not in (None, *NAMES):
+        raise InputError(f"backend is {name!r}; it should be one of {', '.join(NAMES)}")
+    return choose_backend(None if name == "chunked" else name, device, BACKENDS, "v")
+
+
+def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    require_delta_rule(given)
+    computing = computing_dtype_of(given, Operands._fields[:-1])
+    chosen = _backend_named(backend, given.v.device)
+    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
+
+
+def _defined(
+    operands: Operands[Tensor], normalise: bool, by_chunks: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    return delta_rule_reference(*operands, normalise, scale)
+
+
+_CALLS = Calls(DELTA_RULE, Operands, _chosen, _defined)
+
+
 def delta_rule_of(
     operands: Operands[Tensor], normalise: bool, scale: float, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -65,19 +89,7 @@ def delta_rule_of(
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
-    options = (normalise, backend == "chunked", scale)
-    if runs_eagerly(*operands):
-        call = _taken_as_they_are(signature_of(operands), options, backend)
-        if call is not None:
-            y, last = DELTA_RULE.run(call, operands, *options)
-            return y, last
-    chosen, wanted = _chosen(operands, backend)
-    converted = Operands(*in_dtypes(operands, wanted))
-    if chosen is None:
-        with without_autocast(operands.v.device):
-            y, last = delta_rule_reference(*converted, normalise, scale)
-    else:
-        y, last = DELTA_RULE(converted, *options)
+    y, last = _CALLS(operands, (normalise, backend == "chunked", scale), backend)
     return y.to(operands.v.dtype), last
 
 
@@ -101,7 +113,7 @@ def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Ten
     return y.to(operands.v.dtype), states
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=REMEMBERED)
 def _step_by_kernels(
     signature: Signature, normalise: bool, scale: float
 ) -> cpu.CpuStep | cuda.CudaStep | None:
@@ -111,29 +123,3 @@ def _step_by_kernels(
     computing_dtype_of(given, (*Operands._fields[:5], "states"))
     backend = BACKENDS.get(given.v.device.type)
     return None if backend is None else backend.prepare_step(given, normalise, scale)
-
-
-def _backend_named(name: str | None, device: torch.device) -> Any:
-    """The backend of that name, or that for the device; None is the reference."""
-    if name not in (None, *NAMES):
-        raise InputError(f"backend is {name!r}; it should be one of {', '.join(NAMES)}")
-    return choose_backend(None if name == "chunked" else name, device, BACKENDS, "v")
-
-
-def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
-    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
-    require_delta_rule(given)
-    computing = computing_dtype_of(given, Operands._fields[:-1])
-    chosen = _backend_named(backend, given.v.device)
-    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
-
-
-@lru_cache(maxsize=1024)
-def _taken_as_they_are(
-    signature: Signature, options: Options, backend: str | None
-) -> Prepared | None:
-    """The call over operands of this signature, if a backend takes them without conversion."""
-    given: Operands[Any] = Operands(*layouts_of(signature))
-    chosen, wanted = _chosen(given, backend)
-    fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
-    return chosen.prepare(signature, options) if chosen is not None and fit else None

@@ -105,11 +105,14 @@ def scale_of(scale: float | None, k: torch.Tensor) -> float:
     Raises:
         InputError: It is not a finite number.
     """
-    key = k.shape[-1] if k.ndim else 1
-    chosen = max(key, 1) ** -0.5 if scale is None else float(scale)
-    if not math.isfinite(chosen):
+    if scale is None:
+        key = k.shape[-1] if k.ndim else 1
+        return (
+            max(int(key), 1) ** -0.5
+        )  # A number also for compilers.
+    if not math.isfinite(scale):
         raise InputError(f"scale is {scale}; it should be a finite number")
-    return chosen
+    return float(scale)
 
 
 def dtype_of_states(computing: torch.dtype) -> torch.dtype:

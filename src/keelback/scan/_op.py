@@ -1,15 +1,14 @@
 """`torch.ops.keelback.selective_scan`, and the way of a scan or a step to its backend."""
 
-from functools import lru_cache
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from keelback.compiled.backends import Backend, Prepared, choose_backend
+from keelback.compiled.backends import Backend, choose_backend
+from keelback.compiled.calls import Calls
 from keelback.compiled.checks import computing_dtype_of, in_dtypes
-from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.compiled.watchers import needs_gradient, runs_eagerly
 from keelback.scan import cpu, cuda
 from keelback.scan._operands import (
     DIFFERENTIABLE,
@@ -97,29 +96,6 @@ SCAN = Operator(
 )
 
 
-def scan(
-    operands: Operands[Tensor], softplus: bool, backend: str | None = None
-) -> tuple[Tensor, Tensor]:
-    """Output in the dtype of u, and last state.
-
-    Raises:
-        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
-    """
-    if runs_eagerly(*operands):
-        call = _taken_as_they_are(signature_of(operands), softplus, backend)
-        if call is not None:
-            y, last = SCAN.run(call, operands, softplus)
-            return y, last
-    chosen, wanted = _chosen(operands, backend)
-    converted = Operands(*in_dtypes(operands, wanted))
-    if chosen is None:
-        with without_autocast(operands.u.device):
-            y, last = selective_scan_reference(*converted[:8], softplus, *converted[8:])
-    else:
-        y, last = SCAN(converted, softplus)
-    return y.to(operands.u.dtype), last
-
-
 def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
     """The backend for these operands, or None for the reference, and the dtypes that it takes."""
     require_scan(given)
@@ -128,15 +104,23 @@ def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[An
     return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
 
 
-@lru_cache(maxsize=1024)
-def _taken_as_they_are(
-    signature: Signature, softplus: bool, backend: str | None
-) -> Prepared | None:
-    """The call over operands of this signature, if a backend takes them without conversion."""
-    given: Operands[Any] = Operands(*layouts_of(signature))
-    chosen, wanted = _chosen(given, backend)
-    fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
-    return chosen.prepare(signature, (softplus,)) if chosen is not None and fit else None
+def _defined(operands: Operands[Tensor], softplus: bool) -> tuple[Tensor, Tensor]:
+    return selective_scan_reference(*operands[:8], softplus, *operands[8:])
+
+
+_CALLS = Calls(SCAN, Operands, _chosen, _defined)
+
+
+def scan(
+    operands: Operands[Tensor], softplus: bool, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of u, and last state.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+    """
+    y, last = _CALLS(operands, (softplus,), backend)
+    return y.to(operands.u.dtype), last
 
 
 def across_backend(operands: Operands[Tensor]) -> tuple[ScanBackend | None, Operands[Tensor]]:

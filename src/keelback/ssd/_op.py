@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from keelback.compiled.backends import Prepared, choose_backend
-from keelback.compiled.checks import computing_dtype_of, in_dtypes
+from keelback.compiled.backends import choose_backend
+from keelback.compiled.calls import REMEMBERED, Calls
+from keelback.compiled.checks import computing_dtype_of
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
 from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
@@ -47,6 +48,21 @@ SSD = Operator(
 )
 
 
+def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    require_ssd(given)
+    computing = computing_dtype_of(given, Operands._fields[:-1])
+    chosen = choose_backend(backend, given.x.device, BACKENDS, "x")
+    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
+
+
+def _defined(operands: Operands[Tensor], *options: Any) -> tuple[Tensor, Tensor]:
+    return ssd_reference(*operands, options[0], options[1:])
+
+
+_CALLS = Calls(SSD, Operands, _chosen, _defined)
+
+
 def scan_by_heads(
     operands: Operands[Tensor], options: Options, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -55,18 +71,7 @@ def scan_by_heads(
     Raises:
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
-    if runs_eagerly(*operands):
-        call = _taken_as_they_are(signature_of(operands), options, backend)
-        if call is not None:
-            y, last = SSD.run(call, operands, *options)
-            return y, last
-    chosen, wanted = _chosen(operands, backend)
-    converted = Operands(*in_dtypes(operands, wanted))
-    if chosen is None:
-        with without_autocast(operands.x.device):
-            y, last = ssd_reference(*converted, options[0], options[1:])
-    else:
-        y, last = SSD(converted, *options)
+    y, last = _CALLS(operands, options, backend)
     return y.to(operands.x.dtype), last
 
 
@@ -122,7 +127,7 @@ def update_repeated(operands: Operands[Tensor], options: Options) -> Tensor | No
     return step(operands._replace(**given), options, True)[0]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=REMEMBERED)
 def _step_by_kernels(
     signature: Signature, options: Options, in_place: bool, repeated: bool = False
 ) -> cpu.CpuStep | cuda.CudaStep | None:
@@ -136,22 +141,3 @@ def _step_by_kernels(
     computing_dtype_of(given, (*Operands._fields[:8], "states"))
     backend = BACKENDS.get(given.x.device.type)
     return None if backend is None else backend.prepare_step(given, options, in_place)
-
-
-def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
-    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
-    require_ssd(given)
-    computing = computing_dtype_of(given, Operands._fields[:-1])
-    chosen = choose_backend(backend, given.x.device, BACKENDS, "x")
-    return chosen, wanted_dtypes(given, computing, chosen is not None and chosen.WIDENS)
-
-
-@lru_cache(maxsize=1024)
-def _taken_as_they_are(
-    signature: Signature, options: Options, backend: str | None
-) -> Prepared | None:
-    """The call over operands of this signature, if a backend takes them without conversion."""
-    given: Operands[Any] = Operands(*layouts_of(signature))
-    chosen, wanted = _chosen(given, backend)
-    fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
-    return chosen.prepare(signature, options) if chosen is not None and fit else None
