@@ -107,9 +107,7 @@ def scale_of(scale: float | None, k: torch.Tensor) -> float:
     """
     if scale is None:
         key = k.shape[-1] if k.ndim else 1
-        return (
-            max(int(key), 1) ** -0.5
-        )  # A number also for compilers.
+        return max(int(key), 1) ** -0.5  # A number also for compilers.
     if not math.isfinite(scale):
         raise InputError(f"scale is {scale}; it should be a finite number")
     return float(scale)
