@@ -191,9 +191,7 @@ class Rounding:
 
         The gradient of a step is how far its weights are moved, in steps.
         """
-        steps = torch.repeat_interleave(
-            self.log_steps.exp(), self.lengths, output_size=len(self.weights)
-        )
+        steps = self._spread(self.log_steps.exp())
         exact = self.weights.detach() / steps.detach()
         return self._split(self.weights + steps * (torch.round(exact) - exact))
 
@@ -203,19 +201,24 @@ class Rounding:
         Half log2(1 + (2 e mean|w| / step)^2) a weight, the entropy of a Laplace distribution where
         the step is small.
         """
-        sizes = torch.segment_reduce(self.weights.abs(), "mean", lengths=self.lengths, unsafe=True)
-        shares = 2 * math.e * sizes / self.log_steps.exp()
+        owners = self._spread(torch.arange(len(self.lengths), device=self.lengths.device))
+        sums = torch.zeros_like(self.log_steps).index_add(0, owners, self.weights.abs())
+        shares = 2 * math.e * sums / self.lengths / self.log_steps.exp()
         return (self.lengths / 2 * torch.log2(1 + shares**2)).sum()
 
     def coded(self) -> dict[str, CodedTensor]:
         """Whole numbers and steps."""
         steps = self.log_steps.detach().exp()
-        exact = self.weights.detach() / torch.repeat_interleave(steps, self.lengths)
+        exact = self.weights.detach() / self._spread(steps)
         values = self._split(torch.round(exact).to(torch.int32).cpu())
         return {
             name: CodedTensor(x.numpy(), step)
             for (name, x), step in zip(values.items(), steps.tolist(), strict=True)
         }
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """One value per tensor to one per weight."""
+        return torch.repeat_interleave(values, self.lengths, output_size=len(self.weights))
 
     def _split(self, values: Tensor) -> dict[str, Tensor]:
         parts = values.split([math.prod(shape) for shape in self.shapes.values()])
