@@ -1,6 +1,5 @@
 """`keelback certify`: what can be promised about the error of one checkpoint."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -248,6 +247,8 @@ def certify(
 def _print(found: "Certification") -> None:
     from rich.table import Table
 
+    from keelback.certify._certification import log10_shown
+
     terminal = console()
     for notice in found.notices:
         terminal.print(notice)
@@ -268,6 +269,6 @@ def _print(found: "Certification") -> None:
         table.add_column("error bound")
         table.add_column("log10", justify="right")
         for route, log in certificate.log_risk.items():
-            table.add_row(route + (" (vacuous)" if log >= 0 else ""), f"{log / math.log(10):.4f}")
+            table.add_row(route + (" (vacuous)" if log >= 0 else ""), log10_shown(log))
         terminal.print(table)
     terminal.print(found.verdict())
