@@ -82,6 +82,21 @@ class Certified:
         ]
 
 
+def ngram_rows(found: Sequence[Certified]) -> list[list[str]]:
+    """What n-gram models lose on the training text, and are certified for on a new document."""
+    one = next(one for one in reversed(found) if one.drawn is not None)
+    assert one.drawn is not None
+    lost = one.trained["data"]["measured"]["ngrams"]
+    bounds = {
+        str(statement["evidence"]["order"]): float(statement["bound"])
+        for statement in one.drawn["statements"]
+        if statement["kind"] == "n-gram"
+    }
+    filled = [["", "", "", "", f"{lost[n]:.3f}", "not made", "", "", at_most(bounds[n]), "", ""]
+              for n in lost]  # fmt: skip
+    return [[f"{n}-gram", *cells] for n, cells in zip(lost, filled, strict=True)]
+
+
 def shown(bound: float | None) -> str:
     return "not made" if bound is None else at_most(bound)
 
@@ -164,7 +179,7 @@ def main() -> None:
     with (out / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADING)
-        writer.writerows(one.row() for one in found)
+        writer.writerows([*(one.row() for one in found), *ngram_rows(found)])
     save_figure(figure(found), out / "figures")
 
 
