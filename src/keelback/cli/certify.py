@@ -146,6 +146,13 @@ def certify(
             "what in it; by default every document is counted once; e.g. 5000.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Device to run a language model on, cpu or cuda; by default cuda where there is a "
+            "GPU; e.g. cpu.",
+        ),
+    ] = None,
     certificate: Annotated[
         Path | None,
         typer.Option(
@@ -197,11 +204,15 @@ def certify(
             delta=delta,
             attempt=attempt,
             policy=policy,
+            device=device,
             certificate=certificate,
             json=json,
         )
         return
-    of_language = {"text": text, "training_text": training_text, "first": first, "draw": draw}
+    of_language = {
+        "text": text, "training_text": training_text, "first": first, "draw": draw,
+        "device": device,
+    }  # fmt: skip
     refuse_beside("--kind task", of_language, certify)
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")
