@@ -8,11 +8,15 @@ A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV 
 `PATH#NAME/MEASURE,MEASURE` of a benchmark with several measures those that are named. A result
 that was made from code that differed from its commit is refused, as table and as figure, unless
 `results/dirty.txt` lists it.
+
+Numbers are shown with three digits, those of a column that is called a bound, or certified, rounded
+up.
 """
 
 import argparse
 import csv
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -21,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from results_index import ROOT, documents, refused, shown
+from upward import significant_up
 
+BOUND = re.compile(r"\b(bound|certified)\b")
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -29,7 +35,9 @@ def as_markdown(source: str) -> str:
     name, _, part = source.partition("#")
     path = ROOT / name
     heading, *rows = _benchmark(path, part or "rows") if path.suffix == ".json" else _csv(path)
-    lines = [heading, ["---"] * len(heading), *([_cell(cell) for cell in row] for row in rows)]
+    bounds = [BOUND.search(title) is not None for title in heading]
+    cells = [[_cell(*cell) for cell in zip(row, bounds, strict=True)] for row in rows]
+    lines = [heading, ["---"] * len(heading), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -129,13 +137,15 @@ def _megabytes(name: str, row: dict[str, Any]) -> float:
     return float(row["peak_bytes"][name]) / 1e6
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, of_bound: bool) -> str:
     try:
         number = float(text)
     except ValueError:
         return text
     if number.is_integer() and "." not in text:
         return text
+    if of_bound and math.isfinite(number):
+        return significant_up(text)
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 

@@ -2,13 +2,15 @@
 
     python tools/tabulate_certificates.py
 
-Reads `results/experiments/certificates/*.json` and writes `certificates.csv` beside them.
+Reads `results/experiments/certificates/*.json` and writes `certificates.csv` beside them. Bounds
+are rounded up, and are text, so that no table rounds them again.
 """
 
 import csv
 import json
-from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
+
+from upward import at_most
 
 FOLDER = Path(__file__).resolve().parents[1] / "results/experiments/certificates"
 HEADING = (
@@ -30,16 +32,12 @@ def row(path: Path) -> list[str]:
     return [
         path.stem,
         str(pac_bayes["examples"]),
-        rounded_up(pac_bayes["error_bound"]),
+        at_most(pac_bayes["error_bound"]),
         f"{pac_bayes['error'][own_distribution]:.3f}",
-        rounded_up(held_out["bound"]),
+        at_most(held_out["bound"]),
         f"{held_out['error']:.3f}",
-        "not made" if constant is None else rounded_up(constant["bound"]),
+        "not made" if constant is None else at_most(constant["bound"]),
     ]
-
-
-def rounded_up(bound: float) -> str:
-    return str(Decimal(bound).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ them again.
 import argparse
 import csv
 import json
-from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
+
+from upward import at_most
 
 HEADING = (
     "checkpoint",
@@ -38,10 +39,6 @@ def row(path: Path) -> list[str]:
         f"{found['held_out'][own]['error']:.4f}",
         at_most(found["best_constant"][own]["bound"]),
     ]
-
-
-def at_most(bound: float) -> str:
-    return f"at most {Decimal(bound).quantize(Decimal('0.001'), rounding=ROUND_CEILING)}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,9 +13,10 @@ import argparse
 import csv
 import json
 import math
-from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
+
+from upward import at_most, rounded_up
 
 HEADING = (
     "certificate",
@@ -69,11 +70,11 @@ def rows(path: Path) -> list[list[str]]:
                 str(measured["documents"]),
                 str(measured["bytes"]),
                 f"{loss:.3f}",
-                f"at most {rounded_up(own['bound'])}",
+                at_most(own["bound"]),
                 f"{code:.3f}",
                 f"{own['bound'] - loss - code:.3f}",
                 f"{measured['error']:.3f}",
-                "" if error is None else f"at most {rounded_up(error['bound'])}",
+                "" if error is None else at_most(error["bound"]),
                 *beside,
             ]
         )
@@ -94,10 +95,6 @@ def code_term(evidence: dict[str, Any]) -> float:
         return 0.0
     nats = evidence["code_bits"] * math.log(2)
     return float(evidence["width"] * nats / (evidence["rate"] * evidence["bytes"]))
-
-
-def rounded_up(bound: float) -> str:
-    return str(Decimal(bound).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,11 +5,15 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import mpmath
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keelback.bounds import ClassGrid, clopper_pearson, has_flint, log_output_bound, outward
 from keelback.certify import certify_class, logits, measure_constants
+from keelback.certify._certification import log10_shown
 from keelback.cli.app import main
 from keelback.data import get_task
 from keelback.errors import InputError
@@ -236,3 +240,11 @@ def test_reference_majority_checkpoint_is_certified_on_the_data_it_saw(
     assert result["held_out"]["test"]["bound"] < 0.14
     assert not result["a_posteriori"]["risk"]["covering"]["vacuous"]
     assert result["a_posteriori"]["risk"]["sharpened"]["vacuous"]
+
+
+@given(st.one_of(st.just(0.0), st.floats(-1e6, 1e6), st.just(math.inf)))
+def test_a_printed_logarithm_is_not_below_the_bound(log: float) -> None:
+    with mpmath.workdps(50):
+        exact = mpmath.mpf(log) / mpmath.log(10)
+        assert mpmath.mpf(log10_shown(log)) >= exact
+        assert math.isinf(log) or mpmath.mpf(log10_shown(log)) < exact + mpmath.mpf("0.00011")

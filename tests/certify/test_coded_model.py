@@ -15,7 +15,8 @@ from keelback.bounds import code_length
 from keelback.certify import CodedModel, CompressionRecipe, compress, read_coded_model
 from keelback.certify._coded_model import CodedTensor, header_of
 from keelback.certify._coder import LARGEST_ALPHABET, decode, encode
-from keelback.certify._compress import step_of
+from keelback.certify._compress import Rounding, step_of
+from keelback.certify._subspace import assemble, bases_of, random_matrix, rank_of, shapes_of
 from keelback.errors import InputError, JobError
 
 transformers = pytest.importorskip("transformers")
@@ -81,15 +82,21 @@ def test_a_code_outside_its_alphabet_is_refused() -> None:
         decode(b"", ints([2]), ints([LARGEST_ALPHABET + 1]))
 
 
-def small(kind: str = "mamba2", seed: int = 0) -> Any:
+def small(kind: str = "mamba2", seed: int = 0, width: int = 16) -> Any:
     torch.manual_seed(seed)
-    common = {"vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    common = {"vocab_size": 256, "hidden_size": width, "num_hidden_layers": 1, "state_size": 4}
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
     if kind == "mamba":
         config = transformers.MambaConfig(**common, **ids, tie_word_embeddings=True)
         return transformers.MambaForCausalLM(config)
+    if kind == "llama":
+        config = transformers.LlamaConfig(
+            vocab_size=256, hidden_size=width, intermediate_size=24, num_hidden_layers=1,
+            num_attention_heads=2, **ids, tie_word_embeddings=True,
+        )  # fmt: skip
+        return transformers.LlamaForCausalLM(config)
     config = transformers.Mamba2Config(
-        **common, **ids, head_dim=8, num_heads=4, n_groups=1, chunk_size=16,
+        **common, **ids, head_dim=8, num_heads=width // 4, n_groups=1, chunk_size=16,
         tie_word_embeddings=True,
     )  # fmt: skip
     return transformers.Mamba2ForCausalLM(config)
@@ -99,7 +106,7 @@ TEXT = torch.frombuffer(bytearray(b"the keel keeps the hull upright. " * 60), dt
 FEW = CompressionRecipe(steps=12, batch=4, seq_len=24, learning_rate=1e-2, tokens=10**6)
 
 
-@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "llama"])
 @pytest.mark.parametrize("rank", [0, 2], ids=["all weights", "a random subspace"])
 def test_a_trained_model_comes_back_from_its_file(kind: str, rank: int, tmp_path: Path) -> None:
     model = small(kind)
@@ -129,10 +136,89 @@ def test_a_subspace_takes_fewer_bits_than_all_weights(tmp_path: Path) -> None:
     sizes = []
     for rank in (0, 1):
         recipe = CompressionRecipe(**{**vars(FEW), "rank": rank, "steps": 2})
-        coded, _ = compress(small(), TEXT, recipe, context=8, window=16)
+        coded, _ = compress(small(width=128), TEXT, recipe, context=8, window=16)
         sizes.append(coded.save(tmp_path / str(rank)))
     assert sizes[1] < sizes[0] / 2
     assert code_length(sizes[1]) < code_length(sizes[0])
+
+
+def test_matrices_are_random_ones_plus_products_of_coded_factors() -> None:
+    """Embeddings and what is no matrix are coded themselves; rates start at 1, ..., N."""
+    model = small("mamba", width=32)
+    named = dict(model.named_parameters())
+    shapes, bases = shapes_of(model, 2), bases_of(model, 2, seed=5)
+    assert "backbone.embeddings.weight" in shapes
+    assert set(shapes) == {
+        *(name for name in named if name not in bases),
+        *(f"{name} {side}" for name in bases for side in ("left", "right")),
+    }
+    assert all(named[name].ndim == 2 for name in bases)
+    rates = bases["backbone.layers.0.mixer.A_log"]
+    assert torch.allclose(rates.exp(), torch.arange(1.0, 5.0).expand(64, 4))
+    inner = bases["backbone.layers.0.mixer.in_proj.weight"]
+    assert inner.std() * math.sqrt(32) == pytest.approx(1, abs=0.03)
+    assert abs(inner.mean()) * math.sqrt(32) < 0.03
+    assert not torch.equal(
+        inner, bases_of(model, 2, seed=6)["backbone.layers.0.mixer.in_proj.weight"]
+    )
+
+    coded = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
+    weights = assemble(coded, bases)
+    assert {name: x.shape for name, x in weights.items()} == {
+        name: x.shape for name, x in named.items()
+    }
+    for name, base in bases.items():
+        rank = coded[f"{name} left"].shape[1]
+        assert rank == rank_of(name, base.shape, 2) == max(1, min(2, min(base.shape) // 4))
+        assert torch.linalg.matrix_rank(weights[name].detach() - base) == rank
+    sum(x.sum() for x in weights.values()).backward()
+    assert all(x.grad is not None for x in coded.values())
+
+
+def test_a_random_matrix_is_the_same_everywhere() -> None:
+    """From integers of a counter generator alone: these are its first weights, for good."""
+    found = random_matrix(7, 3, torch.Size((2, 3))).double() / math.sqrt(4)
+    bits = np.random.Philox(key=[7, 3]).random_raw(6) >> np.uint64(40)
+    expected = (bits.astype(np.float64) + 0.5) / 2**24 - 0.5
+    assert np.allclose(found.numpy().ravel(), expected, atol=1e-7)
+
+
+def test_a_step_learns_by_how_far_it_moves_the_weights() -> None:
+    start = {"other": torch.ones(2, 2), "own": torch.tensor([0.26, -0.7, 0.04])}
+    trained = Rounding.of(start, 3.0, torch.device("cpu"))
+    with torch.no_grad():
+        trained.log_steps.copy_(torch.tensor([1.0, 0.1]).log())
+    rounded = trained.rounded()["own"]
+    assert torch.allclose(rounded.detach(), torch.tensor([0.3, -0.7, 0.0]))
+    slopes = torch.tensor([1.0, 2.0, 3.0])
+    (rounded * slopes).sum().backward()
+    assert trained.weights.grad is not None
+    assert trained.log_steps.grad is not None
+    assert trained.weights.grad.tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0]
+    moved = rounded.detach() - start["own"]
+    expected = [0.0, float((moved * slopes).sum())]
+    assert trained.log_steps.grad.tolist() == pytest.approx(expected, abs=1e-6)
+    assert trained.coded()["own"].values.tolist() == [3, -7, 0]
+
+
+def test_soft_bits_are_about_the_length_of_the_code() -> None:
+    generator = np.random.default_rng(2)
+    start = {
+        "a": torch.from_numpy(generator.laplace(size=30_000).astype(np.float32)),
+        "b": torch.from_numpy(generator.laplace(scale=9, size=(100, 100)).astype(np.float32)),
+    }
+    trained = Rounding.of(start, 4.0, torch.device("cpu"))
+    runs = trained.coded().values()
+    symbols = np.concatenate([run.values.ravel() - run.values.min() for run in runs])
+    widths = [int(run.values.max() - run.values.min()) + 1 for run in runs]
+    code = encode(symbols.astype(np.int32), ints([30_000, 10_000]), ints(widths))
+    assert float(trained.soft_bits().detach()) == pytest.approx(8 * len(code), rel=0.02)
+
+
+def test_a_seed_without_a_rank_is_refused() -> None:
+    for settings_ in ({"seed": 3}, {"rank": 3}):
+        with pytest.raises(ValueError, match="a subspace needs a seed and a rank"):
+            header_of(small(), context=8, window=16, **settings_)
 
 
 def test_fewer_bits_per_weight_give_a_shorter_file() -> None:
@@ -191,5 +277,5 @@ def test_the_step_has_the_entropy_that_was_asked_for() -> None:
     _, counts = values.unique(return_counts=True)
     shares = counts / counts.sum()
     assert -float((shares * shares.log2()).sum()) == pytest.approx(3.0, abs=0.02)
-    assert step_of(torch.zeros(3), 3.0) == 1.0
-    assert step_of(torch.full((3,), 0.5), 3.0) == 0.5
+    assert step_of(torch.zeros(3), 3.0) == 1 / 16
+    assert step_of(torch.full((3,), 0.5), 3.0) == 0.5 / 16

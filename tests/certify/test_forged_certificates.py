@@ -26,11 +26,11 @@ Certificate = dict[str, Any]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A coded model and its certificates: with its code paid for, held apart, and drawn."""
     path = tmp_path_factory.mktemp("forged")
-    recipe = CompressionRecipe(**{**vars(FEW), "steps": 60, "rank": 1, "bits": 2})
+    recipe = CompressionRecipe(**{**vars(FEW), "steps": 60, "rank": 1, "bits": 1})
     made, _ = compress(small(), TEXT, recipe, context=8, window=16)
     made.save(path / "small.keelback")
     apart = ["--training-text", reviews(path / "training.csv", 2, 10)]
-    text = reviews(path / "text.csv", 1, 200)
+    text = reviews(path / "text.csv", 1, 360)
     for name, more in {
         "paid": ["--delta", "0.5"],
         "apart": apart,

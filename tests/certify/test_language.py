@@ -278,6 +278,7 @@ def test_a_code_that_is_too_long_for_the_text_certifies_nothing(
         (("--text", "TEXT", "--first", "0"), "--first"),
         (("--text", "TEXT", "--draw", "9"), "--draw needs --training-text"),
         (("--text", "TEXT", "--training-text", "TEXT", "--draw", "1"), "--draw"),
+        (("--text", "TEXT", "--device", "tpu"), "device is 'tpu'; it should be one of cpu, cuda"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_two(
@@ -300,6 +301,9 @@ def test_text_belongs_to_the_kind_language(
     code, _, err = command(capsys, coded, "--task", "majority", "--text", text)
     assert code == 2
     assert "--text has no effect beside --kind task" in err
+    code, _, err = command(capsys, coded, "--task", "majority", "--device", "cpu")
+    assert code == 2
+    assert "--device has no effect beside --kind task" in err
     code, _, err = command(capsys, text, "--kind", "language", "--text", text)
     assert code == 2
     assert "not a coded model of keelback" in err

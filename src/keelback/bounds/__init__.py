@@ -57,6 +57,7 @@ from keelback.bounds._published import (
     published_log_rademacher,
     published_terms,
 )
+from keelback.bounds._residual import ResidualConstants
 from keelback.bounds._risk import (
     confidence_term,
     covering_risk,
@@ -91,6 +92,7 @@ __all__ = [
     "Intervals",
     "MambaBlockConstants",
     "PublishedTerms",
+    "ResidualConstants",
     "StackConstants",
     "StepSums",
     "azuma_excess",

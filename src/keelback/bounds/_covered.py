@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from keelback.bounds._chaining import CoveredClass
 from keelback.bounds._constants import ClassConstants, ClassFormulas
 from keelback.bounds._mamba_block import MambaBlockConstants, MambaBlockFormulas, mamba_class
+from keelback.bounds._residual import ResidualConstants, ResidualFormulas, residual_class
 from keelback.bounds._sharpened import selective_class
 from keelback.bounds._stack import stacked_class, stacked_mamba_class
 
@@ -48,10 +49,10 @@ class StackConstants:
         return tuple(layer.balls() for layer in self.layers)
 
 
-AnyConstants: TypeAlias = ClassConstants | MambaBlockConstants | StackConstants
+AnyConstants: TypeAlias = ClassConstants | MambaBlockConstants | StackConstants | ResidualConstants
 """Constants of a class that can be covered, as doubles."""
 
-AnyFormulas: TypeAlias = ClassFormulas | MambaBlockFormulas | Sequence[Any]
+AnyFormulas: TypeAlias = ClassFormulas | MambaBlockFormulas | ResidualFormulas | Sequence[Any]
 
 
 def covered_class(
@@ -84,5 +85,7 @@ def _class_of(constants: AnyFormulas, rows: int, vocab_size: int) -> CoveredClas
         return selective_class(constants, vocab_size=vocab_size, classes=rows)
     if isinstance(constants, MambaBlockFormulas):
         return mamba_class(constants, vocab_size=vocab_size, classes=rows)
+    if isinstance(constants, ResidualFormulas):
+        return residual_class(constants, vocab_size=vocab_size, classes=rows)
     stacked = stacked_class if isinstance(constants[0], ClassFormulas) else stacked_mamba_class
     return stacked(constants, vocab_size=vocab_size, classes=rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 from keelback.bounds._covered import AnyConstants, StackConstants
 from keelback.bounds._mamba_block import MambaBlockConstants
+from keelback.bounds._residual import ResidualConstants
 from keelback.bounds._risk import check_confidence, check_margin
 from keelback.bounds._states import ComplexConstants
 from keelback.errors import InputError
@@ -123,13 +124,25 @@ class ClassGrid:
 
     def _class(self, constants: AnyConstants) -> tuple[Any, float]:
         """The class that holds one, and the logarithm of its weight."""
+        norms: dict[str, Any]
+        held: Any
         if isinstance(constants, StackConstants):
             layers = [self._class(layer) for layer in constants.layers]
             held = StackConstants(tuple(layer for layer, _ in layers))
             return held, math.fsum(weight for _, weight in layers)
+        if isinstance(constants, ResidualConstants):
+            layers = [self._class(block) for block in constants.blocks]
+            gains = [self._norm(gain) for gain in constants.gains]
+            norms, weight = self._norms(constants, ("last_gain", "B_e", "B_w", "M_w"))
+            held = replace(
+                constants,
+                blocks=tuple(block for block, _ in layers),
+                gains=tuple(gain for gain, _ in gains),
+                **norms,
+            )
+            return held, math.fsum([weight, *(share for _, share in (*layers, *gains))])
         if isinstance(constants, MambaBlockConstants):
             selective, weight = self._class(constants.selective)
-            norms: dict[str, Any]
             norms, log_share = self._norms(constants, _NORMS_OF_A_BLOCK)
             return replace(constants, selective=selective, **norms), weight + log_share
         names = (*_NORMS, "omega") if isinstance(constants, ComplexConstants) else _NORMS

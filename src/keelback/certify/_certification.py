@@ -346,6 +346,12 @@ def log10_up(log: float) -> float:
     return log10 + 4 * math.ulp(log10) if log else 0.0
 
 
+def log10_shown(log: float) -> str:
+    """`log10_up` with four digits after the point, rounded up."""
+    found = log10_up(log)
+    return _up(found, "0.0001") if math.isfinite(found) else str(found)
+
+
 def _routes(log_risk: dict[str, float]) -> str:
     return ", ".join(f"{route} {_worth(log)}" for route, log in log_risk.items())
 
@@ -358,9 +364,9 @@ def _worth(log: float) -> str:
     return f"vacuous by {log / math.log(10):.1f} orders of magnitude"
 
 
-def _up(bound: float) -> str:
-    """A bound with three digits after the point, rounded up."""
-    return str(Decimal(bound).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
+def _up(bound: float, place: str = "0.001") -> str:
+    """A bound with three digits after the point, or to another place, rounded up."""
+    return str(Decimal(bound).quantize(Decimal(place), rounding=ROUND_CEILING))
 
 
 def _against(bound: float, constant: HeldOut) -> str:

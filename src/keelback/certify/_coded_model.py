@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int32
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from keelback.certify._coder import LARGEST_ALPHABET, decode, encode
+from keelback.certify._subspace import assemble, bases_of, shapes_of
 from keelback.errors import InputError, describe
 from keelback.files import write_atomically
 
@@ -30,7 +31,7 @@ class CodedHeader(BaseModel):
             for a model in a subspace that of each factor.
         highest: the highest.
         seed: of the random weights that the coded ones are added to; none where they are all coded.
-        rank: of the coded change of a matrix of random weights.
+        rank: of the coded change of a matrix of random weights, at most (`rank_of`).
         context: how many tokens before a window of text the model reads along with it.
         window: how many tokens of a text are predicted at a time.
     """
@@ -44,6 +45,12 @@ class CodedHeader(BaseModel):
     rank: int = Field(default=0, ge=0)
     context: int = Field(ge=1)
     window: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "CodedHeader":
+        if (self.seed is None) != (self.rank == 0):
+            raise ValueError("a subspace needs a seed and a rank")
+        return self
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,13 @@ class CodedModel:
             InputError: the configuration builds no model, or one with other tensors.
         """
         model = build_model(self.header)
-        shapes = coded_shapes(model, self.header)
+        rank, seed = self.header.rank, self.header.seed
+        shapes = shapes_of(model, rank)
         found = {name: run.values.shape for name, run in self.tensors.items()}
         if found != shapes:
             raise InputError("the coded tensors are not those of the model that the file describes")
-        weights = assemble(
-            model, self.header, {name: run.dequantised() for name, run in self.tensors.items()}
-        )
+        bases = {} if seed is None else bases_of(model, rank, seed)
+        weights = assemble({name: run.dequantised() for name, run in self.tensors.items()}, bases)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
@@ -174,7 +181,7 @@ def _parsed(content: bytes) -> CodedModel:
         raise InputError(f"the header is damaged ({error})") from None
     except ValidationError as error:
         raise InputError(f"the header is not as it should be: {describe(error)}") from None
-    shapes = coded_shapes(build_model(header), header)
+    shapes = shapes_of(build_model(header), header.rank)
     if not len(shapes) == len(header.lowest) == len(header.highest):
         raise InputError("the header's ranges do not fit the model's tensors")
     start += size
@@ -254,55 +261,6 @@ def require_bytes(model: nn.Module) -> None:
             f"the model has {vocab_size} tokens; certificates of language models are for the 256 "
             "bytes, so far"
         )
-
-
-def coded_shapes(model: nn.Module, header: CodedHeader) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a file codes: all parameters, or those of a subspace.
-
-    In a subspace each matrix is random plus a product of two coded factors, named `left` and
-    `right`; other tensors are coded as they are.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in model.named_parameters():
-        if header.seed is None or not _in_subspace(parameter, header.rank):
-            shapes[name] = tuple(parameter.shape)
-        else:
-            rows, columns = parameter.shape
-            shapes[f"{name} left"] = (rows, header.rank)
-            shapes[f"{name} right"] = (header.rank, columns)
-    return shapes
-
-
-def assemble(
-    model: nn.Module, header: CodedHeader, coded: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The model's parameters from the coded tensors, differentiable in them."""
-    if header.seed is None:
-        return dict(coded)
-    weights = {}
-    for index, (name, parameter) in enumerate(model.named_parameters()):
-        if not _in_subspace(parameter, header.rank):
-            weights[name] = coded[name]
-            continue
-        base = random_matrix(header.seed, index, parameter.shape).to(coded[f"{name} left"].device)
-        weights[name] = base + coded[f"{name} left"] @ coded[f"{name} right"]
-    return weights
-
-
-def random_matrix(seed: int, index: int, shape: torch.Size) -> Float[Tensor, "rows columns"]:
-    """Weights of tensor number `index` from a seed: uniform, of mean 0 and variance 1 / columns.
-
-    From the upper 24 bits of NumPy's Philox counter generator, whose stream is the same on every
-    machine and in every version.
-    """
-    bits = np.random.Philox(key=[seed, index]).random_raw(math.prod(shape)) >> np.uint64(40)
-    centred = (bits.astype(np.float64) + 0.5) / 2**24 - 0.5
-    values = centred * math.sqrt(12 / shape[1])
-    return torch.from_numpy(values.astype(np.float32).reshape(tuple(shape)))
-
-
-def _in_subspace(parameter: Tensor, rank: int) -> bool:
-    return parameter.ndim == 2 and rank * sum(parameter.shape) < parameter.numel()
 
 
 def _lengths(runs: list[CodedTensor]) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,9 @@ from keelback.certify._coded_model import (
     CodedHeader,
     CodedModel,
     CodedTensor,
-    assemble,
-    coded_shapes,
     header_of,
 )
+from keelback.certify._subspace import assemble, bases_of, shapes_of
 from keelback.errors import InputError, JobError
 from keelback.progress import tell
 
@@ -31,6 +30,12 @@ _GRADIENT_NORM = 1.0
 _WARM_UP = 0.02
 _LAST_RATE = 0.02
 _SUBSPACE_START = 0.02
+_FULL_WEIGHT = 0.5
+"""The length of the code counts more and more, and fully after this share of the training."""
+_REPORT_EVERY = 100
+
+Report = Callable[[int, float, float], None]
+"""Told a step, its loss in nats and about how many bits the weights take."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class CompressionRecipe:
         learning_rate: of Adam at its peak.
         spread: the standard deviation of a token's loss in nats, and
         tokens: how many tokens the certificate will be about: with them the objective is the loss
-            plus spread * sqrt(2 * code length / tokens), about what the certificate will say.
+            plus spread * sqrt(2 * code length / tokens), about what the certificate will
+            say. In the first half of the training the length counts less.
         rank: of the trained change of each matrix; 0 trains the matrices themselves.
         seed: of the order of the windows, and of the random weights below a subspace.
         max_seconds: training ends by then, the rate decaying by the clock if the steps are too slow
@@ -90,11 +96,12 @@ def compress(
     *,
     context: int,
     window: int,
+    report: Report = lambda step, loss, bits: None,
 ) -> tuple[CodedModel, list[float]]:
     """Train a language model with quantised weights; gives it coded, and the loss of each step.
 
     The forward pass uses weights rounded to multiples of a step per tensor, the backward pass
-    ignores the rounding (a straight-through estimator).
+    ignores the rounding (a straight-through estimator). The steps are trained as well.
 
     Args:
         model: a language model of transformers. With a rank
@@ -103,13 +110,16 @@ def compress(
         recipe: how.
         context: tokens that the coded model reads before a window of text.
         window: tokens that it predicts at a time.
+        report: told a step, its loss in nats and about how many bits the weights take, now and
+            then.
 
     Raises:
         InputError: too little text for one window, or a model that cannot be coded.
         JobError: the training diverged.
 
     Source: Bengio, Leonard and Courville, arXiv 1308.3432 (straight through); Lotfi et al., arXiv
-    2312.17173 (a subspace and quantised coordinates for bounds of language models).
+    2312.17173 (a subspace and quantised coordinates for bounds of language models); Esser et al.,
+    arXiv 1902.08153 (trained steps).
 
     Examples:
         >>> from transformers import MambaConfig, MambaForCausalLM
@@ -127,77 +137,129 @@ def compress(
     if recipe.rank:
         settings |= {"seed": recipe.seed, "rank": recipe.rank}
     header = header_of(model, **settings)
-    coded = _start(model, header, recipe.seed)
-    steps = {name: step_of(x.detach(), recipe.bits) for name, x in coded.items()}
-    losses = _descend(model, header, coded, steps, tokens, recipe)
-    if not all(torch.isfinite(x).all() for x in coded.values()):
+    start = _start(model, header, recipe.seed)
+    trained = Rounding.of(start, recipe.bits, next(model.parameters()).device)
+    losses = _descend(model, header, trained, tokens, recipe, report)
+    if not all(torch.isfinite(x).all() for x in (trained.weights, trained.log_steps)):
         raise JobError("training diverged: weights are not finite; a lower learning rate may help")
-    tensors = {
-        name: CodedTensor(
-            torch.round(x.detach() / steps[name]).to(torch.int32).cpu().numpy(), steps[name]
-        )
-        for name, x in coded.items()
-    }
-    return CodedModel(header, tensors), losses
+    return CodedModel(header, trained.coded()), losses
 
 
 def _start(model: nn.Module, header: CodedHeader, seed: int) -> dict[str, Tensor]:
     """The tensors to train, in float32."""
     generator = torch.Generator().manual_seed(seed)
-    coded = {}
     parameters = dict(model.named_parameters())
-    for name, shape in coded_shapes(model, header).items():
-        if name in parameters:
-            start = parameters[name].detach().float().clone()
-        else:
-            start = _SUBSPACE_START * torch.randn(shape, generator=generator)
-        coded[name] = start.to(next(model.parameters()).device).requires_grad_(True)
-    return coded
+    return {
+        name: parameters[name].detach().float().cpu()
+        if name in parameters
+        else _SUBSPACE_START * torch.randn(shape, generator=generator)
+        for name, shape in shapes_of(model, header.rank).items()
+    }
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Tensors that are trained together, and the steps that each is rounded to.
+
+    They lie one after the other in one vector: a few operations for all of them.
+
+    Attributes:
+        shapes: of the tensors, by name.
+        lengths: how many weights each has.
+        weights: of all tensors.
+        log_steps: the logarithm of each tensor's step.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    lengths: Int[Tensor, " tensors"]
+    weights: Float[Tensor, " weights"]
+    log_steps: Float[Tensor, " tensors"]
+
+    @classmethod
+    def of(cls, start: Mapping[str, Tensor], bits: float, device: torch.device) -> "Rounding":
+        """Tensors as they start, and steps from `step_of`."""
+        steps = torch.tensor([step_of(x, bits) for x in start.values()])
+        return cls(
+            {name: tuple(x.shape) for name, x in start.items()},
+            torch.tensor([x.numel() for x in start.values()], device=device),
+            torch.cat([x.flatten() for x in start.values()]).to(device).requires_grad_(True),
+            steps.log().to(device).requires_grad_(True),
+        )
+
+    def rounded(self) -> dict[str, Tensor]:
+        """Each tensor in multiples of its step, differentiable as if it were a straight line.
+
+        The gradient of a step is how far its weights are moved, in steps.
+        """
+        steps = self._spread(self.log_steps.exp())
+        exact = self.weights.detach() / steps.detach()
+        return self._split(self.weights + steps * (torch.round(exact) - exact))
+
+    def soft_bits(self) -> Float[Tensor, ""]:
+        """About how many bits the rounded tensors take, differentiable.
+
+        Half log2(1 + (2 e mean|w| / step)^2) a weight, the entropy of a Laplace distribution where
+        the step is small.
+        """
+        owners = self._spread(torch.arange(len(self.lengths), device=self.lengths.device))
+        sums = torch.zeros_like(self.log_steps).index_add(0, owners, self.weights.abs())
+        shares = 2 * math.e * sums / self.lengths / self.log_steps.exp()
+        return (self.lengths / 2 * torch.log2(1 + shares**2)).sum()
+
+    def coded(self) -> dict[str, CodedTensor]:
+        """Whole numbers and steps."""
+        steps = self.log_steps.detach().exp()
+        exact = self.weights.detach() / self._spread(steps)
+        values = self._split(torch.round(exact).to(torch.int32).cpu())
+        return {
+            name: CodedTensor(x.numpy(), step)
+            for (name, x), step in zip(values.items(), steps.tolist(), strict=True)
+        }
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """One value per tensor to one per weight."""
+        return torch.repeat_interleave(values, self.lengths, output_size=len(self.weights))
+
+    def _split(self, values: Tensor) -> dict[str, Tensor]:
+        parts = values.split([math.prod(shape) for shape in self.shapes.values()])
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
 
 def step_of(weights: Float[Tensor, "*shape"], bits: float) -> float:
     """The step at which a normal variable of the weights' spread has an entropy of `bits`.
 
-    sigma sqrt(2 pi e) / 2^bits; vectors take six bits at least. A tensor without spread takes its
-    own size as the step. The step is a float32.
+    sigma sqrt(2 pi e) / 2^bits; vectors take six bits at least. A tensor without spread takes a
+    sixteenth of its own size as the step, so that it can move. The step is a float32.
     """
     if weights.ndim < 2:
         bits = max(bits, _VECTOR_BITS)
     spread = float(weights.double().std()) if weights.numel() > 1 else 0.0
     step = spread * math.sqrt(2 * math.pi * math.e) / 2**bits
     if step == 0:
-        step = float(weights.abs().max()) or 1.0
+        step = (float(weights.abs().max()) or 1.0) / 16
     return float(np.float32(step))
-
-
-def soft_bits(coded: Mapping[str, Tensor], steps: Mapping[str, float]) -> Float[Tensor, ""]:
-    """About how many bits the quantised tensors take, differentiable.
-
-    Half log2(1 + (2 e mean|w| / step)^2) a weight, the entropy of a Laplace distribution where the
-    step is small.
-    """
-    return sum(
-        (
-            x.numel() / 2 * torch.log2(1 + (2 * math.e * x.abs().mean() / steps[name]) ** 2)
-            for name, x in coded.items()
-        ),
-        torch.zeros((), device=next(iter(coded.values())).device),
-    )
 
 
 def _descend(
     model: nn.Module,
     header: CodedHeader,
-    coded: dict[str, Tensor],
-    steps: dict[str, float],
+    trained: Rounding,
     tokens: Tensor,
     recipe: CompressionRecipe,
+    report: Report,
 ) -> list[float]:
+    """Train weights and steps; gives the losses."""
     device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
     tokens = tokens.to(device)
-    optimiser = torch.optim.Adam(coded.values(), lr=0.0, betas=_BETAS)
+    bases = {} if header.seed is None else bases_of(model, header.rank, header.seed)
+    learnt = [trained.weights, trained.log_steps]
+    optimiser = torch.optim.Adam(learnt, lr=0.0, betas=_BETAS, fused=on_gpu)
     generator = torch.Generator().manual_seed(recipe.seed)
-    losses: list[float] = []
+    losses: list[Tensor] = []
     began = time.monotonic()
     model.train()
     with scanning(model):
@@ -211,30 +273,29 @@ def _descend(
             starts = torch.randint(
                 len(tokens) - recipe.seq_len - 1, (recipe.batch,), generator=generator
             )
-            positions = starts.unsqueeze(-1) + torch.arange(recipe.seq_len + 1)
-            windows = tokens[positions.to(device)].long()
-            rounded = {name: _rounded(x, steps[name]) for name, x in coded.items()}
-            weights = assemble(model, header, rounded)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            positions = starts.to(device).unsqueeze(-1) + torch.arange(
+                recipe.seq_len + 1, device=device
+            )
+            windows = tokens[positions].long()
+            weights = assemble(trained.rounded(), bases)
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
                 logits = run(model, windows[:, :-1], weights)
             loss = F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
-            bits = soft_bits(coded, steps)
+            bits = trained.soft_bits()
             excess = recipe.spread * torch.sqrt(2 * math.log(2) * bits / recipe.tokens)
+            weight = min(1.0, done / _FULL_WEIGHT)
             optimiser.zero_grad()
-            (loss + excess).backward()
-            nn.utils.clip_grad_norm_(list(coded.values()), _GRADIENT_NORM)
+            (loss + weight * excess).backward()
+            nn.utils.clip_grad_norm_(learnt, _GRADIENT_NORM)
             optimiser.step()
-            losses.append(float(loss.detach()))
+            losses.append(loss.detach())
             tell("training with quantised weights", done, 1)
+            if step % _REPORT_EVERY == 0:
+                report(step, float(losses[-1]), float(bits.detach()))
             if step == 0:
                 began = time.monotonic()  # Kernels are compiled in the first step.
     model.eval()
-    return losses
-
-
-def _rounded(weights: Tensor, step: float) -> Tensor:
-    rounded = torch.round(weights.detach() / step) * torch.tensor(step, device=weights.device)
-    return weights + (rounded - weights.detach())
+    return torch.stack(losses).tolist() if losses else []
 
 
 def run(

@@ -22,7 +22,7 @@ SMOOTHINGS = tuple(2.0**-power for power in range(1, 17))
 UNIT = 2.0**-20
 """Losses and their sums are kept as whole multiples of this many bits."""
 
-_ROWS = 64
+_ROWS = {"cpu": 64, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,10 @@ def losses_under(
     if not documents or not all(documents):
         raise InputError("a certificate needs documents with text, one at least")
     sums = np.zeros((len(choices), 2, 4, len(documents)))
+    device = next(model.parameters()).device
     with scanning(model):
-        for owners, inputs, scored in _batches(documents, context, window):
+        for owners, *batch in _batches(documents, context, window, _ROWS[device.type]):
+            inputs, scored = (part.to(device) for part in batch)
             came = inputs[:, context:]
             logits = run(model, inputs[:, :-1])[:, context - 1 :]
             for own, stakes in zip(sums, choices, strict=True):
@@ -187,7 +189,7 @@ def _add(
         gap = forecast - loss
         parts = (loss, forecast, gap**2, torch.log1p(rate * gap / width))
         for which, part in enumerate(parts):
-            of_rows = torch.where(scored, part, 0.0).sum(-1).numpy()[: len(owners)]
+            of_rows = torch.where(scored, part, 0.0).sum(-1).cpu().numpy()[: len(owners)]
             np.add.at(sums[kind, which], owners, of_rows)
 
 
@@ -208,7 +210,7 @@ def _up(values: Float[np.ndarray, " documents"]) -> list[int]:
 
 
 def _batches(
-    documents: Sequence[bytes], context: int, window: int
+    documents: Sequence[bytes], context: int, window: int, rows: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, Tensor]]:
     """Owners of the rows, bytes (rows, context + window), and which bytes of windows count."""
     pieces = [
@@ -216,10 +218,10 @@ def _batches(
         for index, document in enumerate(documents)
         for start in range(0, len(document), window)
     ]
-    for first in range(0, len(pieces), _ROWS):
-        batch = pieces[first : first + _ROWS]
-        inputs = torch.full((_ROWS, context + window), ord("\n"), dtype=torch.long)
-        scored = torch.zeros(_ROWS, window, dtype=torch.bool)
+    for first in range(0, len(pieces), rows):
+        batch = pieces[first : first + rows]
+        inputs = torch.full((rows, context + window), ord("\n"), dtype=torch.long)
+        scored = torch.zeros(rows, window, dtype=torch.bool)
         for row, (index, start) in enumerate(batch):
             before = documents[index][max(0, start - context) : start]
             own = documents[index][start : start + window]
@@ -227,4 +229,4 @@ def _batches(
             inputs[row, context - len(before) : context + len(own)] = read
             scored[row, : len(own)] = True
         yield np.array([index for index, _ in batch]), inputs, scored
-        tell("scoring documents", min(first + _ROWS, len(pieces)), len(pieces))
+        tell("scoring documents", min(first + rows, len(pieces)), len(pieces))

@@ -13,6 +13,7 @@ from keelback.bounds import (
     ComplexConstants,
     DenseConstants,
     MambaBlockConstants,
+    ResidualConstants,
     StackConstants,
 )
 from keelback.certify._measure import measure_constants, require_finite
@@ -21,27 +22,29 @@ from keelback.models import (
     ComplexSSM,
     DenseSSM,
     MambaBlocks,
+    MambaClassifier,
     SelectiveClassifier,
     SelectiveSSM,
     SelectiveStack,
     SequenceClassifier,
 )
+from keelback.models.mamba_stack import NORM_EPS
 
 
 def read_class(model: nn.Module, seq_len: int, m: int) -> AnyConstants:
     """The smallest class that holds a model, for any sequence of its tokens.
 
     Args:
-        model: a `SelectiveClassifier`, or a `SequenceClassifier` around a complex, dense or stacked
-            selective SSM or Mamba blocks.
+        model: a `SelectiveClassifier`, a `MambaClassifier`, or a `SequenceClassifier` around a
+            complex, dense or stacked selective SSM or Mamba blocks.
         seq_len: T.
         m: number of training samples.
 
     Raises:
         InputError: another architecture, or weights that are not finite.
 
-    Source: docs/studies/bounds.md, Theorem 4, Corollaries 8, 9 and 14 and the paragraphs on other
-    states.
+    Source: docs/studies/bounds.md, Theorem 4, Corollaries 8, 9, 14 and 15 and the paragraphs on
+    other states.
 
     Examples:
         >>> from keelback.models import model_config
@@ -51,11 +54,15 @@ def read_class(model: nn.Module, seq_len: int, m: int) -> AnyConstants:
     """
     if isinstance(model, SelectiveClassifier):
         return measure_constants(model, seq_len, m)
+    if isinstance(model, MambaClassifier):
+        require_finite(model)
+        return _residual(model, {"T": seq_len, "m": m})
     read = _READERS.get(type(model.mixer)) if isinstance(model, SequenceClassifier) else None
     if read is None:
         raise InputError(
             "the bounds are about one selective SSM (real, complex or dense), a stack of them, or "
-            f"Mamba blocks without norms, with a linear head, not {_name(model)}"
+            f"Mamba blocks, with or without norms and residuals, with a linear head, not "
+            f"{_name(model)}"
         )
     require_finite(model)
     return read(model, {"T": seq_len, "m": m})
@@ -152,18 +159,39 @@ def _stack(model: Any, sizes: dict[str, int]) -> StackConstants:
 def _mamba_blocks(model: Any, sizes: dict[str, int]) -> MambaBlockConstants | StackConstants:
     blocks: MambaBlocks = model.mixer
     *below, top = blocks.blocks
-    last = _mamba_block(model, top, sizes, _row_norms("w", _head(model) @ _wide(top.W_out)))  # type: ignore[arg-type]
+    tokens = _token_norm(model)
+    last = _mamba_block(tokens, top, sizes, _row_norms("w", _head(model) @ _wide(top.W_out)))  # type: ignore[arg-type]
     if not below:
         return last
     found = []
     for block in below:
         back = float(torch.linalg.matrix_norm(_wide(block.W_out), ord=2))  # type: ignore[arg-type]
-        found.append(_mamba_block(model, block, sizes, {"B_w": back, "M_w": back}))
+        found.append(_mamba_block(tokens, block, sizes, {"B_w": back, "M_w": back}))
     return StackConstants((*found, last))
 
 
+def _residual(model: MambaClassifier, sizes: dict[str, int]) -> ResidualConstants:
+    backbone = model.backbone
+
+    def gain(norm: Any) -> float:
+        return float(_wide(norm.weight).abs().max())
+
+    blocks = []
+    for block in backbone.blocks:
+        back = float(torch.linalg.matrix_norm(_wide(block.W_out), ord=2))  # type: ignore[arg-type]
+        blocks.append(_mamba_block(0.0, block, sizes, {"B_w": back, "M_w": back}))
+    return ResidualConstants(
+        tuple(blocks),
+        gains=tuple(gain(norm) for norm in backbone.norms),
+        last_gain=gain(backbone.last_norm),
+        B_e=float(_wide(backbone.embedding).norm(dim=-1).max()),
+        **_row_norms("w", _head(model)),
+        eps=NORM_EPS,
+    )
+
+
 def _mamba_block(
-    model: Any, block: Any, sizes: dict[str, int], head: dict[str, Any]
+    token_norm: float, block: Any, sizes: dict[str, int], head: dict[str, Any]
 ) -> MambaBlockConstants:
     rank = block.dt_rank
     W_x, A = _wide(block.W_x), _wide(block.A)
@@ -185,7 +213,7 @@ def _mamba_block(
     )
     return MambaBlockConstants(
         selective,
-        B_x=_token_norm(model),
+        B_x=token_norm,
         d_model=W_in.shape[1],
         B_in=float(torch.linalg.matrix_norm(W_in, ord=2)),
         B_g=float(torch.linalg.matrix_norm(W_gate, ord=2)),

@@ -1,6 +1,5 @@
 """`keelback certify`: what can be promised about the error of one checkpoint."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,6 +146,13 @@ def certify(
             "what in it; by default every document is counted once; e.g. 5000.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Device to run a language model on, cpu or cuda; by default cuda where there is a "
+            "GPU; e.g. cpu.",
+        ),
+    ] = None,
     certificate: Annotated[
         Path | None,
         typer.Option(
@@ -198,11 +204,15 @@ def certify(
             delta=delta,
             attempt=attempt,
             policy=policy,
+            device=device,
             certificate=certificate,
             json=json,
         )
         return
-    of_language = {"text": text, "training_text": training_text, "first": first, "draw": draw}
+    of_language = {
+        "text": text, "training_text": training_text, "first": first, "draw": draw,
+        "device": device,
+    }  # fmt: skip
     refuse_beside("--kind task", of_language, certify)
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")
@@ -248,6 +258,8 @@ def certify(
 def _print(found: "Certification") -> None:
     from rich.table import Table
 
+    from keelback.certify._certification import log10_shown
+
     terminal = console()
     for notice in found.notices:
         terminal.print(notice)
@@ -268,6 +280,6 @@ def _print(found: "Certification") -> None:
         table.add_column("error bound")
         table.add_column("log10", justify="right")
         for route, log in certificate.log_risk.items():
-            table.add_row(route + (" (vacuous)" if log >= 0 else ""), f"{log / math.log(10):.4f}")
+            table.add_row(route + (" (vacuous)" if log >= 0 else ""), log10_shown(log))
         terminal.print(table)
     terminal.print(found.verdict())

@@ -21,13 +21,15 @@ def certify_text(
     delta: float,
     attempt: int,
     policy: "Policy",
+    device: str | None,
     certificate: Path | None,
     json: bool,
 ) -> None:
     """Certify a coded model on documents and print or write what is found.
 
     Raises:
-        InputError: no text, a file that is no coded model, or copies among the documents.
+        InputError: no text, no such device, a file that is no coded model, or copies among the
+            documents.
         JobError: a certificate is wanted and every statement would say nothing.
     """
     from keelback.bounds import code_length
@@ -40,6 +42,7 @@ def certify_text(
     )
     from keelback.cli.audit import hush_transformers
     from keelback.data.documents import read_documents
+    from keelback.device import chosen_device
     from keelback.errors import InputError, JobError
     from keelback.extras import require_extra
     from keelback.files import write_json
@@ -58,6 +61,7 @@ def certify_text(
             "--draw needs --training-text: it is for statements about a new document, which say "
             "nothing once the length of the code is paid for"
         )
+    on = chosen_device(device)
     hush_transformers()
     made_by = provenance_of_command()
     coded = read_coded_model(checkpoint)
@@ -79,7 +83,7 @@ def certify_text(
             seed=seed,
         )
         found = certify_language(
-            model,
+            model.to(on),
             sample,
             context=coded.header.context,
             window=coded.header.window,

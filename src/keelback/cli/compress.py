@@ -7,7 +7,7 @@ import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.audit import hush_transformers
-from keelback.cli.options import LARGEST_SEED, Json, ModelName
+from keelback.cli.options import LARGEST_SEED, DeviceOrBest, Json, ModelName
 from keelback.cli.progress import work_progress
 
 Documents = Annotated[
@@ -59,6 +59,7 @@ def compress(
             min=0, max=LARGEST_SEED, help="Seed, a whole number, of the windows and random weights."
         ),
     ] = 0,
+    device: DeviceOrBest = None,
     json: Json = False,
 ) -> None:
     """Train a byte-level language model with quantised weights and write it as a short file.
@@ -74,12 +75,14 @@ def compress(
     from keelback.audit import load_any_model
     from keelback.certify import CompressionRecipe, compress, require_bytes
     from keelback.data.documents import read_documents
+    from keelback.device import chosen_device
     from keelback.extras import require_extra
     from keelback.files import require_new_file
     from keelback.memory import require_memory
 
     require_extra("hf", "compress", ["transformers"])
     require_new_file(out, "--out", "a coded model")
+    on = chosen_device(device)
     hush_transformers()
     made_by = provenance_of_command()
     documents = read_documents(text)
@@ -89,7 +92,7 @@ def compress(
     )  # fmt: skip
     require_memory(8.0 * batch * (context + window), "the tokens of a step")
     with work_progress("compress, loading"):
-        loaded = load_any_model(model).model
+        loaded = load_any_model(model, device=on).model
     require_bytes(loaded)
     tokens = torch.frombuffer(bytearray(documents.joined()), dtype=torch.uint8)
     with work_progress("compress"):

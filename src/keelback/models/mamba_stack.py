@@ -20,6 +20,9 @@ STEP_RANGE = (1e-3, 1e-1)
 
 EMBEDDING_SCALE = 0.02
 
+NORM_EPS = 1e-5
+"""What a norm adds to the mean square."""
+
 
 class MambaStackConfig(BaseModel):
     """The widths of a stack of Mamba blocks, and what it is used for.
@@ -126,7 +129,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Vectors of root mean square 1, scaled."""
-        return F.rms_norm(x, x.shape[-1:], eps=1e-5) * self.weight
+        return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * self.weight
 
 
 class MambaBackbone(nn.Module):
