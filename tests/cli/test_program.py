@@ -14,6 +14,7 @@ import keelback
 from keelback.cli.app import SECTIONS, _flags_first, main
 from keelback.cli.progress import _Lines
 from keelback.memory import available_bytes, in_units, require_memory
+from keelback.progress import in_words
 
 
 def run(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -197,7 +198,6 @@ def test_an_interrupt_that_a_compiler_swallows_is_not_taken_for_its_failure(
     program = f"""
 import keelback.cli.reproduce as reproduce
 from keelback.cli.app import _Terminated, main
-from keelback.progress import in_words
 
 class Callback:
     def __del__(self):

@@ -90,11 +90,11 @@ class StoreReader:
     def _held(self, plans: Sequence[PlannedRuns], finished: set[str]) -> frozenset[int]:
         """The batches under way; between one batch and the next a sweep holds none for a moment."""
         lacking = any(plan.runs.keys() - finished for plan in plans)
-        for _ in range(_LOOKS if lacking else 1):
+        for _ in range(_LOOKS):
             held = self._store.claims_held()
-            if held:
+            if held or not lacking:
                 break
-            time.sleep(_SECONDS_BETWEEN_LOOKS if lacking else 0.0)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
         return held
 
     def _runs(self, seen: "_Seen") -> tuple[list[RunView], list[Alarm]]:
