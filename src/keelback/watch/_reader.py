@@ -43,6 +43,7 @@ def reader_of(directory: Path, epochs: int | None = None) -> Reader:
             folder that says itself how far it goes.
 
     Examples:
+        >>> from pathlib import Path
         >>> from keelback.sweeps import Store
         >>> store = Store.create(Path("runs"))
         >>> reader_of(Path("runs")).read().line
