@@ -93,14 +93,16 @@ def of_locality_laws(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
 
 def of_byte_lm(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     for study in numbers["studies"]:
-        before, after = (
-            [
-                PositionLoss(**{key: math.nan if x is None else x for key, x in row.items()})
-                for row in study[end]["loss_by_position"]
-            ]
-            for end in ("before", "after")
-        )
+        before, after = (_losses(study[end]["loss_by_position"]) for end in ("before", "after"))
         yield loss_figure(study["before"]["model"], study["config"]["seq_len"], before, after)
+
+
+def _losses(rows: Sequence[Numbers]) -> list[PositionLoss]:
+    """What JSON has null for is not a number: of positions that no context was cut before."""
+    return [
+        PositionLoss(**{key: math.nan if value is None else value for key, value in row.items()})
+        for row in rows
+    ]
 
 
 DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
