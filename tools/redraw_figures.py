@@ -99,10 +99,8 @@ def of_byte_lm(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
 
 def _losses(rows: Sequence[Numbers]) -> list[PositionLoss]:
     """What JSON has null for is not a number: of positions that no context was cut before."""
-    return [
-        PositionLoss(**{key: math.nan if value is None else value for key, value in row.items()})
-        for row in rows
-    ]
+    plain = [{key: math.nan if x is None else x for key, x in row.items()} for row in rows]
+    return [PositionLoss(**dict[str, Any](row)) for row in plain]
 
 
 DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
