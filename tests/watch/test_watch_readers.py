@@ -168,6 +168,17 @@ def hostile_run(store: Store) -> None:
     (folder / "run.json").write_text(json.dumps(record))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "lock"])
+def test_a_store_whose_own_files_lead_out_is_refused(
+    store: Store, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "other").write_bytes((store.directory / "manifest.json").read_bytes())
+    (store.directory / name).unlink(missing_ok=True)
+    (store.directory / name).symlink_to(tmp_path / "other")
+    with pytest.raises(InputError, match=f"{name} leads out of"):
+        reader_of(store.directory).read()
+
+
 def test_hostile_texts_are_shown_as_texts(store: Store) -> None:
     hostile_run(store)
     seen = reader_of(store.directory).read()

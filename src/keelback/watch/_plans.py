@@ -10,7 +10,7 @@ from keelback.errors import InputError, in_one_line
 from keelback.experiments import EXPERIMENTS, get_experiment
 from keelback.sweeps.claims import byte_of
 from keelback.sweeps.store import Store
-from keelback.watch._snapshot import short
+from keelback.watch._snapshot import require_inside, short
 
 _PATHS = ("data", "tokenizer")
 
@@ -66,8 +66,8 @@ class Plans:
             return PlannedRuns(name, {}, f"its plan cannot be read: {in_one_line(error)}")
 
     def _runs(self, path: Path) -> dict[str, PlannedRun]:
-        root = self._store.directory.resolve()
-        if not path.is_file() or not path.resolve().is_relative_to(root):
+        require_inside(path, self._store.directory)
+        if not path.is_file():
             raise InputError(f"{path} is no file of the store")
         record = json.loads(path.read_text())
         name, given = str(record["experiment"]), dict(record["settings"])

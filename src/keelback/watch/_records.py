@@ -9,7 +9,7 @@ from typing import Any
 
 from keelback.errors import InputError, in_one_line
 from keelback.sweeps.store import Store, StoredRun
-from keelback.watch._snapshot import Points, curves_of
+from keelback.watch._snapshot import Points, curves_of, require_inside
 
 _LARGEST_HISTORY = 64 * 2**20
 """Bytes of a history that are read; one of a thousand epochs has about 0.2 MB."""
@@ -31,7 +31,6 @@ class Records:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._root = store.directory.resolve()
         self._runs: dict[str, tuple[tuple[int, int], StoredRun | str]] = {}
         self._curves: dict[str, dict[str, Points]] = {}
 
@@ -116,8 +115,7 @@ class Records:
         return found, problems
 
     def _require_inside(self, path: Path) -> None:
-        if not path.resolve().is_relative_to(self._root):
-            raise InputError(f"{path} leads out of the store; it was not read")
+        require_inside(path, self._store.directory)
 
 
 def _checkpointed(path: Path) -> Checkpointed:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from keelback.errors import printable
+from keelback.errors import InputError, printable
 
 State = Literal["under way", "stopped", "finished", "unknown"]
 RunState = Literal["finished", "diverged", "under way", "kept"]
@@ -116,6 +117,16 @@ class Snapshot:
     def to_json(self) -> dict[str, Any]:
         """The snapshot as JSON values; numbers are finite."""
         return asdict(self)
+
+
+def require_inside(path: Path, folder: Path) -> None:
+    """Check that a path of the folder stays in it, once links are followed.
+
+    Raises:
+        InputError: it leads elsewhere.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} leads out of {folder}; it was not read")
 
 
 def finite(value: object) -> float | None:

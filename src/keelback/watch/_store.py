@@ -23,6 +23,7 @@ from keelback.watch._snapshot import (
     counted,
     curves_of,
     finite,
+    require_inside,
     short,
 )
 
@@ -45,9 +46,7 @@ class StoreReader:
     """
 
     def __init__(self, directory: Path, epochs: int | None = None) -> None:
-        manifest = directory / "manifest.json"
-        if not manifest.resolve().is_relative_to(directory.resolve()):
-            raise InputError(f"{manifest} leads out of the store; it was not read")
+        require_inside(directory / "manifest.json", directory)
         self._store = Store.open(directory)
         self._epochs = epochs
         self._plans, self._records = Plans(self._store), Records(self._store)
@@ -57,8 +56,9 @@ class StoreReader:
         """The store as it is now.
 
         Raises:
-            InputError: it has vanished since it was opened.
+            InputError: it has vanished since it was opened, or its lock leads out of it.
         """
+        require_inside(self._store.directory / "lock", self._store.directory)
         Store.open(self._store.directory)
         plans = self._plans.read()
         finished, problems = self._records.finished()
