@@ -15,12 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from keelback.audit import PositionLoss
 from keelback.commit import require_clean
 from keelback.errors import InputError
 from keelback.experiments.experiment import Experiment
 from keelback.experiments.first_paper import baselines, length_independence
+from keelback.experiments.length.byte_lm import loss_figure
 from keelback.experiments.measures import tables
-from keelback.experiments.second_paper import gate_alignment, majority_voting, sample_complexity
+from keelback.experiments.second_paper import (
+    gate_alignment,
+    locality_laws,
+    majority_voting,
+    sample_complexity,
+)
 from keelback.experiments.second_paper.gated_experiment import GatedSettings
 from keelback.outcome import Figure
 from keelback.report import save_figure
@@ -79,12 +86,31 @@ def of_measures(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     yield tables.heatmap_figure(numbers["measures"])
 
 
+def of_locality_laws(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    settings = locality_laws.LawSettings(quick=numbers["setting"] == "quick")
+    yield locality_laws.regimes_figure(settings, numbers["grid"])
+
+
+def of_byte_lm(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    for study in numbers["studies"]:
+        before, after = (_losses(study[end]["loss_by_position"]) for end in ("before", "after"))
+        yield loss_figure(study["before"]["model"], study["config"]["seq_len"], before, after)
+
+
+def _losses(rows: Sequence[Numbers]) -> list[PositionLoss]:
+    """What JSON has null for is not a number: of positions that no context was cut before."""
+    plain = [{key: math.nan if x is None else x for key, x in row.items()} for row in rows]
+    return [PositionLoss(**dict[str, Any](row)) for row in plain]
+
+
 DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
     "baselines": of_baselines,
     "length-independence": of_length_independence,
     "majority-voting": of_majority_voting,
     "sample-complexity": of_sample_complexity,
     "gate-alignment": of_gate_alignment,
+    "locality-laws": of_locality_laws,
+    "byte-lm": of_byte_lm,
     "measures": of_measures,
 }
 
@@ -108,7 +134,7 @@ def main() -> None:
         prefix = next((name for name in DRAWN if folder.name.startswith(name)), None)
         if prefix is not None:
             result = json.loads((folder / "results.json").read_text())
-            for name, numbers in result["outcomes"].items():
+            for name, numbers in result.get("outcomes", {folder.name: result}).items():
                 precision = {"norm_precision": "float64"} if "float64" in name else {}
                 own = paths if numbers.get("task") == "imdb" else {}
                 for figure in DRAWN[prefix](numbers | precision, own):

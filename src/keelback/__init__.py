@@ -26,6 +26,7 @@ _ROOMS = (
     "ssd",
     "sweeps",
     "training",
+    "watch",
 )
 
 _NAMES = {

@@ -50,3 +50,17 @@ def tracked(items: Sequence[Item], doing: str) -> Iterator[Item]:
         tell(doing, done, len(items))
         yield item
     tell(doing, len(items), len(items))
+
+
+def in_words(seconds: float) -> str:
+    """A time for people: hours and minutes, minutes and seconds, or seconds.
+
+    Examples:
+        >>> in_words(93.7), in_words(7322)
+        ('1 min 34 s', '2 h 2 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -12,8 +12,9 @@ import pytest
 
 import keelback
 from keelback.cli.app import SECTIONS, _flags_first, main
-from keelback.cli.progress import _duration, _Lines
+from keelback.cli.progress import _Lines
 from keelback.memory import available_bytes, in_units, require_memory
+from keelback.progress import in_words
 
 
 def run(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -117,7 +118,7 @@ def test_progress_in_a_log_is_a_line_now_and_then(
     clock[0] = 60.0
     lines.write()
     assert capfd.readouterr().err == "work, counting: under way for 31 s\n"
-    assert [_duration(x) for x in (3, 65, 7265)] == ["3 s", "1 min 5 s", "2 h 1 min"]
+    assert [in_words(x) for x in (3, 65, 7265)] == ["3 s", "1 min 5 s", "2 h 1 min"]
 
 
 def test_sigterm_ends_a_sweep_without_leaving_workers(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ SECTIONS = {
     "Train and score": ("train", "evaluate", "dynamics", "byte-lm"),
     "Measure and repair": ("audit", "repair"),
     "Bound and certify": ("bound", "certify", "compress"),
-    "Experiments and sweeps": ("list", "reproduce", "runs", "report"),
+    "Experiments and sweeps": ("list", "reproduce", "watch", "runs", "report"),
     "Benchmarks and installation": ("bench", "doctor"),
 }
 """The commands by what one wants of them, in the order in which `--help` shows them."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from keelback.cli.terminal import console
-from keelback.progress import Listener, listening
+from keelback.progress import Listener, in_words, listening
 
 Move = Callable[[float, float], None]
 """Called with the work done and the whole work."""
@@ -136,18 +136,10 @@ class _Lines:
     def _state(self, elapsed: float) -> str:
         share = self._share
         if share is None:
-            return f"under way for {_duration(elapsed)}"
-        left = f", about {_duration(elapsed * (1 - share) / share)} left" if 0 < share < 1 else ""
-        return f"{share:.0%} after {_duration(elapsed)}{left}"
+            return f"under way for {in_words(elapsed)}"
+        left = f", about {in_words(elapsed * (1 - share) / share)} left" if 0 < share < 1 else ""
+        return f"{share:.0%} after {in_words(elapsed)}{left}"
 
 
 def _named(title: str, doing: str) -> str:
     return f"{title}, {doing}" if doing else title
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

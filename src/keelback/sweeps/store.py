@@ -13,7 +13,6 @@ is killed leaves nothing that looks finished.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -24,13 +23,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from safetensors import SafetensorError
 
 from keelback.errors import InputError, JobError
 from keelback.files import filling, write_atomically, write_json
 from keelback.plugins import PluginFile, files_of, loaded_plugins
+from keelback.sweeps.claims import byte_of, held, lock
 from keelback.sweeps.provenance import provenance as provenance_now
 from keelback.sweeps.run import NAME_LENGTH, Run, RunResult, Scalar, name_of
 
@@ -317,24 +317,24 @@ class Store:
         Raises:
             JobError: the file cannot be locked: the directory is read-only or has vanished.
         """
-        byte = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
         with self._telling_failures():
             self._require_presence()
             file = (self.directory / _LOCK).open("w")
         with file:
             with self._telling_failures():
-                claimed = _lock(file, byte)
+                claimed = lock(file, byte_of(key))
             yield claimed
 
+    def claims_held(self) -> frozenset[int]:
+        """The batches that other processes execute now, each by `claims.byte_of` its key.
 
-def _lock(file: TextIO, byte: int) -> bool:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    return True
+        Raises:
+            JobError: the file of the claims cannot be read.
+        """
+        try:
+            return held(self.directory / _LOCK)
+        except OSError as error:
+            raise JobError(f"cannot see who works on {self.directory}: {error.strerror}") from None
 
 
 def _size(path: Path) -> int | None:

@@ -314,7 +314,10 @@ def study_outcome(studies: Sequence[ByteLMStudy]) -> Outcome:
             "are in nats a byte on reviews of the test split."
         ),
         verdict=" ".join(f"{own.before.model}: {own.mended.summary}" for own in studies),
-        figures=[_figure(own) for own in studies],
+        figures=[
+            loss_figure(own.before.model, own.config.seq_len, own.before.losses, own.after.losses)
+            for own in studies
+        ],
         tables=[_table(studies)],
         numbers={
             "studies": [_numbers(own) for own in studies],
@@ -325,17 +328,20 @@ def study_outcome(studies: Sequence[ByteLMStudy]) -> Outcome:
     )
 
 
-def _figure(own: ByteLMStudy) -> Figure:
+def loss_figure(
+    model: str, seq_len: int, before: Sequence[PositionLoss], after: Sequence[PositionLoss]
+) -> Figure:
+    """Loss of one model against position, before and after its repair, and how far it rises."""
     lines = [
-        _line(own.before, lambda loss: loss.loss, "as trained", "solid"),
-        _line(own.after, lambda loss: loss.loss, "repaired", "solid"),
-        _line(own.before, lambda loss: loss.restarted, "restarted", "dashed"),
+        _line(before, lambda loss: loss.loss, "as trained", "solid"),
+        _line(after, lambda loss: loss.loss, "repaired", "solid"),
+        _line(before, lambda loss: loss.restarted, "restarted", "dashed"),
     ]
     rises = [
-        _line(result, lambda loss: loss.loss - loss.restarted, label, "solid")
-        for result, label in ((own.before, "as trained"), (own.after, "repaired"))
+        _line(losses, lambda loss: loss.loss - loss.restarted, label, "solid")
+        for losses, label in ((before, "as trained"), (after, "repaired"))
     ]
-    marks = [Mark(own.config.seq_len, "training length")]
+    marks = [Mark(seq_len, "training length")]
     panels = [
         Panel("position, bytes", "loss, nats per byte", lines=lines, log_x=True, marks=marks),
         Panel(
@@ -347,14 +353,14 @@ def _figure(own: ByteLMStudy) -> Figure:
         ),
     ]
     caption = "Restarted: the model sees no more than a training length before each byte."
-    title = f"Loss against position: {_TITLES.get(own.before.model, own.before.model)}"
-    return Figure(f"loss-{own.before.model}", title, panels, caption)
+    title = f"Loss against position: {_TITLES.get(model, model)}"
+    return Figure(f"loss-{model}", title, panels, caption)
 
 
 def _line(
-    result: AuditResult, value: Callable[[PositionLoss], float], label: str, style: str
+    losses: Sequence[PositionLoss], value: Callable[[PositionLoss], float], label: str, style: str
 ) -> Line:
-    known = [loss for loss in result.losses if math.isfinite(value(loss))]
+    known = [loss for loss in losses if math.isfinite(value(loss))]
     x = [(loss.start + loss.stop - 1) / 2 for loss in known]
     return Line(x, [value(loss) for loss in known], label, style=style)
 

@@ -49,7 +49,7 @@ from keelback.experiments.second_paper.locality_gate import (
     gate_numbers,
     near_of,
 )
-from keelback.outcome import Claim, Column, Outcome, Table
+from keelback.outcome import Claim, Column, Figure, Outcome, Table
 from keelback.sweeps.store import StoredRun
 
 THEORY = -1.0
@@ -164,16 +164,7 @@ class LocalityLaws(Experiment[LawSettings]):
         label = settings.label
         figures = []
         if rows:
-            figures.append(
-                epochs_figure(
-                    f"locality-laws-{label}",
-                    "Locality: epochs by regime",
-                    SEPARATION,
-                    "epochs",
-                    rows,
-                    THEORY,
-                )
-            )
+            figures.append(regimes_figure(settings, rows))
         if aligned:
             figures.append(
                 gate_figure(
@@ -212,6 +203,12 @@ class LocalityLaws(Experiment[LawSettings]):
                 "alignment": [gate_numbers(*pair) for pair in aligned],
             },
         )
+
+
+def regimes_figure(settings: LawSettings, rows: Sequence[dict[str, Any]]) -> Figure:
+    """Epochs of every regime by the separation, and the share of descents that came there."""
+    name, title = f"locality-laws-{settings.label}", "Locality: epochs by regime"
+    return epochs_figure(name, title, SEPARATION, "epochs", rows, THEORY)
 
 
 def _regimes(settings: LawSettings) -> tuple[_Regime, ...]:
