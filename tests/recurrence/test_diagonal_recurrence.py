@@ -184,6 +184,27 @@ def test_a_sequence_in_parts_is_the_whole() -> None:
     torch.testing.assert_close(states.values, last.values, rtol=1e-4, atol=1e-6)
 
 
+def test_traced_and_plain_exponents_are_the_same() -> None:
+    k, v, w, u, *_ = wkv_operands(2, 41, 4, torch.float64)
+    compiled = torch.compile(wkv, fullgraph=True, backend="aot_eager")
+    for one, other in zip(compiled(k, v, w, u)[1], wkv(k, v, w, u)[1], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_short_pieces_without_end_keep_small_weights() -> None:
+    """Keys fall for ever, so that the largest exponent does, too."""
+    k = -0.4 * torch.arange(900.0).view(1, -1, 1)
+    v, w, u = torch.randn(1, 900, 1), torch.full((1,), -0.4), torch.full((1,), 0.4)
+    whole, _ = wkv(k, v, w, u)
+    states, found = None, []
+    for start in range(0, 900, 2):
+        y, states = wkv(k[:, start : start + 2], v[:, start : start + 2], w, u, states)
+        found.append(y)
+    torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(whole, v.cumsum(1) / torch.arange(1, 901).view(1, -1, 1),
+                               rtol=1e-3, atol=1e-3)  # fmt: skip
+
+
 def test_keys_of_another_shape_are_refused() -> None:
     k, v, w, u, *_ = wkv_operands(1, 3, 4, torch.float32)
     with pytest.raises(InputError, match=r"log_decay has shape \(3,\); it should be \(4\)"):

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keelback.compiled.checks import computing_dtype, require_shape
-from keelback.compiled.watchers import without_autocast
+from keelback.compiled.watchers import is_transformed, without_autocast
+from keelback.recurrence import cpu
 from keelback.recurrence._api import diagonal_recurrence
 
 
@@ -17,7 +18,7 @@ class WkvStates(NamedTuple):
     Attributes:
         values: Of the values, weighted.
         weights: Of the weights.
-        exponent: About the logarithm of the largest weight.
+        exponent: The logarithm of the largest weight.
 
     Examples:
         >>> zero = torch.zeros(1)
@@ -91,30 +92,32 @@ def _means(
     """All of one dtype."""
     exponents = _largest(k.detach(), w.detach(), before.exponent.detach())
     earlier, now = exponents[:, :-1], exponents[:, 1:]
-    decays = (earlier + w.to(torch.float64) - now).to(k.dtype).exp()
-    weights = (k - now).to(k.dtype).exp()
-    width = k.shape[-1]
-    sums = diagonal_recurrence(
-        torch.cat([decays, decays], -1),
-        torch.cat([weights * v, weights], -1),
-        torch.cat(before[:2], -1),
+    decays = (earlier - now + w).exp()
+    weights = (k - now).exp()
+    values, total = (
+        torch.cat([first[:, None], diagonal_recurrence(decays, new, first)], 1)
+        for new, first in ((weights * v, before.values), (weights, before.weights))
     )
-    past = torch.cat([torch.cat(before[:2], -1)[:, None], sums], 1)
     k_now = k + u
-    top = torch.maximum(earlier, k_now.detach().to(torch.float64))
-    of_past, of_now = (earlier - top).to(k.dtype).exp(), (k_now - top).to(k.dtype).exp()
-    values, total = past[:, :-1, :width], past[:, :-1, width:]
-    y = (of_past * values + of_now * v) / (of_past * total + of_now)
-    last = past[:, -1]
-    return y, WkvStates(last[:, :width], last[:, width:], exponents[:, -1].to(k.dtype))
+    top = torch.maximum(earlier, k_now.detach())
+    of_past, of_now = (earlier - top).exp(), (k_now - top).exp()
+    y = (of_past * values[:, :-1] + of_now * v) / (of_past * total[:, :-1] + of_now)
+    return y, WkvStates(values[:, -1], total[:, -1], exponents[:, -1])
 
 
 def _largest(k: Tensor, w: Tensor, first: Tensor) -> Tensor:
-    """The largest exponent of all weights, before the first step and after each, in float64.
+    """The largest exponent of all weights, before the first step and after each.
 
+    Between them they are rounded up: differences of whole numbers are exact. The last is not, lest
+    many short pieces of a sequence round up what they were handed, again and again.
     max(first + w t, max_{i <= t} (k_i + w (t - i))) is a running maximum, plus w t.
     """
+    if k.device.type == "cpu" and not is_transformed():
+        return torch.cat([first[:, None], cpu.largest(k, w, first)], 1)
     steps = torch.arange(k.shape[1] + 1, dtype=torch.float64, device=k.device)[:, None]
     decayed = w.to(torch.float64) * steps
     entire = torch.cat([first[:, None], k], 1).to(torch.float64)
-    return (entire - decayed).cummax(1).values + decayed
+    found = ((entire - decayed).cummax(1).values + decayed)[:, 1:]
+    return torch.cat(
+        [first[:, None], found[:, :-1].ceil().to(k.dtype), found[:, -1:].to(k.dtype)], 1
+    )

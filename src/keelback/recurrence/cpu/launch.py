@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from keelback.compiled.layouts import Signature
@@ -70,6 +71,22 @@ class CpuRecurrence:
 
             self._run(work, 3)
         return found
+
+
+def largest(k: Tensor, w: Tensor, first: Tensor) -> Tensor:
+    """The largest exponent of RWKV's weights after each step, all but the last rounded up."""
+    from keelback.recurrence.cpu import kernels
+
+    k, w, first, found = k.contiguous(), w.contiguous(), first.contiguous(), torch.empty_like(k)
+    arrays = [x.numpy() for x in (k, w, first, found)]
+    if k.numel():
+        units = k.shape[0] * -(-k.shape[2] // kernels.TILE)
+        run_ranges(
+            lambda start, stop: kernels.largest(*arrays, start, stop),
+            units,
+            k.numel() / _PER_MICROSECOND,
+        )
+    return found
 
 
 @lru_cache(maxsize=1024)
