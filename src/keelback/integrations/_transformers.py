@@ -53,8 +53,8 @@ def use_in_transformers() -> Replacement:
     The functions are replaced in transformers' modules, so that models made before the call use
     keelback's as well as those made after it, on CPU and GPU, in training and generation, until the
     result is undone. Two things stay as they are: the single steps of Mamba-2, RG-LRU and RWKV, in
-    which there is no loop, and on a GPU with flash-linear-attention the delta rules, which its
-    kernels compute.
+    which there is no loop, and on a GPU with flash-linear-attention those delta rules that its
+    kernels compute faster (`who_computes_on_gpu` says which).
     Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the `position_ids` of
     `DataCollatorWithFlattening`) are kept apart, but not by RecurrentGemma and RWKV, whose layers
     mix neighbouring tokens outside of what is replaced. A call under gradient checkpointing without
