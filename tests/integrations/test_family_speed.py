@@ -43,8 +43,16 @@ def test_a_row_names_what_was_left_out() -> None:
     assert row["tokens/s, keelback"] == 1e3 * TRIAL.new_tokens / 2.0
     assert row["error of logits"] is None
     assert row["left out"] == (
-        "errors, forward+backward of 4, forward of 8, forward+backward of 8: not done in 5 s"
+        "forward+backward of 4, errors, float64, forward of 8, forward+backward of 8: "
+        "not done in 5 s"
     )
+    failed = {"errors": {"failed": "no memory"}, "float64": {"failed": "no memory"}}
+    all_else = {name: times for name in TRIAL.planned if name not in failed}
+    row = _row("mamba", TRIAL, {**all_else, **failed}, None)
+    assert row["left out"] == "errors, float64: no memory"
+    assert row["error of logits"] is None
+    assert _row("mamba", TRIAL, {}, "nothing replaced")["left out"] == "all: nothing replaced"
+    assert _row("mamba", TRIAL, dict.fromkeys(TRIAL.planned, times), None)["left out"] is None
 
 
 def test_a_width_that_makes_no_whole_heads_is_refused() -> None:

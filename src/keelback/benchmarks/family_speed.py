@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.families import FAMILIES, LINEAR, NORMALISED, build
-from keelback.benchmarks.family_sizes import realistic
+from keelback.benchmarks.family_sizes import TINY, realistic
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.benchmarks.worker import Worker
 from keelback.errors import InputError
@@ -39,7 +39,8 @@ class Trial:
     def planned(self) -> list[str]:
         """What is measured, by its name, in this order."""
         first, *others = [[f"{pass_} of {length}" for pass_ in PASSES] for length in self.lengths]
-        return ["errors", *first, "decoding", *(name for names in others for name in names)]
+        rest = [name for names in others for name in names]
+        return [*first, "decoding", "errors", "float64", *rest]
 
 
 def timed_families() -> list[str]:
@@ -66,7 +67,7 @@ def compare_families(
         "rows": [],
         "times": [],
     }
-    with Worker(measured, trial) as worker:
+    with Worker(measured, trial, warm_up) as worker:
         for family in families:
             report(family)
             found, end = worker.results_of(family, limit)
@@ -75,13 +76,22 @@ def compare_families(
             result["times"] += [
                 {"family": family, "measured": name, **by_name[name]}
                 for name in trial.planned
-                if name in by_name and name != "errors"
+                if name in by_name and "ours_ms" in by_name[name]
             ]
     return result
 
 
+def warm_up(trial: Trial) -> None:
+    """What costs time once: transformers' modules, the device, and its kernel libraries."""
+    with use_in_transformers():
+        tokens = _tokens(32, trial.device)
+        _forward_and_backward(build("mamba").to(trial.device), tokens % TINY.vocab)()
+
+
 def measured(family: str, trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is planned, one after the other: its name, and the numbers of both ways.
+
+    Where one cannot be measured, there is the reason under "failed" instead.
 
     Raises:
         InputError: transformers does not have the family, or nothing of it is replaced.
@@ -90,15 +100,22 @@ def measured(family: str, trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     _require_replaced(family, model)
     yield "layers", {"layers": _layers(model.config)}
     for name in trial.planned:
-        if name == "errors":
-            yield name, _errors(family, model, trial)
-        elif name == "decoding":
-            yield name, _tokens_per_second(model, trial)
-        else:
-            pass_, _, length = name.rpartition(" of ")
-            call = _PASSES[pass_](model, _tokens(int(length), trial.device))
-            calls = dict.fromkeys(_WAYS, call)
-            yield name, _medians(calls, trial)
+        try:
+            yield name, _part(name, family, model, trial)
+        except RuntimeError as error:
+            yield name, {"failed": str(error).splitlines()[0]}
+
+
+def _part(name: str, family: str, model: Any, trial: Trial) -> dict[str, Any]:
+    if name == "errors":
+        return _errors(model, trial)
+    if name == "float64":
+        return _errors_from_float64(family, model, trial)
+    if name == "decoding":
+        return _decoding(model, trial)
+    pass_, _, length = name.rpartition(" of ")
+    call = _PASSES[pass_](model, _tokens(int(length), trial.device))
+    return _medians(dict.fromkeys(_WAYS, call), trial)
 
 
 def _medians(calls: Mapping[str, Callable[[], object]], trial: Trial) -> dict[str, Any]:
@@ -146,7 +163,7 @@ def _forward_and_backward(model: Any, tokens: Tensor) -> Callable[[], object]:
 _PASSES = dict(zip(PASSES, (_forward, _forward_and_backward), strict=True))
 
 
-def _tokens_per_second(model: Any, trial: Trial) -> dict[str, Any]:
+def _decoding(model: Any, trial: Trial) -> dict[str, Any]:
     """Of greedy generation behind a short prompt, which is part of the time."""
     prompt = _tokens(PROMPT, trial.device)
     model.eval().generation_config.eos_token_id = None
@@ -162,29 +179,35 @@ def _tokens_per_second(model: Any, trial: Trial) -> dict[str, Any]:
     return _medians(dict.fromkeys(_WAYS, call), trial)
 
 
-def _errors(family: str, model: Any, trial: Trial) -> dict[str, float]:
-    """How far ours are from theirs, and the gradients of both from those of ours in float64.
+def _errors(model: Any, trial: Trial) -> dict[str, float]:
+    """How far ours are from theirs.
 
     The largest difference of the logits, over the largest logit; and the same of each parameter's
     gradient, where the largest gradient is taken as a thousandth of that of all parameters at the
     least; of these the largest.
     """
     tokens = _tokens(trial.lengths[0], trial.device)
-    double = build(family, realistic(trial.d_model)).double().to(trial.device)
-    logits, gradients = zip(*(_found(model, tokens, way) for way in _WAYS.values()), strict=True)
+    ours, theirs = (_found(model, tokens, way) for way in _WAYS.values())
+    return {"logits": _relative(ours[0], theirs[0], 0.0), "gradients": _largest(ours[1], theirs[1])}
+
+
+def _errors_from_float64(family: str, model: Any, trial: Trial) -> dict[str, float]:
+    """How far the gradients of both are from those of ours in float64, in the same measure."""
+    tokens = _tokens(trial.lengths[0], trial.device)
+    double: Any = build(family, realistic(trial.d_model)).double().to(trial.device)
+    if hasattr(double, "set_experts_implementation"):
+        double.set_experts_implementation("eager")  # The others are not for float64.
     _, exact = _found(double, tokens, use_in_transformers)
-    floor = 1e-3 * max(float(one.abs().max()) for one in exact)
-
-    def largest(found: list[Tensor], expected: list[Tensor]) -> float:
-        pairs = zip(found, expected, strict=True)
-        return max(_relative(one, other, floor) for one, other in pairs)
-
+    names = {"ours": "keelback", "theirs": "transformers"}
     return {
-        "logits": _relative(logits[0], logits[1], 0.0),
-        "gradients": largest(*gradients),
-        "keelback": largest(gradients[0], exact),
-        "transformers": largest(gradients[1], exact),
+        names[name]: _largest(_found(model, tokens, way)[1], exact) for name, way in _WAYS.items()
     }
+
+
+def _largest(found: list[Tensor], expected: list[Tensor]) -> float:
+    floor = 1e-3 * max(float(one.abs().max()) for one in expected)
+    pairs = zip(found, expected, strict=True)
+    return max(_relative(one, other, floor) for one, other in pairs)
 
 
 def _found(
@@ -206,26 +229,26 @@ def _row(
     family: str, trial: Trial, found: Mapping[str, Mapping[str, Any]], end: str | None
 ) -> dict[str, Any]:
     """A row of the table: errors, speed-ups, tokens per second, and what was left out."""
+    done = {name: numbers for name, numbers in found.items() if "failed" not in numbers}
 
     def ratio(name: str) -> float | None:
-        times = found.get(name)
+        times = done.get(name)
         return times["theirs_ms"] / times["ours_ms"] if times else None
 
     def per_second(way: str) -> float | None:
-        times = found.get("decoding")
+        times = done.get("decoding")
         return 1e3 * trial.new_tokens / times[f"{way}_ms"] if times else None
 
-    errors = found.get("errors", {})
-    missing = [name for name in trial.planned if name not in found]
-    if missing == trial.planned:
-        missing = ["all"]
+    def error(part: str, name: str) -> float | None:
+        return done.get(part, {}).get(name)
+
     return {
         "family": family,
-        "layers": found.get("layers", {}).get("layers"),
-        "error of logits": errors.get("logits"),
-        "error of gradients": errors.get("gradients"),
-        "from float64, keelback": errors.get("keelback"),
-        "from float64, transformers": errors.get("transformers"),
+        "layers": done.get("layers", {}).get("layers"),
+        "error of logits": error("errors", "logits"),
+        "error of gradients": error("errors", "gradients"),
+        "from float64, keelback": error("float64", "keelback"),
+        "from float64, transformers": error("float64", "transformers"),
         **{
             f"speed-up, {length} tokens, {pass_}": ratio(f"{pass_} of {length}")
             for length in trial.lengths
@@ -233,5 +256,21 @@ def _row(
         },
         "tokens/s, keelback": per_second("ours"),
         "tokens/s, transformers": per_second("theirs"),
-        "left out": f"{', '.join(missing)}: {end}" if missing else None,
+        "left out": _left_out(trial, found, end),
     }
+
+
+def _left_out(trial: Trial, found: Mapping[str, Mapping[str, Any]], end: str | None) -> str | None:
+    """What is planned and not measured, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name in trial.planned:
+        reason = found[name].get("failed") if name in found else end
+        if reason is not None:
+            reasons.setdefault(reason, []).append(name)
+    return (
+        "; ".join(
+            f"{'all' if names == trial.planned else ', '.join(names)}: {reason}"
+            for reason, names in reasons.items()
+        )
+        or None
+    )

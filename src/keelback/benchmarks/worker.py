@@ -16,8 +16,11 @@ Measure = Callable[[str, Any], Iterator[tuple[str, Any]]]
 class Worker:
     """One process for one thing after the other; a new one follows where one was ended."""
 
-    def __init__(self, measure: Measure, settings: Any) -> None:
-        self._given = (measure, settings)
+    def __init__(
+        self, measure: Measure, settings: Any, warm_up: Callable[[Any], None] | None = None
+    ) -> None:
+        """`warm_up` is called with the settings before any time counts."""
+        self._given = (measure, settings, warm_up)
         self._start()
 
     def _start(self) -> None:
@@ -31,7 +34,8 @@ class Worker:
     def results_of(self, name: str, limit: float) -> tuple[list[tuple[str, Any]], str | None]:
         """What was measured of a thing within `limit` seconds, and why not all of it, if so.
 
-        The time that a new process takes to load the measure's modules does not count.
+        The time that a new process takes to load the measure's modules and to warm up does not
+        count.
         """
         if not self._ready:
             self._link.recv()
@@ -74,7 +78,11 @@ class Worker:
         self._end()
 
 
-def _serve(link: Connection, measure: Measure, settings: Any) -> None:
+def _serve(
+    link: Connection, measure: Measure, settings: Any, warm_up: Callable[[Any], None] | None
+) -> None:
+    if warm_up is not None:
+        warm_up(settings)
     link.send("ready")
     while True:
         try:
