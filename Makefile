@@ -10,6 +10,8 @@ TORCH_NEWEST ?= --extra-index-url https://download.pytorch.org/whl/cpu torch
 # What `make test-newest` and `make test-oldest` run; everything by default.
 TESTS ?=
 RECORD ?=
+# A worker for each core, which runs whole files, the longest first (tests/conftest.py).
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 # What `make test-transformers` runs: a release between the lowest and the newest.
 TRANSFORMERS ?= 5.17.0
 
@@ -20,14 +22,14 @@ demo: $(VENV)/demo-installed
 	@echo "report: $(CURDIR)/demo/report/report.html"
 
 test: $(VENV)/test-installed
-	$(BIN)/pytest -n 2 --dist loadfile $(if $(RECORD),--record locked)
+	$(BIN)/pytest $(WORKERS) $(if $(RECORD),--record locked)
 
 # The same tests on the newest release of everything, and on the lowest that pyproject.toml allows.
 test-newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --upgrade pip
 	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager $(TORCH_NEWEST) --editable ".[dev]"
-	.venv-newest/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record newest) $(TESTS)
+	.venv-newest/bin/pytest $(WORKERS) $(if $(RECORD),--record newest) $(TESTS)
 
 test-oldest:
 	$(PYTHON) -m venv --clear .venv-oldest
@@ -35,14 +37,14 @@ test-oldest:
 	$(PYTHON) tools/lowest_versions.py > .venv-oldest/lowest.txt
 	.venv-oldest/bin/pip install --quiet --requirement .venv-oldest/lowest.txt
 	.venv-oldest/bin/pip install --quiet --no-deps --editable .
-	.venv-oldest/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record oldest) $(TESTS)
+	.venv-oldest/bin/pytest $(WORKERS) $(if $(RECORD),--record oldest) $(TESTS)
 
 # The tests of integrations and audits on another release of transformers, with the newest of the rest.
 test-transformers:
 	$(PYTHON) -m venv .venv-transformers
 	.venv-transformers/bin/pip install --quiet --upgrade pip
 	.venv-transformers/bin/pip install --quiet $(TORCH_NEWEST) "transformers==$(TRANSFORMERS)" --editable ".[dev]"
-	.venv-transformers/bin/pytest -n 2 --dist loadfile $(if $(RECORD),--record transformers-$(TRANSFORMERS)) \
+	.venv-transformers/bin/pytest $(WORKERS) $(if $(RECORD),--record transformers-$(TRANSFORMERS)) \
 		tests/integrations tests/audit
 
 check: $(VENV)/test-installed

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,9 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files with slow tests first: at the end of a run no worker waits long for the other.
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if _SHARED.is_dir():
         return
     skip = pytest.mark.skip(reason="the reference data folder is not here")

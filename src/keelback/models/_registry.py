@@ -1,5 +1,6 @@
 """Which models there are, by the `kind` that names them in a configuration."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -131,7 +132,7 @@ for _config in (
 
 
 def require_room(config: ModelConfig, copies: int = 1) -> None:
-    """Refuse a model whose weights would not fit into memory; nothing is allocated to find out.
+    """Refuse a model whose weights would not fit into memory; nothing large is made to find out.
 
     `copies` is how often the weights are there at once: five times in training, with their
     gradients, Adam's two moments and the values that come back at the end.
@@ -153,14 +154,25 @@ def require_room(config: ModelConfig, copies: int = 1) -> None:
     require_memory(4.0 * copies * weights, what if copies == 1 else f"{copies} copies of {what}")
 
 
+#: Where the sizes of a model multiply to less it is built to count its weights: on the meta device
+#: PyTorch first loads its compiler, for more than a second.
+_SMALL = 2**22
+
+
 def _weights_of(config: Any) -> int:
     """How many weights a model has; of many layers, which are alike, only two are looked at."""
     layers = getattr(config, "n_layers", 1)
     if isinstance(layers, int) and layers > 2:
         one, two = (_weights_of(config.model_copy(update={"n_layers": n})) for n in (1, 2))
         return one + (layers - 1) * (two - one)
-    with torch.device("meta"):
-        return sum(x.numel() for x in config.build().parameters())
+    sizes = [abs(x) for x in dict(config).values() if isinstance(x, int) and x]
+    if math.prod(sizes) <= _SMALL:
+        with torch.random.fork_rng(devices=[]):  # What follows draws the numbers it always drew.
+            model = config.build()
+    else:
+        with torch.device("meta"):
+            model = config.build()
+    return sum(x.numel() for x in model.parameters())
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:

@@ -141,13 +141,15 @@ class CpuScan:
         return run
 
     def _forward_record(self, keep: bool) -> _Record:
-        strides = {**self._strides(), "y": row_major(self._y.shape)}
-        strides["last"] = row_major(self._last.shape)
+        record = self._forward_records[keep] = self._record_into(row_major(self._last.shape), keep)
+        return record
+
+    def _record_into(self, last: tuple[int, ...], keep: bool = False) -> _Record:
+        """Of a pass that leaves the last state with these strides, and keeps others or not."""
+        strides = {**self._strides(), "y": row_major(self._y.shape), "last": last}
         if keep:
             strides["chunk_states"] = row_major(self._plan.chunk_states_axes)
-        record = _Record.of(self._plan, (self._softplus, False), self._dtype.itemsize, strides)
-        self._forward_records[keep] = record
-        return record
+        return _Record.of(self._plan, (self._softplus, False), self._dtype.itemsize, strides)
 
     def _gradients_by_name(self) -> "dict[str, _Gradient]":
         """Of each gradient that there is: what makes it, or the parts that are added up to it."""
