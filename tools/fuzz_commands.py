@@ -89,6 +89,7 @@ WORKING = (
     "bench monitor --seeds 1",
     "bench parallel --processes 2 --only scan --length 8 --channels 2",
     "bench families --family mamba",
+    "bench family-speed --family mamba --d-model 256 --length 4 --new-tokens 2 --repeats 1",
     "bench calibration",
     "bench ssd --repeats 1 --shape 1,8,2,4,4,1",
     "bench sweep --seq-len 6 --seeds 1 --epochs 1 --empty-runs 2",

@@ -21,6 +21,7 @@ _ROOMS = (
     "integrations",
     "models",
     "outcome",
+    "recurrence",
     "report",
     "scan",
     "ssd",

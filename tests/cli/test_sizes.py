@@ -56,6 +56,7 @@ REPRODUCED = "reproduce {} --no-report --out new"
         f"bench audit --length {HUGE}",
         f"bench audit --layers {HUGE}",
         f"bench transformers --d-model {HUGE}",
+        f"bench family-speed --length {HUGE}",
         f"bench parallel --processes {10**6} --length {10**6}",
         f"bench parallel --only scan --length {HUGE}",
         f"bench parallel --only training --batch {HUGE}",

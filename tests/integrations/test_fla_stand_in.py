@@ -240,25 +240,39 @@ def test_it_is_undone() -> None:
     assert "fla" not in sys.modules
 
 
-def test_of_an_installed_fla_functions_are_replaced_but_not_on_a_gpu(
+class OnGpu(Tensor):
+    is_cuda = True
+
+
+def test_of_an_installed_fla_functions_are_replaced_where_ours_are_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    theirs: Any = ModuleType("fla.ops.kda")
-    theirs.chunk_kda = lambda *args, **kwargs: "theirs"
+    theirs: dict[str, Any] = {}
     for name in ("fla", "fla.ops"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, "fla.ops.kda", theirs)
-    for name in ("fla.ops.gated_delta_rule", "fla.ops.kda.gate"):
-        monkeypatch.delitem(sys.modules, name)
-    original = theirs.chunk_kda
-    given = operands("fla.ops.kda")
+    monkeypatch.delitem(sys.modules, "fla.ops.kda.gate")
+    for name, function in (("kda", "chunk_kda"), ("gated_delta_rule", "chunk_gated_delta_rule")):
+        module: Any = ModuleType(f"fla.ops.{name}")
+        setattr(module, function, lambda *args, **kwargs: "theirs")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        theirs[function] = module
+    originals = {name: getattr(module, name) for name, module in theirs.items()}
 
-    class OnGpu(Tensor):
-        is_cuda = True
+    def found(name: str, given: dict[str, Any], dtype: torch.dtype, **options: Any) -> str:
+        q, k, v = (given[x].repeat(1, 1, 1, 8)[..., :32].to(dtype) for x in "qkv")
+        on_gpu = {**given, "q": q.as_subclass(OnGpu), "k": k, "v": v}
+        if name == "chunk_kda":
+            on_gpu["g"] = given["g"].repeat(1, 1, 1, 8)[..., :32]
+        result = getattr(theirs[name], name)(**on_gpu, **options)
+        return "theirs" if isinstance(result, str) else "ours"
 
+    by_channel, by_head = operands("fla.ops.kda"), operands("fla.ops.gated_delta_rule")
+    half = torch.bfloat16
     with provide_fla() as provided:
-        assert provided.names == ["fla.ops.kda.chunk_kda"]
-        assert torch.is_tensor(theirs.chunk_kda(**given)[0])
-        on_gpu = given["q"].as_subclass(OnGpu)
-        assert theirs.chunk_kda(**{**given, "q": on_gpu}) == "theirs"
-    assert theirs.chunk_kda is original
+        assert set(provided.names) == {f"{m.__name__}.{name}" for name, m in theirs.items()}
+        assert torch.is_tensor(theirs["chunk_kda"].chunk_kda(**by_channel)[0])
+        assert found("chunk_kda", by_channel, half) == "theirs"
+        assert found("chunk_gated_delta_rule", by_head, half) == "ours"
+        assert found("chunk_gated_delta_rule", by_head, torch.float32) == "theirs"
+        assert found("chunk_gated_delta_rule", by_head, half, cp_context=None) == "theirs"
+    assert all(getattr(module, name) is originals[name] for name, module in theirs.items())

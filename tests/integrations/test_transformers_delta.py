@@ -1,6 +1,7 @@
 """The delta rules of transformers' layers with keelback's in the place of their own."""
 
 import importlib
+import warnings
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from keelback.benchmarks.families import VOCAB, build
 from keelback.errors import InputError
 from keelback.integrations import _delta, use_in_transformers
+from keelback.integrations._packed import packed_as
 from keelback.integrations._transformers import FAMILIES_OF_DELTA_RULES, FAMILIES_OF_KIMI_DELTA
 
 transformers = pytest.importorskip("transformers")
@@ -232,14 +234,48 @@ def test_a_family_whose_layers_keep_their_functions_is_left_alone(
         assert not [name for name in replaced.names if "qwen3_next" in name]
 
 
-def test_kernels_of_fla_stay_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+class OnGpu(Tensor):
+    is_cuda = True
+
+
+@pytest.mark.parametrize(
+    ("dtype", "key", "decay", "whose"),
+    [
+        (torch.bfloat16, 64, "head", "ours"),
+        (torch.float16, 32, "head", "ours"),
+        (torch.float32, 64, "head", "theirs"),
+        (torch.bfloat16, 64, "channel", "theirs"),
+        (torch.bfloat16, 48, "head", "theirs"),
+        (torch.bfloat16, 160, "head", "theirs"),
+    ],
+)
+def test_kernels_of_fla_stay_on_a_gpu_where_ours_are_not_faster(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, key: int, decay: str, whose: str
+) -> None:
     monkeypatch.setattr(_delta, "is_installed", lambda package: package == "fla")
-    found = _delta.delta_rules({"rule": lambda *operands, **options: "theirs"})
+    monkeypatch.setattr(_delta, "delta_attention", lambda *operands, **options: "ours")
+    rule = _delta.delta_rules({"rule": lambda *operands, **options: "theirs"})["rule"]
+    q, v = torch.ones(1, 3, 2, key, dtype=dtype), torch.ones(1, 3, 2, 16, dtype=dtype)
+    g, beta = -torch.ones(q.shape if decay == "channel" else q.shape[:3]), torch.ones(1, 3, 2)
+    on_gpu = q.as_subclass(OnGpu)
+    assert rule(on_gpu, q, v, g=g, beta=beta) == whose
+    assert rule(q, q, v, g=g, beta=beta) == "ours"
+    with packed_as(torch.tensor([[True, False, True]])):
+        assert rule(on_gpu, q, v, g=g, beta=beta) == "ours"
+        bounds = torch.tensor([0, 2, 3])
+        assert rule(on_gpu, q, v, g=g, beta=beta, cu_seqlens=bounds) == whose
+    assert "otherwise fla's" in _delta.who_computes_on_gpu()
 
-    class OnGpu:
-        is_cuda = True
 
-    assert found["rule"](OnGpu(), None, None, g=None, beta=None) == "theirs"
+def test_options_that_would_change_the_result_are_refused_and_unknown_ones_named() -> None:
     q = torch.ones(1, 3, 2, 4)
-    y, _ = found["rule"](q, q, q, g=-torch.ones(1, 3, 2), beta=torch.ones(1, 3, 2))
-    assert y.shape == q.shape
+    operands = {"g": -torch.ones(1, 3, 2), "beta": torch.ones(1, 3, 2)}
+    with pytest.raises(InputError, match="does not take use_gate_in_kernel"):
+        _delta.delta_attention(q, q, q, **operands, use_gate_in_kernel=True)
+    with pytest.warns(RuntimeWarning, match="wings has no effect on a delta rule"):
+        _delta.delta_attention(q, q, q, **operands, wings=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        off = {"use_gate_in_kernel": False, "scale": None, "wings": None}
+        known = {"chunk_size": 64, "max_length_q": 3, "output_attentions": True}
+        _delta.delta_attention(q, q, q, **operands, **off, **known)

@@ -74,8 +74,15 @@ def examine() -> Iterator[Check]:
     for name in PEERS:
         there: State = "missing" if importlib.util.find_spec(name) is None else "ok"
         yield Check(f"peer {name}", there, "installed" if there == "ok" else "absent")
+    yield _delta_rules()
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     yield Check("chromium (tests of pages)", "ok" if browser else "missing", browser or "absent")
+
+
+def _delta_rules() -> Check:
+    from keelback.integrations import who_computes_on_gpu
+
+    return Check("kernels of delta rules on a GPU", "ok", who_computes_on_gpu())
 
 
 def _memory() -> Check:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from keelback.compiled.resets import reset_of
 from keelback.delta import delta_rule, delta_rule_step
 from keelback.errors import InputError
+from keelback.integrations._delta import is_faster_than_fla
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._stand_in import Contents, is_installed, replace_in_package, stand_in
 from keelback.integrations._widths import in_one_width
@@ -30,7 +32,8 @@ def provide_fla() -> Replacement:
     `fused_recurrent_gated_delta_rule`, `fla.ops.kda` has `chunk_kda` and `fused_recurrent_kda`,
     `fla.ops.kda.gate` has `fused_kda_gate`, and `fla.ops` has the first four. Nothing else of fla
     is there: importing that fails, as it does without fla. Where fla is installed its functions are
-    replaced instead, for tensors that are not on a GPU: there its own kernels stay. Code that has
+    replaced instead; on a GPU only where keelback's kernels were measured to be faster, which is in
+    half precision with one log decay per head and sequences that are not packed. Code that has
     imported the functions before the call keeps those that it has. An option that keelback cannot
     honour raises an `InputError` with its name.
 
@@ -56,17 +59,26 @@ def provide_fla() -> Replacement:
     }
     if not is_installed("fla"):
         return stand_in(contents)
-    return replace_in_package(contents, _not_on_a_gpu)
+    return replace_in_package(contents, _the_faster)
 
 
-def _not_on_a_gpu(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Ours, but theirs where any tensor is on a GPU."""
+def _the_faster(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Ours, but on a GPU theirs unless `is_faster_than_fla`; nor may an option be given there that
+    leaves the measured path, such as `cu_seqlens`."""
+    names = signature(ours)
 
     @wraps(theirs)
     def chosen(*args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
-        on_gpu = any(isinstance(x, Tensor) and x.is_cuda for x in given)
-        return theirs(*args, **kwargs) if on_gpu else ours(*args, **kwargs)
+        if not any(isinstance(x, Tensor) and x.is_cuda for x in given):
+            return ours(*args, **kwargs)
+        if not set(kwargs) <= {*names.parameters, *_HOW}:
+            return theirs(*args, **kwargs)
+        found = names.bind(*args, **kwargs).arguments
+        q, v, g = found["q"], found["v"], found.get("g")
+        if g is None or found.get("gk") is not None or found.get("gv") is not None:
+            return theirs(*args, **kwargs)
+        return (ours if is_faster_than_fla(q, v, g) else theirs)(*args, **kwargs)
 
     return chosen
 

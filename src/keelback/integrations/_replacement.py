@@ -32,10 +32,12 @@ class Replacement:
         self.names.append(f"{owner.__name__}.{name}")
         setattr(owner, name, value)
 
-    def function(self, owner: ModuleType, name: str, ours: Callable[..., Any]) -> None:
-        """Replace a function; checkpointed calls of either are run again by the same."""
+    def function(self, owner: ModuleType | type, name: str, ours: Callable[..., Any]) -> None:
+        """Replace a function of a module, or of a class in one; checkpointed calls of either are
+        run again by the same."""
         both = ours_or_theirs(ours, getattr(owner, name))
-        self.names.append(f"{owner.__name__}.{name}")
+        within = f"{owner.__module__}." if isinstance(owner, type) else ""
+        self.names.append(f"{within}{owner.__name__}.{name}")
 
         def restore() -> None:
             setattr(owner, name, both.late if is_waited_for() else both.theirs)

@@ -12,6 +12,7 @@ from torch import Tensor
 from keelback.errors import InputError
 from keelback.integrations._convolution import causal_convolution, convolution_update
 from keelback.integrations._delta import BY_CHANNEL, BY_HEAD, delta_rules
+from keelback.integrations._diagonal import rg_lru_scan, rwkv_attention
 from keelback.integrations._mamba2 import scan_by_heads, step_by_heads
 from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
@@ -45,18 +46,20 @@ def use_in_transformers() -> Replacement:
     These are the Mamba layers of Mamba, FalconMamba, Jamba and Zamba, the Mamba-2 layers of
     Mamba-2, Bamba, FalconH1, GraniteMoeHybrid, NemotronH and Zamba-2, the gated delta rules of
     Qwen3-Next, Qwen3.5 (dense, with experts, and with vision), Qwen4 (experimental), OLMo hybrid
-    and LaraMini, and the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next. `names` of
-    the result has what was replaced: a family that the installed transformers does not have, or
-    builds otherwise, is not among them. Neither mamba-ssm nor causal-conv1d nor
-    flash-linear-attention needs to be installed.
+    and LaraMini, the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next, the RG-LRU of
+    RecurrentGemma, and the linear attention of RWKV. `names` of the result has what was replaced:
+    a family that the installed transformers does not have, or builds otherwise, is not among them.
+    Neither mamba-ssm nor causal-conv1d nor flash-linear-attention needs to be installed.
 
     The functions are replaced in transformers' modules, so that models made before the call use
     keelback's as well as those made after it, on CPU and GPU, in training and generation, until the
-    result is undone. On a GPU with flash-linear-attention the delta rules stay as they are, which
-    its kernels compute. Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the
-    `position_ids` of `DataCollatorWithFlattening`) are kept apart. A call under gradient
-    checkpointing without `use_reentrant` is run again as it ran at first, also after the result was
-    undone:
+    result is undone. Two things stay as they are: the single steps of RG-LRU and RWKV, in which
+    there is no loop, and on a GPU with flash-linear-attention those delta rules that its
+    kernels compute faster (`who_computes_on_gpu` says which).
+    Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the `position_ids` of
+    `DataCollatorWithFlattening`) are kept apart, but not by RecurrentGemma and RWKV, whose layers
+    mix neighbouring tokens outside of what is replaced. A call under gradient checkpointing without
+    `use_reentrant` is run again as it ran at first, also after the result was undone:
 
         with keelback.integrations.use_in_transformers():
             model.generate(...)
@@ -87,6 +90,7 @@ def use_in_transformers() -> Replacement:
     ):
         for family in families:
             _replace_delta_rules(replacement, family, names)
+    _replace_diagonal_recurrences(replacement)
     if not replacement.names:
         version = importlib.import_module("transformers").__version__
         raise InputError(
@@ -115,6 +119,16 @@ def _replace_delta_rules(replacement: Replacement, family: str, names: tuple[str
         return
     theirs = {name: getattr(module, name) for name in names}
     _replace(replacement, family, delta_rules(theirs))
+
+
+def _replace_diagonal_recurrences(replacement: Replacement) -> None:
+    """Replace those of RecurrentGemma and of RWKV, which transformers computes in loops."""
+    gemma, rwkv = _module_of("recurrent_gemma"), _module_of("rwkv")
+    layer = getattr(gemma, "RecurrentGemmaRglru", None)
+    if layer is not None and hasattr(layer, "_rnn_scan"):
+        replacement.function(layer, "_rnn_scan", rg_lru_scan(layer._rnn_scan))
+    if rwkv is not None and hasattr(rwkv, "rwkv_linear_attention"):
+        replacement.function(rwkv, "rwkv_linear_attention", rwkv_attention(rwkv))
 
 
 def _module_of(family: str) -> ModuleType | None:
