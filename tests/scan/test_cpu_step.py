@@ -97,6 +97,26 @@ def test_a_state_is_overwritten_where_it_lies(lay: Callable[[Tensor], Tensor]) -
     _require_close(given, (y, state))
 
 
+def _advance(state: Tensor, given: dict[str, Tensor]) -> None:
+    u, delta, A, B, C = (given[name] for name in NAMES[1:6])
+    selective_state_update(state, u, delta, A, B, C)
+
+
+def test_an_overwritten_state_is_known_to_be_another() -> None:
+    given = _operands(2, 6, 16, 1, torch.float32)
+    state, ones = given["state"], torch.ones(2, 6, 16, requires_grad=True)
+    readout = (ones * state).sum()
+    _advance(state, given)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        readout.backward()
+
+
+def test_a_state_whose_rows_are_one_is_not_overwritten() -> None:
+    given = _operands(2, 6, 16, 1, torch.float32)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        _advance(given["state"][:1].expand(2, -1, -1), given)
+
+
 def test_a_step_beyond_all_bounds_forgets() -> None:
     """The decay is 0 and what drives is 0 times B: no NaN comes from lanes without a state."""
     given = _operands(1, 4, 5, 1, torch.float32)

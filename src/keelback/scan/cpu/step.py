@@ -40,6 +40,8 @@ class CpuStep(CpuScan):
         state = given.initial_state
         assert state is not None
         self._neighbours = all(x.adjacent for x in (given.A, given.B, given.C, state))
+        # PyTorch refuses to write where several elements are one.
+        self._repeats = any(size > 1 and step == 0 for size, step in zip(*state[:2], strict=True))
         rows, states = self._plan.sizes.rows * given.u.shape[-1], self._plan.sizes.states
         last = row_major(self._last.shape)
         self._records = {False: self._record_into(last), True: self._record_into(state.stride)}
@@ -49,13 +51,16 @@ class CpuStep(CpuScan):
         """Output and new state."""
         state = operands.initial_state
         assert state is not None
-        if not self._neighbours or self._plan.sizes.empty:
+        by_scan = not self._neighbours or self._plan.sizes.empty
+        if by_scan or (in_place and self._repeats):
             y, new_state, _ = self.forward(operands, False)
             new_state = state.copy_(new_state) if in_place else new_state
         else:
             y, new_state = self._y(), state if in_place else self._last()
             parameters = self._records[in_place].filled((*operands, y, new_state))
             self._run_step(parameters, self._plan.blocks, self._cost)
+            if in_place:
+                torch.autograd.graph.increment_version(state)
         return y.view(operands.u.shape), new_state
 
     @cached_property
