@@ -1,5 +1,6 @@
 """Hugging Face's Mamba with keelback's scan in the place of its own loop."""
 
+import contextlib
 import importlib
 
 import pytest
@@ -43,6 +44,26 @@ def test_the_gradients_are_those_of_their_own_loop() -> None:
         ours = gradients()
     for a, b in zip(theirs, ours, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_step_never_loses_a_gradient_in_silence(family: str, ours: bool) -> None:
+    """A step overwrites the state of the cache, which their backward pass and ours refuse."""
+    sizes = {"head_dim": 8, "num_heads": 8} if family == "mamba2" else {}
+    prefix = {"mamba": "Mamba", "mamba2": "Mamba2"}[family]
+    config = getattr(transformers, f"{prefix}Config")(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, state_size=8, **sizes
+    )
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    tokens = torch.randint(50, (2, 5), generator=torch.Generator().manual_seed(0))
+    with contextlib.ExitStack() as stack:
+        if ours:
+            stack.enter_context(use_in_transformers())
+        cache = model(tokens, use_cache=True).cache_params
+        logits = model(tokens[:, :1], cache_params=cache, use_cache=True).logits
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            logits.sum().backward()
 
 
 def mamba2_operands(batch: int, length: int, groups: int) -> dict[str, torch.Tensor]:

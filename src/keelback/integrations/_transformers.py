@@ -17,7 +17,9 @@ from keelback.integrations._mamba2 import scan_by_heads, step_by_heads
 from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._widths import in_one_width
-from keelback.scan import selective_scan, selective_scan_fn, selective_state_update
+from keelback.scan import selective_scan, selective_scan_fn
+from keelback.scan._op import step
+from keelback.scan._operands import Operands
 
 #: The model families of transformers whose layers call a selective scan with a diagonal A.
 FAMILIES = ("mamba", "falcon_mamba", "jamba", "zamba")
@@ -90,13 +92,13 @@ def use_in_transformers() -> Replacement:
     ):
         for family in families:
             _replace_delta_rules(replacement, family, names)
-    _replace_diagonal_recurrences(replacement)
     if not replacement.names:
         version = importlib.import_module("transformers").__version__
         raise InputError(
             f"transformers {version} has no function {_SCAN} in its Mamba models; "
             "5.15 and newer have"
         )
+    _replace_diagonal_recurrences(replacement)
     return replacement
 
 
@@ -216,4 +218,5 @@ def _state_update(
 ) -> Tensor:
     """`mamba_selective_state_update` of transformers: overwrites `state`."""
     x, dt, A, B, C, D, z, dt_bias = in_one_width(hidden_states, dt, A, B, C, D, z, dt_bias)
-    return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    operands = Operands(x, dt, A, B.unsqueeze(1), C.unsqueeze(1), D, z, dt_bias, state)
+    return step(operands, dt_softplus, in_place=True)[0]
