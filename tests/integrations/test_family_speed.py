@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from keelback.benchmarks.family_sizes import realistic
-from keelback.benchmarks.family_speed import Trial, _row
+from keelback.benchmarks.family_speed import Trial, _row, compare_families
 from keelback.benchmarks.worker import Worker
 from keelback.errors import InputError
 
@@ -53,6 +54,21 @@ def test_a_row_names_what_was_left_out() -> None:
     assert row["error of logits"] is None
     assert _row("mamba", TRIAL, {}, "nothing replaced")["left out"] == "all: nothing replaced"
     assert _row("mamba", TRIAL, dict.fromkeys(TRIAL.planned, times), None)["left out"] is None
+
+
+def test_families_that_were_measured_before_are_not_measured_again() -> None:
+    settings: dict[str, Any] = {
+        "trial": {**asdict(TRIAL), "lengths": [4, 8]},
+        "limit_s": 60.0,
+        "size": asdict(realistic(TRIAL.d_model)),
+    }
+    earlier = {**settings, "rows": [{"family": "mamba"}], "times": []}
+    told: list[str] = []
+    results = list(compare_families(["mamba"], TRIAL, 60.0, told.append, earlier))
+    assert results == [earlier]
+    assert told == []
+    with pytest.raises(InputError, match="of other settings; name another file"):
+        next(compare_families(["mamba"], TRIAL, 61.0, told.append, earlier))
 
 
 def test_a_width_that_makes_no_whole_heads_is_refused() -> None:

@@ -49,36 +49,45 @@ def timed_families() -> list[str]:
 
 
 def compare_families(
-    families: list[str], trial: Trial, limit: float, report: Callable[[str], None]
-) -> dict[str, Any]:
-    """One row per family, and the times that the speed-ups are ratios of.
+    families: list[str],
+    trial: Trial,
+    limit: float,
+    report: Callable[[str], None],
+    earlier: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The result after each family: one row per family, and the times that are compared.
 
     Args:
         limit: Seconds for a family; what was not measured by then is named in "left out".
         report: Is told each family as its turn comes.
+        earlier: A result of the same settings, whose families are not measured again.
 
     Raises:
-        InputError: `d_model` is no multiple of 256.
+        InputError: `d_model` is no multiple of 256, or the earlier result has other settings.
     """
-    result: dict[str, Any] = {
-        "trial": asdict(trial),
+    settings = {
+        "trial": {**asdict(trial), "lengths": list(trial.lengths)},
         "limit_s": limit,
         "size": asdict(realistic(trial.d_model)),
-        "rows": [],
-        "times": [],
     }
+    if earlier is not None and any(earlier.get(name) != own for name, own in settings.items()):
+        raise InputError("the file holds a result of other settings; name another file")
+    rows: list[dict[str, Any]] = list(earlier["rows"]) if earlier else []
+    times: list[dict[str, Any]] = list(earlier["times"]) if earlier else []
+    measured_before = {row["family"] for row in rows}
     with Worker(measured, trial, warm_up) as worker:
         for family in families:
-            report(family)
-            found, end = worker.results_of(family, limit)
-            by_name = dict(found)
-            result["rows"].append(_row(family, trial, by_name, end))
-            result["times"] += [
-                {"family": family, "measured": name, **by_name[name]}
-                for name in trial.planned
-                if name in by_name and "ours_ms" in by_name[name]
-            ]
-    return result
+            if family not in measured_before:
+                report(family)
+                found, end = worker.results_of(family, limit)
+                by_name = dict(found)
+                rows.append(_row(family, trial, by_name, end))
+                times += [
+                    {"family": family, "measured": name, **by_name[name]}
+                    for name in trial.planned
+                    if name in by_name and "ours_ms" in by_name[name]
+                ]
+            yield {**settings, "rows": rows, "times": times}
 
 
 def warm_up(trial: Trial) -> None:
