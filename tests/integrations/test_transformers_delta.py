@@ -80,7 +80,7 @@ def test_every_family_is_tested() -> None:
 @pytest.mark.parametrize("family", MODULES)
 def test_a_model_trains_and_generates_the_same(family: str, calls: list[int]) -> None:
     model = made(family)
-    tokens = torch.randint(3, VOCAB - 10, (2, 70))
+    tokens = torch.randint(3, VOCAB - 10, (2, 70), generator=torch.Generator().manual_seed(0))
 
     def found() -> tuple[Tensor, list[Tensor], Tensor]:
         model.zero_grad()
@@ -102,10 +102,16 @@ def test_a_model_trains_and_generates_the_same(family: str, calls: list[int]) ->
     with use_in_transformers():
         ours = found()
     assert {1, 20, 70} <= set(calls)
+    # In float32 a rate's gradient is a sum of terms that cancel: theirs is 5e-4 from float64.
+    tolerances = {"A_log": 1e-3, "dt_bias": 1e-3}
+    names = [name for name, p in model.named_parameters() if p.grad is not None]
     flat = [[logits, *gradients, generated] for logits, gradients, generated in (ours, theirs)]
-    for one, other in zip(*flat, strict=True):
+    for name, one, other in zip(["logits", *names, "generated"], *flat, strict=True):
+        tolerance = tolerances.get(name.rsplit(".", 1)[-1], 1e-4)
         size = float(other.abs().max())
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(size, 1e-3))
+        torch.testing.assert_close(
+            one, other, rtol=tolerance, atol=tolerance * max(size, 1e-3), msg=name
+        )
     assert not torch.equal(ours[0], theirs[0])
     assert torch.equal(found()[0], theirs[0])
 
