@@ -44,7 +44,7 @@ def family_speed(
         float,
         typer.Option(
             min=1.0,
-            help="Seconds for a family; what is not measured by then is left out, and named.",
+            help="Time in seconds for a family; what is not measured by then is left out.",
         ),
     ] = 240.0,
     out: Annotated[
