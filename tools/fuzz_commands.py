@@ -78,6 +78,8 @@ WORKING = (
     "runs {sweep} --export {new}.csv",
     "runs {sweep} --export {new}.parquet --history",
     "report {sweep} --report-to {new}",
+    "watch {sweep} --once",
+    "watch {sweep} --json",
     "doctor",
     "bench scan --repeats 1 --shape 1,8,4,2 --without huggingface_loop",
     "bench audit --layers 1 --d-model 16 --length 32",
