@@ -1,6 +1,7 @@
 """The two functions of the package mamba_ssm that models call, in its layout and names."""
 
 import math
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,11 @@ from keelback.scan._op import step
 from keelback.scan._operands import Operands
 from keelback.ssd import _operands as ssd
 from keelback.ssd._op import update_repeated
+
+if TYPE_CHECKING:
+    _ByHeads: TypeAlias = ssd.Operands[Tensor]
+else:
+    _ByHeads = Any  # beartype reads no generic named tuples.
 
 _AXES_BY_HEADS = 4  # of the state
 _AXES_OF_ONE_GROUP = 2  # of B and C
@@ -131,7 +137,7 @@ def selective_state_update(
     return y
 
 
-def update_by_heads(operands: ssd.Operands[Tensor], dt_softplus: bool) -> Tensor:
+def update_by_heads(operands: _ByHeads, dt_softplus: bool) -> Tensor:
     """Output of a step in place, of a Mamba-2 or of channels that are numbered by heads.
 
     Raises:
