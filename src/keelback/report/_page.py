@@ -20,6 +20,7 @@ from keelback.report._plotly import charts, legend_key
 from keelback.report._tables import format_cell, is_numeric
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 Provenance = Mapping[str, str | Mapping[str, str]]
@@ -63,17 +64,9 @@ def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
         True
     """
     require_report_extra()
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("keelback.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
+    environment = templates_of("keelback.report")
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     environment.filters |= {"prose": _prose, "grade": _grade}
     packed = resources.files("keelback.report").joinpath("page", PLOTLY).read_bytes()
@@ -93,6 +86,20 @@ def render_page(outcomes: Sequence[Outcome], provenance: Provenance) -> str:
         plotly=base64.b64encode(packed).decode(),
         script=Markup(script),
         hashes=[Markup(_integrity(script)) for script in scripts],
+    )
+
+
+def templates_of(package: str) -> Environment:
+    """The templates in a package's folder `page`: every string is escaped, and made printable."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package, "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
 
 

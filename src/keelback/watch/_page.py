@@ -1,12 +1,10 @@
 """The page of a snapshot: drawn here, every text escaped; the browser only takes it over."""
 
 from importlib import resources
-from typing import Any
 
-from keelback.errors import printable
 from keelback.extras import require_extra
 from keelback.progress import in_words
-from keelback.report._page import _resource, _variables
+from keelback.report._page import _resource, _variables, templates_of
 from keelback.report._tables import format_cell
 from keelback.watch import _curves
 from keelback.watch._snapshot import Snapshot
@@ -27,16 +25,7 @@ def render_page(snapshot: Snapshot) -> str:
         True
     """
     require_page()
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("keelback.watch", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalized,
-    )
+    environment = templates_of("keelback.watch")
     environment.filters |= {"cell": format_cell, "time": in_words}
     return environment.get_template("watch.html").render(
         seen=snapshot,
@@ -65,7 +54,3 @@ def style_sheet() -> str:
 def page_file(name: str) -> str:
     """A file of the page that is no template."""
     return resources.files("keelback.watch").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _finalized(value: Any) -> Any:
-    return printable(value) if type(value) is str else value
