@@ -114,8 +114,7 @@ def host_map(
 
 def run_on_host(monkeypatch: Any, processors: int, kernel: Any = host_kernel) -> None:
     """Have every launch run on the host, planned for a GPU of so many multiprocessors."""
-    for module in (cuda_launch, step):
-        monkeypatch.setattr(module, "kernel", kernel)
+    monkeypatch.setattr(cuda_launch, "kernel", kernel)
     for module in (scan_launch, conv_launch, step):
         monkeypatch.setattr(module, "processors_of", lambda device: processors)
     for remembered in (scan_launch.prepare, conv_launch.prepare, step._planned):

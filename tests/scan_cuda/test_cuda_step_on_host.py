@@ -8,6 +8,7 @@ from cuda_cases import TOLERANCE
 from host_kernels import COMPILER, run_on_host
 from step_cases import BF16, CASES, F32, errors_of, make_step, run_step
 
+from keelback.compiled import cuda_launch
 from keelback.compiled.watchers import is_transformed, needs_gradient
 from keelback.errors import InputError
 from keelback.scan.cuda import step
@@ -121,7 +122,7 @@ def test_threads_take_several_rows_only_where_enough_threads_remain(
         taken.append((configuration.rows,))
         return Recorder()
 
-    monkeypatch.setattr(step, "kernel", kernel)
+    monkeypatch.setattr(cuda_launch, "kernel", kernel)
     monkeypatch.setattr(step, "processors_of", lambda device: 132)
     for batch in (1, 16, 64):
         run_step(**make_step(batch, 1536), delta_softplus=True, in_place=True)

@@ -20,6 +20,17 @@ class Layout(NamedTuple):
         """Whether entries along the last axis are neighbours in memory."""
         return self.stride[-1] == 1 or self.shape[-1] == 1
 
+    def in_packs(self, count: int) -> bool:
+        """Whether neighbours along the last axis may move `count` at once, if the first may."""
+        return self.stride[-1] == 1 and all(step % count == 0 for step in self.stride[:-1])
+
+    @property
+    def repeats(self) -> bool:
+        """Whether several elements are one in memory, so that none may be written."""
+        return any(
+            size > 1 and step == 0 for size, step in zip(self.shape, self.stride, strict=True)
+        )
+
     @property
     def contiguous(self) -> bool:
         """Whether the tensor lies row by row, without gaps."""

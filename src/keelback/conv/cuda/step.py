@@ -12,12 +12,11 @@ from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, address
 from keelback.compiled.layouts import Blank, Layout
+from keelback.compiled.state_packs import LARGEST
 
 THREADS = 64
 #: Past inputs, with the present one, that a thread has in registers.
 MOST_INPUTS = 16
-#: Strides, and the threads of a launch, are counted in 32 bits.
-_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,9 @@ def prepare_step(given: Sequence[Layout | None], silu: bool) -> CudaConvStep | N
     rows, channels, past = state.shape
     if not (rows and channels and 1 <= past < MOST_INPUTS):
         return None
-    if any(size > 1 and step == 0 for size, step in zip(*state[:2], strict=True)):
+    if state.repeats:
         return None
-    if max(rows * channels + THREADS, *_strides(given)) > _LARGEST:
+    if max(rows * channels + THREADS, *_strides(given)) > LARGEST:
         return None
     return CudaConvStep(given, silu)
 
@@ -128,4 +127,4 @@ def _in_piece(x: Layout) -> bool:
     """Whether the numbers of a channel may move at once, if those of the first may."""
     count = x.shape[-1]
     several = count in (2, 4, 8) and count * x.dtype.itemsize <= PIECE_BYTES
-    return several and x.stride[-1] == 1 and all(stride % count == 0 for stride in x.stride[:-1])
+    return several and x.in_packs(count)

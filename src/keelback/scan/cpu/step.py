@@ -41,7 +41,7 @@ class CpuStep(CpuScan):
         assert state is not None
         self._neighbours = all(x.adjacent for x in (given.A, given.B, given.C, state))
         # PyTorch refuses to write where several elements are one.
-        self._repeats = any(size > 1 and step == 0 for size, step in zip(*state[:2], strict=True))
+        self._repeats = state.repeats
         rows, states = self._plan.sizes.rows * given.u.shape[-1], self._plan.sizes.states
         last = row_major(self._last.shape)
         self._records = {False: self._record_into(last), True: self._record_into(state.stride)}

@@ -1,6 +1,5 @@
 """One step of the recurrence on an NVIDIA GPU, as in decoding."""
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -8,28 +7,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from keelback.compiled import cuda_driver
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import STORED_TYPES, header_text
-from keelback.compiled.cuda_operands import address
+from keelback.compiled.cuda_launch import ShortLaunch
+from keelback.compiled.cuda_operands import PIECE_BYTES, address
 from keelback.compiled.layouts import Layout, Signature, layouts_of, signature_of
+from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, packs_of
 from keelback.scan._operands import Operands, require_step
-from keelback.scan.cuda.configuration import WARP
 from keelback.scan.cuda.plan import MAX_STATES
 
 THREADS = 128
-#: Bytes that a thread moves at once, of states as they are computed with.
-_PACK_BYTES = 16
-#: Rows of a thread at most, and the threads of a multiprocessor that are too few for more rows.
-MOST_ROWS, _ENOUGH_THREADS = 4, 512
-#: Strides, and the threads of a launch, are counted in 32 bits.
-_LARGEST = 2**31 - 1
-
-#: Of the state, u, delta, A, B, C, D, z, delta_bias, the new state and y.
-_ADDRESSES = struct.Struct("=11q")
-
-# Replaced where the kernels run on the host.
-kernel: Any = cuda_driver.kernel
+#: The state, u, delta, A, B, C, D, z, delta_bias, the new state and y.
+_TENSORS = 11
 
 
 @dataclass(frozen=True)
@@ -77,15 +66,6 @@ class StepConfiguration:
         return header_text(self.dtype, types, integers, flags)
 
 
-@dataclass(frozen=True)
-class _Launch:
-    """A launch of the kernel less the addresses, which come before all else in its arguments."""
-
-    step: Any
-    blocks: int
-    sizes: bytes
-
-
 def advance_state(
     operands: Operands[Tensor], softplus: bool, in_place: bool
 ) -> tuple[Tensor, Tensor] | None:
@@ -105,21 +85,20 @@ def advance_state(
         new_state = torch.empty(state.shape, dtype=real, device=state.device)
     given = (state, *operands[:8], new_state)
     addresses = tuple(map(address, given))
-    aligned = not (addresses[0] | addresses[3] | addresses[4] | addresses[5]) % _PACK_BYTES
+    aligned = not (addresses[0] | addresses[3] | addresses[4] | addresses[5]) % PIECE_BYTES
     launch = _planned(signature_of(given), softplus, aligned)
     if launch is None:
         return None
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    if launch.blocks:
-        arguments = _ADDRESSES.pack(*addresses, y.data_ptr()) + launch.sizes
-        launch.step.launch(launch.blocks, THREADS, arguments)
+    if y.numel():
+        launch((*addresses, y.data_ptr()))
         if in_place:
             torch.autograd.graph.increment_version(state)
     return y, new_state
 
 
 @lru_cache(maxsize=1024)
-def _planned(signature: Signature, softplus: bool, aligned: bool) -> _Launch | None:
+def _planned(signature: Signature, softplus: bool, aligned: bool) -> ShortLaunch | None:
     """How the kernel takes operands like these, and a new state, if it does."""
     given: Any = layouts_of(signature)
     *given, new_state = given
@@ -131,21 +110,19 @@ def _planned(signature: Signature, softplus: bool, aligned: bool) -> _Launch | N
         return None
     if any(x.dtype not in (u.dtype, real) for x in (state, D, delta_bias) if x):
         return None
-    if any(size > 1 and step == 0 for size, step in zip(*new_state[:2], strict=True)):
+    if new_state.repeats:
         return None  # Several of its elements are one; PyTorch says so.
     require_step(Operands(u, delta, A, B, C, D, z, delta_bias, state))
     rows, channels, states = state.shape
     groups = B.shape[1]
-    vector = _PACK_BYTES // real.itemsize if aligned else 1
-    if states % vector or not all(_in_packs(x, vector) for x in (state, A, B, C)):
-        vector = 1
-    lanes = min(WARP, _power_of_two(-(-states // vector)))
+    most = PIECE_BYTES // real.itemsize if aligned else 1
+    vector, lanes = packs_of((state, A, B, C), states, most)
     seats = channels * lanes
     taken = MOST_ROWS if states <= lanes * vector else 1
-    while taken > 1 and rows * seats < taken * _ENOUGH_THREADS * processors_of(u.device):
+    while taken > 1 and rows * seats < taken * ENOUGH_THREADS * processors_of(u.device):
         taken //= 2
     blocks = -(-seats * -(-rows // taken) // THREADS)
-    if not 1 <= states <= MAX_STATES or blocks * THREADS > _LARGEST:
+    if not 1 <= states <= MAX_STATES or blocks * THREADS > LARGEST:
         return None
     configuration = StepConfiguration(
         dtype=u.dtype,
@@ -175,22 +152,13 @@ def _planned(signature: Signature, softplus: bool, aligned: bool) -> _Launch | N
         *(delta_bias.stride if delta_bias else (0,)),
         *new_state.stride,
     )
-    if max(sizes) > _LARGEST:
+    if max(sizes) > LARGEST:
         return None
-    step = kernel("step", configuration, u.device.index) if blocks else None
-    return _Launch(step, blocks, struct.pack(f"={len(sizes)}i{len(sizes) % 2 * 4}x", *sizes))
+    return ShortLaunch("step", configuration, u.device.index, blocks, THREADS, _TENSORS, sizes)
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _power_of_two(at_least: int) -> int:
-    return 1 << max(at_least - 1, 0).bit_length()
-
-
-def _in_packs(x: Layout, vector: int) -> bool:
-    return x.stride[-1] == 1 and all(stride % vector == 0 for stride in x.stride[:-1])
 
 
 def _along_channels(delta: Layout) -> tuple[int, int]:

@@ -71,6 +71,6 @@ def prepare_step(given: Operands[Layout], options: Options, in_place: bool) -> C
         return None
     if not all(one.adjacent for one in (given.B, given.C, states)):
         return None
-    if in_place and any(size > 1 and step == 0 for size, step in zip(*states[:2], strict=True)):
+    if in_place and states.repeats:
         return None
     return CpuStep(given, options, in_place)

@@ -13,18 +13,12 @@ from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, address
 from keelback.compiled.layouts import Blank, Layout
+from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, WARP, packs_of
 from keelback.ssd._operands import Operands, Options
 
 THREADS = 64
-WARP = 32
-#: Numbers of a head that a thread has at most, and the packs of states that it loads at once.
-MOST_ROWS = 4
-#: Threads of a multiprocessor that are too few for more numbers to a thread.
-ENOUGH_THREADS = 512
 WIDEST = 256
 """States for which there is a kernel."""
-#: Strides, and the threads of a launch, are counted in 32 bits.
-_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -112,10 +106,8 @@ class CudaStep:
         x, dt, A, B, C, D, z, bias = given[:8]
         batch, heads, head_dim, states = before.shape
         widest = max(one.dtype.itemsize for one in (before, after, B, C))
-        vector = PIECE_BYTES // widest if aligned else 1
-        if states % vector or not all(_in_packs(one, vector) for one in (before, after, B, C)):
-            vector = 1
-        lanes = min(WARP, _power_of_two(-(-states // vector)))
+        most = PIECE_BYTES // widest if aligned else 1
+        vector, lanes = packs_of((before, after, B, C), states, most)
         rows = max(1, MOST_ROWS // -(-states // (lanes * vector)))
         threads = batch * heads * head_dim * lanes
         while rows > 1 and threads < rows * ENOUGH_THREADS * processors_of(x.device):
@@ -167,10 +159,10 @@ def prepare_step(given: Operands[Layout], options: Options, in_place: bool) -> C
         return None
     if not all(size for one in floating for size in one.shape) or states.shape[-1] > WIDEST:
         return None
-    if in_place and any(size > 1 and step == 0 for size, step in zip(*states[:2], strict=True)):
+    if in_place and states.repeats:
         return None
     threads = WARP * (states.shape.numel() // states.shape[-1] + THREADS)
-    if max(threads, *_strides(given, states)) > _LARGEST:
+    if max(threads, *_strides(given, states)) > LARGEST:
         return None
     return CudaStep(given, options, in_place)
 
@@ -196,11 +188,3 @@ def _strides(given: Operands[Layout], after: Layout) -> tuple[int, ...]:
 def _states_of(given: Operands[Layout]) -> Layout:
     assert given.initial_states is not None
     return given.initial_states
-
-
-def _power_of_two(at_least: int) -> int:
-    return 1 << max(at_least - 1, 0).bit_length()
-
-
-def _in_packs(x: Layout, vector: int) -> bool:
-    return x.stride[-1] == 1 and all(stride % vector == 0 for stride in x.stride[:-1])
