@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpointing import with_and_without
 from torch import Tensor, nn
 
 from keelback.benchmarks.families import VOCAB, build
@@ -171,19 +172,7 @@ def test_packed_sequences_are_kept_apart(family: str) -> None:
 def test_layers_are_run_again_for_their_gradients_as_they_ran(family: str) -> None:
     model = made(family).train()
     tokens = torch.randint(3, VOCAB, (2, 30))
-
-    def gradients() -> list[Tensor]:
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-    with use_in_transformers():
-        model(tokens, use_cache=False).logits.square().mean().backward()
-    expected = gradients()
-    model.zero_grad()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    with use_in_transformers():
-        loss = model(tokens, use_cache=False).logits.square().mean()
-    loss.backward()
-    for one, other in zip(gradients(), expected, strict=True):
+    for one, other in zip(*with_and_without(model, tokens), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpointing import with_and_without
 from torch import Tensor, nn
 
 from keelback.benchmarks.families import VOCAB, build
@@ -134,20 +135,7 @@ def test_a_state_is_taken_up_in_pieces_longer_than_a_step() -> None:
 
 def test_layers_are_run_again_for_their_gradients_as_they_ran(family: str) -> None:
     model: Any = build(family).train()
-    tokens = torch.randint(3, VOCAB, (2, 30))
-
-    def gradients() -> list[Tensor]:
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-    with use_in_transformers():
-        model(tokens, use_cache=False).logits.square().mean().backward()
-    expected = gradients()
-    model.zero_grad()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    with use_in_transformers():
-        loss = model(tokens, use_cache=False).logits.square().mean()
-    loss.backward()
-    close(gradients(), expected)
+    close(*with_and_without(model, torch.randint(3, VOCAB, (2, 30))))
 
 
 def test_their_own_kernel_stays_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
