@@ -26,6 +26,7 @@ from keelback.bounds._numbers import (
     Real,
     ball,
     enclosed,
+    enclosed_each,
     exp,
     flint,
     log,
@@ -46,13 +47,8 @@ _WORKING = 256
 def step_sums(constants: ClassConstants) -> StepSums:
     """The logarithms of S1 and of S2 / S1, S3 / S1 and (S2 + max(s_A, 0) S3) / S1, rounded up."""
 
-    def sums() -> StepSums:
-        return step_sums_of(constants.balls())
-
-    def end(name: str) -> float:
-        return upper_end(enclosed(lambda: getattr(sums(), name)))
-
-    return StepSums(*map(end, ("log_output", "log_decaying", "log_absolute", "log_relative")))
+    sums = enclosed_each(lambda: vars(step_sums_of(constants.balls())))
+    return StepSums(**{name: upper_end(found) for name, found in sums.items()})
 
 
 def log_output_bound(constants: AnyConstants) -> float:
