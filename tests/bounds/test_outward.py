@@ -57,6 +57,7 @@ def test_what_is_written_again_is_right_to_thirty_digits() -> None:
                 assert same or abs(found[name] - value) < mpf(10) ** -RIGHT * max(1, abs(value)), c
 
 
+@pytest.mark.slow
 def test_closed_forms_of_random_classes() -> None:
     for c in random_classes(SETS):
         found, written = vars(outward.step_sums(c)), functools.partial(log_sums, c)
@@ -109,7 +110,7 @@ def test_sums_of_random_classes_with_other_states() -> None:
 
 
 def test_output_bounds_of_random_stacks_and_blocks() -> None:
-    """Written out from Corollaries 8 and 9, to 250 digits."""
+    """What is printed; `test_outward_classes.py` has 10,000 sets of all newer kinds in balls."""
     draw = random.Random(2)
     tried = 0
     for c in random_classes(300):

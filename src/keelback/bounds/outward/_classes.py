@@ -36,6 +36,7 @@ from keelback.bounds._numbers import (
     upper_end,
 )
 from keelback.bounds._risk import loss_complexity_factor, loss_radii
+from keelback.bounds._sharpened import log_output_bound as log_output_of
 from keelback.bounds._sharpened import step_sums as step_sums_of
 from keelback.bounds._steps import StepSums
 from keelback.bounds.outward._doubles import exact
@@ -53,6 +54,8 @@ def step_sums(constants: ClassConstants) -> StepSums:
 
 def log_output_bound(constants: AnyConstants) -> float:
     """`keelback.bounds.log_output_bound`, rounded up; of stacks and Mamba blocks too."""
+    if isinstance(constants, ClassConstants):
+        return upper_end(enclosed(lambda: log_output_of(constants.balls())))
     _, in_balls = covered_class(constants)
     return upper_end(enclosed(lambda: in_balls().log_bound))
 
