@@ -14,6 +14,7 @@ from keelback.integrations._convolution import causal_convolution, convolution_u
 from keelback.integrations._delta import BY_CHANNEL, BY_HEAD, delta_rules
 from keelback.integrations._diagonal import rg_lru_scan, rwkv_attention
 from keelback.integrations._mamba2 import scan_by_heads, step_by_heads
+from keelback.integrations._mlstm import mlstm_backend
 from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._widths import in_one_width
@@ -49,19 +50,21 @@ def use_in_transformers() -> Replacement:
     Mamba-2, Bamba, FalconH1, GraniteMoeHybrid, NemotronH and Zamba-2, the gated delta rules of
     Qwen3-Next, Qwen3.5 (dense, with experts, and with vision), Qwen4 (experimental), OLMo hybrid
     and LaraMini, the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next, the RG-LRU of
-    RecurrentGemma, and the linear attention of RWKV. `names` of the result has what was replaced:
-    a family that the installed transformers does not have, or builds otherwise, is not among them.
+    RecurrentGemma, the linear attention of RWKV, and the mLSTM of xLSTM. `names` of the result has
+    what was replaced: a family that the installed transformers does not have, or builds otherwise,
+    is not among them.
     Neither mamba-ssm nor causal-conv1d nor flash-linear-attention needs to be installed.
 
     The functions are replaced in transformers' modules, so that models made before the call use
     keelback's as well as those made after it, on CPU and GPU, in training and generation, until the
-    result is undone. Two things stay as they are: the single steps of RG-LRU and RWKV, in which
-    there is no loop, and on a GPU with flash-linear-attention those delta rules that its
+    result is undone. Two things stay as they are: the single steps of RG-LRU, RWKV and xLSTM, in
+    which there is no loop, and on a GPU with flash-linear-attention those delta rules that its
     kernels compute faster (`who_computes_on_gpu` says which).
     Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the `position_ids` of
     `DataCollatorWithFlattening`) are kept apart, but not by RecurrentGemma and RWKV, whose layers
-    mix neighbouring tokens outside of what is replaced. A call under gradient checkpointing without
-    `use_reentrant` is run again as it ran at first, also after the result was undone:
+    mix neighbouring tokens outside of what is replaced, nor by xLSTM, which takes no such argument.
+    A call under gradient checkpointing without `use_reentrant` is run again as it ran at first,
+    also after the result was undone:
 
         with keelback.integrations.use_in_transformers():
             model.generate(...)
@@ -99,6 +102,7 @@ def use_in_transformers() -> Replacement:
             "5.15 and newer have"
         )
     _replace_diagonal_recurrences(replacement)
+    _replace_mlstm(replacement)
     return replacement
 
 
@@ -131,6 +135,13 @@ def _replace_diagonal_recurrences(replacement: Replacement) -> None:
         replacement.function(layer, "_rnn_scan", rg_lru_scan(layer._rnn_scan))
     if rwkv is not None and hasattr(rwkv, "rwkv_linear_attention"):
         replacement.function(rwkv, "rwkv_linear_attention", rwkv_attention(rwkv))
+
+
+def _replace_mlstm(replacement: Replacement) -> None:
+    """Replace that of xLSTM, unless its layers are those of the package `xlstm`."""
+    backend = getattr(_module_of("xlstm"), "xLSTMBackend", None)
+    if backend is not None:
+        replacement.function(backend, "forward", mlstm_backend(backend.forward))
 
 
 def _module_of(family: str) -> ModuleType | None:

@@ -14,6 +14,7 @@ from keelback.ssd.chunked.blocks import (
     across,
     by_group,
     by_head,
+    by_matrix,
     by_time,
     grouped,
     parts_of,
@@ -24,14 +25,45 @@ from keelback.ssd.chunked.steps import Prologue
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """Gradients of all chunks: of x, B, C as these lie, of the step sizes and logs r c g h t."""
+class Gradients:
+    """Gradients of all chunks: of x, B, C as these lie, of the weights and logs (r c g h t)."""
 
     x: Tensor
     B: Tensor
     C: Tensor
     sizes: Tensor
     logs: Tensor
+
+    def by_step(self, length: int) -> "Gradients":
+        """Without chunks, by steps: of the log of each step's decay, which later steps all feel."""
+        flat = (slice(None), slice(0, length))
+        return Gradients(
+            self.x.flatten(3, 4).flatten(1, 2)[flat],
+            self.B.flatten(1, 2)[flat],
+            self.C.flatten(1, 2)[flat],
+            _by_step(self.sizes)[flat],
+            _by_step(self.logs.flip(-1).cumsum(-1).flip(-1))[flat],
+        )
+
+
+def gradients_of(
+    whole: Block, before: Tensor, dy: Tensor, dlast: Tensor | None
+) -> tuple[Gradients, Tensor]:
+    """The gradients of what the chunks hold, and of the states before the first (r g hp n).
+
+    Args:
+        before: The states before every chunk.
+        dy: Of the outputs without skip and gate, as x lies.
+        dlast: Of the states after the last step, r g hp n.
+    """
+    after, dstart = _adjoints_between(whole, dy, dlast)
+    found = Gradients(
+        *(torch.empty_like(one) for one in (whole.x, whole.B, whole.C)),
+        *(torch.empty_like(whole.sizes) for _ in range(2)),
+    )
+    for part in parts_of(whole):
+        _of_part(Block.of(whole, *part), dy[part], before[part], after[part], found, part)
+    return found, dstart
 
 
 def run_backward(
@@ -52,32 +84,21 @@ def run_backward(
     dskipped = dy if dgated is None else dgated
     dx, dD = _of_skip(given, dskipped)
     whole_dy = whole_block(given._replace(x=dskipped), prologue.sizes).x
-    after, dstart = _adjoints_between(whole, whole_dy, grouped(dlast, sizes.groups))
-    found = _Whole(
-        *(torch.empty_like(one) for one in (whole.x, whole.B, whole.C)),
-        *(torch.empty_like(whole.sizes) for _ in range(2)),
-    )
-    for part in parts_of(whole):
-        _of_part(Block.of(whole, *part), whole_dy[part], before[part], after[part], found, part)
-    flat = (slice(None), slice(0, sizes.length))
-    dlogs = _by_step(found.logs.flip(-1).cumsum(-1).flip(-1))[flat]
+    chunked, dstart = gradients_of(whole, before, whole_dy, grouped(dlast, sizes.groups))
+    found = chunked.by_step(sizes.length)
     steps = prologue.sizes
-    dsizes = _by_step(found.sizes)[flat] + dlogs * given.A
-    ddt = prologue.gradient(dsizes, options)
-    of_x = found.x.flatten(3, 4).flatten(1, 2)[flat]
+    ddt = prologue.gradient(found.sizes + found.logs * given.A, options)
     return Operands(
-        x=of_x if dx is None else of_x + dx,
+        x=found.x if dx is None else found.x + dx,
         dt=ddt,
-        A=(dlogs * steps).sum((0, 1)),
-        B=found.B.flatten(1, 2)[flat],
-        C=found.C.flatten(1, 2)[flat],
+        A=(found.logs * steps).sum((0, 1)),
+        B=found.B,
+        C=found.C,
         D=dD,
         z=dz,
         dt_bias=None if given.dt_bias is None else ddt.sum((0, 1)),
         initial_states=(
-            None
-            if given.initial_states is None
-            else dstart.unflatten(2, (-1, sizes.head_dim)).flatten(1, 2)
+            None if given.initial_states is None else by_matrix(dstart, sizes.head_dim)
         ),
     )
 
@@ -119,7 +140,7 @@ def _of_part(
     dy: Tensor,
     before: Tensor,
     after: Tensor,
-    found: _Whole,
+    found: Gradients,
     part: tuple[slice, slice],
 ) -> None:
     """The gradients of the operands of some chunks.

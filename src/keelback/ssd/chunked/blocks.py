@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keelback.ssd._operands import Operands, SsdSizes
+from keelback.ssd._operands import Operands
 
 CHUNK = 64
 #: Numbers of the decays between the steps of chunks that are worked on at a time.
@@ -23,12 +23,45 @@ class Block:
     x: Tensor  # r c t g h p
     B: Tensor  # r c t g n
     C: Tensor
-    sizes: Tensor  # of the steps: r c g h t
+    sizes: Tensor  # of the steps, by which inputs are weighted: r c g h t
     logs: (
         Tensor  # of the decays from the chunk's start up to and with each step, float64: r c g h t
     )
     epochs: Tensor | None  # resets in the chunk up to and with each step: r c t
     causal: Tensor  # 0 for pairs of a step and one not after it, else minus infinity: t t
+
+    @classmethod
+    def whole(
+        cls, x: Tensor, B: Tensor, C: Tensor, weights: Tensor, logs: Tensor, reset: Tensor | None
+    ) -> "Block":
+        """All steps, filled up to whole chunks with steps that neither decay nor add.
+
+        Args:
+            weights: Of the inputs, (batch, length, heads), in the dtype that is computed in.
+            logs: Of the decay of each step, of the same shape, float64.
+        """
+        lacking, groups, dtype = -x.shape[1] % CHUNK, B.shape[2], weights.dtype
+
+        def cut(steps: Tensor) -> Tensor:
+            return F.pad(steps, (0, 0, 0, 0, 0, lacking)).unflatten(1, (-1, CHUNK))
+
+        def by_head_of(numbers: Tensor) -> Tensor:
+            filled = F.pad(numbers, (0, 0, 0, lacking)).unflatten(1, (-1, CHUNK))
+            return filled.unflatten(3, (groups, -1)).movedim(2, 4)
+
+        epochs = None
+        if reset is not None:
+            epochs = F.pad(reset, (0, lacking)).unflatten(1, (-1, CHUNK)).long().cumsum(2)
+        causal = torch.full((CHUNK, CHUNK), -torch.inf, dtype=dtype, device=x.device).triu(1)
+        return cls(
+            cut(x).unflatten(3, (groups, -1)),
+            cut(B),
+            cut(C),
+            by_head_of(weights).contiguous(),
+            by_head_of(logs).clamp(min=_SMALLEST_LOG[dtype]).cumsum(-1),
+            epochs,
+            causal,
+        )
 
     @classmethod
     def of(cls, whole: "Block", rows: slice, chunks: slice) -> "Block":
@@ -102,31 +135,10 @@ def by_time(weights: Tensor) -> Tensor:
     return weights.movedim(4, 2).unsqueeze(-1)
 
 
-def whole_block(given: Operands[Tensor], step_sizes: Tensor, chunk: int = CHUNK) -> Block:
-    """All of a scan, filled up to whole chunks with steps of size zero."""
-    sizes = SsdSizes.of(given)
-    lacking, groups = -sizes.length % chunk, sizes.groups
-    dtype = step_sizes.dtype
-
-    def cut(x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, 0, 0, lacking)).unflatten(1, (-1, chunk))
-
-    steps = F.pad(step_sizes, (0, 0, 0, lacking)).unflatten(1, (-1, chunk))
-    steps = steps.unflatten(3, (groups, -1)).movedim(2, 4)
-    logs = steps.double() * given.A.double().unflatten(0, (groups, -1)).unsqueeze(-1)
-    epochs = None
-    if given.reset is not None:
-        epochs = F.pad(given.reset, (0, lacking)).unflatten(1, (-1, chunk)).long().cumsum(2)
-    causal = torch.full((chunk, chunk), -torch.inf, dtype=dtype, device=given.x.device).triu(1)
-    return Block(
-        cut(given.x).unflatten(3, (groups, -1)),
-        cut(given.B),
-        cut(given.C),
-        steps.contiguous(),
-        logs.clamp(min=_SMALLEST_LOG[dtype]).cumsum(-1),
-        epochs,
-        causal,
-    )
+def whole_block(given: Operands[Tensor], step_sizes: Tensor) -> Block:
+    """All of a scan by heads, whose step sizes are the weights and, times A, the log decays."""
+    logs = step_sizes.double() * given.A.double()
+    return Block.whole(given.x, given.B, given.C, step_sizes, logs, given.reset)
 
 
 def parts_of(whole: Block) -> Iterator[tuple[slice, slice]]:
@@ -151,3 +163,8 @@ def across(block: Block) -> Tensor:
 def grouped(states: Tensor | None, groups: int) -> Tensor | None:
     """(batch, heads, head_dim, state) as r g hp n."""
     return None if states is None else states.unflatten(1, (groups, -1)).flatten(2, 3)
+
+
+def by_matrix(states: Tensor, head_dim: int) -> Tensor:
+    """r g hp n as (batch, heads, head_dim, state)."""
+    return states.unflatten(2, (-1, head_dim)).flatten(1, 2)

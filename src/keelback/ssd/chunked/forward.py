@@ -13,6 +13,7 @@ from keelback.ssd.chunked.blocks import (
     Block,
     across,
     by_group,
+    by_matrix,
     by_time,
     grouped,
     parts_of,
@@ -61,16 +62,21 @@ def run_forward(given: Operands[Tensor], options: Options) -> tuple[Tensor, Tens
     before, last = states_between(whole, grouped(given.initial_states, sizes.groups))
     y = before_gate(given, whole, before)
     y = y.contiguous() if given.z is None else y * F.silu(given.z)
-    return y, last.unflatten(2, (-1, sizes.head_dim)).flatten(1, 2)
+    return y, by_matrix(last, sizes.head_dim)
 
 
 def before_gate(given: Operands[Tensor], whole: Block, before: Tensor) -> Tensor:
     """The outputs (batch, length, heads, head_dim) with the skip connection, without the gate."""
+    y = all_outputs(whole, before, given.x.shape[1])
+    return y if given.D is None else torch.addcmul(y, per_number(given.D), given.x)
+
+
+def all_outputs(whole: Block, before: Tensor, length: int) -> Tensor:
+    """The outputs without skip and gate, (batch, length, heads, head_dim)."""
     y = torch.empty_like(whole.x, memory_format=torch.contiguous_format)
     for part in parts_of(whole):
         y[part] = outputs_of(Block.of(whole, *part), before[part])
-    y = y.flatten(3, 4).flatten(1, 2)[:, : given.x.shape[1]]
-    return y if given.D is None else torch.addcmul(y, per_number(given.D), given.x)
+    return y.flatten(3, 4).flatten(1, 2)[:, :length]
 
 
 def per_number(D: Tensor) -> Tensor:

@@ -1,0 +1,165 @@
+"""Gated linear attention: the scan by heads with weights and log decays that are given apart."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from keelback.compiled.backends import choose_backend
+from keelback.compiled.calls import Calls
+from keelback.compiled.checks import computing_dtype_of
+from keelback.compiled.operator import Operator
+from keelback.compiled.resets import starts_of
+from keelback.ssd import _op
+from keelback.ssd import _operands as scans
+from keelback.ssd._attention_operands import (
+    DIFFERENTIABLE,
+    OTHERS,
+    Operands,
+    require_attention,
+    require_step,
+)
+from keelback.ssd.chunked import attention
+from keelback.ssd.reference import NO_LIMIT, gated_linear_attention_reference
+
+BACKENDS: Any = {"cpu": attention, "cuda": attention}
+
+
+def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Of output and last states."""
+    operands: Operands[Tensor] = Operands(*arguments[: len(Operands._fields)])
+    v, k = operands.v, operands.k
+    *rows, _, heads, value = v.shape
+    return v.new_empty(v.shape), v.new_empty((*rows, heads, value, k.shape[-1]))
+
+
+ATTENTION = Operator(
+    "gated_linear_attention",
+    differentiable=DIFFERENTIABLE,
+    others=OTHERS,
+    outputs=("y", "last_states"),
+    backends=BACKENDS,
+    fake=_shapes,
+)
+
+
+def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    require_attention(given)
+    computing = computing_dtype_of(given, Operands._fields[:-1])
+    chosen = choose_backend(backend, given.v.device, BACKENDS, "v")
+    floating = dict.fromkeys(Operands._fields[:-1], computing)
+    return chosen, Operands(**floating, reset=torch.bool)
+
+
+_CALLS = Calls(
+    ATTENTION, Operands, _chosen, lambda operands: gated_linear_attention_reference(*operands)
+)
+
+
+def gated_linear_attention(
+    q: Float[Tensor, "batch length groups key"],
+    k: Float[Tensor, "batch length groups key"],
+    v: Float[Tensor, "batch length heads value"],
+    g: Float[Tensor, "batch length heads"],
+    weights: Float[Tensor, "batch length heads"] | None = None,
+    initial_states: Float[Tensor, "batch heads value key"] | None = None,
+    return_final_states: bool = False,
+    *,
+    reset: Bool[Tensor, "batch length"] | None = None,
+    cu_seqlens: Int[Tensor, " boundaries"] | None = None,
+    seq_idx: Int[Tensor, "batch length"] | None = None,
+    backend: Literal["reference", "cpu", "cuda"] | None = None,
+) -> (
+    Float[Tensor, "batch length heads value"]
+    | tuple[Float[Tensor, "batch length heads value"], Float[Tensor, "batch heads value key"]]
+):
+    """Linear attention whose memory decays, by one factor per head and step.
+
+        h_t = exp(g_t) h_{t-1} + w_t v_t k_t^T        y_t = h_t q_t
+
+    with a matrix h (value, key) per head. This is the scan of state-space duality (Dao and Gu 2024,
+    arXiv 2405.21060) with x = v, B = k and C = q, where the weight w_t of an input and the log
+    decay g_t are given apart instead of as one step size. A constant g is RetNet's retention (Sun
+    et al. 2023, arXiv 2307.08621) and lightning attention's decay (Qin et al. 2024, arXiv
+    2401.04658). Differentiable in every floating operand. float32 and float64 are computed as they
+    are, bfloat16 and float16 in float32. Steps are computed by chunks of 64, on a GPU too, in
+    PyTorch's matrix products: an inf or nan in q, k or v is in all later outputs, as in the
+    recurrence, and may be in earlier ones of its chunk, which `backend="reference"` keeps apart.
+
+    Args:
+        q: The queries. The number of groups divides that of heads; head h reads with group
+            h // (heads / groups). They are not scaled.
+        k: The keys, grouped as q.
+        v: The values.
+        g: The log decay, zero or less where the states decay.
+        weights: By what each value is multiplied; one if absent.
+        initial_states: The states before the first step; zero if absent.
+        return_final_states: Whether to return the states after the last step too.
+        reset: True where a new sequence starts: the state before that step is zero.
+        cu_seqlens: Bounds (0, ..., length) of the sequences packed into a batch of one, another
+            way to write `reset`. The initial states are those of the first sequence, the final
+            states those of the last one.
+        seq_idx: The number of each step's sequence, a third way: a new one starts where it changes.
+        backend: "reference" (plain PyTorch, step by step), "cpu" or "cuda"; if absent, the one for
+            the device of v.
+
+    Returns:
+        y in the dtype of v, or (y, final states). The states are float32, or float64 if all is.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
+
+    Examples:
+        >>> (q, k), v = torch.randn(2, 2, 100, 2, 32), torch.ones(2, 100, 4, 8)
+        >>> gated_linear_attention(q, k, v, -torch.rand(2, 100, 4)).shape
+        torch.Size([2, 100, 4, 8])
+    """
+    mask = starts_of(reset, cu_seqlens, seq_idx, v, ("batch", "length", "heads", "value"), "v")
+    operands = Operands(q, k, v, g, weights, initial_states, mask)
+    y, final = _CALLS(operands, (), backend)
+    y = y.to(v.dtype)
+    return (y, final) if return_final_states else y
+
+
+def gated_linear_attention_step(
+    states: Float[Tensor, "batch heads value key"],
+    q: Float[Tensor, "batch groups key"],
+    k: Float[Tensor, "batch groups key"],
+    v: Float[Tensor, "batch heads value"],
+    g: Float[Tensor, "batch heads"],
+    weights: Float[Tensor, "batch heads"] | None = None,
+) -> tuple[Float[Tensor, "batch heads value"], Float[Tensor, "batch heads value key"]]:
+    """Advance `gated_linear_attention` by one position: the output there, and the new states.
+
+    The operands are those of the sequence without the axis of the length. Start from zeros, or from
+    the final states of the prompt; `states` itself is left as it is.
+
+    Returns:
+        The output in the dtype of v, and the states after the step, float32 or float64, from which
+        the next step goes on. Gradients go through both.
+
+    Raises:
+        InputError: An operand has the wrong shape, dtype or device.
+
+    Examples:
+        >>> states = torch.zeros(1, 2, 4, 3)
+        >>> q, k, v = torch.randn(1, 2, 3), torch.randn(1, 2, 3), torch.randn(1, 2, 4)
+        >>> y, states = gated_linear_attention_step(states, q, k, v, -torch.rand(1, 2))
+        >>> y.shape, states.shape
+        (torch.Size([1, 2, 4]), torch.Size([1, 2, 4, 3]))
+    """
+    given: Operands[Any] = Operands(q, k, v, g, weights, states)
+    require_step(given)
+    computing = computing_dtype_of(given, (*Operands._fields[:5], "states"))
+    x = v.to(computing)
+    if weights is not None:
+        x = x * weights.to(computing).unsqueeze(-1)
+    # All sequences' heads as those of one, each with a rate of its own, in a step of size 1.
+    one: list[Any] = [y.to(computing).flatten(0, 1).unsqueeze(0) for y in (x, k, q, states)]
+    rates = g.to(computing).flatten()
+    x, B, C, before = one
+    operands = scans.Operands(x, torch.ones_like(rates)[None], rates, B, C, initial_states=before)
+    y, after = _op.step(operands, scans.options_of(False, NO_LIMIT))
+    return y.view(v.shape).to(v.dtype), after.view(states.shape)
