@@ -1,7 +1,10 @@
-"""Train a byte model in a subspace, code it, and certify it on reviews: one model per command.
+"""Train a model over bytes or tokens, code it, and certify it on reviews: one model per command.
 
     python tools/certify_byte_model.py mamba --train TRAIN.parquet --test TEST.parquet \\
         --seconds 200 --out FOLDER
+
+With `--tokens V` the model reads V tokens, which byte-pair encoding of the training reviews makes;
+the merges are part of the coded model, and paid for with it.
 
 Writes to FOLDER, one part after the other, and leaves out parts that are there already:
 
@@ -28,6 +31,7 @@ import torch
 
 from keelback.bounds import code_length
 from keelback.certify import (
+    Alphabet,
     CompressionRecipe,
     certify_language,
     compress,
@@ -48,17 +52,19 @@ _QUIET_SECONDS = 20
 FAMILIES = ("mamba", "mamba2", "transformer")
 
 
-def untrained(family: str, width: int, layers: int, seed: int) -> Any:
-    """A model over bytes; a transformer (of Llama's layers) as large as a Mamba of the shape."""
+def untrained(family: str, width: int, layers: int, seed: int, vocab_size: int = 256) -> Any:
+    """A model; a transformer (of Llama's layers) is as large as a Mamba of the shape."""
     if family == "mamba":
-        return build(ByteLMConfig(kind="mamba", d_model=width, n_layers=layers, d_state=16))
+        shape = ByteLMConfig(kind="mamba", d_model=width, n_layers=layers, d_state=16)
+        return build(shape, vocab_size=vocab_size)
     if family == "mamba2":
-        return build(ByteLMConfig(kind="mamba2", d_model=width, n_layers=layers, head_dim=32))
+        shape = ByteLMConfig(kind="mamba2", d_model=width, n_layers=layers, head_dim=32)
+        return build(shape, vocab_size=vocab_size)
     import transformers
 
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=256,
+        vocab_size=vocab_size,
         hidden_size=width,
         intermediate_size=5 * width // 2 // 8 * 8,
         num_hidden_layers=max(1, round(0.56 * layers)),
@@ -77,9 +83,15 @@ def say(text: str) -> None:
 
 
 def train(options: argparse.Namespace, coded: Path, documents: Documents) -> None:
-    model = untrained(options.family, options.width, options.layers, options.seed)
+    parts = [own.encode() for own in documents.texts]
+    alphabet = Alphabet.trained(parts, options.tokens)
+    text = torch.from_numpy(alphabet.joined(parts))
+    per_byte = len(text) / documents.size
+    model = untrained(
+        options.family, options.width, options.layers, options.seed, alphabet.vocab_size
+    )
     weights = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{options.family}: {weights} weights")
+    say(f"{options.family}: {weights} weights, {per_byte:.3f} tokens per byte")
     recipe = CompressionRecipe(
         bits=options.bits,
         steps=options.steps,
@@ -87,16 +99,16 @@ def train(options: argparse.Namespace, coded: Path, documents: Documents) -> Non
         seq_len=options.context + options.window,
         learning_rate=options.learning_rate,
         spread=options.spread,
-        tokens=documents.size,
+        tokens=len(text),
         rank=options.rank,
         seed=options.seed,
         max_seconds=options.seconds,
     )
 
     def report(step: int, loss: float, bits: float) -> None:
-        say(f"step {step}: {loss / math.log(2):.3f} bits per byte, about {bits / 8:.0f} bytes")
+        own = per_byte * loss / math.log(2)
+        say(f"step {step}: {own:.3f} bits per byte, about {bits / 8:.0f} bytes")
 
-    text = torch.frombuffer(bytearray(documents.joined()), dtype=torch.uint8)
     began = time.monotonic()
     found, losses = compress(
         model.to(options.device),
@@ -104,6 +116,7 @@ def train(options: argparse.Namespace, coded: Path, documents: Documents) -> Non
         recipe,
         context=options.context,
         window=options.window,
+        alphabet=alphabet,
         report=report,
     )
     seconds = time.monotonic() - began
@@ -120,7 +133,8 @@ def train(options: argparse.Namespace, coded: Path, documents: Documents) -> Non
             "recipe": vars(recipe),
             "steps": len(losses),
             "seconds": seconds,
-            "last_bits_per_byte": fmean(losses[-50:]) / math.log(2),
+            "last_bits_per_byte": per_byte * fmean(losses[-50:]) / math.log(2),
+            **({"tokenizer": alphabet.as_dict(), "tokens": len(text)} if alphabet.merges else {}),
             "losses": losses[:: max(1, len(losses) // 200)],
             "text": documents.as_dict(),
         },
@@ -150,6 +164,7 @@ def certify(
         window=read.header.window,
         training=seen,
         attempt=options.attempt,
+        alphabet=read.alphabet,
     )
     if not found.statements:
         say(f"nothing can be certified of {sum(map(len, documents))} bytes: {out} is not written")
@@ -206,11 +221,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--steps", type=int, default=10**9, help="most steps to train")
     options.add_argument("--width", type=int, default=384, help="d_model")
     options.add_argument("--layers", type=int, default=10, help="of a Mamba")
+    options.add_argument("--tokens", type=int, default=256, help="of the model; 256 are the bytes")
     options.add_argument("--rank", type=int, default=8, help="of the coded change of a matrix")
     options.add_argument("--bits", type=float, default=4.0, help="per coded weight at the start")
     options.add_argument("--batch", type=int, default=64, help="windows per step")
-    options.add_argument("--context", type=int, default=128, help="bytes before a window")
-    options.add_argument("--window", type=int, default=384, help="bytes predicted at a time")
+    options.add_argument("--context", type=int, default=128, help="tokens before a window")
+    options.add_argument("--window", type=int, default=384, help="tokens predicted at a time")
     options.add_argument("--learning-rate", type=float, default=4e-3, help="of Adam, its peak")
     options.add_argument("--spread", type=float, default=1.3, help="nats; weighs the code's length")
     options.add_argument("--draw", type=int, default=5000, help="documents to draw, or 0")

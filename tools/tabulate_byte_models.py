@@ -1,4 +1,4 @@
-"""Put certificates of byte models of several sizes into a table and a figure.
+"""Put certificates of models over bytes and tokens, of several sizes, into a table and a figure.
 
     python tools/tabulate_byte_models.py --out results/experiments/byte-certificates
 
@@ -11,6 +11,7 @@ rounds them again.
 import argparse
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from upward import at_most
 TINY = Path(__file__).resolve().parents[1] / "results/experiments/language-certificates"
 HEADING = (
     "model",
+    "reads",
     "weights",
     "coded numbers",
     "bytes of the file",
@@ -37,6 +39,9 @@ HEADING = (
     "training steps",
 )
 
+OF_TOKENS = "token "
+"""What the kinds of statements about a model over tokens begin with."""
+
 KINDS = {"code paid": "bits along the text", "new document": "bits of a new document"}
 
 
@@ -45,6 +50,7 @@ class Certified:
     """A model and what is certified about it: bits per byte, and errors."""
 
     name: str
+    reads: str
     weights: int
     size: int
     coded: int | None
@@ -60,14 +66,18 @@ class Certified:
         certificates = [self.trained, *([] if self.drawn is None else [self.drawn])]
         for certificate in certificates:
             for statement in certificate["statements"]:
-                if statement["kind"] == kind:
+                if statement["kind"].removeprefix(OF_TOKENS) == kind:
                     return float(statement["bound"])
         return None
 
     def row(self) -> list[str]:
-        along = next(s for s in self.trained["statements"] if s["kind"] == "bits along the text")
+        kind = "bits along the text"
+        along = next(
+            own for own in self.trained["statements"] if own["kind"].removeprefix(OF_TOKENS) == kind
+        )
         return [
             self.name,
+            self.reads,
             str(self.weights),
             "" if self.coded is None else str(self.coded),
             str(self.size),
@@ -84,7 +94,7 @@ class Certified:
 
 def ngram_rows(found: Sequence[Certified]) -> list[list[str]]:
     """What n-gram models lose on the training text, and are certified for on a new document."""
-    one = next(one for one in reversed(found) if one.drawn is not None)
+    one = next(one for one in reversed(found) if one.drawn is not None and one.steps is not None)
     assert one.drawn is not None
     lost = one.trained["data"]["measured"]["ngrams"]
     bounds = {
@@ -92,9 +102,21 @@ def ngram_rows(found: Sequence[Certified]) -> list[list[str]]:
         for statement in one.drawn["statements"]
         if statement["kind"] == "n-gram"
     }
-    filled = [["", "", "", "", f"{lost[n]:.3f}", "not made", "", "", at_most(bounds[n]), "", ""]
-              for n in lost]  # fmt: skip
-    return [[f"{n}-gram", *cells] for n, cells in zip(lost, filled, strict=True)]
+    return [
+        [
+            f"{n}-gram",
+            "bytes",
+            *[""] * 4,
+            f"{bits:.3f}",
+            "not made",
+            "",
+            "",
+            at_most(bounds[n]),
+            "",
+            "",
+        ]
+        for n, bits in lost.items()
+    ]
 
 
 def shown(bound: float | None) -> str:
@@ -110,6 +132,7 @@ def models(folder: Path) -> list[Certified]:
     compressed = read(TINY / "compress.json")
     tiny = Certified(
         "tiny (Mamba-2, all weights coded)",
+        "bytes",
         compressed["coded_weights"],
         compressed["bytes"],
         compressed["coded_weights"],
@@ -123,6 +146,9 @@ def models(folder: Path) -> list[Certified]:
         found.append(
             Certified(
                 path.parent.name,
+                f"{written['tokenizer']['vocab_size']} tokens"
+                if "tokenizer" in written
+                else "bytes",
                 written["weights"],
                 written["bytes"],
                 written["coded_weights"],
@@ -139,8 +165,11 @@ def figure(found: Sequence[Certified]) -> Figure:
     lost = found[-1].trained["data"]["measured"]["ngrams"]
     marks = [Mark(lost[order], f"{order}-gram", "y") for order in ("2", "3")]
     families = {
-        "Mamba": [one for one in found if one.name == "mamba"],
-        "Mamba-2": [one for one in found if "mamba2" in one.name or "tiny" in one.name],
+        "Mamba": [
+            one for one in found if re.fullmatch(r"mamba(-.+)?", one.name) and one.reads == "bytes"
+        ],
+        "Mamba, tokens": [one for one in found if one.reads != "bytes"],
+        "Mamba-2": [one for one in found if one.name.startswith(("mamba2", "tiny"))],
         "transformer": [one for one in found if one.name == "transformer"],
     }
 

@@ -20,7 +20,7 @@ try:
 
     from keelback_check._language import LANGUAGE
     from keelback_check._numbers import LOOSE, RefusedError, count, double, kl, need, real
-    from keelback_check._samples import about, check_task, check_texts, notice
+    from keelback_check._samples import about, check_task, check_texts, check_tokenizer, notice
 
     READY = True
 except ModuleNotFoundError:
@@ -211,6 +211,8 @@ def main(arguments: list[str] | None = None) -> int:
             same = hashlib.sha256(content).hexdigest() == own["sha256"]
             need(same, f"{given[2]} is another checkpoint")
             need(own.get("bytes", len(content)) == len(content), f"{given[2]} has another size")
+            if "tokenizer" in certificate["data"]:
+                check_tokenizer(content, certificate["data"]["tokenizer"])
     except RefusedError as reason:
         print(f"REFUSED: {reason}")
         return 1

@@ -1,4 +1,4 @@
-"""What a certificate says of a byte-level language model, recomputed from sums and code length."""
+"""What a certificate says of a language model, recomputed from sums and code length."""
 
 from fractions import Fraction
 from typing import Any
@@ -18,24 +18,34 @@ def confidence(code_bits: int, choices: int, delta: Fraction) -> Any:
 
 
 def width_of(e: dict[str, Any], *, bits: bool) -> Fraction:
-    """The largest loss of a byte: log2(256 / smoothing) bits, or one error."""
+    """The largest loss: log2(V / smoothing) bits, in units rounded up, or one error."""
     smoothing, width = double(e["smoothing"]), double(e["width"])
     need(smoothing in SMOOTHINGS, "the smoothing is none of those that are paid for")
-    known = 8 + SMOOTHINGS.index(smoothing) + 1 if bits else 1
-    need(width == known, "the width is not that of the smoothing")
+    vocab_size = count(e.get("vocab_size", 256), 2)
+    whole, power = vocab_size.bit_length() - 1, SMOOTHINGS.index(smoothing) + 1
+    if not bits or vocab_size == 2**whole:
+        need(width == (whole + power if bits else 1), "the width is not that of the smoothing")
+        return width
+    beyond = real(width - power) - arb(vocab_size).log() / arb(2).log()
+    need(0 < beyond < arb(2) ** -19, "the width is not that of the smoothing")
     return width
 
 
 def along(e: dict[str, Any], delta: Fraction, p: Fraction, *, bits: bool) -> Any:
-    """Betting on forecasts, at any stopping time: how far p is above the bound."""
+    """Betting on forecasts, at any stopping time: how far p is above the bound.
+
+    Sums run over tokens, bytes where there are no others; bits are divided by bytes.
+    """
     width, rate = width_of(e, bits=bits), double(e["rate"])
     need(rate in RATES, "the rate is none of those that are paid for")
-    n, forecast = count(e["bytes"], count(e["examples"], 1)), count(e["forecast"])
+    tokens = count(e.get("tokens", e["bytes"]), count(e["examples"], 1))
+    size, forecast = count(e["bytes"], tokens), count(e["forecast"])
+    n = size if bits else tokens
     if type(e["log_wealth"]) is not int:
         need(False, "the logarithm of the wealth is no whole number")
     wealth = real(Fraction(e["log_wealth"], UNITS))
-    most = 1 + real(rate * Fraction(forecast, UNITS * n) / width)  # No loss at all; Jensen.
-    need(not wealth > n * most.log(), "the wealth is more than these forecasts can win")
+    most = 1 + real(rate * Fraction(forecast, UNITS * tokens) / width)  # No loss at all; Jensen.
+    need(not wealth > tokens * most.log(), "the wealth is more than these forecasts can win")
     paid = confidence(count(e["code_bits"]), len(SMOOTHINGS) * len(RATES), delta)
     excess = real(width) * (paid - wealth) / (real(rate) * n)
     return real(p) - real(Fraction(forecast, UNITS * n)) - excess
@@ -89,6 +99,7 @@ def ngram(e: dict[str, Any], delta: Fraction, p: Fraction) -> Any:
 
 
 _ALONG = "{forecast} / (2^20 {bytes}) + {width} ({code_bits} log 2 + log(1024 / delta') - {log_wealth} / 2^20) / ({rate} {bytes}) <= {bound}"  # noqa: E501
+_PER_TOKEN = _ALONG.replace("{bytes}", "{tokens}")
 _NEW = "kl or empirical Bernstein of {sum} and {squares} in units of 2^-20 over {examples} documents, losses at most {width}: <= {bound}"  # noqa: E501
 LANGUAGE: dict[str, tuple[Any, str, str]] = {
     "bits along the text": (
@@ -113,6 +124,32 @@ LANGUAGE: dict[str, tuple[Any, str, str]] = {
     "errors in a new document": (
         errors_in_new,
         "the expected share of bytes of a new document that the model's first guess misses is at "
+        "most {bound} under predictions smoothed by {smoothing}",
+        _NEW,
+    ),
+    "token bits along the text": (
+        bits_along,
+        "the sum over the {tokens} tokens of the expected loss of the next token, given all tokens "
+        "before it, divided by the {bytes} bytes that they stand for, is at most {bound} bits per "
+        "byte under predictions smoothed by {smoothing}",
+        _ALONG,
+    ),
+    "token errors along the text": (
+        errors_along,
+        "the mean over the {tokens} tokens, which stand for {bytes} bytes, of the probability that "
+        "the model's first guess of the next token is wrong, given all tokens before it, is at "
+        "most {bound} under predictions smoothed by {smoothing}",
+        _PER_TOKEN,
+    ),
+    "token bits of a new document": (
+        bits_of_new,
+        "the expected loss of a new document, summed over its tokens and divided by its bytes, is "
+        "at most {bound} bits per byte under predictions smoothed by {smoothing}",
+        _NEW,
+    ),
+    "token errors in a new document": (
+        errors_in_new,
+        "the expected share of tokens of a new document that the model's first guess misses is at "
         "most {bound} under predictions smoothed by {smoothing}",
         _NEW,
     ),

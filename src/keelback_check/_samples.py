@@ -1,5 +1,8 @@
 """What a certificate says of its examples: copies among them, and what they stand for."""
 
+import hashlib
+import json
+import zlib
 from typing import Any
 
 from keelback_check._numbers import count, need
@@ -11,7 +14,8 @@ ABOUT = {
 }
 """What the examples of a task are drawn from."""
 
-ALONG = ("bits along the text", "errors along the text")
+ALONG = ("bits along the text", "errors along the text",
+         "token bits along the text", "token errors along the text")  # fmt: skip
 
 
 def notice(what: str, o: dict[str, Any]) -> str:
@@ -95,6 +99,31 @@ def check_texts(statement: dict[str, Any], o: dict[str, Any], certificate: dict[
         need(largest <= training["bytes"] <= largest * contexts, "a context is counted wrong")
     else:
         need(evidence["code_bits"] == o.get("code_bits", 0), "another code")
+        check_alphabet(kind, evidence, certificate)
     if kind in ALONG:
         need(evidence["bytes"] <= size, "more bytes than the text has")
         need(kept < documents or evidence["bytes"] == size, "bytes that were not counted")
+
+
+def check_alphabet(kind: str, evidence: dict[str, Any], certificate: dict[str, Any]) -> None:
+    """Whether a statement is about bytes or tokens as the model that it is about reads them."""
+    tokenizer = certificate["data"].get("tokenizer")
+    of_tokens = kind.startswith("token ")
+    need(of_tokens == (tokenizer is not None), "bytes and tokens are mixed up")
+    need(of_tokens == ("vocab_size" in evidence), "bytes and tokens are mixed up")
+    need(("tokens" in evidence) == (of_tokens and kind in ALONG), "tokens that are not counted")
+    if of_tokens:
+        need(set(tokenizer) == {"vocab_size", "merges", "sha256"}, "another kind of tokenizer")
+        most = 256 + count(tokenizer["merges"], 1)
+        need(256 < count(tokenizer["vocab_size"]) <= most, "more tokens than bytes and merges make")
+        need(evidence["vocab_size"] == tokenizer["vocab_size"], "tokens of another tokenizer")
+
+
+def check_tokenizer(content: bytes, tokenizer: dict[str, Any]) -> None:
+    """Whether a coded model holds the merges whose hash the certificate gives."""
+    _, start, rest = content.partition(b"\n")
+    size = int.from_bytes(rest[:4], "little") if start else 0
+    merges = json.loads(zlib.decompress(rest[4 : 4 + size])).get("merges", [])
+    need(len(merges) == tokenizer["merges"], "another number of merges")
+    packed = b"".join(token.to_bytes(2, "little") for pair in merges for token in pair)
+    need(hashlib.sha256(packed).hexdigest() == tokenizer["sha256"], "other merges")

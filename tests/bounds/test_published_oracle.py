@@ -1,8 +1,6 @@
 """The published bound, the output bound and the lower bound, each written again in high precision.
 
-The formulas are taken from docs/studies/bounds.md; sums up to T = 40, and up to T = 400 where the
-ratio is near 1 and the closed forms lose digits, are added up term by term; the closed forms give
-the rest.
+The formulas are taken from docs/studies/bounds.md, by `written_again`.
 """
 
 import math
@@ -13,6 +11,7 @@ from bounds_reference import SMALL, with_constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
+from written_again import bounds_of
 
 from keelback.bounds import (
     ClassConstants,
@@ -38,53 +37,9 @@ CASES = {
 }
 
 
-def softplus(x: mpf) -> mpf:
-    return mpmath.log1p(mpmath.exp(x))
-
-
-def power_sums(log_ratio: mpf, count: int) -> tuple[mpf, mpf]:
-    """sum rho^k and sum k rho^k over k < count."""
-    if abs(log_ratio) * count < mpf(10) ** -60:  # to sixty digits
-        return mpf(count), mpf(count) * (count - 1) / 2
-    rho = mpmath.exp(log_ratio)
-    if count <= 40 or (count <= 400 and abs(log_ratio) < mpf(10) ** -10):
-        powers = [rho**k for k in range(count)]
-        return mpmath.fsum(powers), mpmath.fsum(k * power for k, power in enumerate(powers))
-    last = mpmath.exp(log_ratio * count)
-    s_1 = (1 - last) / (1 - rho)
-    return s_1, rho * (1 - last) / (1 - rho) ** 2 - count * last / (1 - rho)
-
-
 def exact(c: ClassConstants, digits: int) -> dict[str, mpf]:
-    """Logarithms of the published, the output and the lower bound."""
     with mpmath.workdps(digits):
-        reach = mpf(c.B_q) * mpf(c.B_u)
-        D = softplus(mpf(c.p_hi) + reach)
-        slowest = softplus(mpf(c.p_lo) - reach) if c.s_A < 0 else D
-        s_1, s_2 = power_sums(mpf(c.s_A) * slowest, c.T)
-        G = mpf(c.B_B) * mpf(c.B_C) * mpf(c.B_u) ** 3
-        b = c.B_w * G * D * s_1
-        gate = c.B_w * G * (s_1 + max(c.B_A, c.s_A) * D * s_2)
-        products = [
-            (G * D * s_1 * mpf(c.M_w), c.d),
-            (b / mpf(c.B_B) * mpf(c.M_B), c.N * c.d),
-            (b / mpf(c.B_C) * mpf(c.M_C), c.N * c.d),
-            (c.B_w * G * D**2 * s_2 * mpmath.sqrt(c.d * c.N) * (mpf(c.B_A) + mpf(c.s_A)) / 2, 1),
-            (gate * (mpf(c.p_hi) - mpf(c.p_lo)) / 2, 1),
-            (c.B_u * gate * mpf(c.M_q), c.d),
-        ]
-        parts = [(x * mpmath.sqrt(mpmath.log(2 * k + 1))) ** (mpf(2) / 3) for x, k in products]
-        capacity = mpmath.fsum(parts) ** mpf(1.5)
-        headroom = max(mpf(0), mpmath.log(b * mpmath.sqrt(c.m) / (3 * capacity)))
-        published = 12 * capacity / mpmath.sqrt(c.m) * (1 + headroom)
-        attained = c.B_w * G * D * power_sums(mpf(c.s_A) * D, c.T)[0]
-        half = (c.m + 1) // 2
-        signs = 2 * half * mpmath.binomial(c.m, half) / mpf(2) ** c.m
-        return {
-            "published": mpmath.log(published),
-            "output": mpmath.log(attained),
-            "lower": mpmath.log(attained * signs / c.m),
-        }
+        return bounds_of(c)
 
 
 def computed(c: ClassConstants) -> dict[str, float]:

@@ -58,6 +58,23 @@ def test_a_model_is_trained_coded_and_certified(
     assert {own["evidence"]["examples"] for own in drawn["statements"]} == {30}
 
 
+def test_a_model_over_tokens_is_certified_in_bits_per_byte(
+    tool: ModuleType, tmp_path: Path
+) -> None:
+    train, test = reviews(tmp_path / "train.csv", "hull"), reviews(tmp_path / "test.csv", "mast")
+    out = tmp_path / "out"
+    line = ["mamba", *FEW.split(), "--tokens", "300", "--train", str(train), "--test", str(test)]
+    tool.main([*line, "--out", str(out)])
+    written = json.loads((out / "results.json").read_text())
+    assert written["tokenizer"]["vocab_size"] == 300
+    assert written["tokens"] < written["text"]["bytes"]
+    drawn = json.loads((out / "drawn.certificate.json").read_text())
+    check(drawn)
+    assert drawn["data"]["tokenizer"] == written["tokenizer"]
+    kinds = {own["kind"] for own in drawn["statements"]}
+    assert kinds <= {"token bits of a new document", "token errors in a new document", "n-gram"}
+
+
 def test_parts_that_are_there_are_left_as_they_are(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,9 +82,11 @@ def test_a_code_outside_its_alphabet_is_refused() -> None:
         decode(b"", ints([2]), ints([LARGEST_ALPHABET + 1]))
 
 
-def small(kind: str = "mamba2", seed: int = 0, width: int = 16) -> Any:
+def small(kind: str = "mamba2", seed: int = 0, width: int = 16, *, vocab_size: int = 256) -> Any:
     torch.manual_seed(seed)
-    common = {"vocab_size": 256, "hidden_size": width, "num_hidden_layers": 1, "state_size": 4}
+    common = {
+        "vocab_size": vocab_size, "hidden_size": width, "num_hidden_layers": 1, "state_size": 4,
+    }  # fmt: skip
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
     if kind == "mamba":
         config = transformers.MambaConfig(**common, **ids, tie_word_embeddings=True)

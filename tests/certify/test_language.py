@@ -16,7 +16,7 @@ from test_coded_model import FEW, TEXT, small
 from keelback.bounds import RATES, code_length
 from keelback.certify import CompressionRecipe, Draw, compress, sample_of
 from keelback.certify._compress import run
-from keelback.certify._language_losses import UNIT, Stakes, byte_losses, document_losses
+from keelback.certify._language_losses import UNIT, Stakes, document_losses, token_losses
 from keelback.certify._ngrams import NGrams
 from keelback.cli.app import main
 from keelback.errors import InputError
@@ -68,7 +68,7 @@ def test_a_prediction_does_not_depend_on_what_comes_after() -> None:
 def test_logits_that_are_no_numbers_predict_uniformly() -> None:
     logits = torch.zeros(3, 256)
     logits[0, 5], logits[1, 7], logits[2, 9] = math.nan, math.inf, 100.0
-    found = byte_losses(logits, torch.tensor([5, 7, 8]), 2.0**-4)
+    found = token_losses(logits, torch.tensor([5, 7, 8]), 2.0**-4)
     assert found.bits.tolist() == pytest.approx([8.0, 8.0, 12.0])
     assert found.forecast[2] < 1.0
     assert found.wrong.tolist()[2] is True

@@ -209,7 +209,7 @@ class ClassConstants(ClassFormulas):
         Raises:
             InputError: python-flint is not installed.
         """
-        return BallConstants(**{name: ball(value) for name, value in asdict(self).items()})
+        return BallConstants(**{name: ball(value) for name, value in vars(self).items()})
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -6,7 +6,7 @@ as every number in it that is not a small integer comes from its arguments.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from keelback.extras import missing_of, require_extra
@@ -109,16 +109,33 @@ def enclosed(formula: Callable[[], Real]) -> Real:
 
     Balls that the formula takes in must be exact: it is evaluated anew at each precision.
     """
+    return enclosed_each(lambda: {"": formula()})[""]
+
+
+def enclosed_each(formulas: Callable[[], Mapping[str, Real]]) -> dict[str, Real]:
+    """The values of several formulas that are evaluated together, each as `enclosed` gives it."""
     context = flint().ctx
-    found = None
+    kept: dict[str, Real] = {}
+    found: Mapping[str, Real] = {}
     for precision in _PRECISIONS:
         with context.workprec(precision):
-            found = formula()
-            if found.is_finite() and found.rel_accuracy_bits() >= _ACCURACY:
-                return found
-            if found == -math.inf or found == math.inf:
-                return found
-    return found
+            found = {name: _as_ball(value) for name, value in formulas().items()}
+            for name, value in found.items():
+                if name not in kept and _is_accurate(value):
+                    kept[name] = value
+        if len(kept) == len(found):
+            break
+    return {name: kept.get(name, value) for name, value in found.items()}
+
+
+def _as_ball(x: Real) -> Real:
+    return x if is_ball(x) else ball(x)
+
+
+def _is_accurate(x: Real) -> bool:
+    if x.is_finite():
+        return bool(x.rel_accuracy_bits() >= _ACCURACY)
+    return bool(x == -math.inf or x == math.inf)
 
 
 def upper_end(x: Real) -> float:

@@ -231,11 +231,20 @@ def kl_inverse(mean: float, budget: float) -> float:
         >>> round(kl_inverse(0.1, budget=0.01), 4)
         0.1477
     """
+    check_inversion(mean, budget)
+    return float(_kl_inverses(np.array([mean]), np.array([budget]))[0])
+
+
+def check_inversion(mean: float, budget: float) -> None:
+    """Raise an InputError unless 0 <= mean <= 1 and budget >= 0.
+
+    Examples:
+        >>> check_inversion(0.1, budget=0.01)  # in the domain: nothing to say
+    """
     if not 0 <= mean <= 1 or not budget >= 0:
         raise InputError(
             f"kl inversion needs a mean in [0, 1] and a budget >= 0, not {mean}, {budget}"
         )
-    return float(_kl_inverses(np.array([mean]), np.array([budget]))[0])
 
 
 def _kl_inverses(

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int32
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
+from keelback.certify._alphabet import OF_BYTES, Alphabet
 from keelback.certify._coder import LARGEST_ALPHABET, decode, encode
 from keelback.certify._subspace import assemble, bases_of, shapes_of
 from keelback.errors import InputError, describe
@@ -34,6 +35,7 @@ class CodedHeader(BaseModel):
         rank: of the coded change of a matrix of random weights, at most (`rank_of`).
         context: how many tokens before a window of text the model reads along with it.
         window: how many tokens of a text are predicted at a time.
+        merges: of the alphabet that the model reads; none where it reads bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,7 @@ class CodedHeader(BaseModel):
     rank: int = Field(default=0, ge=0)
     context: int = Field(ge=1)
     window: int = Field(ge=1)
+    merges: tuple[tuple[int, int], ...] = ()
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> "CodedHeader":
@@ -81,6 +84,15 @@ class CodedModel:
 
     header: CodedHeader
     tensors: Mapping[str, CodedTensor]
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """What the model reads and predicts.
+
+        Raises:
+            InputError: merges of tokens that are not there.
+        """
+        return Alphabet(self.header.merges)
 
     def to_bytes(self) -> bytes:
         """The file's content.
@@ -243,23 +255,24 @@ def header_of(model: nn.Module, **settings: Any) -> CodedHeader:
     return CodedHeader.model_validate({"config": fields, "lowest": [], "highest": [], **settings})
 
 
-def require_bytes(model: nn.Module) -> None:
-    """Raise an InputError unless the model is a language model of transformers over 256 bytes.
+def require_alphabet(model: nn.Module, alphabet: Alphabet = OF_BYTES) -> None:
+    """Raise an InputError unless the model is a language model of transformers over the alphabet.
 
     Examples:
         >>> from transformers import MambaConfig, MambaForCausalLM
         >>> tiny = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, state_size=4)
         >>> model = MambaForCausalLM(tiny)
-        >>> require_bytes(model)  # it reads bytes: nothing to say
+        >>> require_alphabet(model)  # it reads bytes: nothing to say
     """
     config: Any = getattr(model, "config", None)
     vocab_size = getattr(config, "vocab_size", None)
     if not hasattr(config, "to_diff_dict") or not hasattr(model, "lm_head"):
         raise InputError(f"{type(model).__name__} is not a language model of transformers")
-    if vocab_size != 256:
+    if vocab_size != alphabet.vocab_size:
+        what = "bytes" if alphabet == OF_BYTES else "tokens of the alphabet"
         raise InputError(
-            f"the model has {vocab_size} tokens; certificates of language models are for the 256 "
-            "bytes, so far"
+            f"the model has {vocab_size} tokens; it should have one for each of the "
+            f"{alphabet.vocab_size} {what}"
         )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from keelback.certify._alphabet import OF_BYTES, Alphabet
 from keelback.certify._coded_model import (
     CodedHeader,
     CodedModel,
@@ -96,6 +97,7 @@ def compress(
     *,
     context: int,
     window: int,
+    alphabet: Alphabet = OF_BYTES,
     report: Report = lambda step, loss, bits: None,
 ) -> tuple[CodedModel, list[float]]:
     """Train a language model with quantised weights; gives it coded, and the loss of each step.
@@ -110,6 +112,7 @@ def compress(
         recipe: how.
         context: tokens that the coded model reads before a window of text.
         window: tokens that it predicts at a time.
+        alphabet: whose tokens they are; it becomes part of the coded model.
         report: told a step, its loss in nats and about how many bits the weights take, now and
             then.
 
@@ -133,7 +136,7 @@ def compress(
     """
     if len(tokens) < recipe.seq_len + 2:
         raise InputError(f"{len(tokens)} tokens are too few for windows of {recipe.seq_len}")
-    settings = {"context": context, "window": window}
+    settings: dict[str, Any] = {"context": context, "window": window, "merges": alphabet.merges}
     if recipe.rank:
         settings |= {"seed": recipe.seed, "rank": recipe.rank}
     header = header_of(model, **settings)

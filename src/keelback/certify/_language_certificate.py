@@ -6,13 +6,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from keelback.certify._alphabet import OF_BYTES
 from keelback.certify._certificate import FORMAT, seal
 from keelback.certify._certification import paid
-from keelback.certify._language import LanguageCertification, Sample
+from keelback.certify._language import LanguageCertification
+from keelback.certify._language_sample import Sample
 
 _ALONG_SYMBOLS = (
-    "{forecast} / (2^20 {bytes}) + {width} ({code_bits} log 2 + log(1024 / delta') - "
-    "{log_wealth} / 2^20) / ({rate} {bytes}) <= {bound}"
+    "{forecast} / (2^20 {per}) + {width} ({code_bits} log 2 + log(1024 / delta') - "
+    "{log_wealth} / 2^20) / ({rate} {per}) <= {bound}"
 )
 _NEW_SYMBOLS = (
     "kl or empirical Bernstein of {sum} and {squares} in units of 2^-20 over {examples} documents, "
@@ -34,6 +36,24 @@ SENTENCES = {
     ),
     "errors in a new document": (
         "the expected share of bytes of a new document that the model's first guess misses is at "
+        "most {bound} under predictions smoothed by {smoothing}"
+    ),
+    "token bits along the text": (
+        "the sum over the {tokens} tokens of the expected loss of the next token, given all tokens "
+        "before it, divided by the {bytes} bytes that they stand for, is at most {bound} bits per "
+        "byte under predictions smoothed by {smoothing}"
+    ),
+    "token errors along the text": (
+        "the mean over the {tokens} tokens, which stand for {bytes} bytes, of the probability that "
+        "the model's first guess of the next token is wrong, given all tokens before it, is at "
+        "most {bound} under predictions smoothed by {smoothing}"
+    ),
+    "token bits of a new document": (
+        "the expected loss of a new document, summed over its tokens and divided by its bytes, is "
+        "at most {bound} bits per byte under predictions smoothed by {smoothing}"
+    ),
+    "token errors in a new document": (
+        "the expected share of tokens of a new document that the model's first guess misses is at "
         "most {bound} under predictions smoothed by {smoothing}"
     ),
     "n-gram": (
@@ -92,6 +112,7 @@ def language_certificate(
                 "training": None if training is None else dict(training),
                 "overlap": {"documents": found.sample.as_dict()},
                 "measured": found.measured,
+                **({} if found.alphabet == OF_BYTES else {"tokenizer": found.alphabet.as_dict()}),
             },
             "code": dict(made_by),
             "statements": statements,
@@ -126,6 +147,8 @@ def statement(
     along = kind.endswith("along the text")
     about = "these documents" if along else _of_new_documents(found.sample)
     values = {**evidence, "bound": bound}
+    if along:
+        values["per"] = evidence["tokens" if kind == "token errors along the text" else "bytes"]
     return {
         "kind": kind,
         "about": about,

@@ -1,4 +1,4 @@
-"""Losses of a byte-level language model on documents, byte by byte, each document on its own."""
+"""Losses of a language model on documents, token by token, each document on its own."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from keelback.bounds.outward import largest_loss
+from keelback.certify._alphabet import BYTES, OF_BYTES, Alphabet, Tokens
 from keelback.certify._compress import run, scanning
 from keelback.errors import InputError
 from keelback.progress import tell
-
-VOCAB = 256
 
 SMOOTHINGS = tuple(2.0**-power for power in range(1, 17))
 """Candidates for alpha, the share of the uniform distribution; a union over them is paid for."""
@@ -33,21 +33,23 @@ class Stakes:
         smoothing: alpha, one of `SMOOTHINGS`.
         bits: rate of the bound on bits, one of `RATES`.
         errors: rate of the bound on errors.
+        vocab_size: V, the number of tokens.
     """
 
     smoothing: float
     bits: float
     errors: float
+    vocab_size: int = BYTES
 
     @property
     def width(self) -> float:
-        """The largest loss of a byte in bits, log2(256 / alpha), a whole number."""
-        return 8.0 - math.log2(self.smoothing)
+        """The largest loss of a token in bits, log2(V / alpha), rounded up to whole units."""
+        return math.ceil(largest_loss(self.vocab_size, self.smoothing) / UNIT) * UNIT
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over one document's bytes, of one kind of loss; whole units, rounded to the safe side.
+    """Sums over one document's tokens, of one kind of loss; whole units, rounded to the safe side.
 
     Attributes:
         loss: of the losses, rounded up.
@@ -67,26 +69,28 @@ class DocumentLosses:
     """What a model lost on each document.
 
     Attributes:
-        bits: bits of the bytes.
-        errors: 1 where another byte was more probable.
+        bits: bits of the tokens.
+        errors: 1 where another token was more probable.
         sizes: bytes of each document.
+        tokens: tokens of each document; as many as bytes where the model reads bytes.
         stakes: what was chosen before.
     """
 
     bits: Sums
     errors: Sums
     sizes: Sequence[int]
+    tokens: Sequence[int]
     stakes: Stakes
 
 
 @dataclass(frozen=True)
-class ByteLosses:
+class TokenLosses:
     """Losses and forecasts at some positions, in float64.
 
     Attributes:
-        bits: -log2 of the smoothed probability of the byte that came.
+        bits: -log2 of the smoothed probability of the token that came.
         forecast: the expectation of `bits` under the smoothed probabilities themselves.
-        wrong: whether another byte was more probable.
+        wrong: whether another token was more probable.
         wrong_forecast: one minus the largest smoothed probability.
     """
 
@@ -96,16 +100,16 @@ class ByteLosses:
     wrong_forecast: Float[Tensor, "*positions"]
 
 
-def byte_losses(
+def token_losses(
     logits: Float[Tensor, "*positions vocab"], came: Int[Tensor, "*positions"], smoothing: float
-) -> ByteLosses:
+) -> TokenLosses:
     """What smoothed predictions, (1 - alpha) p + alpha / V, lose.
 
     Logits of which one is not a number, or infinite, make the prediction uniform.
 
     Args:
         logits: of a model, at each position.
-        came: which byte came at each position.
+        came: which token came at each position.
         smoothing: alpha, in (0, 1).
     """
     vocab_size = logits.shape[-1]
@@ -115,7 +119,7 @@ def byte_losses(
     log_p = torch.log2(p)
     width = math.log2(vocab_size) - math.log2(smoothing)
     largest, best = p.max(-1)
-    return ByteLosses(
+    return TokenLosses(
         bits=-log_p.gather(-1, came.unsqueeze(-1)).squeeze(-1).clamp(-width, 0.0),
         forecast=-(p * log_p).sum(-1).clamp(-width, 0.0),
         wrong=best != came,
@@ -124,25 +128,34 @@ def byte_losses(
 
 
 def document_losses(
-    model: nn.Module, documents: Sequence[bytes], *, context: int, window: int, stakes: Stakes
+    model: nn.Module,
+    documents: Sequence[bytes],
+    *,
+    context: int,
+    window: int,
+    stakes: Stakes,
+    alphabet: Alphabet = OF_BYTES,
 ) -> DocumentLosses:
     """Run a model on documents, each from its start.
 
-    A document is cut into windows; the model reads a window together with the `context` bytes
+    A document is cut into windows; the model reads a window together with the `context` tokens
     before it, line breaks standing before the document. All batches have one shape and follow the
     text's order, so that the arithmetic behind a prediction does not depend on what comes after.
 
     Args:
-        model: a language model of transformers over bytes, in evaluation mode.
+        model: a language model of transformers over the alphabet, in evaluation mode.
         documents: at least one byte each.
-        context: bytes before a window.
-        window: bytes that are predicted at a time.
+        context: tokens before a window.
+        window: tokens that are predicted at a time.
         stakes: smoothing and rates.
+        alphabet: what the model reads.
 
     Raises:
         InputError: no document, or an empty one.
     """
-    [found] = losses_under(model, documents, context=context, window=window, choices=[stakes])
+    [found] = losses_under(
+        model, documents, context=context, window=window, choices=[stakes], alphabet=alphabet
+    )
     return found
 
 
@@ -154,29 +167,31 @@ def losses_under(
     context: int,
     window: int,
     choices: Sequence[Stakes],
+    alphabet: Alphabet = OF_BYTES,
 ) -> list[DocumentLosses]:
     """`document_losses` for each of several smoothings and rates; the model is run once."""
     if not documents or not all(documents):
         raise InputError("a certificate needs documents with text, one at least")
+    read = alphabet.encode(documents)
     sums = np.zeros((len(choices), 2, 4, len(documents)))
     device = next(model.parameters()).device
     with scanning(model):
-        for owners, *batch in _batches(documents, context, window, _ROWS[device.type]):
+        for owners, *batch in _batches(read, context, window, _ROWS[device.type]):
             inputs, scored = (part.to(device) for part in batch)
             came = inputs[:, context:]
             logits = run(model, inputs[:, :-1])[:, context - 1 :]
             for own, stakes in zip(sums, choices, strict=True):
-                _add(own, byte_losses(logits, came, stakes.smoothing), stakes, owners, scored)
-    sizes = [len(document) for document in documents]
+                _add(own, token_losses(logits, came, stakes.smoothing), stakes, owners, scored)
+    sizes, tokens = list(map(len, documents)), list(map(len, read))
     return [
-        DocumentLosses(_sums(bits), _sums(errors, whole=True), sizes, stakes)
+        DocumentLosses(_sums(bits), _sums(errors, whole=True), sizes, tokens, stakes)
         for (bits, errors), stakes in zip(sums, choices, strict=True)
     ]
 
 
 def _add(
     sums: Float[np.ndarray, "2 parts documents"],
-    found: ByteLosses,
+    found: TokenLosses,
     stakes: Stakes,
     owners: npt.NDArray[np.int64],
     scored: Bool[Tensor, "rows window"],
@@ -210,9 +225,9 @@ def _up(values: Float[np.ndarray, " documents"]) -> list[int]:
 
 
 def _batches(
-    documents: Sequence[bytes], context: int, window: int, rows: int
+    documents: Sequence[Tokens], context: int, window: int, rows: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, Tensor]]:
-    """Owners of the rows, bytes (rows, context + window), and which bytes of windows count."""
+    """Owners of the rows, tokens (rows, context + window), and which tokens of windows count."""
     pieces = [
         (index, start)
         for index, document in enumerate(documents)
@@ -220,13 +235,12 @@ def _batches(
     ]
     for first in range(0, len(pieces), rows):
         batch = pieces[first : first + rows]
-        inputs = torch.full((rows, context + window), ord("\n"), dtype=torch.long)
+        inputs = np.full((rows, context + window), ord("\n"), dtype=np.int64)
         scored = torch.zeros(rows, window, dtype=torch.bool)
         for row, (index, start) in enumerate(batch):
-            before = documents[index][max(0, start - context) : start]
-            own = documents[index][start : start + window]
-            read = torch.frombuffer(bytearray(before + own), dtype=torch.uint8)
-            inputs[row, context - len(before) : context + len(own)] = read
-            scored[row, : len(own)] = True
-        yield np.array([index for index, _ in batch]), inputs, scored
+            own = documents[index][max(0, start - context) : start + window]
+            at = context - min(start, context)
+            inputs[row, at : at + len(own)] = own
+            scored[row, : at + len(own) - context] = True
+        yield np.array([index for index, _ in batch]), torch.from_numpy(inputs), scored
         tell("scoring documents", min(first + rows, len(pieces)), len(pieces))

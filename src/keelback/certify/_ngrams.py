@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from keelback.certify._language_losses import UNIT, VOCAB
+from keelback.certify._alphabet import BYTES
+from keelback.certify._language_losses import UNIT
 from keelback.errors import InputError
 
 ORDERS = (1, 2, 3)
@@ -32,10 +33,10 @@ class NGrams:
         """
         if order not in ORDERS:
             raise InputError(f"order = {order} must be one of {ORDERS}")
-        counts = np.zeros(VOCAB**order, dtype=np.int64)
+        counts = np.zeros(BYTES**order, dtype=np.int64)
         for document in documents:
             np.add.at(counts, _places(document, order), 1)
-        return cls(order, counts.reshape(-1, VOCAB))
+        return cls(order, counts.reshape(-1, BYTES))
 
     @property
     def largest(self) -> int:
@@ -45,7 +46,7 @@ class NGrams:
     @property
     def width(self) -> float:
         """The largest loss, log2(256 + the largest count of a context), rounded up to units."""
-        return (math.ceil(math.log2(VOCAB + self.largest) / UNIT) + 2) * UNIT
+        return (math.ceil(math.log2(BYTES + self.largest) / UNIT) + 2) * UNIT
 
     def means(self, documents: Sequence[bytes]) -> list[int]:
         """Bits per byte of each document, in whole units, rounded up."""
@@ -53,7 +54,7 @@ class NGrams:
         found = []
         for document in documents:
             places = _places(document, self.order)
-            ratio = (of_contexts[places // VOCAB] + VOCAB) / (flat[places] + 1)
+            ratio = (of_contexts[places // BYTES] + BYTES) / (flat[places] + 1)
             found.append(math.ceil(float(np.log2(ratio).mean()) / UNIT) + 1)
         return found
 
@@ -63,5 +64,5 @@ def _places(document: bytes, order: int) -> npt.NDArray[np.int64]:
     padded = np.frombuffer(b"\n" * (order - 1) + document, dtype=np.uint8).astype(np.int64)
     places = np.zeros(len(document), dtype=np.int64)
     for offset in range(order):
-        places = places * VOCAB + padded[offset : offset + len(document)]
+        places = places * BYTES + padded[offset : offset + len(document)]
     return places

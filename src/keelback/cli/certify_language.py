@@ -37,7 +37,7 @@ def certify_text(
         certify_language,
         language_certificate,
         read_coded_model,
-        require_bytes,
+        require_alphabet,
         sample_of,
     )
     from keelback.cli.audit import hush_transformers
@@ -66,7 +66,7 @@ def certify_text(
     made_by = provenance_of_command()
     coded = read_coded_model(checkpoint)
     model = coded.build()
-    require_bytes(model)
+    require_alphabet(model, coded.alphabet)
     counted = read_documents(text)
     if first is not None:
         counted = counted.take(range(min(first, len(counted))))
@@ -90,6 +90,7 @@ def certify_text(
             training=training,
             delta=delta,
             attempt=attempt,
+            alphabet=coded.alphabet,
         )
     named: dict[str, Any] = {
         "text": counted.as_dict(),
@@ -104,6 +105,8 @@ def certify_text(
         written = language_certificate(found, coded=checkpoint, made_by=made_by, **named)
         write_json(certificate, written)
     if json:
+        if coded.header.merges:
+            named["tokenizer"] = coded.alphabet.as_dict()
         print_json({"provenance": made_by, "model": str(checkpoint), **named, **found.as_dict()})
     else:
         _print(found)
@@ -121,10 +124,12 @@ def _print(found: "LanguageCertification") -> None:
     ngrams = ", ".join(
         f"{bits:.4f} under the {n}-gram model" for n, bits in measured["ngrams"].items()
     )
+    tokens = measured.get("tokens")
     terminal.print(
-        f"Measured on these {measured['bytes']} bytes of {measured['documents']} documents: "
-        f"{measured['bits_per_byte']:.4f} bits per byte, {measured['error']:.4f} of the bytes "
-        f"wrong at the first guess; {ngrams}."
+        f"Measured on these {measured['bytes']} bytes of {measured['documents']} documents"
+        f"{'' if tokens is None else f', which are {tokens} tokens'}: "
+        f"{measured['bits_per_byte']:.4f} bits per byte, {measured['error']:.4f} of the "
+        f"{'bytes' if tokens is None else 'tokens'} wrong at the first guess; {ngrams}."
     )
     if "by_azuma" in measured:
         terminal.print(

@@ -1,7 +1,7 @@
 """`keelback compress`: a language model as a short file, for a certificate that pays for it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,15 @@ def compress(
     model: ModelName,
     text: Documents,
     out: Annotated[Path, typer.Option(help="New file for the coded model; e.g. tiny.keelback.")],
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=256,
+            max=65_536,
+            help="Number of tokens of the model: 256 are the bytes; more are made by byte-pair "
+            "encoding of --text, and the merges become part of the file; e.g. 1024.",
+        ),
+    ] = 256,
     bits: Annotated[
         float,
         typer.Option(
@@ -62,7 +71,7 @@ def compress(
     device: DeviceOrBest = None,
     json: Json = False,
 ) -> None:
-    """Train a byte-level language model with quantised weights and write it as a short file.
+    """Train a language model over bytes or tokens with quantised weights, as a short file.
 
     The shorter the file, the less a certificate on the training text pays for it. The file is read
     back and must give the same weights.
@@ -73,7 +82,7 @@ def compress(
     import torch
 
     from keelback.audit import load_any_model
-    from keelback.certify import CompressionRecipe, compress, require_bytes
+    from keelback.certify import Alphabet, CompressionRecipe, compress, require_alphabet
     from keelback.data.documents import read_documents
     from keelback.device import chosen_device
     from keelback.extras import require_extra
@@ -86,24 +95,32 @@ def compress(
     hush_transformers()
     made_by = provenance_of_command()
     documents = read_documents(text)
-    recipe = CompressionRecipe(
-        bits=bits, rank=rank, steps=steps, batch=batch, seq_len=context + window,
-        learning_rate=learning_rate, tokens=documents.size, seed=seed, max_seconds=max_seconds,
-    )  # fmt: skip
     require_memory(8.0 * batch * (context + window), "the tokens of a step")
     with work_progress("compress, loading"):
         loaded = load_any_model(model, device=on).model
-    require_bytes(loaded)
-    tokens = torch.frombuffer(bytearray(documents.joined()), dtype=torch.uint8)
+        parts = [own.encode() for own in documents.texts]
+        alphabet = Alphabet.trained(parts, tokens)
+        require_alphabet(loaded, alphabet)
+        read = alphabet.joined(parts)
+    recipe = CompressionRecipe(
+        bits=bits, rank=rank, steps=steps, batch=batch, seq_len=context + window,
+        learning_rate=learning_rate, tokens=len(read), seed=seed, max_seconds=max_seconds,
+    )  # fmt: skip
     with work_progress("compress"):
-        coded, losses = compress(loaded, tokens, recipe, context=context, window=window)
+        coded, losses = compress(
+            loaded, torch.from_numpy(read), recipe, context=context, window=window,
+            alphabet=alphabet,
+        )  # fmt: skip
     size = coded.save(out)
     weights = sum(run.values.size for run in coded.tensors.values())
-    last = fmean(losses[-50:]) / math.log(2) if losses else None
-    found = {
+    per_byte = len(read) / documents.size
+    last = per_byte * fmean(losses[-50:]) / math.log(2) if losses else None
+    found: dict[str, Any] = {
         "bytes": size, "coded_weights": weights, "bits_per_weight": 8 * size / weights,
         "steps": len(losses), "last_bits_per_byte": last, "text": documents.as_dict(),
     }  # fmt: skip
+    if alphabet.merges:
+        found["tokenizer"] = alphabet.as_dict()
     if json:
         print_json({"provenance": made_by, **found})
     else:

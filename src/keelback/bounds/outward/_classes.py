@@ -26,6 +26,7 @@ from keelback.bounds._numbers import (
     Real,
     ball,
     enclosed,
+    enclosed_each,
     exp,
     flint,
     log,
@@ -35,6 +36,7 @@ from keelback.bounds._numbers import (
     upper_end,
 )
 from keelback.bounds._risk import loss_complexity_factor, loss_radii
+from keelback.bounds._sharpened import log_output_bound as log_output_of
 from keelback.bounds._sharpened import step_sums as step_sums_of
 from keelback.bounds._steps import StepSums
 from keelback.bounds.outward._doubles import exact
@@ -46,17 +48,14 @@ _WORKING = 256
 def step_sums(constants: ClassConstants) -> StepSums:
     """The logarithms of S1 and of S2 / S1, S3 / S1 and (S2 + max(s_A, 0) S3) / S1, rounded up."""
 
-    def sums() -> StepSums:
-        return step_sums_of(constants.balls())
-
-    def end(name: str) -> float:
-        return upper_end(enclosed(lambda: getattr(sums(), name)))
-
-    return StepSums(*map(end, ("log_output", "log_decaying", "log_absolute", "log_relative")))
+    sums = enclosed_each(lambda: vars(step_sums_of(constants.balls())))
+    return StepSums(**{name: upper_end(found) for name, found in sums.items()})
 
 
 def log_output_bound(constants: AnyConstants) -> float:
     """`keelback.bounds.log_output_bound`, rounded up; of stacks and Mamba blocks too."""
+    if isinstance(constants, ClassConstants):
+        return upper_end(enclosed(lambda: log_output_of(constants.balls())))
     _, in_balls = covered_class(constants)
     return upper_end(enclosed(lambda: in_balls().log_bound))
 

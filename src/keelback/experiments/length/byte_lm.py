@@ -113,13 +113,13 @@ def chosen_config(preset: str, fields: Sequence[str]) -> ByteLMConfig:
         raise InputError(f"byte-lm: {describe(error)}") from None
 
 
-def build(config: ByteLMConfig) -> nn.Module:
-    """The model at the start of training, as transformers builds it."""
+def build(config: ByteLMConfig, *, vocab_size: int = VOCAB) -> nn.Module:
+    """The model at the start of training, as transformers builds it; over bytes, or more tokens."""
     import transformers
 
     torch.manual_seed(config.seed)
     common: dict[str, Any] = {
-        "vocab_size": VOCAB,
+        "vocab_size": vocab_size,
         "hidden_size": config.d_model,
         "num_hidden_layers": config.n_layers,
         "state_size": config.d_state,
