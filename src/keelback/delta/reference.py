@@ -72,3 +72,32 @@ def delta_rule_step_reference(
     error = v.unsqueeze(-2) - k.unsqueeze(-2) @ h
     h = torch.addcmul(h, k.unsqueeze(-1), beta[..., None, None] * error)
     return (q.unsqueeze(-2) @ h).squeeze(-2), h
+
+
+def generalised_delta_rule_reference(
+    q: Float[Tensor, "batch length heads key"],
+    k: Float[Tensor, "batch length heads key"],
+    v: Float[Tensor, "batch length heads value"],
+    a: Float[Tensor, "batch length heads key"],
+    b: Float[Tensor, "batch length heads key"],
+    g: Float[Tensor, "batch length heads key"],
+    initial_states: Float[Tensor, "batch heads key value"] | None = None,
+    reset: Bool[Tensor, "batch length"] | None = None,
+) -> tuple[Float[Tensor, "batch length heads value"], Float[Tensor, "batch heads key value"]]:
+    """Output and last state of `h_t = (diag(exp(g_t)) + b_t a_t^T) h_{t-1} + k_t v_t^T`,
+    `y_t = h_t^T q_t`.
+
+    Differentiable by autograd in every floating input, and exact in the dtype it is given. Source:
+    Peng et al. 2025 (arXiv 2503.14456), whose state is the transpose of h.
+    """
+    batch, length, heads, value = v.shape
+    h = v.new_zeros(batch, heads, k.shape[3], value) if initial_states is None else initial_states
+    outputs = []
+    for t in range(length):
+        if reset is not None:
+            h = torch.where(reset[:, t, None, None, None], torch.zeros_like(h), h)
+        read = (a[:, t].unsqueeze(-1) * h).sum(-2)
+        h = torch.exp(g[:, t]).unsqueeze(-1) * h + b[:, t].unsqueeze(-1) * read.unsqueeze(-2)
+        h = h + k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
+        outputs.append((q[:, t].unsqueeze(-1) * h).sum(-2))
+    return (torch.stack(outputs, dim=1) if outputs else torch.zeros_like(v)), h
