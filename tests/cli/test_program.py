@@ -28,6 +28,24 @@ def test_it_says_its_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"], capfd) == (0, f"keelback {keelback.__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (["audit", ""], "an argument of `keelback audit` is empty"),
+        (["", "audit"], "an argument of `keelback` is empty"),
+        (["train", "--task", "majority", "--out", ""], "the value of --out is empty"),
+        (["repair", "model", "--out="], "the value of --out is empty"),
+        (["--plugin", "", "list"], "the value of --plugin is empty"),
+        (["train", "--set", "seed=1", ""], "an argument of `keelback train` is empty"),
+    ],
+)
+def test_an_empty_word_is_no_path_and_no_name(
+    line: list[str], complaint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a path it would be the current folder."""
+    assert run(line, capfd) == (2, "", f"error: {complaint}\n")
+
+
 @pytest.mark.parametrize("command", ["audit", "bench scan", "reproduce"])
 def test_h_is_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run([*command.split(), "-h"], capfd)

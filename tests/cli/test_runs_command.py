@@ -194,7 +194,7 @@ def test_an_empty_name_is_no_run(cli: Cli, store: Store, option: str, empty: str
         store.delete(name)
     code, out, err = cli("runs", store.directory, option, empty)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "the name of a run is empty" in err
+    assert ("the name of a run is empty" if empty else f"the value of {option} is empty") in err
     assert len(store.names()) == 1
 
 

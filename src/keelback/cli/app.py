@@ -24,7 +24,7 @@ import keelback
 from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
 from keelback.cli.terminal import clean_streams
-from keelback.cli.usage import usage_message
+from keelback.cli.usage import require_words, usage_message
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, in_one_line, printable
 
@@ -286,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _end_on_sigterm()
     missed: list[int] = []
     try:
+        require_words(arguments)
         with clean_streams(), _interrupts_that_land(missed):
             code = app(args=arguments, prog_name="keelback", standalone_mode=False)
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keelback.cli.parameters import Parameter, commands
-from keelback.errors import nearest
+from keelback.errors import InputError, nearest
 
 
 def usage_message(error: Any, arguments: Sequence[str]) -> str:
@@ -43,6 +43,31 @@ def usage_message(error: Any, arguments: Sequence[str]) -> str:
         words = said.partition("(")[2].partition("(")[2] or said.partition("(")[2]
         return f"too many arguments: {words.rstrip(')')}; {program} --help shows which it takes"
     return said
+
+
+def require_words(arguments: Sequence[str]) -> None:
+    """Refuse an empty word, which a script passes for a variable that is not set.
+
+    As a path it would be the current folder, as a name it would select everything or nothing.
+
+    Raises:
+        InputError: a word of the command line, or the value behind "=" in it, is empty.
+
+    Examples:
+        >>> require_words(["audit", ""])
+        Traceback (most recent call last):
+        keelback.errors.InputError: an argument of `keelback audit` is empty
+    """
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = word.partition("=")
+        if word == "" and before.startswith("-") and "=" not in before:
+            raise InputError(f"the value of {before} is empty")
+        if word == "":
+            raise InputError(
+                f"an argument of `{' '.join(['keelback', *arguments[:1]]).strip()}` is empty"
+            )
+        if equals and not value and name.startswith("--"):
+            raise InputError(f"the value of {name} is empty")
 
 
 def _command(error: Any, arguments: Sequence[str], known: dict[str, list[Parameter]]) -> str:
