@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -32,7 +33,9 @@ def store(tmp_path: Path) -> Store:
 def test_into_a_pipe_it_prints_once_and_without_escapes(cli: Cli, store: Store) -> None:
     names = [finish(store, seed) for seed in (1, 2)]
     for arguments in ((), ("--once",)):
+        before = dict(os.environ)
         code, out, err = cli("watch", store.directory, *arguments)
+        assert dict(os.environ) == before
         assert (code, err) == (0, "")
         assert "2 runs finished, 1 of them diverged; nothing is under way" in out
         assert all(name in out for name in names)

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,28 +66,42 @@ def watch(
     The folder is only read. On a terminal the view is renewed until everything is finished or
     Ctrl-C comes; into a pipe or a file it is printed once.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # To look must not download anything.
-
     from keelback.errors import InputError
-    from keelback.watch import PageServer, reader_of, render_terminal
 
     if serve and (once or json):
         raise InputError(f"{'--once' if once else '--json'} has no effect beside --serve")
     if port is not None and not serve:
         raise InputError("--port is of the page; add --serve")
-    reader = reader_of(directory, epochs)
-    seen = reader.read()
-    if json:
-        print_json(seen.to_json())
-    elif serve:
-        server = PageServer(reader, port or 0, every)
-        print(f"{server.address} (read only, for this machine only; Ctrl-C ends it)", flush=True)
-        _until_interrupted(server.serve)
-    elif once or not sys.stdout.isatty():
-        width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-        console(width=width).print(render_terminal(seen))
-    else:
-        _until_interrupted(lambda: _live(reader, every))
+    with _without_downloads():
+        from keelback.watch import PageServer, reader_of, render_terminal
+
+        reader = reader_of(directory, epochs)
+        seen = reader.read()
+        if json:
+            print_json(seen.to_json())
+        elif serve:
+            server = PageServer(reader, port or 0, every)
+            print(
+                f"{server.address} (read only, for this machine only; Ctrl-C ends it)", flush=True
+            )
+            _until_interrupted(server.serve)
+        elif once or not sys.stdout.isatty():
+            width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+            console(width=width).print(render_terminal(seen))
+        else:
+            _until_interrupted(lambda: _live(reader, every))
+
+
+@contextmanager
+def _without_downloads() -> Iterator[None]:
+    """Keep the Hugging Face Hub's library from the network: to look must not download anything."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
 
 
 def _live(reader: "Reader", every: float) -> None:
