@@ -79,10 +79,10 @@ class Setting:
 
 SETTINGS = {
     "majority": Setting(60, 50, 200, 5000, 40, LARGEST_GROUP, {"vocab_size": 2}),
-    "imdb": Setting(48, 64, 400, 2000, 15, GROUP, {"vocab_size": 30_522}),
+    "imdb": Setting(36, 64, 2000, 2000, 10, GROUP, {"vocab_size": 30_522}),
     "bytes": Setting(
-        48, 32, 2000, 4000, 15, GROUP,
-        {"vocab_size": 256, "n_classes": 256, "d_model": 8, "d_state": 4},
+        24, 16, 4000, 4000, 20, GROUP,
+        {"vocab_size": 256, "n_classes": 256, "d_model": 16, "d_state": 4},
     ),
 }  # fmt: skip
 

@@ -11,7 +11,6 @@ rounds them again.
 import argparse
 import csv
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,14 +160,11 @@ def models(folder: Path) -> list[Certified]:
 
 
 def figure(found: Sequence[Certified]) -> Figure:
-    """Certified and own bits per byte against the size and the bits per weight."""
+    """Certified bits per byte of models over bytes against the size and the bits per weight."""
     lost = found[-1].trained["data"]["measured"]["ngrams"]
     marks = [Mark(lost[order], f"{order}-gram", "y") for order in ("2", "3")]
     families = {
-        "Mamba": [
-            one for one in found if re.fullmatch(r"mamba(-.+)?", one.name) and one.reads == "bytes"
-        ],
-        "Mamba, tokens": [one for one in found if one.reads != "bytes"],
+        "Mamba": [one for one in found if one.name == "mamba"],
         "Mamba-2": [one for one in found if one.name.startswith(("mamba2", "tiny"))],
         "transformer": [one for one in found if one.name == "transformer"],
     }

@@ -30,6 +30,7 @@ from keelback.bounds._numbers import ball, enclosed, upper_end
 from keelback.errors import InputError
 
 flint = pytest.importorskip("flint", reason="python-flint is missing (the extra certify)")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def clear_values(

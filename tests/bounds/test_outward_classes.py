@@ -32,6 +32,7 @@ from keelback.bounds._numbers import lower_end, upper_end
 from keelback.errors import InputError
 
 flint = pytest.importorskip("flint", reason="python-flint is missing (the extra certify)")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 Written = Callable[..., tuple[mpf, list[Reach]]]
 

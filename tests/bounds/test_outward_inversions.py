@@ -16,6 +16,7 @@ from keelback.bounds.outward._doubles import smallest_double
 from keelback.errors import InputError
 
 flint = pytest.importorskip("flint", reason="python-flint is missing (the extra certify)")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def random_mean(draw: random.Random) -> float:

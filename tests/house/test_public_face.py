@@ -44,6 +44,7 @@ def test_a_moved_name_is_still_at_its_old_place(room: str) -> None:
     [
         ("keelback.audit", "load_model", "load_any_model"),
         ("keelback.benchmarks", "Shape", "ScanSize"),
+        ("keelback.certify", "require_bytes", "require_alphabet"),
     ],
 )
 def test_a_renamed_thing_is_still_there_by_its_old_name(room: str, name: str, now: str) -> None:

@@ -40,7 +40,7 @@ _HEADERS = (
 
 @cache
 def _flags() -> tuple[str, ...]:
-    return (*_FLAGS, "-fsanitize=thread", "-g") if os.environ.get(WATCH_RACES) else _FLAGS
+    return (*_FLAGS, "-fsanitize=thread", "-g1") if os.environ.get(WATCH_RACES) else _FLAGS
 
 
 @cache

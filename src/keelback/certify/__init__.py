@@ -1,5 +1,6 @@
 """Certificates: what holds for one trained model, from its weights and its data."""
 
+from keelback._moved import moved
 from keelback.certify._alphabet import OF_BYTES, Alphabet
 from keelback.certify._certificate import certificate_of
 from keelback.certify._certification import Certification, PacBayes, certify_model
@@ -67,3 +68,5 @@ __all__ = [
     "sample_of",
     "wrong",
 ]
+
+__getattr__ = moved(__name__, {"require_bytes": "keelback.certify:require_alphabet"})

@@ -110,6 +110,7 @@ def _style() -> Any:
     return {
         "font.family": [name for name in FONTS if name in installed],
         "font.size": 8,
+        "text.hinting": "none",  # With hints a text is wider at one resolution than at another.
         "axes.titlesize": 8,
         "axes.labelsize": 8,
         "xtick.labelsize": 7,

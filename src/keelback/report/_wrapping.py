@@ -40,13 +40,18 @@ def _pieces(word: str, inches: float, size: float, weight: str) -> list[str]:
     return pieces
 
 
-@lru_cache(maxsize=4096)
 def width(text: str, size: float, weight: str = "normal") -> float:
     """How wide `text` is drawn, in inches, in the font in force."""
     from matplotlib import rcParams
+
+    return _width(text, size, weight, tuple(rcParams["font.family"]))
+
+
+@lru_cache(maxsize=4096)
+def _width(text: str, size: float, weight: str, family: tuple[str, ...]) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
-    font = FontProperties(family=rcParams["font.family"], size=size, weight=weight)
+    font = FontProperties(family=list(family), size=size, weight=weight)
     across, _, _ = TextToPath().get_text_width_height_descent(text, font, ismath=False)
     return float(across) / 72
