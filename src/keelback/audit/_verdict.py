@@ -85,8 +85,8 @@ def _coverage(
         )
     proof = ""
     if proved:
-        how = f"up to {max(proved):.1g}" if max(proved) > 0 else "exactly"
-        proof = f"Run again, they make what they hand on {how}."
+        how = f"to within {max(proved):.1g}" if max(proved) > 0 else "exactly"
+        proof = f"Their recurrences, run again, give the layers' own results {how}."
     if refuted:
         return Finding(
             "warning",

@@ -38,28 +38,38 @@ def audit(
         int | None,
         typer.Option(
             min=2,
-            help="Length of each sequence in tokens; by default from the text and the training "
-            "length; e.g. 4096.",
+            help="Length of each sequence in tokens; by default 16 training lengths, and as a rule "
+            "no more than 4096 or the text; e.g. 4096.",
         ),
     ] = None,
     train_length: TrainLength = None,
     features: Annotated[
         Path | None,
         typer.Option(
-            help="File of directions to compare the gates with, .npy with one direction per row; "
-            "by default none; e.g. directions.npy."
+            help="File of directions in the layers' input to compare the gates with, .npy with one "
+            "direction per row; by default none; e.g. directions.npy."
         ),
     ] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Number of sequences to run.")] = 1,
+    sequences: Annotated[
+        int, typer.Option(min=1, help="Number of sequences of the text to run the model on.")
+    ] = 1,
     device: DeviceOrBest = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the report and the data; by default none; e.g. audit."),
+        typer.Option(
+            help="Folder to write a report (report.html), figures and all numbers to; by default "
+            "nothing is written; e.g. audit."
+        ),
     ] = None,
     ignore: Ignored = None,
     json: Json = False,
 ) -> None:
-    """Measure a model's state-space layers on a text, and say what was found."""
+    """Measure a model's state-space layers on a text, and say what was found.
+
+    Answers whether every state decays, how long the layers remember, from which position on the
+    length raises the loss, which tokens the gates let through, and whether half precision is
+    enough. Nothing is trained, and the model is not changed.
+    """
     from keelback.audit import audit as run_audit
     from keelback.audit import (
         default_length,

@@ -13,7 +13,10 @@ from keelback.cli.terminal import console
 from keelback.errors import InputError
 from keelback.memory import require_tensors
 
-bench = Commands(help="Measure speed and memory against peers.", no_args_is_help=True)
+bench = Commands(
+    help="Measure speed and memory, compared with other implementations of the same operation.",
+    no_args_is_help=True,
+)
 app.add_typer(bench, name="bench")
 
 

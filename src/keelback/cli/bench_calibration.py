@@ -28,7 +28,7 @@ def calibration(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Audit models whose faults are known, and count what is found and what is made up."""
+    """Audit models whose faults are known, and count hits and false alarms."""
     from keelback.benchmarks.calibration import calibration as run_calibration
     from keelback.benchmarks.calibration import summary_csv
 

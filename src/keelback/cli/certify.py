@@ -47,8 +47,8 @@ def certify(
     kind: Annotated[
         Kind,
         typer.Option(
-            help="What is certified: a classifier on a task, or a language model over bytes, as "
-            "keelback compress writes it."
+            help="What is certified: a classifier on a task, or a language model over bytes or "
+            "tokens, as keelback compress writes it."
         ),
     ] = Kind.task,
     text: Annotated[
@@ -63,8 +63,9 @@ def certify(
         list[Path] | None,
         typer.Option(
             help="Documents that the language model was trained on, if they are others than "
-            "--text: copies of them are looked for, and the model's code is not paid for; may be "
-            "repeated; by default the code is paid for; e.g. train.parquet."
+            "--text: copies of them are looked for, and the bound is smaller, as it need not grow "
+            "with the size of the model's file; may be repeated; by default it grows with that "
+            "size; e.g. train.parquet."
         ),
     ] = None,
     seq_len: SeqLenOfTask = None,
@@ -80,8 +81,8 @@ def certify(
         int,
         typer.Option(
             min=1,
-            help="Number of the attempt on these examples: attempt k has delta / (k (k + 1)), so "
-            "that all attempts together have delta.",
+            help="Number of the attempt on these examples, this one included: attempt k may fail "
+            "with probability delta / (k (k + 1)), all attempts together with delta.",
         ),
     ] = 1,
     allow_overlap: Annotated[
@@ -100,19 +101,24 @@ def certify(
         bool,
         typer.Option(
             "--pac-bayes/--no-pac-bayes",
-            help="Train a prior and optimise a PAC-Bayes certificate, or leave that out.",
+            help="Train a prior (a model on a part of the data) and optimise a PAC-Bayes "
+            "certificate, or leave that out.",
         ),
     ] = True,
     prior_share: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Share of the training split, between 0 and 1, behind the prior."
+            min=0,
+            max=1,
+            help="Share of the training split, between 0 and 1, that the prior is trained on.",
         ),
     ] = 0.5,
     prior_epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of epochs of the prior's training; the paper's by default; e.g. 40."
+            min=1,
+            help="Number of epochs of the prior's training; by default that of arXiv 2502.01473; "
+            "e.g. 40.",
         ),
     ] = None,
     steps: Annotated[
@@ -142,8 +148,9 @@ def certify(
         typer.Option(
             min=2,
             help="Number of documents drawn at random from --text, with replacement, from --seed: "
-            "the certificate is then about a document drawn from that text, whatever depends on "
-            "what in it; by default every document is counted once; e.g. 5000.",
+            "the certificate is then about a document drawn from that text, and need not assume "
+            "that its documents are independent; by default every document is counted once; "
+            "e.g. 5000.",
         ),
     ] = None,
     device: Annotated[
@@ -164,9 +171,10 @@ def certify(
 ) -> None:
     """Certify the error of a checkpoint: class bounds, PAC-Bayes, held-out examples, or text.
 
-    Says for each number which classifier and which distribution it is about, and at which
-    confidence. Copies of training examples among those held out, and repeated ones, are looked for:
-    where loaded data hold any, no certificate is given unless an option says what to do.
+    Bounds the error on new data, with a confidence of 1 - DELTA. Says for each number which
+    classifier and which distribution it is about. Held-out examples are searched for copies of
+    training examples and for repeated ones: if data that were loaded have any, no certificate is
+    given unless --allow-overlap or --drop-overlap says what to do.
     """
     from keelback.certify import Policy, certificate_of, certify_model
     from keelback.cli.reproduce import named_settings

@@ -41,7 +41,7 @@ class Check:
 def doctor(
     json: Json = False,
 ) -> None:
-    """Look at this installation: versions, devices, kernels, caches, extras, what is missing.
+    """Check this installation: versions, devices, kernels, caches, optional dependencies.
 
     Compiles and runs a scan, forward and backward, on each device that there is. Exits with 1 if
     something that should work does not.

@@ -40,10 +40,18 @@ def repair(
     train_length: TrainLength = None,
     method: Annotated[
         str,
-        typer.Option(help="What is edited: auto, decay-floor, rate-scale, step-scale or clip."),
+        typer.Option(
+            help="What is edited: decay-floor (a limit on how long states remember), rate-scale "
+            "(A), step-scale (step sizes), clip (only states that do not decay), or auto (the best "
+            "of the first three)."
+        ),
     ] = "auto",
     search: Annotated[
-        str, typer.Option(help="How the edit is searched for: shared, coordinate or gradient.")
+        str,
+        typer.Option(
+            help="How the edit is searched for: shared (one value for all layers), coordinate "
+            "(layer by layer) or gradient (all layers by Adam)."
+        ),
     ] = "coordinate",
     evaluations: Annotated[
         int | None,
@@ -63,14 +71,25 @@ def repair(
     device: DeviceOrBest = None,
     ignore: Ignored = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Write even where the repair is not worth it.")
+        bool,
+        typer.Option(
+            "--force", help="Write the repaired model even if it does not help on held-out text."
+        ),
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Put back what an earlier repair changed.")
+        bool,
+        typer.Option(
+            "--undo", help="Take MODEL, a repaired folder, and write the original to --out."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Edit how a model's layers forget, measure it on held-out text, and write the result."""
+    """Edit how a model's layers forget, measure it on held-out text, and write the result.
+
+    For models that fail beyond the length of their training. Nothing is trained: one number per
+    layer is searched for on one half of the text, and measured on the other half. The original is
+    not changed. Exits with 1, and writes nothing, where the edit does not help.
+    """
     from keelback.audit import load_any_model, read_input, require_free, save_repaired, undo_repair
     from keelback.audit import repair as run_repair
     from keelback.errors import InputError, JobError

@@ -29,7 +29,9 @@ def train(
     task: TaskName,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the run, made if absent; runs add up in it; e.g. out."),
+        typer.Option(
+            help="Folder for the run, made if absent; it may hold other runs already; e.g. out."
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Kind of the model, a name from `keelback list`.")
@@ -40,7 +42,8 @@ def train(
         typer.Option(
             min=-1e30,
             max=1e30,
-            help="Spectral abscissa of A at the start, per unit of time; default 0; e.g. -0.1.",
+            help="Spectral abscissa (largest eigenvalue) of A at the start, per unit of time; "
+            "default 0; e.g. -0.1.",
         ),
     ] = None,
     seed: Annotated[
@@ -53,7 +56,7 @@ def train(
     ] = 1,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of epochs; the paper's by default; e.g. 40."),
+        typer.Option(min=1, help="Number of epochs; by default that of the recipe; e.g. 40."),
     ] = None,
     parametrisation: Annotated[
         str | None,
@@ -119,12 +122,13 @@ def train(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train one model with the paper's recipe and log its stability each epoch.
+    """Train one model on a task and log its stability each epoch.
 
-    Writes DIR/runs/NAME/: run.json (configuration, result, provenance), history.parquet (the
-    monitor, one row per epoch) and model.safetensors. Stopped at any moment, the same command goes
-    on from the last checkpoint. Started by `accelerate launch` or `torchrun`, all processes share
-    the training. Exits with 1 where the training diverged.
+    The recipe (optimiser, learning rate, epochs and so on) is that of arXiv 2502.01473; --set
+    changes it. Writes DIR/runs/NAME/: run.json (configuration, result, provenance), history.parquet
+    (loss, accuracy and stability, one row per epoch) and model.safetensors. If it was stopped, the
+    same command continues from the last checkpoint. Started by `accelerate launch` or `torchrun`,
+    all processes share the training. Exits with 1 if the training diverged.
     """
     from keelback.cli.progress import sweep_progress
     from keelback.data import task_name

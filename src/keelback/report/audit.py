@@ -237,8 +237,8 @@ def _layer_table(result: AuditResult) -> Table:
     keys = [column.key for column in columns]
     rows = [_finite_row(row) for row in result.layers.select(keys).to_dicts()]
     caption = (
-        "Run again from what was read, a layer's recurrence makes what the layer hands on up to "
-        "the last column, relative to what the state contributes."
+        "The last column compares each layer's own result with that of its recurrence, run again "
+        "from what was read; the difference is relative to what the state contributes."
     )
     return Table("layers", "Layers", columns, rows, caption)
 
