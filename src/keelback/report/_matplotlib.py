@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keelback.outcome import Figure, Heatmap, Histogram, Line, Panel
-from keelback.report._files import (
-    file_stem,
-    require_report_extra,
-    writable_directory,
-    write_file,
-)
+from keelback.report._files import file_stem, require_report_extra, writable_directory, write_file
 from keelback.report._geometry import (
     LegendEntry,
     band_segments,
