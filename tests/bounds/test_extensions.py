@@ -147,6 +147,24 @@ def test_the_spectral_abscissa_alone_bounds_nothing_for_full_matrices() -> None:
     assert largest_transported(jordan[1:], delta) > 100 * largest_transported(jordan[:1], delta)
 
 
+@pytest.mark.parametrize("sector", [0.0, 1.0, 5.0])
+def test_complex_states_in_a_sector_cost_its_opening(sector: float) -> None:
+    """|a| <= sqrt(1 + kappa^2) |Re a|, so S2 grows by that factor and S1 not at all."""
+    generator = np.random.default_rng(2)
+    s_A = -0.3
+    for _ in range(200):
+        delta = 1.3 * generator.random(15)
+        tau = np.concatenate([np.cumsum(delta[::-1])[::-1][1:], [0.0]])
+        real = s_A * np.exp(3 * generator.random(15))
+        a = real * (1 + 1j * sector * generator.uniform(-1, 1, 15))
+        sums = StepSums.of(s_A, math.log(1.3), 15)
+        s1 = math.exp(sums.log_output)
+        assert np.sum(delta * np.abs(np.exp(a * tau))) <= s1 * (1 + 1e-12)
+        opening = math.sqrt(1 + sector**2)
+        moved = np.sum(delta * np.abs(a) * tau * np.abs(np.exp(a * tau)))
+        assert moved <= opening * s1 * math.exp(sums.log_decaying)
+
+
 @pytest.mark.parametrize("omega", [10.0, 100.0, 300.0, 1e4])
 def test_a_half_plane_does_not_bound_the_gate_term(omega: float) -> None:
     """Proposition 10: the output stays below 2 delta, its derivative in p grows with omega."""
@@ -172,3 +190,25 @@ def test_a_half_plane_does_not_bound_the_gate_term(omega: float) -> None:
     least = -math.expm1(-delta) * (delta * math.hypot(s, omega) * math.exp(-s * delta) - 2)
     assert slope.item() >= least * (1 - 1e-9)
     assert slope.item() <= 0.24 * omega + 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_eigenvectors_of_normal_blocks_move_the_exponential_by_twice_their_move(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def hermitian(scale: float) -> torch.Tensor:
+        x = torch.randn(4, 4, dtype=torch.complex128, generator=generator)
+        x = (x + x.conj().T) / 2
+        return scale * x / torch.linalg.matrix_norm(x, 2)
+
+    s_A, tau = -0.3, 2.0
+    imaginary = torch.randn(4, dtype=torch.float64, generator=generator) * 50
+    decay = torch.diag(torch.exp(torch.complex(torch.full_like(imaginary, s_A), imaginary) * tau))
+    H = hermitian(3.0)
+    for epsilon in (1e-6, 1e-2, 0.5):
+        moved = H + hermitian(epsilon)
+        exponentials = [
+            U @ decay @ U.conj().T for U in (torch.linalg.matrix_exp(1j * x) for x in (H, moved))
+        ]
+        change = torch.linalg.matrix_norm(exponentials[1] - exponentials[0], 2).item()
+        assert change <= 2 * epsilon * math.exp(s_A * tau) * (1 + 1e-6)
