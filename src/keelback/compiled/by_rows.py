@@ -6,7 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.compiled.backends import Backend, choose_backend
+from keelback.compiled.calls import Calls
+from keelback.compiled.checks import computing_dtype_of
 from keelback.compiled.layouts import Layout
+from keelback.compiled.operator import Fake, Operator
 from keelback.compiled.watchers import without_autocast
 
 _AXES = 4  # of v without replicas
@@ -82,6 +86,47 @@ class ByRows:
                 for x, gradient in zip(differentiable, computed, strict=True)
             ]
         )
+
+
+def calls_by_rows(
+    name: str,
+    record: Any,
+    backend: Backend,
+    *,
+    differentiable: Sequence[str],
+    require: Callable[[Any], None],
+    definition: Callable[..., tuple[Tensor, Tensor]],
+    fake: Fake,
+) -> Calls:
+    """Register an operator that has one backend for every device; gives the calls of it.
+
+    Args:
+        name: Its name in `torch.ops.keelback`.
+        record: The named tuple of its operands, of which the last is `reset`.
+        backend: Prepares a `ByRows`.
+        differentiable: As `Operator` takes them: all operands but `reset`.
+        require: Raises unless the operands fit together.
+        definition: Output and last states by PyTorch's operations, of the operands in order.
+        fake: Output and last states without values.
+    """
+    backends = {"cpu": backend, "cuda": backend}
+    operator = Operator(
+        name,
+        differentiable=differentiable,
+        others=("reset?",),
+        outputs=("y", "last_states"),
+        backends=backends,
+        fake=fake,
+    )
+    floating = record._fields[:-1]
+
+    def chosen(given: Any, named: str | None) -> tuple[Any, Any]:
+        require(given)
+        computing = computing_dtype_of(given, floating)
+        found = choose_backend(named, given.v.device, backends, "v")
+        return found, record(**dict.fromkeys(floating, computing), reset=torch.bool)
+
+    return Calls(operator, record, chosen, lambda operands: definition(*operands))
 
 
 def _is_empty(given: Any) -> bool:

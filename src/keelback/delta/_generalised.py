@@ -6,23 +6,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.compiled.backends import choose_backend
-from keelback.compiled.calls import Calls
+from keelback.compiled.by_rows import calls_by_rows
 from keelback.compiled.checks import computing_dtype_of
-from keelback.compiled.operator import Operator
 from keelback.compiled.resets import starts_of
 from keelback.compiled.watchers import without_autocast
 from keelback.delta._generalised_operands import (
     DIFFERENTIABLE,
-    OTHERS,
     Operands,
     require_generalised,
     require_step,
 )
 from keelback.delta.chunked import generalised
 from keelback.delta.reference import generalised_delta_rule_reference
-
-BACKENDS: Any = {"cpu": generalised, "cuda": generalised}
 
 
 def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -33,27 +28,14 @@ def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
     return v.new_empty(v.shape), v.new_empty((*rows, heads, k.shape[-1], value))
 
 
-RULE = Operator(
+_CALLS = calls_by_rows(
     "generalised_delta_rule",
+    Operands,
+    generalised,
     differentiable=DIFFERENTIABLE,
-    others=OTHERS,
-    outputs=("y", "last_states"),
-    backends=BACKENDS,
+    require=require_generalised,
+    definition=generalised_delta_rule_reference,
     fake=_shapes,
-)
-
-
-def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
-    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
-    require_generalised(given)
-    computing = computing_dtype_of(given, Operands._fields[:-1])
-    chosen = choose_backend(backend, given.v.device, BACKENDS, "v")
-    floating = dict.fromkeys(Operands._fields[:-1], computing)
-    return chosen, Operands(**floating, reset=torch.bool)
-
-
-_CALLS = Calls(
-    RULE, Operands, _chosen, lambda operands: generalised_delta_rule_reference(*operands)
 )
 
 

@@ -31,7 +31,6 @@ class Operands(NamedTuple, Generic[T]):
 
 #: By what the names of the operands end in the schema of an operator: `?` may be absent.
 DIFFERENTIABLE = ("q", "k", "v", "a", "b", "g", "initial_states?")
-OTHERS = ("reset?",)
 
 
 def require_generalised(given: Operands[Any]) -> None:

@@ -6,24 +6,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from keelback.compiled.backends import choose_backend
-from keelback.compiled.calls import Calls
+from keelback.compiled.by_rows import calls_by_rows
 from keelback.compiled.checks import computing_dtype_of
-from keelback.compiled.operator import Operator
 from keelback.compiled.resets import starts_of
 from keelback.ssd import _op
 from keelback.ssd import _operands as scans
 from keelback.ssd._attention_operands import (
     DIFFERENTIABLE,
-    OTHERS,
     Operands,
     require_attention,
     require_step,
 )
 from keelback.ssd.chunked import attention
 from keelback.ssd.reference import NO_LIMIT, gated_linear_attention_reference
-
-BACKENDS: Any = {"cpu": attention, "cuda": attention}
 
 
 def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -34,27 +29,14 @@ def _shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
     return v.new_empty(v.shape), v.new_empty((*rows, heads, value, k.shape[-1]))
 
 
-ATTENTION = Operator(
+_CALLS = calls_by_rows(
     "gated_linear_attention",
+    Operands,
+    attention,
     differentiable=DIFFERENTIABLE,
-    others=OTHERS,
-    outputs=("y", "last_states"),
-    backends=BACKENDS,
+    require=require_attention,
+    definition=gated_linear_attention_reference,
     fake=_shapes,
-)
-
-
-def _chosen(given: Operands[Any], backend: str | None) -> tuple[Any, Operands[Any]]:
-    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
-    require_attention(given)
-    computing = computing_dtype_of(given, Operands._fields[:-1])
-    chosen = choose_backend(backend, given.v.device, BACKENDS, "v")
-    floating = dict.fromkeys(Operands._fields[:-1], computing)
-    return chosen, Operands(**floating, reset=torch.bool)
-
-
-_CALLS = Calls(
-    ATTENTION, Operands, _chosen, lambda operands: gated_linear_attention_reference(*operands)
 )
 
 

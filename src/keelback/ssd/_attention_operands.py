@@ -30,7 +30,6 @@ class Operands(NamedTuple, Generic[T]):
 
 #: By what the names of the operands end in the schema of an operator: `?` may be absent.
 DIFFERENTIABLE = ("q", "k", "v", "g", "weights?", "initial_states?")
-OTHERS = ("reset?",)
 
 
 def require_attention(given: Operands[Any]) -> None:
