@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from keelback.delta import delta_rule, generalised_delta_rule, generalised_delta_rule_step
 from keelback.delta.chunked import generalised
 from keelback.errors import InputError
+from operator_gradients import near, with_gradients
 
 NAMES = ("q", "k", "v", "a", "b", "g")
 
@@ -43,28 +44,6 @@ def operands(
     return found
 
 
-def with_gradients(given: dict[str, Any], backend: Any, dtype: torch.dtype) -> list[Tensor]:
-    """Output, last states and all gradients, from both."""
-    leaves = {
-        name: x if x.dtype == torch.bool else x.to(dtype).requires_grad_()
-        for name, x in given.items()
-    }
-    y, last = generalised_delta_rule(**leaves, return_final_states=True, backend=backend)
-    generator = torch.Generator().manual_seed(5)
-    floating = [x for x in leaves.values() if x.dtype != torch.bool]
-    loss = sum((0.0 * x.double().sum() for x in floating), torch.zeros(()))
-    for one in (y, last):
-        weights = torch.randn(one.shape, generator=generator, dtype=torch.float64)
-        loss = loss + (one.double() * weights).sum()
-    return [y.detach(), last.detach(), *torch.autograd.grad(loss, floating, materialize_grads=True)]
-
-
-def near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        size = max(1.0, float(other.abs().max())) if other.numel() else 1.0
-        torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance * size)
-
-
 @settings(max_examples=15, deadline=None)
 @drawn(
     batch=st.integers(0, 2), length=st.integers(0, 90), heads=st.integers(1, 2),
@@ -84,8 +63,8 @@ def test_any_sizes(
     """Decays between steps as products of two factors, and one by one."""
     sizes = (batch, length, heads, key, value)
     given = operands(*sizes, optional=optional, seed=seed, decay=decay)
-    expected = with_gradients(given, "reference", torch.float64)
-    near(with_gradients(given, None, torch.float64), expected, 1e-11)
+    expected = with_gradients(generalised_delta_rule, given, "reference", torch.float64)
+    near(with_gradients(generalised_delta_rule, given, None, torch.float64), expected, 1e-11)
 
 
 @pytest.mark.parametrize("decay", [1.0, 40.0])
@@ -95,16 +74,16 @@ def test_what_is_worked_on_at_a_time_changes_nothing(
 ) -> None:
     monkeypatch.setattr(generalised, "NUMBERS_AT_A_TIME", at_a_time)
     given = operands(3, 150, decay=decay)
-    expected = with_gradients(given, "reference", torch.float64)
-    near(with_gradients(given, None, torch.float64), expected, 1e-11)
+    expected = with_gradients(generalised_delta_rule, given, "reference", torch.float64)
+    near(with_gradients(generalised_delta_rule, given, None, torch.float64), expected, 1e-11)
 
 
 @pytest.mark.parametrize("decay", [0.6065, 30.0])
 def test_float32_is_near(decay: float) -> None:
     """RWKV-7's decays, and some of which hardly anything is left after a step."""
     given = operands(2, 120, key=32, value=16, decay=decay)
-    expected = with_gradients(given, "reference", torch.float64)
-    near(with_gradients(given, None, torch.float32), expected, 2e-5)
+    expected = with_gradients(generalised_delta_rule, given, "reference", torch.float64)
+    near(with_gradients(generalised_delta_rule, given, None, torch.float32), expected, 2e-5)
 
 
 def test_with_one_vector_it_is_the_gated_delta_rule() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from checkpointing import with_and_without
+from models_compared import close, results
 from torch import Tensor
 
 from keelback.integrations import _mlstm, use_in_transformers
@@ -50,29 +51,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(_mlstm, "mlstm", watched)
     return found
-
-
-def results(model: Any, tokens: Tensor) -> list[Tensor]:
-    """Logits, gradients, and the logits of generation."""
-    model.zero_grad()
-    logits = model(tokens, use_cache=False).logits
-    logits.square().mean().backward()
-    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    with torch.no_grad():
-        generated = model.eval().generate(
-            tokens[:, :20],
-            max_new_tokens=6,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    return [logits.detach(), *gradients, torch.stack(generated.logits)]
-
-
-def close(found: list[Tensor], expected: list[Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        size = float(other.abs().max())
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(size, 1e-3))
 
 
 def test_a_model_trains_and_generates_the_same(model: Any, calls: list[int]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from keelback.errors import InputError
 from keelback.ssd import gated_linear_attention, gated_linear_attention_step, ssd
+from operator_gradients import near, with_gradients
 
 NAMES = ("q", "k", "v", "g", "weights", "initial_states")
 
@@ -39,28 +40,6 @@ def operands(
     return found
 
 
-def with_gradients(given: dict[str, Any], backend: Any, dtype: torch.dtype) -> list[Tensor]:
-    """Output, last states and all gradients, from both."""
-    leaves = {
-        name: x if x.dtype == torch.bool else x.to(dtype).requires_grad_()
-        for name, x in given.items()
-    }
-    y, last = gated_linear_attention(**leaves, return_final_states=True, backend=backend)
-    generator = torch.Generator().manual_seed(5)
-    floating = [x for x in leaves.values() if x.dtype != torch.bool]
-    loss = sum((0.0 * x.double().sum() for x in floating), torch.zeros(()))
-    for one in (y, last):
-        weights = torch.randn(one.shape, generator=generator, dtype=torch.float64)
-        loss = loss + (one.double() * weights).sum()
-    return [y.detach(), last.detach(), *torch.autograd.grad(loss, floating, materialize_grads=True)]
-
-
-def near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        size = max(1.0, float(other.abs().max())) if other.numel() else 1.0
-        torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance * size)
-
-
 @settings(max_examples=20, deadline=None)
 @drawn(
     batch=st.integers(0, 2), length=st.integers(0, 140), per_group=st.integers(1, 2),
@@ -73,14 +52,14 @@ def test_any_sizes(
 ) -> None:  # fmt: skip
     sizes = (batch, length, per_group * groups, groups, key, value)
     given = operands(*sizes, optional=optional, seed=seed)
-    expected = with_gradients(given, "reference", torch.float64)
-    near(with_gradients(given, None, torch.float64), expected, 1e-11)
+    expected = with_gradients(gated_linear_attention, given, "reference", torch.float64)
+    near(with_gradients(gated_linear_attention, given, None, torch.float64), expected, 1e-11)
 
 
 def test_float32_is_near() -> None:
     given = operands(2, 200, key=32, value=16)
-    expected = with_gradients(given, "reference", torch.float64)
-    near(with_gradients(given, None, torch.float32), expected, 1e-5)
+    expected = with_gradients(gated_linear_attention, given, "reference", torch.float64)
+    near(with_gradients(gated_linear_attention, given, None, torch.float32), expected, 1e-5)
 
 
 def test_with_step_sizes_it_is_the_scan_by_heads() -> None:

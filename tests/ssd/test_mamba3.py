@@ -11,6 +11,7 @@ from torch import Tensor
 
 from keelback.errors import InputError
 from keelback.ssd import Mamba3States, mamba3, mamba3_step, ssd
+from operator_gradients import near
 
 STATES = ("states", "last_x", "last_B")
 
@@ -106,12 +107,6 @@ def with_gradients(function: Any, given: dict[str, Any], **options: Any) -> list
         loss = loss + (one.double() * weights).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return [*(one.detach() for one in found), *gradients]
-
-
-def near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        size = max(1.0, float(other.abs().max())) if other.numel() else 1.0
-        torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance * size)
 
 
 @settings(max_examples=15, deadline=None)
