@@ -281,7 +281,7 @@ def _watching_one(
         mask = bound.get("attention_mask")
         is_mask = isinstance(mask, Tensor) and mask.ndim == 2
         call = LayerCall(
-            hidden_states, mask if is_mask else None, dict(seen), _first_tensor(output)
+            hidden_states, mask if is_mask else None, dict(seen), _first_tensor(output), bound
         )
         seen.clear()
         if is_again:

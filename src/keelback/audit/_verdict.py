@@ -135,6 +135,10 @@ def _stability(
         if given:
             why = " and ".join(dict.fromkeys(o.layer.adapter.decays_because for o in layers))
             where = f"By construction: {why}, whatever the weights. {where}"
+        grows = dict.fromkeys(own.layer.adapter.enlarges_because for own in layers)
+        if may := " and ".join(reason for reason in grows if reason):
+            where = f"{where} A state may still grow for some steps: {may}."
+            return Finding("good", f"Every rate{scope} decays.", where, **measured)
         return Finding("good", f"Stable: every state{scope} decays.", where, **measured)
     growing = [layer for layer in layers if layer.spectral_abscissa >= 0]
     factor = float(worst.decay.max())

@@ -3,7 +3,9 @@
 import warnings
 
 from keelback.audit._delta_rule import DeltaRuleRecurrence
+from keelback.audit._generalised_rule import GeneralisedDeltaRecurrence
 from keelback.audit._recurrence import SelectiveRecurrence
+from keelback.audit._trapezoidal import TrapezoidalRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, Seen
 from keelback.audit.adapters.bidirectional import BidirectionalMambaAdapter
 from keelback.audit.adapters.cross_scan import CrossScanAdapter
@@ -17,6 +19,7 @@ from keelback.audit.adapters.delta_net import (
 from keelback.audit.adapters.linear import GatedLinearUnitAdapter, LightningAttentionAdapter
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
 from keelback.audit.adapters.mamba2 import Mamba2Adapter
+from keelback.audit.adapters.mamba3 import Mamba3Adapter, ReferenceMamba3Adapter
 from keelback.audit.adapters.normalised import (
     FusedMatrixMemoryAdapter,
     MatrixMemoryAdapter,
@@ -24,6 +27,7 @@ from keelback.audit.adapters.normalised import (
 )
 from keelback.audit.adapters.own import MambaBlockAdapter, SelectiveSSMAdapter
 from keelback.audit.adapters.registered import REGISTERED, register_adapter
+from keelback.audit.adapters.rwkv7 import FlaRwkv7Adapter, Rwkv7Adapter
 from keelback.registry import PluginWarning
 
 ADAPTERS: list[Adapter] = [
@@ -34,6 +38,8 @@ ADAPTERS: list[Adapter] = [
     MambaAdapter(),
     MultiHeadMambaAdapter(),
     Mamba2Adapter(),
+    Mamba3Adapter(),
+    ReferenceMamba3Adapter(),
     Qwen3NextAdapter(),
     Qwen35Adapter(),
     OlmoHybridAdapter(),
@@ -41,6 +47,8 @@ ADAPTERS: list[Adapter] = [
     LightningAttentionAdapter(),
     GatedLinearUnitAdapter(),
     RwkvAdapter(),
+    Rwkv7Adapter(),
+    FlaRwkv7Adapter(),
     MatrixMemoryAdapter(),
     FusedMatrixMemoryAdapter(),
 ]
@@ -64,24 +72,30 @@ __all__ = [
     "BidirectionalMambaAdapter",
     "CrossScanAdapter",
     "DeltaRuleRecurrence",
+    "FlaRwkv7Adapter",
     "FusedMatrixMemoryAdapter",
     "GatedDeltaNetAdapter",
     "GatedLinearUnitAdapter",
+    "GeneralisedDeltaRecurrence",
     "KimiDeltaAdapter",
     "LayerCall",
     "LightningAttentionAdapter",
     "Mamba2Adapter",
+    "Mamba3Adapter",
     "MambaAdapter",
     "MambaBlockAdapter",
     "MatrixMemoryAdapter",
     "MultiHeadMambaAdapter",
     "OlmoHybridAdapter",
-    "Qwen3NextAdapter",
     "Qwen35Adapter",
+    "Qwen3NextAdapter",
+    "ReferenceMamba3Adapter",
+    "Rwkv7Adapter",
     "RwkvAdapter",
     "Seen",
     "SelectiveRecurrence",
     "SelectiveSSMAdapter",
+    "TrapezoidalRecurrence",
     "known_adapters",
     "register_adapter",
 ]

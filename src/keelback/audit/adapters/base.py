@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -26,13 +26,15 @@ class LayerCall:
 
     `hidden_states` is the layer's own input, `(batch, length, d_model)` or, in a layer for images,
     `(batch, height, width, d_model)`; `mask`, where the model passed one, is `(batch, length)` and
-    zero at padding; `seen` has the watched submodules by name; `output` is what the layer gave.
+    zero at padding; `seen` has the watched submodules by name; `output` is what the layer gave;
+    `arguments` has all that it was called with, by name.
     """
 
     hidden_states: Float[Tensor, "batch *positions d_model"]
     mask: Tensor | None
     seen: Mapping[str, Seen]
     output: Tensor | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def masked(self, x: Tensor) -> Tensor:
         """`x`, `(batch, length, ...)`, with padding positions set to zero."""
@@ -78,6 +80,12 @@ class Adapter(ABC):
 
     decays_because: str = "A is minus an exponential"
     """Why `always_decays` is true of a layer, in words for a verdict."""
+
+    enlarges_because: str | None = None
+    """Why a state may grow for some steps although every rate decays, in words for a verdict.
+
+    `None` where nothing but the decay, a rotation or an erasure along one key moves the state.
+    """
 
     @abstractmethod
     def matches(self, module: Any) -> bool:
@@ -155,6 +163,12 @@ def negative_exp(A_log: Tensor) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """`x` in at least float32."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def unit(x: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """`x` divided by its norm along the last axis, the square of which is at least `epsilon`."""
+    x = wide(x)
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + epsilon)
 
 
 def has_parts(module: Any, *names: str) -> bool:

@@ -16,10 +16,9 @@ from keelback.audit.adapters.base import (
     convolved,
     has_parts,
     negative_exp,
+    unit,
     wide,
 )
-
-_NORM_EPSILON = 1e-6
 
 
 class GatedDeltaNetAdapter(Adapter):
@@ -190,7 +189,7 @@ class KimiDeltaAdapter(Adapter):
         A = self.state_matrix(module)
         log_decay = wide(call.seen["forget_gate"].output).flatten(2)
         return DeltaRuleRecurrence(
-            _unit(query) / query.shape[-1] ** 0.5, _unit(key), value, beta, log_decay / A[:, 0], A
+            unit(query) / query.shape[-1] ** 0.5, unit(key), value, beta, log_decay / A[:, 0], A
         )
 
     def hand_on(self, module: Any, call: LayerCall, outputs: Sequence[Tensor]) -> Tensor:
@@ -216,17 +215,12 @@ def _normed(norm: Any, y: Tensor, gate: Tensor) -> Tensor:
     return heads.reshape(y.shape)
 
 
-def _unit(x: Tensor) -> Tensor:
-    x = wide(x)
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPSILON)
-
-
 def _split_heads(module: Any, q_k_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     key_dim, key_heads, heads = module.head_k_dim, module.num_k_heads, module.num_v_heads
     widths = [key_heads * key_dim] * 2 + [q_k_v.shape[-1] - 2 * key_heads * key_dim]
     query, key, value = convolved(module, q_k_v).split(widths, dim=-1)
     query, key = (
-        _unit(x.unflatten(-1, (-1, key_dim))).repeat_interleave(heads // key_heads, dim=2)
+        unit(x.unflatten(-1, (-1, key_dim))).repeat_interleave(heads // key_heads, dim=2)
         for x in (query, key)
     )
     return query / key_dim**0.5, key, value.unflatten(-1, (heads, -1))
