@@ -15,8 +15,8 @@ class TrapezoidalRecurrence(Recurrence):
     """`h_t = e^{l_t} R_t (h_{t-1} + (1 - share_t) dt_t u_{t-1}) + share_t dt_t u_t`.
 
     `y_t = h_t C_t`; `u_t` is the sum over ranks of `x_t B_t^T`, `l_t = delta_t A` the log decay,
-    one rate a head, and `R_t` turns pairs of states. Source: Lahoti et al. 2026 (arXiv 2603.15569). Operands are as
-    in `keelback.ssd.mamba3`.
+    one rate a head, and `R_t` turns pairs of states. Operands are as in `keelback.ssd.mamba3`.
+    Source: Lahoti et al. 2026 (arXiv 2603.15569).
 
     Args:
         x: `(batch, length, heads, rank, head_dim)`.
