@@ -194,4 +194,4 @@ def test_rates_that_are_weights_can_be_edited_and_others_not() -> None:
     mended = repair(
         model, tokens, train_length=20, target_length=40, method="decay-floor", search="shared"
     )
-    assert [name for name in mended.untouched] == ["layers.1"]
+    assert list(mended.untouched) == ["layers.1"]

@@ -1,9 +1,8 @@
-"""A stand-in for flash-linear-attention (fla): the functions of its delta rules, by keelback."""
+"""A stand-in for flash-linear-attention (fla): functions of its delta rules, by keelback."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,31 +10,29 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.resets import reset_of
 from keelback.delta import delta_rule, delta_rule_step
 from keelback.errors import InputError
+from keelback.integrations import _fla_kin
 from keelback.integrations._delta import is_faster_than_fla
+from keelback.integrations._fla_calls import HOW, called
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._stand_in import Contents, is_installed, replace_in_package, stand_in
-from keelback.integrations._widths import in_one_width
-
-#: Options of fla's functions that say how it computes, and not what.
-_HOW = ("chunk_size", "chunk_indices", "cu_seqlens_cpu", "safe_gate", "disable_recompute")
-#: Those that are refused unless they are off: they change what is computed or returned.
-_REFUSED = ("cp_context", "return_intermediate_states", "head_first", "gv")
 
 
 def provide_fla() -> Replacement:
-    """Let code that imports delta rules from flash-linear-attention (`fla`) get keelback's.
+    """Let code that imports operators from flash-linear-attention (`fla`) get keelback's.
 
     `fla.ops.gated_delta_rule` then has `chunk_gated_delta_rule` and
     `fused_recurrent_gated_delta_rule`, `fla.ops.kda` has `chunk_kda` and `fused_recurrent_kda`,
-    `fla.ops.kda.gate` has `fused_kda_gate`, and `fla.ops` has the first four. Nothing else of fla
-    is there: importing that fails, as it does without fla. Where fla is installed its functions are
-    replaced instead; on a GPU only where keelback's kernels were measured to be faster, which is in
-    half precision with one log decay per head and sequences that are not packed. Code that has
-    imported the functions before the call keeps those that it has. An option that keelback cannot
-    honour raises an `InputError` with its name.
+    and `fla.ops.kda.gate` has `fused_kda_gate`. So have `fla.ops.rwkv7`,
+    `fla.ops.generalized_delta_rule`, `fla.ops.simple_gla`, `fla.ops.retention` and
+    `fla.ops.lightning_attn` what fla has there, but for functions named `parallel_`. `fla.ops` has
+    what it has in fla. Nothing else of fla is there: importing that fails, as it does without fla.
+    Where fla is installed its functions are replaced instead; on a GPU only where keelback's
+    kernels were measured to be faster, which is in the gated delta rule in half precision with
+    sequences that are not packed. Code that has imported the functions before the call keeps those
+    that it has, such as fla's own layers. An option that keelback cannot honour raises an
+    `InputError` with its name.
 
     Examples:
         >>> with provide_fla():
@@ -50,12 +47,16 @@ def provide_fla() -> Replacement:
         "fused_recurrent_kda": fused_recurrent_kda,
     }
     gate = {"fused_kda_gate": fused_kda_gate}
+    others = _fla_kin.contents()
+    every = {name: function for own in others.values() for name, function in own.items()}
+    every.pop("fused_mul_recurrent_rwkv7")  # which fla.ops itself has not
     contents: Contents = {
         "fla": {},
-        "fla.ops": {**by_head, **by_channel},
+        "fla.ops": {**by_head, **by_channel, **every},
         "fla.ops.gated_delta_rule": by_head,
         "fla.ops.kda": by_channel,
         "fla.ops.kda.gate": gate,
+        **others,
     }
     if not is_installed("fla"):
         return stand_in(contents)
@@ -63,8 +64,8 @@ def provide_fla() -> Replacement:
 
 
 def _the_faster(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Ours, but on a GPU theirs unless `is_faster_than_fla`; nor may an option be given there that
-    leaves the measured path, such as `cu_seqlens`."""
+    """Ours, but on a GPU theirs unless it is a delta rule and `is_faster_than_fla`; nor may an
+    option be given there that leaves the measured path, such as `cu_seqlens`."""
     names = signature(ours)
 
     @wraps(theirs)
@@ -72,7 +73,8 @@ def _the_faster(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callabl
         given = (*args, *kwargs.values())
         if not any(isinstance(x, Tensor) and x.is_cuda for x in given):
             return ours(*args, **kwargs)
-        if not set(kwargs) <= {*names.parameters, *_HOW}:
+        measured = ours in (chunk_gated_delta_rule, fused_recurrent_gated_delta_rule)
+        if not measured or not set(kwargs) <= {*names.parameters, *HOW}:
             return theirs(*args, **kwargs)
         found = names.bind(*args, **kwargs).arguments
         q, v, g = found["q"], found["v"], found.get("g")
@@ -233,24 +235,23 @@ def _attend(
     Raises:
         InputError: An option is unknown, or cannot be honoured.
     """
-    more = {key: value for key, value in options.items() if key not in _HOW}
-    bounds, sizes = more.pop("cu_seqlens", None), operands[2].shape
-    value_first = more.pop("state_v_first", False) or more.pop("transpose_state_layout", False)
+    more = dict(options)
     q, k, v, g, beta = _gated(operands, more)
-    refused = [key for key, value in more.items() if key not in _REFUSED or value]
-    if refused:
-        raise InputError(f"keelback's {name} does not take {', '.join(refused)}")
-    if initial_state is not None and value_first:
-        initial_state = initial_state.mT
-    given = in_one_width(q, k, v, g, beta, initial_state)
-    if bounds is None:
-        y, last = _whole(given, scale, normalise)
-    elif sizes[0] != 1:
-        raise InputError(f"cu_seqlens is given with a batch of {sizes[0]}; it should be 1")
-    else:
-        y, last = _packed(given, bounds, scale, normalise, output_final_state)
-    last = last.mT.contiguous() if value_first else last
-    return y.to(operands[2].dtype), last if output_final_state else None
+
+    def compute(
+        given: Sequence[Tensor], states: Tensor | None, bounds: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if given[2].shape[1] == 1 and states is not None:
+            now = (x.squeeze(1) for x in given)
+            y, last = delta_rule_step(states, *now, normalise=normalise, scale=scale)
+            return y.unsqueeze(1), last
+        results = delta_rule(
+            *given, states, True, normalise=normalise, scale=scale, cu_seqlens=bounds
+        )
+        assert isinstance(results, tuple)
+        return results
+
+    return called(name, compute, (q, k, v, g, beta), v, initial_state, output_final_state, more)
 
 
 def _gated(operands: tuple[Tensor, ...], more: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -269,50 +270,3 @@ def _gated(operands: tuple[Tensor, ...], more: dict[str, Any]) -> tuple[Tensor, 
     elif doubled:
         raise InputError("allow_neg_eigval is given without use_beta_sigmoid_in_kernel")
     return q, k, v, g, beta
-
-
-def _whole(given: list[Any], scale: float | None, normalise: bool) -> tuple[Tensor, Tensor]:
-    """Sequences of one length."""
-    q, k, v, g, beta, states = given
-    if v.shape[1] == 1 and states is not None:
-        now = [x.squeeze(1) for x in (q, k, v, g, beta)]
-        y, last = delta_rule_step(states, *now, normalise=normalise, scale=scale)
-        return y.unsqueeze(1), last
-    results = delta_rule(
-        q, k, v, g, beta, states, return_final_states=True, normalise=normalise, scale=scale
-    )
-    assert isinstance(results, tuple)
-    return results
-
-
-def _packed(
-    given: list[Any], bounds: Tensor, scale: float | None, normalise: bool, wants_states: bool
-) -> tuple[Tensor, Tensor]:
-    """Sequences one behind the other, each with states of its own where there are some."""
-    *sequences, states = given
-    reset_of(bounds, None, sequences[2])  # Refuses bounds that do not fit the sequences.
-    if states is None and not wants_states:
-        q, k, v, g, beta = sequences
-        results = delta_rule(
-            q, k, v, g, beta, None, True, normalise=normalise, scale=scale, cu_seqlens=bounds
-        )
-        assert isinstance(results, tuple)
-        return results
-    ends = [int(bound) for bound in bounds]
-    if states is not None and len(states) != len(ends) - 1:
-        raise InputError(
-            f"initial_state is of {len(states)} sequences; cu_seqlens has {len(ends) - 1}"
-        )
-    found = [
-        _whole(
-            [
-                *(x[:, start:stop] for x in sequences),
-                None if states is None else states[i : i + 1],
-            ],
-            scale,
-            normalise,
-        )
-        for i, (start, stop) in enumerate(pairwise(ends))
-    ]
-    outputs, lasts = zip(*found, strict=True)
-    return torch.cat(outputs, 1), torch.cat(lasts)
