@@ -66,7 +66,7 @@ def test_rwkv_by_its_definition(tiny_model: Build, tokens: torch.Tensor) -> None
 
 
 def test_the_mlstm_by_its_definition(tiny_model: Build, tokens: torch.Tensor) -> None:
-    """Equations 19 to 27 of the paper in float64, without its stabiliser."""
+    """Memory, normaliser and output of the paper in float64, without its stabiliser."""
     recurrence = recurrences(tiny_model("xlstm"), tokens)[0]
     q, k, v, log_i, delta = (
         x.double()

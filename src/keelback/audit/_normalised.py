@@ -63,7 +63,7 @@ class WeightedAverage(NormalisedRecurrence):
     With `w = -delta A`, one constant per channel,
     `y_t = (a + e^(u + k_t) v_t) / (b + e^(u + k_t))`, where
     `a = sum over s < t of e^(k_s - (t - 1 - s) w) v_s` and `b` is the same sum without `v_s`.
-    Source: Peng et al. 2023 (arXiv 2305.13048), equations 11 to 14.
+    Source: Peng et al. 2023 (arXiv 2305.13048).
 
     Args:
         key, value: `(batch, length, channels)`.
@@ -119,8 +119,7 @@ class MatrixMemory(NormalisedRecurrence):
     """The mLSTM: `C_t = f_t C_{t-1} + i_t k_t v_t^T`, `n_t = f_t n_{t-1} + i_t k_t` in each head.
 
     `y_t = C_t^T q_t / max(|n_t . q_t|, 1)`. The logarithm of the forget gate is `delta A` with
-    `A = -1`; the input gate is an exponential. Source: Beck et al. 2024 (arXiv 2405.04517),
-    equations 19 to 27.
+    `A = -1`; the input gate is an exponential. Source: Beck et al. 2024 (arXiv 2405.04517).
 
     Args:
         query: scaled, and `key`: `(batch, length, heads, key_dim)`.

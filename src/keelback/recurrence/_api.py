@@ -23,8 +23,8 @@ def diagonal_recurrence(
 
         h_t = a_t h_{t-1} + x_t
 
-    This is the recurrence of the RG-LRU (De et al. 2024, arXiv 2402.19427, equation 4), whose
-    layers scale the input before. A factor of 0 begins a new sequence. On a GPU the states are
+    This is the recurrence of the RG-LRU (De et al. 2024, arXiv 2402.19427), whose layers
+    scale the input before. A factor of 0 begins a new sequence. On a GPU the states are
     found by doubling, in products of the factors of 1, 2, 4, ... steps: these should not overflow,
     as they cannot where no factor is larger than 1.
 

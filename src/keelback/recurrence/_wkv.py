@@ -39,7 +39,7 @@ def wkv(
     bonus: Float[Tensor, " channels"],
     initial_states: WkvStates | None = None,
 ) -> tuple[Float[Tensor, "batch length channels"], WkvStates]:
-    """The attention of RWKV, versions 4 and before (Peng et al. 2023, arXiv 2305.13048, eq. 16).
+    """The attention of RWKV, versions 4 and before (Peng et al. 2023, arXiv 2305.13048).
 
         y_t = (sum_{i < t} e^{(t - 1 - i) w + k_i} v_i + e^{u + k_t} v_t) / (the same without v)
 
