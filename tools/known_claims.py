@@ -1,7 +1,7 @@
 """The rows of the page of what is known: each claim, with verdict, size, interval, seeds and file.
 
-`tools/known.toml` lists the claims; every number comes from the result file that it names, when
-`python tools/fill_tables.py` fills the page. A row of that file has:
+`tools/known_papers.toml` and `known_ours.toml` list the claims; every number comes from the result file that it names, when
+`python tools/fill_tables.py` fills the page. A row of the lists has:
 
     result      folder or file of the result
     statement   beginning of the statement, as the result has it, whose verdict and evidence count
@@ -29,7 +29,6 @@ from typing import Any
 from results_index import ROOT
 from upward import at_most
 
-LISTED = ROOT / "tools" / "known.toml"
 HEADING = ["claim", "on", "verdict", "measured", "95 % interval", "seeds", "file"]
 NAMES = {
     "imdb": "IMDb",
@@ -46,9 +45,9 @@ _VALUES = ("mean", "per_doubling", "exponent", "tau", "share")
 _LOW, _HIGH = ("lower", "low"), ("upper", "high")
 
 
-def table(part: str) -> list[list[str]]:
-    """The heading and the rows of one part of the list, such as `papers`."""
-    listed = tomllib.loads(LISTED.read_text())[part]
+def table(listed_in: Path, part: str) -> list[list[str]]:
+    """The heading and the rows of one part of a list, such as `papers`."""
+    listed = tomllib.loads(listed_in.read_text())[part]
     rows = [
         row
         for one in listed
