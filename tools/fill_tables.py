@@ -6,9 +6,9 @@
 A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
 `keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME, and
 `PATH#NAME/MEASURE,MEASURE` of a benchmark with several measures those that are named. A PATH that
-is a list of claims, such as `tools/known_ours.toml`, shows them as tools/known_claims.py reads them.
-A result that was made from code that differed from its commit is refused, as table and as figure, unless
-`results/dirty.txt` lists it.
+is a list of claims, such as `tools/known_ours.toml`, shows them as tools/known_claims.py reads
+them. A result that was made from code that differed from its commit is refused, as table and as
+figure, unless `results/dirty.txt` lists it.
 
 Numbers are shown with three digits, those of a column that is called a bound, or certified, rounded
 up.

@@ -1,7 +1,7 @@
 """The rows of the page of what is known: each claim, with verdict, size, interval, seeds and file.
 
-`tools/known_papers.toml` and `known_ours.toml` list the claims; every number comes from the result file that it names, when
-`python tools/fill_tables.py` fills the page. A row of the lists has:
+`tools/known_papers.toml` and `known_ours.toml` list the claims; every number comes from the result
+file that a row names, when `python tools/fill_tables.py` fills the page. A row of the lists has:
 
     result      folder or file of the result
     statement   beginning of the statement, as the result has it, whose verdict and evidence count

@@ -13,7 +13,7 @@ runs, and are put back if that fails or is stopped. How long each took is noted 
 `results/times.json`.
 
 Exits with 0 if everything chosen is made from the present commit, 1 if something is not, 2 if the
-code differs from its commit and `--allow-dirty` is not given.
+code differs from its commit and `--allow-dirty` is not given, 130 if it was interrupted.
 """
 
 import argparse
@@ -119,8 +119,8 @@ class Rebuild:
     def __init__(self, now: str | None, *, allow_dirty: bool) -> None:
         self.now = now
         self.allow_dirty = allow_dirty
-        known = now if is_clean(now) else f"dirty-{time.strftime('%Y%m%d-%H%M%S')}"
-        self.store = f"runs/{str(known)[:12] if is_clean(now) else known}"
+        folder = now[:12] if now and is_clean(now) else time.strftime("dirty-%Y%m%d-%H%M%S")
+        self.store = f"runs/{folder}"
         put_back()
         self.results = results_index.results()
         self.times = times()
@@ -210,7 +210,7 @@ def _before() -> Path:
 def _put_aside(files: Sequence[str]) -> None:
     for file in files:
         (_before() / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(results_index.ROOT / file, _before() / file)
+        shutil.move(results_index.ROOT / file, _before() / file)
 
 
 def put_back() -> None:
@@ -219,7 +219,7 @@ def put_back() -> None:
         if file.is_file():
             target = results_index.ROOT / file.relative_to(_before())
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
+            shutil.move(file, target)
     shutil.rmtree(_before(), ignore_errors=True)
 
 
@@ -318,7 +318,11 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    left = rebuild(work, jobs, [job for job in wanted if job not in done])
+    try:
+        left = rebuild(work, jobs, [job for job in wanted if job not in done])
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     print("", *left, sep="\n")
     print(f"{len(wanted) - len(left)} of {len(wanted)} are made from the present commit")
     print("then: python tools/results_index.py; python tools/fill_tables.py")
