@@ -138,7 +138,7 @@ class Rebuild:
 
     def run(self, job: Job) -> str | None:
         """Run a job; gives what went wrong, None where nothing did."""
-        name = Path(job.makes[0]).name
+        name = job.makes[0].removeprefix("results/").replace("/", "-")
         files = [file for path in job.makes for file in self.results[path].files]
         _put_aside(files)
         began = time.monotonic()

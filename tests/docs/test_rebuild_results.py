@@ -234,7 +234,7 @@ class TestARebuild:
         assert "not made: results/benchmarks/one.json: exit 1 of python tools/fake.py one" in said
         assert "table.csv: waits for results/benchmarks/one.json" in said
         assert (value(tree, "one"), value(tree, "two")) == (0, 1)
-        assert "it broke" in (tree / f"runs/{NOW}/logs/one.json.log").read_text()
+        assert "it broke" in (tree / f"runs/{NOW}/logs/benchmarks-one.json.log").read_text()
         (tree / "runs/broken").unlink()
         assert called(monkeypatch, "--run") == 0
         assert sorted(calls(tree)) == ["one", "one", "two"]
