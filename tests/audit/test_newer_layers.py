@@ -24,7 +24,7 @@ from newer_layers import (
 from torch import nn
 from watched import proofs
 
-from keelback.audit import TrainingMonitor, audit, find_layers, repair, watching
+from keelback.audit import AuditResult, TrainingMonitor, audit, find_layers, repair, watching
 from keelback.audit._parameters import keep
 from keelback.benchmarks.lookalike_layers import LanguageModel
 
@@ -37,7 +37,7 @@ def same_weights() -> None:
 
 
 def mamba3_model() -> LanguageModel:
-    return LanguageModel(Mamba3(), Mamba3(rank=2, groups=2, normed=True), Block(), Block(rank=3))
+    return LanguageModel(Mamba3(), Mamba3(rank=2, groups=2, normed=True), Block())
 
 
 def rwkv_model() -> RwkvModel:
@@ -69,7 +69,7 @@ def seen(request: pytest.FixtureRequest) -> list[Any]:
     ],
 )
 def test_they_are_proved(layer: Any, dtype: torch.dtype) -> None:
-    (found,) = proofs(layer().to(dtype), torch.randn(2, 70, WIDTH).to(dtype))
+    (found,) = proofs(layer().to(dtype), torch.randn(2, 40, WIDTH).to(dtype))
     assert found.is_proof, found.why_not
     assert found.difference < 1e-4
 
@@ -82,7 +82,7 @@ def test_they_are_proved(layer: Any, dtype: torch.dtype) -> None:
     ],
 )
 def test_lookalikes_are_not_read(layer: Any) -> None:
-    (found,) = proofs(layer(), torch.randn(2, 70, WIDTH))
+    (found,) = proofs(layer(), torch.randn(2, 40, WIDTH))
     assert "does not make what the layer hands on" in str(found.why_not)
 
 
@@ -114,54 +114,56 @@ def test_attention_weights_rebuild_the_output(seen: list[Any]) -> None:
 
 def test_state_norms_do_not_depend_on_where_the_sequence_is_cut(seen: list[Any]) -> None:
     for recurrence in seen:
-        every = recurrence.state_norms(range(40))
-        assert every.shape == (2, 40, len(recurrence.A))
+        every = recurrence.state_norms([0, 1, 5, 17, 30, 39])
+        assert every.shape == (2, 6, len(recurrence.A))
         few = recurrence.state_norms([0, 17, 39])
-        assert torch.allclose(few, every[:, [0, 17, 39]], rtol=1e-4, atol=1e-6)
+        assert torch.allclose(few, every[:, [0, 3, 5]], rtol=1e-4, atol=1e-6)
         if hasattr(recurrence, "value"):
             first = recurrence.key[:, 0].abs() * recurrence.value[:, 0].norm(dim=-1, keepdim=True)
             assert torch.allclose(every[:, 0], first.flatten(1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("build", [mamba3_model, rwkv_model])
-def test_an_audit_and_the_monitor_read_all_layers(build: Any) -> None:
-    model = build().eval()
+@pytest.fixture(scope="module", params=["mamba3", "rwkv7"])
+def audited(request: pytest.FixtureRequest) -> tuple[nn.Module, AuditResult]:
+    """A model of each kind and its audit; RWKV-7 with decays that do not depend on the token."""
+    torch.manual_seed(0)
+    model = {"mamba3": mamba3_model, "rwkv7": rwkv_model}[request.param]().eval()
+    with torch.no_grad():
+        for layer in model.layers:
+            if isinstance(layer, TimeMixing):
+                layer.w0.fill_(-4.0)
+                layer.w1.zero_()
+    return model, audit(model, TOKENS.flatten(), train_length=20, length=40, precision=False)
+
+
+def test_an_audit_and_the_monitor_read_all_layers(audited: tuple[Any, AuditResult]) -> None:
+    model, result = audited
     count = len(model.layers)
-    result = audit(model, TOKENS.flatten(), train_length=20, length=40, precision=False)
     assert len(result.measures) == count
     assert result.not_audited == []
     assert result.degradation is not None
     assert all(own.replay.is_proof for own in result.measures)
     monitor = TrainingMonitor(model, every=1)
-    monitor.after_step(0, TOKENS)
+    monitor.after_step(0, TOKENS[:1])
     assert len(monitor.readings) == count
     assert all(math.isfinite(reading.log_state) for reading in monitor.readings)
 
 
-def test_how_far_a_layer_remembers() -> None:
-    model = rwkv_model().eval()
-    with torch.no_grad():
-        for layer in model.layers:
-            layer.w0.fill_(-4.0)
-            layer.w1.zero_()
-    result = audit(model, TOKENS.flatten(), train_length=20, length=40, precision=False)
+def test_how_far_a_layer_remembers_and_what_is_said_of_its_states(
+    audited: tuple[Any, AuditResult],
+) -> None:
+    """Of RWKV-7 not that every state decays: an erasure may enlarge one by 2 / sqrt(3)."""
+    model, result = audited
+    if not isinstance(model, RwkvModel):
+        assert "Stable: every state decays. By construction: the rate is minus" in result.verdict
+        return
     expected = math.exp(0.5) * (1 + math.exp(4.0))
     for own in result.measures:
         assert own.longest_horizon.tolist() == pytest.approx([expected] * WIDTH, rel=1e-3)
         assert own.spectral_abscissa == pytest.approx(-math.exp(-0.5))
-
-
-def test_the_verdict_does_not_say_that_every_state_decays_where_one_may_grow() -> None:
-    """The rates alone do not say so: one erasure may enlarge a state by 2 / sqrt(3)."""
-    result = audit(
-        rwkv_model().eval(), TOKENS.flatten(), train_length=20, length=40, precision=False
-    )
     assert "Stable" not in result.verdict
     assert "Every rate decays. By construction: A is a bound below 0" in result.verdict
     assert "A state may still grow for some steps: RWKV-7 reads" in result.verdict
-    other = LanguageModel(Mamba3()).eval()
-    result = audit(other, TOKENS.flatten(), train_length=20, length=40, precision=False)
-    assert "Stable: every state decays. By construction: the rate is minus" in result.verdict
 
 
 def test_the_most_that_one_erasure_enlarges_a_state() -> None:
@@ -173,9 +175,9 @@ def test_the_most_that_one_erasure_enlarges_a_state() -> None:
     )
     assert float(worst) == pytest.approx(2 / math.sqrt(3), rel=1e-12)
     generator = torch.Generator().manual_seed(0)
-    kappa = nn.functional.normalize(torch.randn(20000, 6, generator=generator), dim=-1)
-    eta = (torch.rand(20000, 6, generator=generator) * 4 - 1.5).clamp(0, 1)
-    decay = torch.rand(20000, 6, generator=generator).clamp_min(math.exp(-math.exp(-0.5)))
+    kappa = nn.functional.normalize(torch.randn(3000, 6, generator=generator), dim=-1)
+    eta = (torch.rand(3000, 6, generator=generator) * 4 - 1.5).clamp(0, 1)
+    decay = torch.rand(3000, 6, generator=generator).clamp_min(math.exp(-math.exp(-0.5)))
     moved = torch.diag_embed(decay) - (eta * kappa).unsqueeze(-1) * kappa.unsqueeze(-2)
     assert float(torch.linalg.matrix_norm(moved, 2).max()) <= 2 / math.sqrt(3) + 1e-5
 
@@ -190,8 +192,8 @@ def test_rates_that_are_weights_can_be_edited_and_others_not() -> None:
     keep(changed, {editable.full_name(name): value for name, value in edits.items()})
     assert torch.allclose(find_layers(changed)[0].state_matrix(), wanted, rtol=1e-5)
     assert fixed.adapter.edit_rates(fixed.module, fixed.state_matrix()) is None
-    tokens = torch.randint(0, 13, (160,))
+    tokens = torch.randint(0, 13, (96,))
     mended = repair(
-        model, tokens, train_length=20, target_length=40, method="decay-floor", search="shared"
+        model, tokens, train_length=12, target_length=24, method="decay-floor", search="shared"
     )
     assert list(mended.untouched) == ["layers.1"]
