@@ -250,8 +250,13 @@ def test_of_an_installed_fla_functions_are_replaced_where_ours_are_faster(
     theirs: dict[str, Any] = {}
     for name in ("fla", "fla.ops"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.delitem(sys.modules, "fla.ops.kda.gate")
-    for name, function in (("kda", "chunk_kda"), ("gated_delta_rule", "chunk_gated_delta_rule")):
+    for name in [name for name in sys.modules if name.startswith("fla.ops.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name, function in (
+        ("kda", "chunk_kda"),
+        ("gated_delta_rule", "chunk_gated_delta_rule"),
+        ("rwkv7", "chunk_rwkv7"),
+    ):
         module: Any = ModuleType(f"fla.ops.{name}")
         setattr(module, function, lambda *args, **kwargs: "theirs")
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -275,4 +280,5 @@ def test_of_an_installed_fla_functions_are_replaced_where_ours_are_faster(
         assert found("chunk_gated_delta_rule", by_head, half) == "ours"
         assert found("chunk_gated_delta_rule", by_head, torch.float32) == "theirs"
         assert found("chunk_gated_delta_rule", by_head, half, cp_context=None) == "theirs"
+        assert theirs["chunk_rwkv7"].chunk_rwkv7(torch.ones(1).as_subclass(OnGpu)) == "theirs"
     assert all(getattr(module, name) is originals[name] for name, module in theirs.items())

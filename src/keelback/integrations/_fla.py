@@ -245,8 +245,9 @@ def _attend(
             now = (x.squeeze(1) for x in given)
             y, last = delta_rule_step(states, *now, normalise=normalise, scale=scale)
             return y.unsqueeze(1), last
+        q, k, v, g, beta = given
         results = delta_rule(
-            *given, states, True, normalise=normalise, scale=scale, cu_seqlens=bounds
+            q, k, v, g, beta, states, True, normalise=normalise, scale=scale, cu_seqlens=bounds
         )
         assert isinstance(results, tuple)
         return results

@@ -138,7 +138,8 @@ def _generalised(
     if given[2].shape[1] == 1 and states is not None:
         y, last = generalised_delta_rule_step(states, *(x.squeeze(1) for x in given))
         return y.unsqueeze(1), last
-    results = generalised_delta_rule(*given, states, True, cu_seqlens=bounds)
+    q, k, v, a, b, g = given
+    results = generalised_delta_rule(q, k, v, a, b, g, states, True, cu_seqlens=bounds)
     assert isinstance(results, tuple)
     return results
 
@@ -215,7 +216,8 @@ def _gated(
     if given[2].shape[1] == 1 and before is not None:
         y, last = gated_linear_attention_step(before, *(x.squeeze(1) for x in given))
         return y.unsqueeze(1), last.mT
-    results = gated_linear_attention(*given, None, before, True, cu_seqlens=bounds)
+    q, k, v, g = given
+    results = gated_linear_attention(q, k, v, g, None, before, True, cu_seqlens=bounds)
     assert isinstance(results, tuple)
     y, last = results
     return y, last.mT
