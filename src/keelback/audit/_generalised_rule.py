@@ -49,9 +49,8 @@ class GeneralisedDeltaRecurrence(Recurrence):
 
     def _scan(self, window: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
         operands = (self.query, self.key, self.value, self.reads, self.moves, self._log_decay)
-        result = generalised_delta_rule(
-            *(x[:, window] for x in operands), state, return_final_states=True
-        )
+        q, k, v, a, b, g = (x[:, window] for x in operands)
+        result = generalised_delta_rule(q, k, v, a, b, g, state, return_final_states=True)
         assert isinstance(result, tuple)
         return result
 

@@ -53,8 +53,8 @@ class TrapezoidalRecurrence(Recurrence):
     def _scan(self, window: slice, states: Mamba3States | None) -> tuple[Tensor, Mamba3States]:
         dt = self.dt[:, window].clamp_min(torch.finfo(self.dt.dtype).tiny)
         rates = self._log_decay[:, window] / dt
-        rest = (one[:, window] for one in (self.B, self.C, self.share, self.angles))
-        return mamba3(self.x[:, window], dt, rates, *rest, states)
+        B, C, share, angles = (one[:, window] for one in (self.B, self.C, self.share, self.angles))
+        return mamba3(self.x[:, window], dt, rates, B, C, share, angles, states)
 
     def output(self) -> Float[Tensor, "batch length channels"]:
         """`y`, heads, ranks and channels of a head flattened, before skip connection and gate."""
