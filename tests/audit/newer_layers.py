@@ -3,6 +3,7 @@
 The loops are written from the papers' recurrences, step by step in float64.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -304,6 +305,58 @@ class NoBonus(TimeMixing):
     def bonus(self, r: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """For the present token."""
         return torch.zeros_like(v)
+
+
+class FlaTimeMixing(nn.Module):
+    """RWKV-7's in the form of flash-linear-attention, whose low-rank layers are modules."""
+
+    def __init__(self, layer_idx: int = 0) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        for name in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g"):
+            setattr(self, name, nn.Parameter(torch.rand(1, 1, WIDTH)))
+        for name in ("r_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(self, name, nn.Linear(WIDTH, WIDTH, bias=False))
+        self.k_k, self.k_a = (nn.Parameter(torch.randn(WIDTH)) for _ in "ka")
+        self.r_k = nn.Parameter(torch.randn(2, WIDTH // 2))
+        self.w_lora = _low_rank(nn.Tanh())
+        self.a_lora = _low_rank(nn.Identity())
+        self.g_lora = _low_rank(nn.Sigmoid())
+        if layer_idx:
+            self.v_lora = _low_rank(nn.Identity())
+        self.g_norm = nn.GroupNorm(2, WIDTH, eps=8e-5)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        v_first: Tensor | None = None,
+    ) -> tuple[Any, ...]:
+        """One pass, from an empty state whatever is in the cache."""
+        kept = 1.0 if attention_mask is None else attention_mask.unsqueeze(-1)
+        x = hidden_states * kept
+        before = F.pad(x, (0, 0, 1, -1))
+        mixed = {n: torch.lerp(x, before, getattr(self, f"x_{n}")) for n in "rwkvag"}
+        r, k, v = self.r_proj(mixed["r"]), self.k_proj(mixed["k"]), self.v_proj(mixed["v"])
+        if v_first is None:
+            v_first = v
+        else:
+            v = torch.lerp(v, v_first, self.v_lora(mixed["v"]).sigmoid())
+        v, a = v * kept, self.a_lora(mixed["a"]).sigmoid()
+        log_decay = -math.exp(-0.5) * self.w_lora(mixed["w"]).sigmoid()
+        removal, k = k * self.k_k, k * (1 + (a - 1) * self.k_a)
+        r, k, v, a, removal, log_decay = (
+            one.unflatten(-1, (2, -1)) for one in (r, k, v, a, removal, log_decay)
+        )
+        y = erasing_loop(r, k, v, F.normalize(removal, dim=-1), a, log_decay)
+        y = self.g_norm(y.flatten(0, 1).flatten(1)).view_as(x)
+        y = y + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(2)
+        return self.o_proj(y * self.g_lora(mixed["g"])), None, past_key_values, v_first
+
+
+def _low_rank(activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(WIDTH, 4, bias=False), activation, nn.Linear(4, WIDTH))
 
 
 class RwkvModel(nn.Module):

@@ -10,6 +10,7 @@ from newer_layers import (
     STATE,
     WIDTH,
     Block,
+    FlaTimeMixing,
     LongKeys,
     Mamba3,
     NoBonus,
@@ -96,6 +97,36 @@ def test_other_parts_are_not_read() -> None:
 def test_a_layer_that_is_not_the_first_needs_the_first_ones_values() -> None:
     (found,) = proofs(TimeMixing(1), torch.randn(2, 20, WIDTH))
     assert "called without v_first" in str(found.why_not)
+
+
+class Cache:
+    """As fla's: it knows how much each layer has seen."""
+
+    def __init__(self, seen: dict[int, int]) -> None:
+        self.seen = seen
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.seen.get(layer_idx, 0)
+
+
+def test_the_form_of_fla_with_padding_and_caches() -> None:
+    """What another layer has left in the cache says nothing of this one."""
+    first, second = FlaTimeMixing(0), FlaTimeMixing(1)
+    found: list[Any] = []
+    x = torch.randn(2, 2, 30, WIDTH)
+    mask = torch.ones(2, 30)
+    mask[0, :7] = 0
+    for layer in (first, second):
+        values = None if layer is first else x[1]
+        with (
+            torch.no_grad(),
+            watching(find_layers(layer), lambda *_: None, lambda _, replay: found.append(replay)),
+        ):
+            layer(x[0], attention_mask=mask, v_first=values)
+            layer(x[0], past_key_values=Cache({1 - layer.layer_idx: 5}), v_first=values)
+            layer(x[0], past_key_values=Cache({layer.layer_idx: 5}), v_first=values)
+    assert len(found) == 4
+    assert all(replay.is_proof for replay in found), found
 
 
 def test_attention_weights_rebuild_the_output(seen: list[Any]) -> None:
