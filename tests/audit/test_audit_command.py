@@ -127,7 +127,7 @@ def test_a_classifier_on_tokens(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "brings no tokenizer; give --tokenizer PATH, --tokenizer bytes, or --tokens FILE"),
+        ([], "has no tokenizer; give --tokenizer PATH, --tokenizer bytes, or --tokens FILE"),
         (["--tokenizer", "bytes", "--length", "100000"], "a length of 100000 was asked for"),
         (["--tokenizer", "nowhere/at/all"], "no tokenizer can be read"),
         (["--text", "a", "--tokens", "b"], "give one of them"),

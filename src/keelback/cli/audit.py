@@ -39,8 +39,8 @@ def audit(
         int | None,
         typer.Option(
             min=2,
-            help="Length of each sequence in tokens; by default 16 training lengths, and as a rule "
-            "no more than 4096 or the text; e.g. 4096.",
+            help="Length of each sequence in tokens; by default 16 training lengths, but usually "
+            "at most 4096 and at most the text; e.g. 4096.",
         ),
     ] = None,
     train_length: TrainLength = None,
