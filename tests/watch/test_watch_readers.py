@@ -112,6 +112,42 @@ def test_a_store_that_grows_is_followed(store: Store) -> None:
     assert [alarm.where for alarm in seen.alarms] == [runs[1].name]
 
 
+def test_the_time_left_is_known_where_the_data_lie_outside_the_store(
+    store: Store, tmp_path: Path
+) -> None:
+    """The data are gone when the store is looked at: they are not read."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "test"):
+        rows = "".join(f"( ( ( [MAX 1 ) {i % 10} ) ] )\t{i % 10}\n" for i in range(4))
+        (data / f"{split}.tsv").write_text(f"Source\tTarget\n{rows}")
+    experiment = get_experiment(NAME)
+    settings = experiment.settings(GIVEN | {"task": "listops", "data": str(data)})
+    runs = list(experiment.runs(settings))
+    save_request(store, NAME, settings, runs, "keelback reproduce ...")
+    for file in data.iterdir():
+        file.unlink()
+    finish(store, runs[0], seconds=20.0)
+    seen = reader_of(store.directory).read()
+    [plan] = seen.plans
+    assert (plan.planned, plan.finished, seen.alarms) == (len(runs), 1, [])
+    left = sum(run.cost() for run in runs[1:]) * 20.0 / runs[0].cost()
+    assert seen.seconds_left == pytest.approx(left)
+    assert {group.setting for group in seen.groups} == {"seq_len 5", "seq_len 10"}
+
+    note = store.directory / "requests" / f"{NAME}-listops.json"
+    record = json.loads(note.read_text())
+    for cost in (math.nan, -1.0, HOSTILE):
+        record["runs"][0]["cost"] = cost
+        note.write_text(json.dumps(record))
+        [alarm] = reader_of(store.directory).read().alarms
+        assert "the cost of a run is" in alarm.message
+    del record["runs"]
+    note.write_text(json.dumps(record))
+    [alarm] = reader_of(store.directory).read().alarms
+    assert "did not list its runs" in alarm.message
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), min_size=1),
     st.integers(1, 9),

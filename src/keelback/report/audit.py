@@ -240,8 +240,8 @@ def _layer_table(result: AuditResult) -> Table:
         "Medians, percentiles and shares are over a layer's rates. Spectral abscissa: below 0, "
         "every state decays. State growth: state norm beyond the training length, over that of the "
         "same tokens in contexts no longer than in training. Saturated: forgets within a token. "
-        "Dead: the state stays at next to nothing. Replay: the layer's own result against that of its "
-        "recurrence, run again from what was read, relative to what the state contributes."
+        "Dead: the state stays at next to nothing. Replay: the layer's own result against that of "
+        "its recurrence, run again from what was read, relative to what the state contributes."
     )
     return Table("layers", "Layers", columns, rows, caption)
 
