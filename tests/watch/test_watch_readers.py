@@ -96,7 +96,8 @@ def test_a_store_that_grows_is_followed(store: Store) -> None:
         alike = sum(run.batch_key() == runs[2].batch_key() for run in runs[2:])
         assert (plan.finished, plan.survived, plan.under_way) == (2, 1, alike)
         expected = sum(costs[2:]) * 30.0 / sum(costs[:2])
-        assert seen.seconds_left == pytest.approx(expected, abs=3.0)
+        assert seen.seconds_left is not None
+        assert expected - (time.time() - now) <= seen.seconds_left + 1.0 <= expected + 2.0
     for run in runs[2:]:
         finish(store, run, now)
     seen = reader.read()
@@ -119,7 +120,7 @@ def test_the_time_left_is_known_where_the_data_lie_outside_the_store(
     data = tmp_path / "data"
     data.mkdir()
     for split in ("train", "test"):
-        rows = "".join(f"( ( ( [MAX 1 ) {i % 10} ) ] )\t{i % 10}\n" for i in range(4))
+        rows = "".join(f"( ( ( [MAX 1 ) {i % 10} ) ] )\t{i % 10}\n" for i in range(1000))
         (data / f"{split}.tsv").write_text(f"Source\tTarget\n{rows}")
     experiment = get_experiment(NAME)
     settings = experiment.settings(GIVEN | {"task": "listops", "data": str(data)})
@@ -145,7 +146,7 @@ def test_the_time_left_is_known_where_the_data_lie_outside_the_store(
     del record["runs"]
     note.write_text(json.dumps(record))
     [alarm] = reader_of(store.directory).read().alarms
-    assert "did not list its runs" in alarm.message
+    assert alarm.message.endswith("its runs are not listed, and its data lie elsewhere")
 
 
 @given(

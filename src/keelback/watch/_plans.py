@@ -86,10 +86,7 @@ class Plans:
 def _listed(record: Mapping[str, Any]) -> dict[str, PlannedRun]:
     """The runs as the note lists them: what they depend on lies outside the store."""
     if "runs" not in record:
-        raise InputError(
-            "its data lie outside the store, where watch reads nothing, and the keelback that "
-            "made the store did not list its runs"
-        )
+        raise InputError("its runs are not listed, and its data lie elsewhere")
     return {run.name: run for run in map(_listed_run, record["runs"])}
 
 
