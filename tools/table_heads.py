@@ -108,6 +108,11 @@ HEADS: dict[str, dict[str, str]] = {
         "replay": "largest difference of the replay",
         "undo": "undoing gives back",
     },
+    "*/audit-*/results.json#layers": {
+        "median step": "step size, median",
+        "median horizon": "horizon, median (tokens)",
+        "99 % of horizons": "horizon, 99th percentile (tokens)",
+    },
     "*/audit-*/results.json": {"read": "layers read", "replay": "largest difference of the replay"},
     "*/audit_*.json": {
         "first_seconds": "first call (s)",
