@@ -204,7 +204,7 @@ def main() -> None:
     rows = [{"audit": "without an adapter", **in_a_row(plain)}]
     register_adapter(BothWaysAdapter)
     result = audit(model, tokens, train_length=given.length)
-    rows.append({"audit": "with BothWaysAdapter", **in_a_row(result)})
+    rows.append({"audit": "with the adapter", **in_a_row(result)})
     found = {
         "difference_to_their_forward_pass": difference_to_theirs(model, given.folder, tokens[:256]),
         "rows": rows,

@@ -10,8 +10,8 @@ is a list of claims, such as `tools/known_ours.toml`, shows them as tools/known_
 them. A result that was made from code that differed from its commit is refused, as table and as
 figure, unless `results/dirty.txt` lists it.
 
-Numbers are shown with three digits, those of a column that is called a bound, or certified, rounded
-up.
+Columns are named as `table_heads.py` says. Numbers are shown with three digits, those of a column
+that is called a bound, or certified, rounded up.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from typing import Any
 
 import known_claims
 from results_index import ROOT, documents, refused, shown
+from table_heads import head_of
 from upward import significant_up
 
 BOUND = re.compile(r"\b(bound|certified)\b")
@@ -39,7 +40,8 @@ def as_markdown(source: str) -> str:
     heading, *rows = _READERS[path.suffix](path, part)
     bounds = [BOUND.search(title) is not None for title in heading]
     cells = [[_cell(*cell) for cell in zip(row, bounds, strict=True)] for row in rows]
-    lines = [heading, ["---"] * len(heading), *cells]
+    heads = [head_of(source, title) for title in heading]
+    lines = [heads, ["---"] * len(heads), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -77,12 +79,13 @@ def _benchmark(path: Path, part: str) -> list[list[str]]:
         return [list(rows[0]), *([_text(cell) for cell in row.values()] for row in rows)]
     peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
     ours = next(name for name in ("ours_ms", "ours_us") if name in rows[0])
+    unit = {"ours_ms": "ms", "ours_us": "µs"}[ours]
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
         **({"operator": lambda row: row["operator"]} if "operator" in rows[0] else {}),
         **_shape(rows[0]),
         "pass": lambda row: row["pass"],
-        "keelback": lambda row: row[ours],
-        **{peer: partial(_of_peer, peer) for peer in peers},
+        f"{unit}, keelback": lambda row: row[ours],
+        **{f"{unit}, {peer}": partial(_of_peer, peer) for peer in peers},
         "fastest peer / keelback": lambda row: row.get("ratio", ""),
     }
     if "floor_ms" in rows[0]:
@@ -97,8 +100,13 @@ SIZES = (
     *("batch", "length", "channels", "heads", "head_dim", "state", "key", "value", "groups"),
     "decay",
 )
-#: What a benchmark measures of each way, by the name of the numbers; and in which unit.
-MEASURES = {"gpu_ms": ("GPU ms", 1.0), "call_ms": ("call ms", 1.0), "peak_bytes": ("MB", 1e6)}
+#: What a benchmark measures of each way, by the name of the numbers: with its unit, without, and
+#: what the unit is made of.
+MEASURES = {
+    "gpu_ms": ("GPU ms", "GPU time", 1.0),
+    "call_ms": ("call ms", "call time", 1.0),
+    "peak_bytes": ("MB", "memory", 1e6),
+}
 
 
 def _shape(row: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], Any]]:
@@ -113,12 +121,12 @@ def _by_measure(rows: list[dict[str, Any]], measures: list[str]) -> list[list[st
         "pass": lambda row: row["pass"],
     }
     for measure in measures:
-        title, unit = MEASURES[measure]
+        title, quantity, unit = MEASURES[measure]
         for way in rows[0].get(measure, ()):
             name = "keelback" if way == "ours" else way
             columns[f"{title}, {name}"] = partial(_measured, measure, way, unit)
         if measure in rows[0]["ratios"]:
-            columns[f"{title}, best peer / keelback"] = partial(_ratio, measure)
+            columns[f"{quantity}, best peer / keelback"] = partial(_ratio, measure)
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
 
 
@@ -143,7 +151,7 @@ def _cell(text: str, of_bound: bool) -> str:
     try:
         number = float(text)
     except ValueError:
-        return text
+        return text.replace("censored (censored to censored)", "censored")
     if number.is_integer() and "." not in text:
         return text
     if of_bound and math.isfinite(number):

@@ -90,9 +90,13 @@ def test_words_and_a_report(run: Run, byte_model: Path, tmp_path: Path) -> None:
     arguments = (byte_model, "--tokenizer", "bytes", "--text", text, *SHORT)
     code, out, err = run(*arguments, "--out", out_folder)
     assert code == 0
-    assert "Stable: every state decays." in " ".join(out.split())
+    words = " ".join(out.split())
+    assert "Stable: every state decays." in words
+    for column in ("abscissa", "delta", "horizon", "99 %", "growth"):
+        assert f" {column}: " in words, "a column of the table has no legend"
     assert "report.html" in err
     page = (out_folder / "report.html").read_text()
+    assert "State growth: state norm beyond the training length" in page
     assert html.escape("Audit of byte-mamba") in page
     assert "<script>alert(1)" not in page
     frame = pl.read_parquet(out_folder / "layers.parquet")
@@ -123,7 +127,7 @@ def test_a_classifier_on_tokens(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "brings no tokenizer; give --tokenizer PATH, --tokenizer bytes, or --tokens FILE"),
+        ([], "has no tokenizer; give --tokenizer PATH, --tokenizer bytes, or --tokens FILE"),
         (["--tokenizer", "bytes", "--length", "100000"], "a length of 100000 was asked for"),
         (["--tokenizer", "nowhere/at/all"], "no tokenizer can be read"),
         (["--text", "a", "--tokens", "b"], "give one of them"),

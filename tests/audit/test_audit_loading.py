@@ -175,7 +175,7 @@ def not_finite(folder: Path) -> None:
         (missing_shard, "1 of 2 checkpoint shards are missing.*model-1.safetensors"),
         (cut_off, "damaged or cut off"),
         (hostile_pickle, "could run code"),
-        (remote_code, "code that it brings itself, which keelback never runs"),
+        (remote_code, "code of its own, which keelback never runs"),
         (drop("backbone.layers.1.mixer.A_log"), "lacks 1 .*layers.1.mixer.A_log"),
         (not_finite, "64 of 64 entries of backbone.layers.1.mixer.D are NaN"),
         (lambda f: (f / "config.json").write_text("{"), "not JSON"),

@@ -385,7 +385,7 @@ def test_mamba_ssm_settings_that_are_used(
         ("mamba2", {"ssm_cfg": M2, "vocab_size": 60}, "vocab_size is 60, filled up to a mul"),
         ("mamba", {"ssm_cfg": {"d_state": 16}}, r"ssm_cfg\.d_state is 16, and.*4"),
         ("mamba", {"ssm_cfg": {"bidirectional": True}}, r"no setting ssm_cfg\.bidirectional"),
-        ("mamba", {"ssm_cfg": {}, "reverse": 1}, "nothing knows the setting reverse"),
+        ("mamba", {"ssm_cfg": {}, "reverse": 1}, "unknown in config.json: the setting reverse"),
     ],
 )
 def test_mamba_ssm_settings_that_cannot_be_used(

@@ -136,6 +136,6 @@ def test_a_row_of_the_table_of_families(family: str) -> None:
         assert found["undo"] == "to the bit"
     else:
         assert found["repair"] == (
-            "how the layers of MiniMaxForCausalLM forget cannot be edited: its rates are no "
-            "weights of its own"
+            "how the layers of MiniMaxForCausalLM forget cannot be edited: no weight holds "
+            "its rates"
         )

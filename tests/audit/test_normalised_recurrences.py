@@ -197,7 +197,7 @@ def test_rows_of_the_table_of_families() -> None:
     average, memory, delayed = row("rwkv"), row("xlstm"), row("zaya")
     assert average["repair"] == "2 of 42 tensors differ"
     assert average["undo"] == "to the bit"
-    assert memory["repair"].endswith("its rates are no weights of its own")
+    assert memory["repair"].endswith("no weight holds its rates")
     assert delayed["audit"].startswith("no state-space layer in ZayaForCausalLM")
     for found in (average, memory):
         assert found["audit"] == "2 of 2 layers"

@@ -349,7 +349,7 @@ def test_the_page_says_what_was_not_read() -> None:
     tables = {table.name: table for table in partly.tables}
     (row,) = tables["not_audited"].rows
     assert row["what"] == "layers.1"
-    assert "does not make what the layer hands on" in str(row["reason"])
+    assert "does not give the layer's own result" in str(row["reason"])
     (layer,) = tables["layers"].rows
     assert 0 <= float(str(layer["replay_relative_difference"])) < TOLERANCE
     nothing = audit_outcome(audited(language_model(Euler())))

@@ -122,7 +122,7 @@ def test_documents_are_drawn_independently_from_those_that_are_no_copies() -> No
     assert first != sample_of(own, training=[b"x"], draw=9, seed=1).documents
     with pytest.raises(InputError, match="apart from the training"):
         sample_of(own, code_bits=9, draw=9)
-    with pytest.raises(InputError, match="two at least"):
+    with pytest.raises(InputError, match="two documents or more"):
         sample_of(own, training=[b"x"], draw=1)
 
 

@@ -229,7 +229,7 @@ def test_depth_and_small_eps_cost_their_logarithm() -> None:
     ("changes", "message"),
     [
         ({"gains": (1.0,)}, "a gain for each"),
-        ({"blocks": (), "gains": ()}, "a block at least"),
+        ({"blocks": (), "gains": ()}, "at least one block"),
         ({"eps": 0.0}, "eps = 0"),
         ({"B_e": math.nan}, "B_e = nan"),
         ({"gains": (1.0, -1.0)}, "gain 2 = -1"),

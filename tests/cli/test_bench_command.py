@@ -115,7 +115,7 @@ def test_wrong_options_exit_with_2(capsys, arguments, message) -> None:
     ("arguments", "message"),
     [
         (["decode", "--peer", "nobody"], "peer is 'nobody'; it should be mamba_ssm"),
-        (["decode", "--groups", "2"], "groups are of heads; without heads there is one"),
+        (["decode", "--groups", "2"], "--groups needs --heads: without heads there is one group"),
         (["decode", "--heads", "7"], "channels, heads and groups are 1536, 7 and 1; each should"),
         (["decode", "--dtype", "float64"], "dtype is 'float64'; it should be one of float32"),
     ],

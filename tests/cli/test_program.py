@@ -202,7 +202,7 @@ def test_doctor_says_what_does_not_work(
     code, out, err = run(["doctor"], capfd)
     assert code == 1
     assert "no compiler" in out
-    assert err == "error: not well: scan on cpu\n"
+    assert err == "error: failed: scan on cpu\n"
 
 
 @pytest.mark.parametrize(

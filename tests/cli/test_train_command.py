@@ -71,7 +71,7 @@ def test_a_training_that_was_stopped_and_killed_ends_as_one_that_was_not(tmp_pat
     code, error = stop_when_under_way([*command, str(stopped)], stopped, signal.SIGTERM)
     assert code == 1
     assert "error: stopped by SIGTERM in epoch" in error
-    assert "the same command goes on from there" in error
+    assert "the same command continues from there" in error
     assert Store.open(stopped).names() == []
     code, error = stop_when_under_way([*command, str(stopped)], stopped, signal.SIGINT)
     assert code == 130

@@ -194,7 +194,7 @@ def test_an_unreachable_cluster_is_told_at_once() -> None:
     [
         ({"cpus": 0.0}, "more than 0 cores"),
         ({"gpus": -1.0}, "-1 GPUs"),
-        ({"gpus": 1.5}, "whole ones only"),
+        ({"gpus": 1.5}, "only whole GPUs"),
     ],
 )
 def test_senseless_numbers_are_refused(settings: dict[str, float], complaint: str) -> None:

@@ -29,7 +29,7 @@ def memory(layers: Sequence[LayerMeasures], span: Span) -> Finding:
         if math.isinf(typical)
         else f"A typical channel remembers {float(f'{typical:.3g}'):,.10g} tokens.",
         f"{share:.0%} of the channels remember more than the {span.train_length} tokens of "
-        "training: how they behave at their full reach was never trained.",
+        "training: how they behave over that length was never trained.",
         measure="median horizon of the median layer, tokens",
         value=typical,
     )
@@ -105,7 +105,7 @@ def half_precision(effect: PrecisionEffect) -> list[Finding]:
             Finding(
                 "warning",
                 f"Close to overflow in {effect.precision}.",
-                f"The largest activation is a {effect.headroom:.1f}th of the type's largest value.",
+                f"The type's largest value is {effect.headroom:.1f} times the largest activation.",
                 "run in bfloat16",
                 f"headroom in {effect.precision}",
                 effect.headroom,

@@ -66,7 +66,7 @@ def _own_tokenizer(loaded: LoadedModel) -> str:
         return loaded.name
     if loaded.folder is None or not has_tokenizer(loaded.folder):
         raise InputError(
-            f"{loaded.name} brings no tokenizer; give --tokenizer PATH, --tokenizer bytes, or "
+            f"{loaded.name} has no tokenizer; give --tokenizer PATH, --tokenizer bytes, or "
             "--tokens FILE"
         )
     return str(loaded.folder)
@@ -94,7 +94,7 @@ def read_features(path: Path) -> Float[Tensor, "features d_model"]:
         raise InputError(f"the features {path} are several arrays; save one as .npy")
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise InputError(
-            f"the features {path} must be a matrix of finite numbers, one direction a row; found "
+            f"the features {path} must be a matrix of finite numbers, one direction per row; found "
             f"{values.dtype} with shape {values.shape}"
         )
     return torch.from_numpy(values.astype(np.float32))

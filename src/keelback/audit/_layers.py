@@ -350,7 +350,7 @@ def _pass_on(
     extra = left_over(reader, module)
     if extra and prove is not None:
         shown = ", ".join(extra[:6]) + (" ..." if len(extra) > 6 else "")
-        prove(directions, unread(f"{shown} belong to it, and nothing tells what they do"))
+        prove(directions, unread(f"nothing says what its parameters do: {shown}"))
         return
     try:
         call = _with_all_seen(reader, module, call)
@@ -360,7 +360,7 @@ def _pass_on(
     except Exception as error:  # a look-alike may fail anywhere in a reading that is not its own
         if prove is None or is_from_outside(type(reader)):
             raise
-        why = f"it has the parts of {first.kind} and cannot be read so: {_reason(error)}"
+        why = f"it has the parts of {first.kind}, but cannot be read as such: {_reason(error)}"
         prove(directions, unread(why))
         return
     for layer, recurrence in zip(directions, recurrences, strict=True):
@@ -371,7 +371,9 @@ def _pass_on(
         except Exception as error:
             if is_from_outside(type(reader)):
                 raise
-            replay = unread(f"what it hands on cannot be made of it: {_reason(error)}")
+            replay = unread(
+                f"its own result cannot be computed from what was read: {_reason(error)}"
+            )
         prove(directions, replay)
 
 

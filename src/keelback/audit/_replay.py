@@ -161,7 +161,8 @@ def replayed(
     own = project(predicted)
     if own.numel() != handed.numel():
         return unread(
-            f"the layer hands on {tuple(handed.shape)}, and what was read makes {tuple(own.shape)}"
+            f"the layer's own result is {tuple(handed.shape)}, that of what was read "
+            f"{tuple(own.shape)}"
         )
     shares = []
     for i, recurrence in enumerate(recurrences):
@@ -218,9 +219,9 @@ def _compared(handed: Tensor, own: Tensor, shares: Sequence[Tensor], holds_round
         return NOT_COMPARED  # what the state does is lost in rounding
     if worst > tolerance:
         reason = (
-            f"what was read does not make what the layer hands on: it differs by {worst:.2g} of "
-            f"what the state contributes, in the channel where it differs most; {tolerance:g} is "
-            "allowed"
+            "what was read, run again, does not give the layer's own result: it differs by "
+            f"{worst:.2g} of what the state contributes, in the channel where it differs most; "
+            f"{tolerance:g} is allowed"
         )
     return Replay(relative, worst, tolerance, reason)
 

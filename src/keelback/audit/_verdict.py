@@ -93,7 +93,7 @@ def _coverage(
             f"Only part of the model was read: {count}, {share:.0%} of their parameters.",
             f"Nothing that is said here holds for the others. {refuted[0].what}: "
             f"{refuted[0].reason}."
-            + (f" So it is with {len(refuted) - 1} more." if len(refuted) > 1 else ""),
+            + (f" The same is true of {len(refuted) - 1} more." if len(refuted) > 1 else ""),
             measure=_READ,
             value=share,
             threshold=1.0,
@@ -102,8 +102,8 @@ def _coverage(
         return Finding(
             "warning",
             f"The reading of {len(unproved)} of {len(found)} layers is not proved.",
-            "Their adapter does not say what they hand on (hand_on), so that nothing shows that "
-            f"what it reads is what they do; the first is {unproved[0].layer.name}.",
+            "Their adapter has no hand_on, so that what it reads cannot be compared with the "
+            f"layers' own results; the first is {unproved[0].layer.name}.",
             measure=_READ,
             value=share,
         )

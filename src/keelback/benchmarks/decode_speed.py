@@ -59,7 +59,7 @@ class DecodeShape:
     def __post_init__(self) -> None:
         if self.heads is None:
             if self.groups > 1:
-                raise InputError("groups are of heads; without heads there is one")
+                raise InputError("--groups needs --heads: without heads there is one group")
         elif self.channels % self.heads or self.heads % self.groups:
             raise InputError(
                 f"channels, heads and groups are {self.channels}, {self.heads} and {self.groups}; "

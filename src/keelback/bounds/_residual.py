@@ -92,7 +92,7 @@ class ResidualConstants(ResidualFormulas):
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.blocks) != len(self.gains):
-            raise InputError("a residual stack needs a block at least, and a gain for each")
+            raise InputError("a residual stack needs at least one block, and a gain for each")
         first = self.blocks[0]
         for block in self.blocks:
             own = (block.selective.T, block.m, block.d_model)

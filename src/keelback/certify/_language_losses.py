@@ -171,7 +171,7 @@ def losses_under(
 ) -> list[DocumentLosses]:
     """`document_losses` for each of several smoothings and rates; the model is run once."""
     if not documents or not all(documents):
-        raise InputError("a certificate needs documents with text, one at least")
+        raise InputError("a certificate needs at least one document with text")
     read = alphabet.encode(documents)
     sums = np.zeros((len(choices), 2, 4, len(documents)))
     device = next(model.parameters()).device

@@ -106,7 +106,9 @@ def sample_of(
     if (training is None) == (code_bits == 0):
         raise InputError("a certificate needs the length of a code, or else training documents")
     if draw is not None and (training is None or draw < 2):
-        raise InputError("documents are drawn from a text apart from the training, two at least")
+        raise InputError(
+            "drawing needs two documents or more, from a text apart from the training text"
+        )
     if training is None:
         return Sample(documents, code_bits, Overlap(), None)
     tell("looking for copies among the documents")

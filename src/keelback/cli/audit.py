@@ -1,5 +1,6 @@
 """`keelback audit`: is a model stable, how long does it remember, does it hold beyond training?"""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ def audit(
         int | None,
         typer.Option(
             min=2,
-            help="Length of each sequence in tokens; by default 16 training lengths, and as a rule "
-            "no more than 4096 or the text; e.g. 4096.",
+            help="Length of each sequence in tokens; by default 16 training lengths, but usually "
+            "at most 4096 and at most the text; e.g. 4096.",
         ),
     ] = None,
     train_length: TrainLength = None,
@@ -159,6 +160,14 @@ def _write(result: "AuditResult", out: Path) -> None:
     print(f"report: {out / page.name}", file=sys.stderr)
 
 
+_LEGEND = (
+    "abscissa: below 0, every state decays. delta: step size, median. horizon: tokens until a "
+    "state falls to 1/e, median over the layer's rates. 99 %: the horizon that so many of them do "
+    "not exceed. growth: state norm beyond the training length, over that in contexts no longer "
+    "than in training, median."
+)
+
+
 def _show(result: "AuditResult") -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -178,7 +187,7 @@ def _show(result: "AuditResult") -> None:
             escape(printable(row["name"])),
             escape(printable(row["kind"])),
             *(
-                f"{row[key]:.3g}"
+                "–" if math.isnan(row[key]) else f"{row[key]:.3g}"
                 for key in (
                     "spectral_abscissa",
                     "delta_median",
@@ -190,6 +199,7 @@ def _show(result: "AuditResult") -> None:
         )
     if result.measures:
         terminal.print(table)
+        terminal.print(_LEGEND, style="dim")
     for missed in result.not_audited:
         terminal.print(f"not audited: {escape(printable(f'{missed.what}: {missed.reason}'))}")
     advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))

@@ -53,18 +53,20 @@ def scan(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="Peer to leave out, as one that would take long; may be repeated; by default "
-            "none; e.g. huggingface_loop."
+            help="Peer to leave out, for example a slow one; may be repeated; by default none; "
+            "e.g. huggingface_loop."
         ),
     ] = None,
     scaling: Annotated[
         bool,
         typer.Option(
-            "--scaling", help="Instead: how the time grows with the length, to a million."
+            "--scaling",
+            help="Measure instead how the time grows with the length, up to a million steps.",
         ),
     ] = False,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Instead: the peak memory of a training step.")
+        bool,
+        typer.Option("--memory", help="Measure instead the peak memory of a training step."),
     ] = False,
     json: Json = False,
 ) -> None:

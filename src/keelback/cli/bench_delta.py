@@ -26,8 +26,8 @@ def delta(
     decay: Annotated[
         list[str] | None,
         typer.Option(
-            help="What has a log decay of its own: head (the gated delta rule) or channel (Kimi "
-            "delta attention); may be repeated; by default both; e.g. channel."
+            help="Decay to time: head (one per head, the gated delta rule) or channel (one per "
+            "channel, Kimi delta attention); may be repeated; by default both; e.g. channel."
         ),
     ] = None,
     dtype: DTypeOfDevice = None,

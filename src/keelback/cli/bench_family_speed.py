@@ -50,8 +50,8 @@ def family_speed(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File that is written after each family, and gone on from if it is there; by "
-            "default none; e.g. families.json."
+            help="File that is written after each family; if it exists, the command continues from "
+            "it; by default none; e.g. families.json."
         ),
     ] = None,
     json: Json = False,

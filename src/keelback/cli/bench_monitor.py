@@ -24,7 +24,8 @@ def monitor(
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed, a whole number, to count up from.")
     ] = 0,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Instead: the time that the monitor adds to a step.")
+        bool,
+        typer.Option("--cost", help="Measure instead the time that the monitor adds to a step."),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; by default none; e.g. foresight.")

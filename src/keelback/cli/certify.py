@@ -173,8 +173,8 @@ def certify(
 
     Bounds the error on new data, with a confidence of 1 - DELTA. Says for each number which
     classifier and which distribution it is about. Held-out examples are searched for copies of
-    training examples and for repeated ones: if data that were loaded have any, no certificate is
-    given unless --allow-overlap or --drop-overlap says what to do.
+    training examples and for repeated ones: if loaded data have any, no certificate is given
+    unless --allow-overlap or --drop-overlap says what to do.
     """
     from keelback.certify import Policy, certificate_of, certify_model
     from keelback.cli.reproduce import named_settings

@@ -53,13 +53,13 @@ def certify_text(
         raise InputError("--kind language needs --text FILE, the documents of the certificate")
     if policy != "refuse" and not training_text:
         raise InputError(
-            "--allow-overlap and --drop-overlap have no effect without --training-text: the "
-            "length of the code is paid for, whatever the model was trained on"
+            "--allow-overlap and --drop-overlap have no effect without --training-text: the bound "
+            "then grows with the size of the file, and holds whatever the model was trained on"
         )
     if draw is not None and not training_text:
         raise InputError(
-            "--draw needs --training-text: it is for statements about a new document, which say "
-            "nothing once the length of the code is paid for"
+            "--draw needs --training-text: it is for statements about a new document, which are "
+            "vacuous where the bound grows with the size of the file"
         )
     on = chosen_device(device)
     hush_transformers()

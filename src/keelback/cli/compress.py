@@ -29,22 +29,24 @@ def compress(
         typer.Option(
             min=256,
             max=65_536,
-            help="Number of tokens of the model: 256 are the bytes; more are made by byte-pair "
+            help="Number of tokens of the model: 256 means bytes; more are made by byte-pair "
             "encoding of --text, and the merges become part of the file; e.g. 1024.",
         ),
     ] = 256,
     bits: Annotated[
         float,
         typer.Option(
-            min=0.25, max=12, help="Number of bits per weight of a matrix at the start, about."
+            min=0.25,
+            max=12,
+            help="Approximate number of bits per weight of a matrix at the start of the training.",
         ),
     ] = 3.0,
     rank: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Number of dimensions of the trained change of each matrix, the rest of which is "
-            "random from the seed; 0 trains the matrices themselves.",
+            help="Rank of the trained part of each matrix, the number of its dimensions; the other "
+            "part is random, from the seed; 0 trains whole matrices.",
         ),
     ] = 0,
     steps: Annotated[int, typer.Option(min=0, help="Number of training steps.")] = 1500,

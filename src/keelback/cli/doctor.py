@@ -54,7 +54,7 @@ def doctor(
         _show(checks)
     failed = [check.name for check in checks if check.state == "failed"]
     if failed:
-        raise JobError(f"not well: {', '.join(failed)}")
+        raise JobError(f"failed: {', '.join(failed)}")
 
 
 def examine() -> Iterator[Check]:

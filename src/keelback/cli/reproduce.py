@@ -83,7 +83,7 @@ def reproduce(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Run an experiment, or what of it the directory still lacks, and write its report.
+    """Run an experiment and write its report; runs that are finished are not run again.
 
     `all` runs every experiment on every task whose data are available, into one directory. On a
     machine without Matplotlib `--no-report` only trains; `keelback report` draws on another one.

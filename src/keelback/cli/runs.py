@@ -49,8 +49,8 @@ def runs(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name of a run; instead of a list, show where the runs of these names differ; "
-            "give it twice or more; by default none; e.g. 3fa1."
+            help="Name of a run to compare, given twice or more: where these runs differ is shown "
+            "instead of the list; by default none; e.g. 3fa1."
         ),
     ] = None,
     export_to: Annotated[

@@ -67,8 +67,8 @@ def train(
         typer.Option(
             min=0,
             max=1e6,
-            help="Penalty on the sharpened bound of a selective-ssm, in units of the loss for each "
-            "factor e of the bound's largest term; default 0; e.g. 0.03.",
+            help="Penalty on the logarithm of the sharpened bound's largest term, for a "
+            "selective-ssm: its weight, in units of the loss; default 0; e.g. 0.03.",
         ),
     ] = None,
     initial_sensitivity: Annotated[
@@ -76,9 +76,9 @@ def train(
         typer.Option(
             min=1e-30,
             max=1e30,
-            help="Largest term of the sharpened bound at the start, in units of the logit for "
-            "sequences of --seq-len: W_B and W_C of a selective-ssm are scaled; by default they "
-            "are not; e.g. 10000.",
+            help="Value that the largest term of the sharpened bound has at the start, in units of "
+            "the logit for sequences of --seq-len; W_B and W_C of a selective-ssm are scaled to "
+            "reach it; by default they are not scaled; e.g. 10000.",
         ),
     ] = None,
     data: DataPath = None,

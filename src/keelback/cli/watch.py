@@ -71,7 +71,7 @@ def watch(
     if serve and (once or json):
         raise InputError(f"{'--once' if once else '--json'} has no effect beside --serve")
     if port is not None and not serve:
-        raise InputError("--port is of the page; add --serve")
+        raise InputError("--port is for the page; add --serve")
     with _without_downloads():
         from keelback.watch import PageServer, reader_of, render_terminal
 

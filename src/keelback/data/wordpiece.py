@@ -22,9 +22,9 @@ class WordPiece:
     """A WordPiece tokenizer: lower case, accents stripped, `[CLS] ... [SEP]` around each text.
 
     Args:
-        path: a vocabulary file with one token a line, [PAD] first, or a folder with a `vocab.txt`;
-            None for the 30,522 tokens of BERT uncased on the Hub, which are fetched when they are
-            needed.
+        path: a vocabulary file with one token per line, [PAD] first, or a folder with a
+            `vocab.txt`; None for the 30,522 tokens of BERT uncased on the Hub, which are fetched
+            when they are needed.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -66,7 +66,7 @@ class WordPiece:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Ids by token from a file with one token a line.
+    """Ids by token from a file with one token per line.
 
     Raises:
         InputError: the file is missing or not text, a token is empty or occurs twice, [PAD] is not
@@ -78,7 +78,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     except OSError as error:
         raise InputError(f"cannot read the vocabulary {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"the vocabulary {path} is not UTF-8 text, one token a line") from None
+        raise InputError(f"the vocabulary {path} is not UTF-8 text, one token per line") from None
     if lines[-1] == "":
         lines.pop()
     ids: dict[str, int] = {}

@@ -10,10 +10,13 @@ from keelback.experiments.experiment import EXPERIMENTS, Settings
 from keelback.files import write_json
 from keelback.outcome import Outcome
 from keelback.plugins import files_of
+from keelback.sweeps.claims import byte_of
 from keelback.sweeps.run import Run
 from keelback.sweeps.store import Store
 
 _REQUESTS = "requests"
+PATHS = ("data", "tokenizer", "checkpoints")
+"""Settings that name a file outside the store, which the runs of an experiment depend on."""
 
 
 def save_request(
@@ -22,16 +25,24 @@ def save_request(
     """Note that the store serves `experiment`; the newest note of a label counts.
 
     Plugin files of the experiment and its runs are named in the note, and kept with the store.
+    Where the runs depend on files outside the store, they are listed, so that who looks at the
+    store knows them without those files.
     """
     folder = store.directory / _REQUESTS
     folder.mkdir(exist_ok=True)
     parts = {"experiment": get_experiment(experiment)}
     needed = files_of(parts | {name: part for run in runs for name, part in run.parts().items()})
     store.keep(needed.values())
+    given = settings.model_dump(mode="json")
+    listed = [
+        {"fields": run.fields(), "cost": run.cost(), "byte": byte_of(run.batch_key())}
+        for run in runs
+    ]
     record = {
         "experiment": experiment,
-        "settings": settings.model_dump(mode="json"),
+        "settings": given,
         "command": command,
+        **({"runs": listed} if any(given.get(name) is not None for name in PATHS) else {}),
         **({"plugins": {name: file.digest for name, file in needed.items()}} if needed else {}),
     }
     path = folder / f"{experiment}-{settings.label}.json"

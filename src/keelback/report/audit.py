@@ -224,21 +224,24 @@ def _layer_table(result: AuditResult) -> Table:
         Column("name", "name"),
         Column("kind", "kind"),
         Column("spectral_abscissa", "spectral abscissa", ".3g"),
-        Column("delta_median", "step size", ".3g"),
-        Column("horizon_median", "horizon, median", ",.1f"),
-        Column("horizon_p99", "horizon, 99 %", ",.1f"),
-        Column("horizon_beyond_train_length", "longer than training", ".1%"),
+        Column("delta_median", "step size, median", ".3g"),
+        Column("horizon_median", "horizon, median (tokens)", ",.1f"),
+        Column("horizon_p99", "horizon, 99th percentile (tokens)", ",.1f"),
+        Column("horizon_beyond_train_length", "horizon longer than training", ".1%"),
         Column("state_growth_median", "state growth", ".3g"),
         Column("saturated", "saturated", ".1%"),
         Column("dead", "dead", ".1%"),
-        Column("gate_selectivity", "token explains", ".0%"),
+        Column("gate_selectivity", "step size explained by the token", ".0%"),
         Column("replay_relative_difference", "replay differs by", ".1g"),
     ]
     keys = [column.key for column in columns]
     rows = [_finite_row(row) for row in result.layers.select(keys).to_dicts()]
     caption = (
-        "The last column compares each layer's own result with that of its recurrence, run again "
-        "from what was read; the difference is relative to what the state contributes."
+        "Medians, percentiles and shares are over a layer's rates. Spectral abscissa: below 0, "
+        "every state decays. State growth: state norm beyond the training length, over that of the "
+        "same tokens in contexts no longer than in training. Saturated: forgets within a token. "
+        "Dead: the state stays at next to nothing. Replay: the layer's own result against that of "
+        "its recurrence, run again from what was read, relative to what the state contributes."
     )
     return Table("layers", "Layers", columns, rows, caption)
 
@@ -246,7 +249,7 @@ def _layer_table(result: AuditResult) -> Table:
 def _missed_table(result: AuditResult) -> Table:
     columns = [
         Column("what", "what"),
-        Column("kind", "class"),
+        Column("kind", "class in the code"),
         Column("count", "count"),
         Column("reason", "why it was not audited"),
     ]
@@ -266,7 +269,8 @@ def _token_table(result: AuditResult) -> Table:
         "Tokens that open and close the gates",
         columns,
         [*rows[:10], *rows[10:][-10:]],
-        "The ten widest and the ten narrowest, of those that occur more than once.",
+        "The ten widest and the ten narrowest, of those that occur more than once. Opening: step "
+        "size on the token, as its binary logarithm in standard deviations from the mean.",
     )
 
 
@@ -280,7 +284,11 @@ def _precision_table(result: AuditResult) -> Table:
         Column("overflow_module", "first overflow"),
     ]
     rows = [_finite_row(effect.to_json()) for effect in result.precision]
-    return Table("precision", "Half precision", columns, rows)
+    caption = (
+        "Changes are against the model's own precision. Divergence: between the predictions, per "
+        "token. Headroom: the type's largest value over the largest activation."
+    )
+    return Table("precision", "Half precision", columns, rows, caption)
 
 
 def _training(result: AuditResult) -> Mark:

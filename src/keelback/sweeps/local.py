@@ -86,7 +86,7 @@ class LocalExecutor(Executor):
         except BrokenProcessPool:
             raise JobError(
                 "a worker process was killed (out of memory?); "
-                "the same command goes on from what was finished"
+                "the same command continues from what was finished"
             ) from None
 
     def _report_progress(self) -> None:

@@ -45,10 +45,11 @@ class RayExecutor(Executor):
     ) -> None:
         if not 0 < cpus < math.inf or not 0 <= gpus < math.inf:
             raise InputError(
-                f"a job of {cpus:g} cores and {gpus:g} GPUs cannot be; it needs more than 0 cores"
+                f"a job of {cpus:g} cores and {gpus:g} GPUs is not possible; it needs more than 0 "
+                "cores"
             )
         if gpus > 1 and gpus != int(gpus):
-            raise InputError(f"{gpus:g} GPUs a job: beyond 1 Ray gives out whole ones only")
+            raise InputError(f"{gpus:g} GPUs per job: above 1, Ray assigns only whole GPUs")
         self._address = address
         self._cpus, self._gpus, self._retries = cpus, gpus, retries
         self._ray = _import_ray()
@@ -106,7 +107,7 @@ class RayExecutor(Executor):
                 reason = str(error).strip().splitlines()[0]
                 raise JobError(
                     f"a job was lost {self._retries + 1} times: {reason}; what was finished is "
-                    "kept, the same command goes on from there"
+                    "kept, the same command continues from there"
                 ) from None
         return ends
 

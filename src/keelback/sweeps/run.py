@@ -95,7 +95,7 @@ class Run(BaseModel, ABC):
         return self.name
 
     def cost(self) -> float:
-        """How long the run takes beside others, in any unit; dear runs are started first."""
+        """How long the run takes beside others, in any unit; expensive runs are started first."""
         return 1.0
 
     def memory(self) -> int:

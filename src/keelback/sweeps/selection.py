@@ -87,7 +87,7 @@ def resolve(column: str, columns: Sequence[str]) -> str:
     if len(ending) == 1:
         return ending[0]
     if ending:
-        raise InputError(f"{column} may be any of {', '.join(ending)}")
+        raise InputError(f"{column} is ambiguous; it may be any of {', '.join(ending)}")
     short = {known.rsplit(".", 1)[-1] for known in columns}
     raise InputError(f"no run has a column {column}{nearest(column, [*columns, *short])}")
 

@@ -334,7 +334,9 @@ class Store:
         try:
             return held(self.directory / _LOCK)
         except OSError as error:
-            raise JobError(f"cannot see who works on {self.directory}: {error.strerror}") from None
+            raise JobError(
+                f"cannot find out which processes work on {self.directory}: {error.strerror}"
+            ) from None
 
 
 def _size(path: Path) -> int | None:

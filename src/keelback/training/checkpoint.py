@@ -147,7 +147,7 @@ class StopRequest:
             raise KeyboardInterrupt
         raise JobError(
             f"stopped by {signal.Signals(self.signal or signal.SIGTERM).name} in epoch {epoch} "
-            f"after step {step}; the same command goes on from there"
+            f"after step {step}; the same command continues from there"
         )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from keelback.errors import InputError, in_one_line
 from keelback.experiments import EXPERIMENTS, get_experiment
+from keelback.experiments.requests import PATHS
 from keelback.sweeps.claims import byte_of
+from keelback.sweeps.run import name_of
 from keelback.sweeps.store import Store
-from keelback.watch._snapshot import require_inside, short
-
-_PATHS = ("data", "tokenizer")
+from keelback.watch._snapshot import finite, require_inside, short
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,8 @@ class Plans:
             raise InputError(f"{path} is no file of the store")
         record = json.loads(path.read_text())
         name, given = str(record["experiment"]), dict(record["settings"])
-        for setting in _PATHS:
-            if given.get(setting) is not None:
-                raise InputError(
-                    f"its {setting} lies at a path that the store names, and watch opens no file "
-                    "outside the store"
-                )
+        if any(given.get(setting) is not None for setting in PATHS):
+            return _listed(record)
         if name not in EXPERIMENTS:
             self._store.require_plugins(dict(record.get("plugins", {})))
         experiment = get_experiment(name)
@@ -85,3 +81,18 @@ class Plans:
             run.name: PlannedRun(run.name, run.fields(), run.cost(), byte_of(run.batch_key()))
             for run in runs
         }
+
+
+def _listed(record: Mapping[str, Any]) -> dict[str, PlannedRun]:
+    """The runs as the note lists them: what they depend on lies outside the store."""
+    if "runs" not in record:
+        raise InputError("its runs are not listed, and its data lie elsewhere")
+    return {run.name: run for run in map(_listed_run, record["runs"])}
+
+
+def _listed_run(record: Mapping[str, Any]) -> PlannedRun:
+    cost = finite(record["cost"])
+    if cost is None or cost < 0:
+        raise InputError(f"the cost of a run is {short(record['cost'])}")
+    fields = dict(record["fields"])
+    return PlannedRun(name_of(fields), fields, cost, int(record["byte"]))

@@ -257,7 +257,7 @@ def _as_input_error(source: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in reason:
             raise InputError(
-                f"{source} needs code that it brings itself, which keelback never runs; "
+                f"{source} needs code of its own, which keelback never runs; "
                 "give a model of a type that transformers has"
             ) from None
         raise InputError(f"{source} cannot be loaded: {reason[:300]}") from None

@@ -171,7 +171,7 @@ def _refuse_contradictions(
     passed = _BEFORE_TRAINING | _OF_SPEED | _ONLY.keys()
     for name in config:
         if name not in used | passed | {"vocab_size", "pad_vocab_size_multiple"}:
-            raise InputError(f"{folder}: nothing knows the setting {name} of its config.json")
+            raise InputError(f"{folder}: unknown in config.json: the setting {name}")
     rows, stated = built["vocab_size"], config.get("vocab_size")
     multiple = config.get("pad_vocab_size_multiple", 8)
     if stated is not None and rows not in (stated, -(-stated // multiple) * multiple):

@@ -72,7 +72,7 @@ def record_of(source: Path) -> tuple[Record, dict[StoredTensor, bytes]]:
         raise InputError(f"the record of the repair in {source} is damaged ({reason})") from None
     named = set(record.tensors.values())
     if record.tensors.keys() != replaced.keys() or named != record.files.keys():
-        raise InputError(f"{replaced_file} is not what {REPORT_FILE} beside it speaks of")
+        raise InputError(f"{replaced_file} does not match {REPORT_FILE} beside it")
     return record, dict(_old(source, record, replaced))
 
 

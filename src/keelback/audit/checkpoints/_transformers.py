@@ -207,8 +207,9 @@ def _refuse_left_over(
     left = [one for one in found if not any(fnmatch(one, pattern) for pattern in ignore)]
     if left:
         raise InputError(
-            f"{name} has {what} that nothing in its model uses, so that it would be another model "
-            f"than was saved: {_listed(left)}. If they may be left out, name them with --ignore"
+            f"{name} has {what} that nothing in its model uses, so that it would not be the "
+            f"model that was saved: {_listed(left)}. If they may be left out, name them with "
+            "--ignore"
         )
 
 

@@ -53,7 +53,7 @@ class EditableLayer:
         with self.layer.present():
             edits = self.layer.adapter.edit_rates(self.layer.module, self.A)
         reasons = [self.why_not(self.layer.full_name(name)) for name in edits or {}]
-        return next((r for r in reasons if r), "its rates are no weights of its own")
+        return next((r for r in reasons if r), "no weight holds its rates")
 
 
 class EditKind(ABC):

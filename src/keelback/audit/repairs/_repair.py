@@ -290,7 +290,7 @@ def _find(bench: Bench, method: str, search: str, evaluations: int | None) -> Fo
             reasons = sorted({layer.why_not_at_all() for layer in bench.layers})
             raise InputError(f"how {layers} forget cannot be edited: {'; '.join(reasons)}")
         raise InputError(
-            f"{layers} cannot be edited by {method}; what can is {', '.join([*others, 'auto'])}"
+            f"{layers} cannot be edited by {method}; use {', '.join([*others, 'auto'])}"
         )
     count = len(bench.layers)
     allowed = evaluations if evaluations is not None else _EVALUATIONS_A_LAYER * count

@@ -228,8 +228,8 @@ def _table(settings: BaselinesSettings, rows: Sequence[Row]) -> Table:
             Column("survivors", "survived"),
             Column("train", "train"),
             Column("test", "test"),
-            Column("difference", "less selective SSM", "+.4f"),
-            Column("p_value", "p", ".2g"),
+            Column("difference", "test, less the selective SSM's", "+.4f"),
+            Column("p_value", "p-value", ".2g"),
         ],
         rows=shown,
         caption=(

@@ -342,7 +342,7 @@ def _table(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Table:
         columns += [
             Column("published_train", "train, published", ".3f"),
             Column("published_test", "test, published"),
-            Column("test_difference", "difference", "+.1f"),
+            Column("test_difference", "difference, standard errors", "+.1f"),
         ]
     return Table(
         name=f"length-independence-{settings.label}",

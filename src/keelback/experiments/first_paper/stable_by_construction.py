@@ -228,7 +228,7 @@ def _table(settings: StableByConstructionSettings, rows: Sequence[Row]) -> Table
             Column("stable_test", "stable, test"),
             Column("stable_s_A", "stable, largest s_A", "+.4f"),
             Column("difference", "stable less free", "+.4f"),
-            Column("p_value", "p", ".2g"),
+            Column("p_value", "p-value", ".2g"),
         ],
         rows=shown,
         caption=(

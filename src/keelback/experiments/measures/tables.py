@@ -143,7 +143,7 @@ def gap_table(gaps: Sequence[Row]) -> Table:
             Column("task", "task"),
             Column("models", "models"),
             Column("mean", "mean", "+.3f"),
-            Column("std", "deviation", ".3f"),
+            Column("std", "standard deviation", ".3f"),
             Column("smallest", "smallest", "+.3f"),
             Column("largest", "largest", "+.3f"),
             Column("shifted", "mean on the shifted test distribution", "+.3f"),

@@ -320,7 +320,7 @@ def _threshold_table(
         row["ranking"] = _bounded(ranked["threshold"], scale)
         row["ranking_interval"] = _shown_interval(ranked, scale)
     ranking_columns = [
-        Column("ranking", f"for ranking {RANKING:g}"),
+        Column("ranking", f"samples for ranking {RANKING:g}"),
         Column("ranking_interval", "95 % interval"),
     ]
     return Table(
@@ -331,7 +331,7 @@ def _threshold_table(
             Column("shown", "samples"),
             Column("interval", "95 % interval"),
             *(ranking_columns if ranking else []),
-            Column("tried", "numbers tried"),
+            Column("tried", "numbers of samples tried"),
             Column("trials", "trainings"),
         ],
         shown,

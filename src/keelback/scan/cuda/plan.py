@@ -103,7 +103,7 @@ def states_over_threads(states: int, least: int) -> tuple[int, int]:
     """
     if not 1 <= states <= MAX_STATES:
         raise InputError(
-            f"A has {states} states a channel; on a GPU it should have 1 to {MAX_STATES}"
+            f"A has {states} states per channel; on a GPU it should have 1 to {MAX_STATES}"
         )
     padded = 1 << (states - 1).bit_length()
     lanes = min(padded, 4) if padded <= 16 else min(padded // 4, WARP)
