@@ -112,11 +112,23 @@ dist.destroy_process_group()
 """
 
 
+def scan_whole(case: str, length: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Output, last state and gradients of one scan in this process."""
+    operands, dy, dlast = make(case, length)
+    leaves = {name: x.requires_grad_() for name, x in operands.items() if name != "reset"}
+    softplus = case != "steps back"
+    y, last = selective_scan(**operands, delta_softplus=softplus, return_last_state=True)
+    gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
+    return y, last, dict(zip(leaves, gradients, strict=True))
+
+
 @pytest.fixture(scope="module", params=MACHINES)
 def found(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, dict[str, Tensor]]]:
     device, backend, parts = request.param
+    for case in CASES:  # Its kernels are kept on disk; otherwise every process would compile them.
+        scan_whole(case, sum(PARTS))
     folder = tmp_path_factory.mktemp("across")
     script, out = folder / "scan.py", folder / "out"
     tests = str(Path(__file__).parent)
@@ -140,16 +152,12 @@ def found(
 def test_outputs_and_gradients_are_those_of_one_scan(
     case: str, found: list[dict[str, dict[str, Tensor]]]
 ) -> None:
-    operands, dy, dlast = make(case, sum(PARTS[: len(found)]))
-    leaves = {name: x.requires_grad_() for name, x in operands.items() if name != "reset"}
-    softplus = case != "steps back"
-    y, last = selective_scan(**operands, delta_softplus=softplus, return_last_state=True)
-    gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
+    y, last, gradients = scan_whole(case, sum(PARTS[: len(found)]))
     parts = [process[case] for process in found]
     torch.testing.assert_close(torch.cat([part["y"] for part in parts], 1), y)
     for part in parts:
         torch.testing.assert_close(part["last"], last)
-    for name, expected in zip(leaves, gradients, strict=True):
+    for name, expected in gradients.items():
         of_parts = [part[f"d{name}"] for part in parts]
         if name in ALONG:
             torch.testing.assert_close(torch.cat(of_parts, 1), expected)
