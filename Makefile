@@ -14,8 +14,10 @@ RECORD ?=
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 # What `make test-transformers` runs: a release between the lowest and the newest.
 TRANSFORMERS ?= 5.17.0
+# The options of tools/rebuild_results.py.
+REBUILD ?=
 
-.PHONY: demo test test-newest test-oldest test-transformers check prove docs lock versions package clean
+.PHONY: demo test test-newest test-oldest test-transformers check prove docs lock versions results package clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/keelback reproduce length-independence --task majority --out demo
@@ -79,6 +81,10 @@ lock:
 # The table of the versions that were tested, from the records of `make test RECORD=1` and its kin.
 versions:
 	$(PYTHON) tools/tabulate_versions.py
+
+# Says what rebuilding every committed result takes; REBUILD="--run --where cpu" does it.
+results: $(VENV)/test-installed
+	$(BIN)/python tools/rebuild_results.py $(REBUILD)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

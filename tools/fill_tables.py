@@ -5,9 +5,10 @@
 
 A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV file, or the JSON of
 `keelback bench` or of a report, of which `PATH#NAME` shows the rows under NAME, and
-`PATH#NAME/MEASURE,MEASURE` of a benchmark with several measures those that are named. A result
-that was made from code that differed from its commit is refused, as table and as figure, unless
-`results/dirty.txt` lists it.
+`PATH#NAME/MEASURE,MEASURE` of a benchmark with several measures those that are named. A PATH that
+is a list of claims, such as `tools/known_ours.toml`, shows them as tools/known_claims.py reads
+them. A result that was made from code that differed from its commit is refused, as table and as
+figure, unless `results/dirty.txt` lists it.
 
 Numbers are shown with three digits, those of a column that is called a bound, or certified, rounded
 up.
@@ -24,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import known_claims
 from results_index import ROOT, documents, refused, shown
 from upward import significant_up
 
@@ -34,14 +36,14 @@ BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def as_markdown(source: str) -> str:
     name, _, part = source.partition("#")
     path = ROOT / name
-    heading, *rows = _benchmark(path, part or "rows") if path.suffix == ".json" else _csv(path)
+    heading, *rows = _READERS[path.suffix](path, part)
     bounds = [BOUND.search(title) is not None for title in heading]
     cells = [[_cell(*cell) for cell in zip(row, bounds, strict=True)] for row in rows]
     lines = [heading, ["---"] * len(heading), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _csv(path: Path) -> list[list[str]]:
+def _csv(path: Path, _: str) -> list[list[str]]:
     with path.open() as file:
         return list(csv.reader(file))
 
@@ -65,7 +67,7 @@ def _escaped(text: str) -> str:
 
 
 def _benchmark(path: Path, part: str) -> list[list[str]]:
-    part, _, chosen = part.partition("/")
+    part, _, chosen = (part or "rows").partition("/")
     rows = json.loads(path.read_text())[part]
     if part == "claims":
         return _claims(rows)
@@ -147,6 +149,13 @@ def _cell(text: str, of_bound: bool) -> str:
     if of_bound and math.isfinite(number):
         return significant_up(text)
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+_READERS: dict[str, Callable[[Path, str], list[list[str]]]] = {
+    ".csv": _csv,
+    ".json": _benchmark,
+    ".toml": known_claims.table,
+}
 
 
 def filled(text: str) -> str:

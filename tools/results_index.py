@@ -8,10 +8,11 @@ A result is a folder of `results/experiments` with a `results.json`, or a JSON f
 no file says: the command of a file without provenance, and today's form of a recorded command whose
 script has other options now. `results/dirty.txt` lists the results that were made from code that
 differed from its commit. That list may only shrink: the docs show no such result that is not in it.
+`results/times.json` holds how long it took to rebuild each (`tools/rebuild_results.py`).
 
 In a command `IMDB`, `VOCAB` and `CHECKPOINTS` stand for where the reviews, BERT's vocabulary and
-the checkpoints of the first paper's reference implementation lie, `STORES` for a folder of sweeps,
-`PACKAGES` for one where packages of others were unpacked.
+the checkpoints of the first paper's reference implementation lie, `PACKAGES` for a folder where
+packages of others were unpacked, `STORES` for one of sweeps. What lies below `runs` is not kept.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from keelback.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-INDEX, BY_HAND, DIRTY = (RESULTS / name for name in ("index.json", "made_by.toml", "dirty.txt"))
+INDEX, BY_HAND = RESULTS / "index.json", RESULTS / "made_by.toml"
+DIRTY, TIMES = RESULTS / "dirty.txt", RESULTS / "times.json"
 
 SHOWN = re.compile(r"(?<![\w/])(?:\.\./)?(results/[\w./-]*\w)")
 PLACES = {
@@ -44,7 +46,8 @@ class Result:
     """One result and all its files, paths from the root of the repository.
 
     `commits` are those of everything that made a number of it: of a sweep each run's, and that
-    which drew the figures; None stands for one that was not recorded.
+    which drew the figures; None stands for one that was not recorded. `made_from` are the results
+    behind one that has no provenance of its own.
     """
 
     path: str
@@ -53,6 +56,7 @@ class Result:
     devices: set[str] = field(default_factory=set)
     dates: set[str] = field(default_factory=set)
     files: list[str] = field(default_factory=list)
+    made_from: list[str] = field(default_factory=list)
 
     @property
     def dirty(self) -> bool:
@@ -79,7 +83,7 @@ def results() -> dict[str, Result]:
     by_hand = tomllib.loads(BY_HAND.read_text())
     found: dict[str, Result] = {}
     files = sorted(path for path in RESULTS.rglob("*") if path.is_file())
-    files = [path for path in files if path not in (INDEX, BY_HAND, DIRTY)]
+    files = [path for path in files if path not in (INDEX, BY_HAND, DIRTY, TIMES)]
     for path in files:
         if path.suffix == ".json" and "provenance" in (document := _read(path)):
             whole = path.parent if path.name == "results.json" else path
@@ -89,7 +93,7 @@ def results() -> dict[str, Result]:
             _note(document, found[name])
     for name, written in by_hand.items():
         if name not in found:
-            found[name] = Result(name, written["commands"])
+            found[name] = Result(name, written["commands"], made_from=_owners(written["from"]))
             for source in written["from"]:
                 _note(_read(ROOT / source), found[name])
     orphans = []
@@ -109,6 +113,11 @@ def results() -> dict[str, Result]:
     if missing:
         sys.exit(f"{_name(BY_HAND)} speaks of files that are not there: {', '.join(missing)}")
     return dict(sorted(found.items()))
+
+
+def _owners(sources: Iterable[str]) -> list[str]:
+    """The results that files belong to: of a folder's `results.json` the folder."""
+    return [source.removesuffix("/results.json") for source in sources]
 
 
 def _read(path: Path) -> Any:
@@ -155,11 +164,16 @@ def _commands(document: Mapping[str, Any], name: str) -> list[str]:
 def as_of_today(command: str) -> str:
     """A recorded command with the folders as they are named now.
 
-    Until commit 44c8773 the scripts of `tools/` lay in `benchmarks/`, their results in
-    `benchmarks/results/`, and the experiments' in `results/`.
+    `tools/rebuild_results.py` reaches a reader's own folders by links in `runs`, and keeps the
+    sweeps of a commit in `runs/COMMIT`. Until commit 44c8773 the scripts of `tools/` lay in
+    `benchmarks/`, their results in `benchmarks/results/`, and the experiments' in `results/`.
     """
     for there, name in PLACES.items():
         command = command.replace(there, name)
+    command = re.sub(r"(?<![\w/])runs/(?=(?:IMDB|VOCAB|CHECKPOINTS|PACKAGES)\b)", "", command)
+    command = re.sub(r"(?<![\w/])runs/[0-9a-f]{12}/", "runs/", command)
+    command = re.sub(r"(?<!\S)\.\./(?=[\w.]+\.parts\.json)", "runs/", command)
+    command = command.replace(" --allow-dirty", "")
     command = command.replace("python benchmarks/", "python tools/")
     command = command.replace("benchmarks/results/", "results/benchmarks/")
     return re.sub(

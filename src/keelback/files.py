@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,17 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_with_parts(path: Path) -> None:
+    """Remove a file that has one writer, and the parts of it that a killed writer left.
+
+    Raises:
+        OSError: one of them cannot be removed.
+    """
+    for part in path.parent.glob(f".{escape(path.name)}.*-*"):
+        part.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def test_a_certificate_over_tokens_is_checked(
     capsys: pytest.CaptureFixture[str], coded: Path, tmp_path: Path, way: str
 ) -> None:
     apart = way == "held apart"
-    text = reviews(tmp_path / "text.csv", 1, 60 if apart else 600)
+    text = reviews(tmp_path / "text.csv", 1, 400 if apart else 600)
     more = ["--training-text", reviews(tmp_path / "other.csv", 2, 10)] if apart else []
     path = tmp_path / "certificate.json"
     code, out, err = command(

@@ -28,10 +28,10 @@ def test_the_next_decimal_number_above(upward: ModuleType, bound: float, places:
 
 @given(st.decimals(min_value=-(10**6), max_value=10**9, allow_nan=False))
 def test_three_digits_above(upward: ModuleType, number: Decimal) -> None:
-    shown = Decimal(upward.significant_up(str(number)))
+    shown = Fraction(upward.significant_up(str(number)))
     assert shown >= number
     if number:
-        assert abs(shown - number) < Decimal(10) ** min(number.adjusted() - 2, 0)
+        assert shown - Fraction(number) < Fraction(10) ** min(number.adjusted() - 2, 0)
 
 
 def test_a_table_rounds_the_column_of_a_bound_up(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from keelback.files import filling, replacing, write_atomically, write_json
+from keelback.files import filling, remove_with_parts, replacing, write_atomically, write_json
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
@@ -34,6 +36,22 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         fail_halfway()
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_a_killed_writer_left_goes_with_its_file(tmp_path: Path) -> None:
+    path, other = tmp_path / "a[1].bin", tmp_path / "a1.bin"
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom keelback.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for target in (path, other):
+        subprocess.run([sys.executable, "-c", program, target], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    path.write_text("whole")
+    remove_with_parts(path)
+    assert [left.name.startswith(".a1.bin.") for left in tmp_path.iterdir()] == [True]
+    remove_with_parts(path)
 
 
 def test_nowhere_to_write(tmp_path: Path) -> None:

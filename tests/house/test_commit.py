@@ -132,6 +132,17 @@ def test_a_command_refuses_before_it_works(
     assert sorted(path.name for path in results.parent.iterdir()) == ["results"]
 
 
+def test_a_certificate_is_a_result(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commit, "commit", lambda: "0123456789ab-dirty")
+    command = ["certify", "no-such-model", "--task", "majority", "--certificate"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, str(results / "new.certificate.json")])
+    assert stop.value.code == 2
+    assert "committed result" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("options", "code"), [([], 2), (["--allow-dirty"], 0)])
 def test_what_a_shell_redirects_is_known(results: Path, options: list[str], code: int) -> None:
     constants = results.parent / "constants.json"

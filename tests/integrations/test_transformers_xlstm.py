@@ -1,6 +1,7 @@
 """xLSTM of transformers with keelback's mLSTM in the place of its own chunks and steps."""
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -94,13 +95,15 @@ def test_what_theirs_refuses_is_refused() -> None:
 
 def test_states_are_handed_on_in_pieces_and_steps(model: Any) -> None:
     tokens = torch.randint(3, VOCAB, (2, 80))
+    names = inspect.signature(model.forward).parameters
+    name = next(name for name in ("cache", "cache_params") if name in names)
     with torch.no_grad():
         whole = model(tokens, use_cache=False).logits
         with use_in_transformers():
             cache, found = None, []
             for piece in tokens.split([40, 35, 1, 1, 3], dim=1):
-                out = model(piece, cache=cache, use_cache=True)
-                cache = out.cache
+                out = model(piece, **{name: cache}, use_cache=True)
+                cache = out[name]
                 found.append(out.logits)
     torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-4, atol=1e-4)
 

@@ -57,11 +57,12 @@ def test_a_killed_node_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     ]
     killed: list[float] = []
     with two_nodes() as cluster:
-        doomed = next(iter(cluster.worker_nodes))
 
         def kill_the_node(done: float, whole: float) -> None:
             if not killed and 4 <= done < whole:
                 killed.append(done)
+                own = ray.get_runtime_context().get_node_id()  # Any of this machine's.
+                doomed = next(node for node in cluster.worker_nodes if node.node_id != own)
                 cluster.remove_node(doomed, allow_graceful=False)
 
         results = sweep(

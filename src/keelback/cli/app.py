@@ -182,7 +182,7 @@ class _Notes(logging.Handler):
 
 
 _allow_dirty = False
-_WRITES = ("out", "report_to", "export_to")
+_WRITES = ("out", "report_to", "export_to", "certificate")
 """The parameters of commands that say where to write."""
 
 

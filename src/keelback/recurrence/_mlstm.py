@@ -170,7 +170,7 @@ def _checked(
         require_shape("memory", states.memory, (*shape, value))
         require_shape("normaliser", states.normaliser, shape)
         require_shape("exponent", states.exponent, shape[:2])
-        operands |= states._asdict()
+        operands |= dict(zip(MlstmStates._fields, states, strict=True))
     dtype = computing_dtype(operands)
     given = [x.to(dtype) for x in (q, k, v, log_input, log_forget)]
     if states is None:

@@ -76,9 +76,9 @@ def wkv(
     if initial_states is None:
         nothing = key.new_zeros(batch, channels, dtype=torch.promote_types(key.dtype, torch.float))
         initial_states = WkvStates(nothing, nothing, torch.full_like(nothing, -1e38))
-    operands |= initial_states._asdict()
-    for name, state in initial_states._asdict().items():
+    for name, state in zip(WkvStates._fields, initial_states, strict=True):
         require_shape(name, state, (batch, channels))
+        operands[name] = state
     dtype = computing_dtype(operands)
     with without_autocast(key.device):
         k, v, w, u, *states = (x.to(dtype) for x in operands.values())

@@ -7,8 +7,14 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from keelback.compiled.across import (
+    adjoints_between,
+    gathered,
+    refuse_second_derivatives,
+    require_processes,
+    states_between,
+)
 from keelback.errors import InputError
-from keelback.scan._decay import decayed
 from keelback.scan._op import ScanBackend, across_backend
 from keelback.scan._operands import Operands
 
@@ -71,11 +77,7 @@ def selective_scan_across(
         >>> y.shape
         torch.Size([2, 50, 4])
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        raise InputError(
-            "there are no processes to scan across: torch.distributed.init_process_group comes "
-            "first; selective_scan scans on one"
-        )
+    require_processes("selective_scan")
     given = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     backend, operands = across_backend(given)
     if backend is None or u.is_meta:
@@ -98,44 +100,26 @@ class _ScanAcross(torch.autograd.Function):
         operands: Operands[Tensor] = Operands(*tensors)
         before = operands.initial_state
         part = backend.ForwardPart(operands._replace(initial_state=None), softplus)
-        parts = _gathered(torch.stack([part.end, part.decay]), group)
-        states = [torch.zeros_like(part.end) if before is None else before]
-        for end_of_part, decay_of_part in parts:
-            states.append(decayed(decay_of_part, states[-1]) + end_of_part)
+        ends, decays = zip(*gathered([part.end, part.decay], group), strict=True)
+        states = states_between(ends, decays, before)
         start = states[dist.get_rank(group)]
         ctx.backend, ctx.group, ctx.softplus, ctx.felt = backend, group, softplus, part.felt
         ctx.has_before = before is not None
-        decays = [decay for _, decay in parts]
         ctx.save_for_backward(*operands._replace(initial_state=start), *decays)
         ctx.set_materialize_grads(False)
         return part.output(start), states[-1]
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():  # that is, with create_graph
-            raise NotImplementedError(
-                "a scan over several processes has first derivatives only; "
-                "for second derivatives call selective_scan(..., backend='reference') on one"
-            )
+        refuse_second_derivatives("selective_scan")
         saved, count = ctx.saved_tensors, len(Operands._fields)
         operands: Operands[Tensor] = Operands(*saved[:count])
         decays, start = saved[count:], operands.initial_state
         assert start is not None
-        rank = dist.get_rank(ctx.group)
         dy = torch.zeros_like(operands.u) if dy is None else dy
         dlast = torch.zeros_like(start) if dlast is None else dlast
         part = ctx.backend.BackwardPart(dy, operands, ctx.softplus, ctx.felt)
-        parts = _gathered(torch.stack([part.of_start, dlast]), ctx.group)
-        adjoint = torch.stack([of_last for _, of_last in parts]).sum(0)
-        own = adjoint
-        for r in reversed(range(len(parts))):
-            own = adjoint if r == rank else own
-            adjoint = decayed(decays[r], adjoint) + parts[r][0]
-        of_before = adjoint if ctx.has_before else None
-        return None, None, None, *part.gradients(own), of_before, None
-
-
-def _gathered(x: Tensor, group: "ProcessGroup | None") -> list[Tensor]:
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, x.contiguous(), group=group)
-    return parts
+        starts, lasts = zip(*gathered([part.of_start, dlast], ctx.group), strict=True)
+        of_before, *of_ends = adjoints_between(starts, lasts, decays)
+        gradients = part.gradients(of_ends[dist.get_rank(ctx.group)])
+        return None, None, None, *gradients, of_before if ctx.has_before else None, None

@@ -19,6 +19,7 @@ from keelback.ssd._operands import (
     OTHERS,
     Operands,
     Options,
+    replaced,
     require_ssd,
     require_step,
     wanted_dtypes,
@@ -124,7 +125,7 @@ def update_repeated(operands: Operands[Tensor], options: Options) -> Tensor | No
         for name, axes in AXES_OF_HEADS.items()
         for x in (getattr(operands, name),)
     }
-    return step(operands._replace(**given), options, True)[0]
+    return step(replaced(operands, given), options, True)[0]
 
 
 @lru_cache(maxsize=REMEMBERED)

@@ -1,6 +1,7 @@
 """The operands of a scan by heads, in one record: what they must look like, and their sizes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -38,6 +39,12 @@ class Operands(NamedTuple, Generic[T]):
     def differentiable(self) -> "tuple[T | None, ...]":
         """All but `reset`."""
         return self[:-1]
+
+
+def replaced(given: Operands[T], new: Mapping[str, Any]) -> Operands[T]:
+    """`_replace`, which PyTorch 2.8's compiler does not take."""
+    found: list[Any] = [new.get(name, x) for name, x in zip(Operands._fields, given, strict=True)]
+    return Operands(*found)
 
 
 #: By what the names of the operands end in the schema of an operator: `?` may be absent.
@@ -134,8 +141,8 @@ def without_repeats(given: Operands[Layout]) -> Operands[Layout] | None:
         ends = zip(one.shape[axes:], one.stride[axes:], strict=True)
         if any(size > 1 and step for size, step in ends):
             return None
-        found[name] = one._replace(shape=one.shape[:axes], stride=one.stride[:axes])
-    return given._replace(**found)
+        found[name] = Layout(one.shape[:axes], one.stride[:axes], one.dtype, one.device)
+    return replaced(given, found)
 
 
 def options_of(dt_softplus: bool, dt_limit: DtLimit) -> Options:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from keelback.data import Split
 from keelback.errors import InputError, JobError
-from keelback.files import replacing
+from keelback.files import remove_with_parts, replacing
 from keelback.training._state import TrainingState
 from keelback.training.place import Place
 from keelback.training.recipe import Recipe
@@ -111,7 +111,7 @@ class Checkpoint:
     def remove(self) -> None:
         """The training has ended; a folder that held nothing else goes too."""
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            remove_with_parts(self.path)
             self.path.parent.rmdir()
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.compiled.decay import decay_over
 from keelback.compiled.layouts import signature_of
-from keelback.scan._decay import decay_over
 from keelback.scan._operands import Operands
 from keelback.scan.cpu.launch import prepare
 

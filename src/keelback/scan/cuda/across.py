@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.compiled.decay import decay_over, decayed
 from keelback.compiled.layouts import Layout, signature_of
-from keelback.scan._decay import decay_over, decayed
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.backward import BackwardPass
 from keelback.scan.cuda.launch import CudaScan, prepare
