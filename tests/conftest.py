@@ -69,8 +69,8 @@ beartype_packages(
 )
 
 # How long an example takes depends on the machine and on what else it does, and is no fault.
-# Where CI is set, as on GitHub, examples are the same each time: a change is not failed by another's
-# fault. Everywhere else they are drawn anew.
+# Where CI is set, as on GitHub, examples are the same each time: a change is not failed by the
+# fault of another. Everywhere else they are drawn anew.
 hypothesis.settings.register_profile(
     "keelback",
     deadline=None,
