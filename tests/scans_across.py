@@ -100,6 +100,17 @@ def part_found(
     return {name: x.detach().cpu() for name, x in ({"y": y, "last": last} | found).items()}
 
 
+def whole_found(
+    scan: Callable[..., tuple[Tensor, Tensor]], made: tuple[Operands, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Operands]:
+    """Output, last states and gradients, by the operands' names, of one scan."""
+    operands, dy, dlast = made
+    leaves = {name: x.requires_grad_() for name, x in operands.items() if name != "reset"}
+    y, last = scan(**operands)
+    gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
+    return y, last, dict(zip(leaves, gradients, strict=True))
+
+
 def assert_parts_of_one_scan(
     scan: Callable[..., tuple[Tensor, Tensor]],
     made: tuple[Operands, Tensor, Tensor],
@@ -113,14 +124,11 @@ def assert_parts_of_one_scan(
         along: names of the operands that are cut along the length.
         summed: names of those whose gradients are those of the part.
     """
-    operands, dy, dlast = made
-    leaves = {name: x.requires_grad_() for name, x in operands.items() if name != "reset"}
-    y, last = scan(**operands)
-    gradients = torch.autograd.grad([y, last], list(leaves.values()), [dy, dlast])
+    y, last, gradients = whole_found(scan, made)
     torch.testing.assert_close(torch.cat([part["y"] for part in parts], 1), y)
     for part in parts:
         torch.testing.assert_close(part["last"], last)
-    for name, expected in zip(leaves, gradients, strict=True):
+    for name, expected in gradients.items():
         of_parts = [part[f"d{name}"] for part in parts]
         if name in along:
             torch.testing.assert_close(torch.cat(of_parts, 1), expected)

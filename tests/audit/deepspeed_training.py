@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import forked
 import torch
 import torch.nn.functional as F
 from monitored_processes import LanguageModel, free_port
@@ -72,5 +73,5 @@ def by_deepspeed(kinds: Any, world: int = 2) -> list[dict[Any, Any]]:
     """What each process saw, by ZeRO stage, precision and action."""
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_on_one, args=(world, free_port(), kinds, results), nprocs=world)
+        forked.on_processes(world, _on_one, world, free_port(), kinds, results)
         return [results[rank] for rank in range(world)]

@@ -5,6 +5,7 @@ import socket
 from datetime import timedelta
 from typing import Any
 
+import forked
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -243,5 +244,5 @@ def on_processes(world: int, kinds: tuple[str, ...]) -> list[dict[Any, Any]]:
     """What each of several processes saw, of every kind and action."""
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_on_one, args=(world, free_port(), kinds, results), nprocs=world)
+        forked.on_processes(world, _on_one, world, free_port(), kinds, results)
         return [results[rank] for rank in range(world)]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import forked
 import monitored_processes
 import pytest
 import torch
@@ -99,8 +100,6 @@ def test_a_pass_that_fails_on_one_process_of_a_split_model_ends_there() -> None:
     """Were it kept quiet, the others would wait for this process, and it for them."""
     pytest.importorskip("accelerate")
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="index out of range"):
-        torch.multiprocessing.spawn(
-            monitored_processes.leaving_a_split_pass,
-            args=(2, monitored_processes.free_port()),
-            nprocs=2,
+        forked.on_processes(
+            2, monitored_processes.leaving_a_split_pass, 2, monitored_processes.free_port()
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -207,7 +208,7 @@ def test_spread_over_processes(kind: str) -> None:
     expected = audited(transformers.MambaForCausalLM(config).eval()).to_json()
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_distributed, args=(2, kind, results), nprocs=2)
+        forked.on_processes(2, _distributed, 2, kind, results)
         found = dict(results)
     assert sorted(found) == [0, 1]
     for own in found.values():

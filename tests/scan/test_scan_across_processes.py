@@ -17,6 +17,7 @@ from scans_across import (
     found_by_processes,
     machines,
     part_found,
+    whole_found,
 )
 
 PARTS = (37, 14, 29)  # of different lengths
@@ -79,6 +80,8 @@ def scan_part(rank: int, case: str, parts: tuple[int, ...], device: str) -> dict
 
 @pytest.fixture(scope="module", params=machines(PARTS))
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    for case in CASES:  # Keeps the kernels on disk; otherwise every process would compile them.
+        whole_found(over(selective_scan, case), make(case, sum(PARTS)))
     prepare = "from keelback.scan.cpu import across\nacross._CHUNK = 4"
     return found_by_processes(
         tmp_path_factory.mktemp("across"), Path(__file__), request.param, prepare

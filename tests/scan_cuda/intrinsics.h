@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #ifdef __SANITIZE_THREAD__
@@ -28,7 +30,7 @@
 #define EXPORTED_SIZE(name, Type) extern "C" const int name = sizeof(Type);
 
 constexpr int kHostWarp = 32;
-constexpr size_t kHostStack = 1 << 18;
+constexpr size_t kHostStack = 1 << 16;
 
 #ifdef __SANITIZE_THREAD__
 extern "C" {
@@ -70,12 +72,31 @@ struct HostIndex {
   unsigned x;
 };
 
-struct HostThread {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
+struct HostContext {
+  ucontext_t start;
+  jmp_buf reached;
+  bool started;
   Fiber fiber;
+};
+
+// As `swapcontext`, which asks the system each time for the signals that are blocked.
+inline void host_switch(HostContext& from, HostContext& to) {
+  if (_setjmp(from.reached)) return;
+  bool started;
+  {
+    const Unwatched unwatched;
+    started = std::exchange(to.started, true);
+  }
+  enter_fiber(to.fiber);
+  if (started) _longjmp(to.reached, 1);
+  setcontext(&to.start);
+}
+
+struct HostThread {
+  HostContext context;
+  std::unique_ptr<char[]> stack;
   bool finished;
-  int barriers, warp_barriers;
+  int barriers, warp_barriers, exchanges;
 };
 
 // What orders memory: two in turn, as a thread may be at the next barrier before all have left one.
@@ -86,42 +107,47 @@ struct HostMeetings {
 struct HostBlock {
   std::vector<HostThread> threads;
   std::vector<double> slots;  // one of each parity a thread, for exchanges
-  std::vector<int> exchanges;
+  std::vector<int> warp_exchanges;  // of all lanes of a warp together
+  int barriers;  // of all threads together
+  int barriers_of_finished;  // of the finished thread that was at the fewest
   unsigned char* shared = nullptr;
   std::unique_ptr<HostMeetings> meetings;
   char end_of_launch;
-  ucontext_t scheduler;
-  Fiber scheduler_fiber;
+  HostContext launch;
   int running = 0;
 };
 
 static HostBlock host_block;
 static HostIndex threadIdx, blockIdx;
 
+// The thread whose turn is next, or the one that runs where no other is left.
+inline HostThread& host_next() {
+  const int count = host_block.threads.size();
+  int& running = host_block.running;
+  const int before = running;
+  do running = (running + 1) % count;
+  while (host_block.threads[running].finished && running != before);
+  threadIdx.x = running;
+  return host_block.threads[running];
+}
+
 inline void host_yield() {
   const Unwatched unwatched;
-  const int thread = host_block.running;
-  enter_fiber(host_block.scheduler_fiber);
-  swapcontext(&host_block.threads[thread].context, &host_block.scheduler);
-  threadIdx.x = thread;
+  HostThread& thread = host_block.threads[host_block.running];
+  host_switch(thread.context, host_next().context);
 }
 
 // Every thread of the block must arrive: a thread that returned early is a fault in the kernel.
 inline void synchronize_block() {
   const Unwatched unwatched;
   const int target = ++host_block.threads[host_block.running].barriers;
+  const int all = target * host_block.threads.size();
   char& meeting = host_block.meetings->of_block[target % 2];
   arrive(meeting);
-  for (bool all = false; !all;) {
-    all = true;
-    for (const HostThread& thread : host_block.threads) {
-      if (thread.finished && thread.barriers < target) {
-        std::fprintf(stderr, "a thread left before a barrier\n");
-        std::abort();
-      }
-      all &= thread.barriers >= target;
-    }
-    if (!all) host_yield();
+  ++host_block.barriers;  // Nobody is at the next barrier before all are at this one.
+  while (host_block.barriers < all) {
+    if (host_block.barriers_of_finished < target) std::fprintf(stderr, "a thread left before a barrier\n"), std::abort();
+    host_yield();
   }
   meet(meeting);
 }
@@ -131,14 +157,12 @@ template <typename Number>
 Number exchange(Number x, int lanes) {
   const Unwatched unwatched;
   const int thread = host_block.running, warp = thread / kHostWarp * kHostWarp;
-  const int count = ++host_block.exchanges[thread], parity = count % 2;
+  const int count = ++host_block.threads[thread].exchanges, parity = count % 2;
   host_block.slots[2 * thread + parity] = x;
-  const int warp_end = std::min<int>(warp + kHostWarp, host_block.threads.size());
-  for (bool all = false; !all;) {
-    all = true;
-    for (int other = warp; other < warp_end; ++other) all &= host_block.exchanges[other] >= count;
-    if (!all) host_yield();
-  }
+  const int all = count * std::min<int>(kHostWarp, host_block.threads.size() - warp);
+  int& exchanges = host_block.warp_exchanges[thread / kHostWarp];
+  ++exchanges;
+  while (exchanges < all) host_yield();
   return static_cast<Number>(host_block.slots[2 * (warp + ((thread - warp) ^ lanes)) + parity]);
 }
 
@@ -167,7 +191,7 @@ inline void multiply_matrices(float (&sums)[4], const float (&a)[4], float b0, f
   const float mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
   for (int i = 0; i < 6; ++i) {
     exchange(mine[i], 0);
-    const int parity = host_block.exchanges[host_block.running] % 2;
+    const int parity = host_block.threads[host_block.running].exchanges % 2;
     for (int other = 0; other < kHostWarp; ++other) {
       const float x = leading_part(static_cast<float>(host_block.slots[2 * (base + other) + parity]));
       if (i < 4) left[other / 4 + i % 2 * 8][other % 4 + i / 2 * 4] = x;
@@ -254,7 +278,8 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
   static void (*entry)(Arguments);
   static const Arguments* given;
   entry = kernel, given = &arguments;
-  host_block.scheduler_fiber = current_fiber();
+  host_block.launch.fiber = current_fiber();
+  host_block.launch.started = true;
   host_block.threads.resize(threads);
   host_block.slots.assign(2 * threads, 0.0);
   for (int block = 0; block < blocks; ++block) {
@@ -263,41 +288,43 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
     host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 1023) / 1024 * 1024);
     std::memset(shared.data(), 0xff, shared.size() * sizeof(double));
     host_block.meetings = std::make_unique<HostMeetings>();
-    host_block.exchanges.assign(threads, 0);
+    host_block.warp_exchanges.assign((threads + kHostWarp - 1) / kHostWarp, 0);
+    host_block.barriers = 0, host_block.barriers_of_finished = std::numeric_limits<int>::max();
     for (HostThread& thread : host_block.threads) {
       thread.stack.reset();
       thread.stack.reset(new char[kHostStack]);
       std::memset(thread.stack.get(), 0xff, kHostStack);  // Whatever is read before it is written is NaN.
-      thread.fiber = new_fiber();
       thread.finished = false;
-      thread.barriers = thread.warp_barriers = 0;
-      getcontext(&thread.context);
-      thread.context.uc_stack.ss_sp = thread.stack.get();
-      thread.context.uc_stack.ss_size = kHostStack;
-      thread.context.uc_link = nullptr;
+      thread.barriers = thread.warp_barriers = thread.exchanges = 0;
+      thread.context.fiber = new_fiber();
+      thread.context.started = false;
+      ucontext_t& start = thread.context.start;
+      getcontext(&start);
+      start.uc_stack.ss_sp = thread.stack.get();
+      start.uc_stack.ss_size = kHostStack;
+      start.uc_link = nullptr;
       void (*run)() = [] {
         entry(*given);
+        HostContext *own, *next = &host_block.launch;
         {
           const Unwatched unwatched_end;
           arrive(host_block.end_of_launch);
-          host_block.threads[host_block.running].finished = true;
+          HostThread& ended = host_block.threads[host_block.running];
+          own = &ended.context, ended.finished = true;
+          host_block.barriers_of_finished = std::min(host_block.barriers_of_finished, ended.barriers);
+          HostThread& other = host_next();
+          if (!other.finished) next = &other.context;
         }
-        enter_fiber(host_block.scheduler_fiber);
-        setcontext(&host_block.scheduler);
+        host_switch(*own, *next);
       };
-      makecontext(&thread.context, run, 0);
+      makecontext(&start, run, 0);
     }
-    for (int left = threads; left > 0;) {
-      for (int i = 0; i < threads; ++i) {
-        HostThread& thread = host_block.threads[i];
-        if (thread.finished) continue;
-        host_block.running = threadIdx.x = i;
-        enter_fiber(thread.fiber);
-        swapcontext(&host_block.scheduler, &thread.context);
-        left -= thread.finished;
-      }
+    host_block.running = threadIdx.x = 0;
+    host_switch(host_block.launch, host_block.threads[0].context);
+    for (HostThread& thread : host_block.threads) {
+      if (thread.stack[0] != '\xff') std::fprintf(stderr, "a thread's stack is too small\n"), std::abort();
+      end_fiber(thread.context.fiber);
     }
-    for (HostThread& thread : host_block.threads) end_fiber(thread.fiber);
   }
   meet(host_block.end_of_launch);
   host_block.threads.clear();  // Each kernel has a block of its own: together, their stacks take gigabytes.

@@ -20,7 +20,7 @@ void gather(const T& mine, T (&all)[kHostWarp]) {
   const Unwatched unwatched;
   const int thread = host_block.running, base = thread / kHostWarp * kHostWarp;
   if (host_words.size() < host_block.threads.size()) host_words.resize(host_block.threads.size());
-  const int parity = (host_block.exchanges[thread] + 1) % 2;
+  const int parity = (host_block.threads[thread].exchanges + 1) % 2;
   std::memcpy(host_words[thread].bytes[parity], &mine, sizeof(T));
   exchange(0.0f, 0);
   for (int lane = 0; lane < kHostWarp; ++lane) std::memcpy(&all[lane], host_words[base + lane].bytes[parity], sizeof(T));

@@ -30,7 +30,8 @@ class LocalExecutor(Executor):
     """Worker processes, each pinned to its own share of the cores and with as many threads.
 
     A job whose memory, by its runs' own estimate, does not fit beside what is running waits.
-    The workers end with the process that started them, however that ends.
+    The workers end with the process that started them, however that ends. They are forked from a
+    process that has loaded PyTorch and is kept as long.
 
     Args:
         workers: how many; one a core if not given.
@@ -50,14 +51,15 @@ class LocalExecutor(Executor):
         """Start the workers, no more than there are jobs."""
         self._report = report
         self._workers = max(1, min(self._asked or available_cores(), jobs))
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
         self._progress = context.Queue()
         shares = share_cores(sorted(os.sched_getaffinity(0)), self._workers)
         self._pool = ProcessPoolExecutor(
             self._workers,
             context,
             initializer=_start_worker,
-            initargs=(self._progress, context.Value("i", 0), shares),
+            initargs=(self._progress, context.Value("i", 0), shares, dict(os.environ)),
         )
         self._budget = _USABLE * available_memory()
         return self._workers
@@ -148,8 +150,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _start_worker(progress: Any, counter: Any, shares: list[list[int]]) -> None:
+def _start_worker(
+    progress: Any, counter: Any, shares: list[list[int]], environment: dict[str, str]
+) -> None:
     global _progress
+    os.environ.clear()  # It is that of the first sweep.
+    os.environ.update(environment)
     import torch
 
     _progress = progress

@@ -70,7 +70,8 @@ class StoredTensor:
         """Its values, read from the file alone.
 
         Raises:
-            InputError: a type that this PyTorch does not have, or no fixed place in the file.
+            InputError: a type that this PyTorch does not have, no fixed place in the file, or the
+                file has become shorter.
         """
         if self.dtype is None:
             raise InputError(
@@ -83,9 +84,12 @@ class StoredTensor:
                 "safetensors"
             )
         start, stop = self.place
+        data = bytearray(stop - start)
         with self.file.open("rb") as file:
             file.seek(start)
-            data = bytearray(file.read(stop - start))
+            read = file.readinto(data)
+        if read < len(data):
+            raise InputError(f"{self.file.name} ends within {self.name}")
         if not data:
             return torch.empty(self.shape, dtype=self.dtype)
         return torch.frombuffer(data, dtype=torch.uint8).view(self.dtype).reshape(self.shape)
