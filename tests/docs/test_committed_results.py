@@ -25,7 +25,7 @@ def tool(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-index = tool("results_index")
+index, fill = tool("results_index"), tool("fill_tables")
 RESULTS = index.results()
 FILES = {file: result for result in RESULTS.values() for file in result.files}
 DOCUMENTS = index.documents()
@@ -128,6 +128,7 @@ class TestATreeOfItsOwn:
         results = tmp_path / "results"
         (results / "benchmarks").mkdir(parents=True)
         monkeypatch.setattr(index, "ROOT", tmp_path)
+        monkeypatch.setattr(fill, "ROOT", tmp_path)
         monkeypatch.setattr(index, "RESULTS", results)
         special = {"INDEX": "index.json", "BY_HAND": "made_by.toml", "DIRTY": "dirty.txt"}
         for name, file in (special | {"TIMES": "times.json"}).items():
@@ -162,7 +163,7 @@ class TestATreeOfItsOwn:
         assert index.refused() == {"results/benchmarks/one.json"}
         monkeypatch.setattr(sys, "argv", ["fill_tables.py"])
         with pytest.raises(SystemExit, match=r"differed from its commit.*one\.json"):
-            tool("fill_tables").main()
+            fill.main()
 
     def test_the_list_makes_an_exception(self, tree: Path) -> None:
         self.write(tree, "abc123-dirty")
