@@ -30,8 +30,7 @@ class LocalExecutor(Executor):
     """Worker processes, each pinned to its own share of the cores and with as many threads.
 
     A job whose memory, by its runs' own estimate, does not fit beside what is running waits.
-    The workers end with the process that started them, however that ends. They are forked from a
-    process that has loaded PyTorch and is kept as long.
+    The workers end with the process that started them, however that ends.
 
     Args:
         workers: how many; one a core if not given.
@@ -51,6 +50,7 @@ class LocalExecutor(Executor):
         """Start the workers, no more than there are jobs."""
         self._report = report
         self._workers = max(1, min(self._asked or available_cores(), jobs))
+        # Workers are forked from a process that does nothing but load PyTorch, once for all sweeps.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch"])
         self._progress = context.Queue()
