@@ -63,18 +63,6 @@ def test_workers_are_pinned_and_share_the_threads(tmp_path: Path) -> None:
     assert len(seen) == len({result.summary["process"] for result in results})
 
 
-def test_workers_have_the_environment_of_their_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number, gpu in enumerate(("3", None)):
-        if gpu is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu)
-        [result] = sweep([ProbeRun(number=number)], Store.create(tmp_path), workers=1)
-        assert result.summary["gpu"] == gpu
-
-
 def test_what_does_not_fit_into_memory_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,16 +50,14 @@ class LocalExecutor(Executor):
         """Start the workers, no more than there are jobs."""
         self._report = report
         self._workers = max(1, min(self._asked or available_cores(), jobs))
-        # Workers are forked from a process that does nothing but load PyTorch, once for all sweeps.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch"])
+        context = multiprocessing.get_context("spawn")
         self._progress = context.Queue()
         shares = share_cores(sorted(os.sched_getaffinity(0)), self._workers)
         self._pool = ProcessPoolExecutor(
             self._workers,
             context,
             initializer=_start_worker,
-            initargs=(self._progress, context.Value("i", 0), shares, dict(os.environ)),
+            initargs=(self._progress, context.Value("i", 0), shares),
         )
         self._budget = _USABLE * available_memory()
         return self._workers
@@ -150,12 +148,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _start_worker(
-    progress: Any, counter: Any, shares: list[list[int]], environment: dict[str, str]
-) -> None:
+def _start_worker(progress: Any, counter: Any, shares: list[list[int]]) -> None:
     global _progress
-    os.environ.clear()  # It is that of the first sweep.
-    os.environ.update(environment)
     import torch
 
     _progress = progress
