@@ -53,6 +53,7 @@ from test_ssd_on_gpu import run_backward, run_forward
 import result_file
 from keelback.compiled import cuda_driver, nvrtc
 from keelback.delta import delta_rule
+from keelback.compiled import across
 from keelback.scan import _across
 
 #: What the names of all kernels begin with.
@@ -110,7 +111,8 @@ def calls() -> dict[str, Callable[[], float]]:
             delta_cases.errors_of(case, delta_rule, "cuda").values()
         ) / delta_cases.tolerance(case)
 
-    mock.patch.object(_across, "dist", Distributed).start()
+    for module in (_across, across):
+        mock.patch.object(module, "dist", Distributed).start()
     return {
         **{f"delta rule {case}": partial(rule, case) for case in DELTA_RULES},
         **{f"scan by heads {case}": partial(scan_by_heads, case) for case in SCANS_BY_HEADS},

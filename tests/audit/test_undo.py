@@ -106,8 +106,8 @@ def test_files_beside_a_model_that_were_changed(
         ({"tensors": ["a"]}, "is damaged"),
         ({"files": []}, "is damaged"),
         ({"files": {"x": {"after": "0"}}}, "is damaged"),
-        ({"files": {}}, "is not what"),
-        ({"tensors": {}}, "is not what"),
+        ({"files": {}}, "does not match"),
+        ({"tensors": {}}, "does not match"),
         ({"copied": 3}, "is damaged"),
     ],
 )

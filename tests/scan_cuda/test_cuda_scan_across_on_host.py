@@ -17,6 +17,7 @@ from cuda_cases import Case, make_operands, relative_error, tolerance
 from host_kernels import COMPILER, host_kernel, run_on_host
 from torch import Tensor
 
+from keelback.compiled import across
 from keelback.scan import _across, cuda, selective_scan
 from keelback.scan._operands import Operands
 from keelback.scan.cuda import launch
@@ -90,7 +91,8 @@ def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     run_on_host(monkeypatch, processors=132, kernel=OneAtATime)
     monkeypatch.setattr(launch, "FORWARD", replace(FORWARD, min_span=20))
     monkeypatch.setattr(launch, "BACKWARD", replace(BACKWARD, min_span=20))
-    monkeypatch.setattr(_across, "dist", Distributed)
+    for module in (_across, across):
+        monkeypatch.setattr(module, "dist", Distributed)
 
 
 def operands_of(case: Case, device: str = "cpu") -> dict[str, Any]:
