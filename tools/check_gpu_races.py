@@ -51,9 +51,8 @@ from test_ssd_kernels_on_host import CASES as SCANS_BY_HEADS
 from test_ssd_on_gpu import run_backward, run_forward
 
 import result_file
-from keelback.compiled import cuda_driver, nvrtc
+from keelback.compiled import across, cuda_driver, nvrtc
 from keelback.delta import delta_rule
-from keelback.compiled import across
 from keelback.scan import _across
 
 #: What the names of all kernels begin with.
