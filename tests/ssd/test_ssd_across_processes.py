@@ -138,6 +138,38 @@ def test_growth_that_overflows_leaves_zeros_alone() -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_growth_that_overflows_after_a_reset_is_not_felt() -> None:
+    """What was before the part is forgotten in step 30, and would overflow after step 88."""
+    operands, _, _ = make("from zeros", 120)
+    operands = {name: x.float() for name, x in operands.items()}
+    operands |= {"A": torch.ones(HEADS), "dt": torch.ones(BATCH, 120, HEADS)}
+    operands["initial_states"].fill_(1)
+    leaves = [x.requires_grad_() for x in operands.values()]
+    reset = torch.zeros(BATCH, 120, dtype=torch.bool)
+    reset[:, 30::30] = True
+    y, expected = (scan(**operands, reset=reset) for scan in (ssd_across, ssd))
+    torch.testing.assert_close(y, expected)
+    for one, other in zip(
+        torch.autograd.grad(y[:, 60:].sum(), leaves, allow_unused=True),
+        torch.autograd.grad(expected[:, 60:].sum(), leaves, allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_states_are_rounded_no_more_than_operands(dtype: torch.dtype) -> None:
+    """States of 1e5, which float16 does not hold; and outputs in float32 beside maps in half."""
+    operands, _, _ = make("options", 8)
+    operands = {name: x.float() for name, x in operands.items()}
+    operands["initial_states"] *= 1e5
+    operands["C"] = operands["C"].to(dtype)
+    y, expected = (scan(**operands, dt_softplus=True) for scan in (ssd_across, ssd))
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1.0)
+
+
+@pytest.mark.usefixtures("alone")
 def test_an_empty_batch_and_no_steps() -> None:
     operands, _, _ = make("options", 6)
     none = {name: x[:, :0] if name in ALONG else x for name, x in operands.items()}

@@ -101,6 +101,9 @@ def ssd_across(
             over = torch.where(alive.all(1, keepdim=True), over, -torch.inf)
         y, start, final = _Exchange.apply(group, y, end, over.to(computing), first)  # type: ignore[no-untyped-call]
         if first is not None or dist.get_rank(group) > 0:
+            # Products in bfloat16 round no more than y is; float16 may not hold the states.
+            rounds = x.dtype == C.dtype == torch.bfloat16
+            C = C if rounds else C.to(computing)
             felt = _felt(start, C, logarithms.to(computing), alive, z)
             y = (y.to(computing) + felt).to(x.dtype)
     return (y, final) if return_final_states else y
@@ -117,6 +120,7 @@ def _felt(
     batch, length, groups, _ = C.shape
     if alive is not None and length:
         start = torch.where(alive[:, 0, None, None, None], start, 0.0)
+        logarithms = torch.where(alive.unsqueeze(-1), logarithms, -torch.inf)
     by_group = start.to(C.dtype).unflatten(1, (groups, -1)).flatten(2, 3)
     product = (C.transpose(1, 2) @ by_group.mT).transpose(1, 2)
     product = product.reshape(batch, length, *start.shape[1:3]).to(start.dtype)
