@@ -12,11 +12,13 @@ command in `runs/COMMIT/logs`. The files that a result had lie in `runs/before` 
 runs, and are put back if that fails or is stopped. How long each took is noted in
 `results/times.json`.
 
-Exits with 0 if everything chosen is made from the present commit, 1 if something is not, 2 if the
-code differs from its commit and `--allow-dirty` is not given, 130 if it was interrupted.
+Exits with 0 if everything chosen is made from the present commit, 1 if something is not or another
+call works in this folder, 2 if the code differs from its commit and `--allow-dirty` is not given,
+130 if it was interrupted.
 """
 
 import argparse
+import fcntl
 import fnmatch
 import glob
 import json
@@ -25,7 +27,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -300,8 +303,26 @@ def rebuild(work: Rebuild, jobs: Sequence[Job], todo: Sequence[Job]) -> list[str
     return left
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Exit if another call works in this folder: what it put aside is not to be put back."""
+    lock = results_index.ROOT / "runs" / "rebuild.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"error: another call works in {results_index.ROOT}; wait until it ends")
+        yield
+
+
 def main() -> int:
     given = parser().parse_args()
+    with alone():
+        return _main(given)
+
+
+def _main(given: argparse.Namespace) -> int:
     now = commit()
     link_places({name: getattr(given, name.lower()) for name in PLACES})
     work = Rebuild(now, allow_dirty=given.allow_dirty)

@@ -256,6 +256,17 @@ class TestARebuild:
         assert called(monkeypatch) == 1
         assert (tree / "results/benchmarks/table.csv").read_text() == "old\n"
 
+    @pytest.mark.parametrize("options", [[], ["--run"]])
+    def test_nothing_is_put_back_while_another_call_works(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    ) -> None:
+        aside = tree / "runs/before/results/benchmarks/table.csv"
+        aside.parent.mkdir(parents=True)
+        aside.write_text("old\n")
+        with rebuild.alone(), pytest.raises(SystemExit, match="another call works"):
+            called(monkeypatch, *options)
+        assert aside.exists()
+
     def test_a_path_that_is_missing_is_asked_for(
         self, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
