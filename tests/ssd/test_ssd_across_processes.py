@@ -187,6 +187,8 @@ def test_what_it_refuses() -> None:
     operands, _, _ = make("options", 6)
     with pytest.raises(InputError, match="initial_states"):
         ssd_across(**{**operands, "initial_states": operands["initial_states"][:, :1]})
+    with pytest.raises(InputError, match="not in the group"):
+        ssd_across(**operands, group=dist.GroupMember.NON_GROUP_MEMBER)
     operands["x"].requires_grad_()
     (dx,) = torch.autograd.grad(ssd_across(**operands).sum(), operands["x"], create_graph=False)
     assert dx.shape == operands["x"].shape

@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # Not in every build of PyTorch.
 
 
-def require_processes(scan: str) -> None:
-    """Raise unless there are processes, where `scan` does the same on one.
+def require_processes(scan: str, group: "ProcessGroup | None") -> None:
+    """Raise unless this is one of the group's processes, where `scan` does the same on one.
 
     Raises:
-        InputError: torch.distributed is not initialised.
+        InputError: torch.distributed is not initialised, or this process is not in the group.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise InputError(
             "there are no processes to scan across: torch.distributed.init_process_group comes "
             f"first; {scan} scans on one"
         )
+    if dist.get_rank(group) < 0:
+        raise InputError("this process is not in the group; only those that are in it call this")
 
 
 def refuse_second_derivatives(scan: str) -> None:

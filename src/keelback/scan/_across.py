@@ -64,7 +64,8 @@ def selective_scan_across(
         group: The processes; if absent, all.
 
     Raises:
-        InputError: torch.distributed is not initialised, or an operand does not fit.
+        InputError: torch.distributed is not initialised, this process is not in the group, or an
+            operand does not fit.
 
     Examples:
         >>> import torch.distributed as dist
@@ -77,7 +78,7 @@ def selective_scan_across(
         >>> y.shape
         torch.Size([2, 50, 4])
     """
-    require_processes("selective_scan")
+    require_processes("selective_scan", group)
     given = Operands(u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
     backend, operands = across_backend(given)
     if backend is None or u.is_meta:

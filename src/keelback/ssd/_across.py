@@ -70,7 +70,8 @@ def ssd_across(
         group: The processes; if absent, all.
 
     Raises:
-        InputError: torch.distributed is not initialised, or an operand does not fit.
+        InputError: torch.distributed is not initialised, this process is not in the group, or an
+            operand does not fit.
 
     Examples:
         >>> import torch.distributed as dist
@@ -83,7 +84,7 @@ def ssd_across(
         >>> y.shape
         torch.Size([2, 50, 4, 16])
     """
-    require_processes("ssd")
+    require_processes("ssd", group)
     require_ssd(Operands(x, dt, A, B, C, D, z, dt_bias, initial_states, reset))
     if x.is_meta:
         raise InputError("x is on meta; processes scan together on CPUs and NVIDIA GPUs")
