@@ -34,15 +34,17 @@ def save_request(
     needed = files_of(parts | {name: part for run in runs for name, part in run.parts().items()})
     store.keep(needed.values())
     given = settings.model_dump(mode="json")
-    listed = [
-        {"fields": run.fields(), "cost": run.cost(), "byte": byte_of(run.batch_key())}
-        for run in runs
-    ]
+    listed = {}
+    if any(given.get(name) is not None for name in PATHS):
+        listed["runs"] = [
+            {"fields": run.fields(), "cost": run.cost(), "byte": byte_of(run.batch_key())}
+            for run in runs
+        ]
     record = {
         "experiment": experiment,
         "settings": given,
         "command": command,
-        **({"runs": listed} if any(given.get(name) is not None for name in PATHS) else {}),
+        **listed,
         **({"plugins": {name: file.digest for name, file in needed.items()}} if needed else {}),
     }
     path = folder / f"{experiment}-{settings.label}.json"
