@@ -199,6 +199,7 @@ def test_the_attention_matrix_names_what_does_not_fit(change, message) -> None:
 @pytest.mark.parametrize("device", ["meta"])
 def test_processes_do_not_scan_what_has_no_data(device, monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group: 0)
     x, A = torch.zeros(1, 3, 4, device=device), torch.zeros(4, 2, device=device)
     maps = torch.zeros(1, 3, 1, 2, device=device)
     with pytest.raises(InputError, match="u is on meta"):
