@@ -1,13 +1,13 @@
 """The generalised delta rule: what is erased and what is written lie along different vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import Recurrence, alike
+from keelback.audit._recurrence import Recurrence, alike, pausing
 from keelback.delta import generalised_delta_rule
 
 
@@ -64,16 +64,9 @@ class GeneralisedDeltaRecurrence(Recurrence):
         """Nothing: there is no way round the state."""
         return torch.zeros_like(self.value).flatten(-2)
 
-    def _states(self, positions: Sequence[int]) -> Iterator[Float[Tensor, "batch heads key value"]]:
-        state, start = None, 0
-        for position in positions:
-            _, state = self._scan(slice(start, position + 1), state)
-            start = position + 1
-            yield state
-
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of a key dimension's row of the state, after each of `positions`."""
-        norms = [state.norm(dim=-1).flatten(1) for state in self._states(positions)]
+        norms = [state.norm(dim=-1).flatten(1) for _, state in pausing(self._scan, positions)]
         return torch.stack(norms, dim=1)
 
     def attention(

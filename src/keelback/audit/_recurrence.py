@@ -1,7 +1,8 @@
 """What a layer's recurrence was given on one forward pass, and what can be read off it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -148,14 +149,11 @@ class SelectiveRecurrence(Recurrence):
         return torch.zeros_like(self.u) if self.D is None else self.D * self.u
 
     def _states(self, positions: Sequence[int]) -> Iterator[Float[Tensor, "batch channels state"]]:
-        state, start = None, 0
         outputs = []
-        for position in positions:
-            y, state = self._scan(slice(start, position + 1), state)
+        for y, state in pausing(self._scan, positions):
             outputs.append(y)
-            start = position + 1
             yield state
-        if start == self.length:
+        if outputs and positions[-1] + 1 == self.length:
             self._output = torch.cat(outputs, dim=1)
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
@@ -186,6 +184,22 @@ class SelectiveRecurrence(Recurrence):
             group = rates // (self.A.shape[0] // B.shape[2])
             B, C = B[:, :, group], C[:, :, group]
         return B * C
+
+
+def pausing(
+    scan: Callable[[slice, Any], tuple[Tensor, Any]], positions: Sequence[int]
+) -> Iterator[tuple[Tensor, Any]]:
+    """Outputs since the last pause, and states, of a scan that pauses after each of `positions`.
+
+    Args:
+        scan: of a window of positions from the states before it, `None` at the start.
+        positions: ascending.
+    """
+    states, start = None, 0
+    for position in positions:
+        y, states = scan(slice(start, position + 1), states)
+        start = position + 1
+        yield y, states
 
 
 def alike(*tensors: Tensor) -> tuple[Tensor, ...]:

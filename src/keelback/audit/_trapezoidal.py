@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import Recurrence, alike
+from keelback.audit._recurrence import Recurrence, alike, pausing
 from keelback.ssd import Mamba3States, mamba3
 
 
@@ -68,11 +68,10 @@ class TrapezoidalRecurrence(Recurrence):
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of the state after each of the ascending `positions`."""
-        states, start, norms = None, 0, []
-        for position in positions:
-            _, states = self._scan(slice(start, position + 1), states)
-            start = position + 1
-            norms.append(states.states.square().sum(-1).mean(-1).sqrt())
+        norms = [
+            states.states.square().sum(-1).mean(-1).sqrt()
+            for _, states in pausing(self._scan, positions)
+        ]
         return torch.stack(norms, dim=1)
 
     def attention(

@@ -95,7 +95,6 @@ def ssd_across(
     with without_autocast(x.device):
         bias = None if dt_bias is None else dt_bias.double()
         steps = steps_of(dt.double(), bias, *options)
-        logarithms = steps.cumsum(1) * A.double()
         over = steps.sum(1) * A.double()
         alive = None if reset is None else reset.cumsum(1) == 0
         if alive is not None:
@@ -105,6 +104,7 @@ def ssd_across(
             # Products in bfloat16 round no more than y is; float16 may not hold the states.
             rounds = x.dtype == C.dtype == torch.bfloat16
             C = C if rounds else C.to(computing)
+            logarithms = steps.cumsum(1) * A.double()
             felt = _felt(start, C, logarithms.to(computing), alive, z)
             y = (y.to(computing) + felt).to(x.dtype)
     return (y, final) if return_final_states else y
