@@ -30,6 +30,8 @@ from results_index import ROOT, documents, refused, shown
 from table_heads import head_of
 from upward import significant_up
 
+ALL_CENSORED = "censored (censored to censored)"
+"""How results wrote, before they wrote "censored", that neither a median nor its ends were seen."""
 BOUND = re.compile(r"\b(bound|certified)\b")
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -151,7 +153,7 @@ def _cell(text: str, of_bound: bool) -> str:
     try:
         number = float(text)
     except ValueError:
-        return text.replace("censored (censored to censored)", "censored")
+        return "censored" if text == ALL_CENSORED else text
     if number.is_integer() and "." not in text:
         return text
     if of_bound and math.isfinite(number):

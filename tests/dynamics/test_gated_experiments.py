@@ -94,7 +94,7 @@ def test_rows_say_how_each_trial_ended(tmp_path):
     row = trial_row("tiny", run, found)
     assert row["epochs"] is None
     assert row["share"] == 0
-    assert row["shown_epochs"] == "censored (censored to censored)"
+    assert row["shown_epochs"] == "censored"
     json.dumps(row, allow_nan=False)
 
 

@@ -41,7 +41,9 @@ def finite(value: float) -> float | None:
 
 
 def shown(interval: Interval, spec: str = ".3g") -> str:
-    """`value (low to high)`, censored ends written as such."""
+    """`value (low to high)`, censored ends written as such; "censored" where all three are."""
+    if not any(map(math.isfinite, (interval.low, interval.value, interval.high))):
+        return "censored"
     low, high = (
         format(end, spec) if math.isfinite(end) else "censored"
         for end in (interval.low, interval.high)
