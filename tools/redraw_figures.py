@@ -1,15 +1,17 @@
-"""Draw committed figures again from the numbers in their `results.json`, without the runs.
+"""Draw committed figures again from committed numbers, without the runs.
 
-    python tools/redraw_figures.py [--data IMDB --tokenizer VOCAB] [RESULT ...]
+    python tools/redraw_figures.py [--data IMDB --tokenizer VOCAB] RESULT [RESULT/FIGURE ...]
 
-Only what is drawn from those numbers is redrawn; the numbers stay as they are. A figure that needs
-the course of each training is named and left: the command of its result draws it. RESULT is a name
-of a folder under results/experiments; all by default.
+RESULT is a folder under results/experiments, RESULT/FIGURE one of its figures. A figure is drawn by
+today's code from the numbers in `results.json`, or, where these do not suffice, from the figure's
+own data beside it, FIGURE.json; what has neither is named and left. The numbers stay as they are.
+`results.json` notes, under `redrawn`, from what each figure was drawn, by which commit and when.
 """
 
 import argparse
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,8 +31,10 @@ from keelback.experiments.second_paper import (
     sample_complexity,
 )
 from keelback.experiments.second_paper.gated_experiment import GatedSettings
+from keelback.files import write_json
 from keelback.outcome import Figure
-from keelback.report import save_figure
+from keelback.report import load_figure, save_figure, save_figure_data
+from keelback.sweeps import provenance
 from keelback.sweeps.store import StoredRun
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments"
@@ -115,9 +119,47 @@ DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
 }
 
 
+def from_numbers(
+    folder: Path, result: Numbers, paths: dict[str, Any]
+) -> Iterator[tuple[str, Figure]]:
+    """The figures that today's code draws from the numbers of `results.json`, by file name."""
+    prefix = next((name for name in DRAWN if folder.name.startswith(name)), None)
+    if prefix is None:
+        return
+    for name, numbers in result.get("outcomes", {folder.name: result}).items():
+        precision = {"norm_precision": "float64"} if "float64" in name else {}
+        own = paths if numbers.get("task") == "imdb" else {}
+        for figure in DRAWN[prefix](numbers | precision, own):
+            yield figure.name, figure
+
+
+def redraw(folder: Path, wanted: str, paths: dict[str, Any], record: Numbers) -> None:
+    """Draw the figures of a folder, or the one that is `wanted`, and note it in `results.json`."""
+    kept = folder / "figures"
+    result = json.loads((folder / "results.json").read_text())
+    known = {path.stem for path in kept.glob("*.png")}
+    chosen = {wanted} if wanted else known
+    if unknown := chosen - known:
+        sys.exit(f"error: no figure {min(unknown)} in {kept}; it has {', '.join(sorted(known))}")
+    found = {stem: ("results.json", own) for stem, own in from_numbers(folder, result, paths)}
+    for path in kept.glob("*.json"):
+        found.setdefault(path.stem, (f"figures/{path.name}", load_figure(path)))
+    noted = result.setdefault("redrawn", {})
+    for stem in sorted(chosen & set(found)):
+        source, figure = found[stem]
+        save_figure(figure, kept, stem)
+        save_figure_data(figure, kept, stem)
+        noted[stem] = {"from": source, **record}
+        print(f"drawn  {folder.name}/{stem}, from {source}")
+    for stem in sorted(chosen - set(found)):
+        print(f"left   {folder.name}/{stem}: needs its runs")
+    if chosen & set(found):
+        write_json(folder / "results.json", result)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="*", metavar="RESULT")
+    parser.add_argument("results", nargs="+", metavar="RESULT[/FIGURE]")
     parser.add_argument("--data", type=Path, help="the film reviews, for the results on IMDb")
     parser.add_argument("--tokenizer", type=Path, help="BERT's vocabulary, for the same")
     parser.add_argument("--allow-dirty", action="store_true", help="draw from changed code")
@@ -128,21 +170,12 @@ def main() -> None:
         sys.exit(f"error: {error}")
     given_paths = {"data": given.data, "tokenizer": given.tokenizer}
     paths = {name: path.resolve() for name, path in given_paths.items() if path is not None}
-    known = sorted(path.parent for path in RESULTS.glob("*/results.json"))
-    for folder in [RESULTS / name for name in given.results] or known:
-        left = {path.stem for path in (folder / "figures").glob("*.png")}
-        prefix = next((name for name in DRAWN if folder.name.startswith(name)), None)
-        if prefix is not None:
-            result = json.loads((folder / "results.json").read_text())
-            for name, numbers in result.get("outcomes", {folder.name: result}).items():
-                precision = {"norm_precision": "float64"} if "float64" in name else {}
-                own = paths if numbers.get("task") == "imdb" else {}
-                for figure in DRAWN[prefix](numbers | precision, own):
-                    png, _ = save_figure(figure, folder / "figures")
-                    print(f"drawn  {folder.name}/{png.stem}")
-                    left.discard(png.stem)
-        for stem in sorted(left):
-            print(f"left   {folder.name}/{stem}: needs its runs")
+    record = provenance(command=shlex.join(["python", "tools/redraw_figures.py", *sys.argv[1:]]))
+    for name in given.results:
+        folder, _, figure = name.partition("/")
+        if not (RESULTS / folder / "results.json").is_file():
+            sys.exit(f"error: there is no result {folder} in {RESULTS}")
+        redraw(RESULTS / folder, figure, paths, record)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
+import dataclasses
 import struct
 import warnings
 
+import numpy as np
 import pytest
+from pydantic import TypeAdapter
+from report_samples import HOSTILE, make_outcome
 
 from keelback.errors import InputError, JobError
 from keelback.outcome import Figure, Heatmap, Line, Panel
-from keelback.report import save_figure
+from keelback.report import load_figure, save_figure, save_figure_data
 from keelback.report._geometry import band_segments, category_labels, color_range
 from keelback.report._matplotlib import _draw, _edges
 from keelback.report._wrapping import literal
@@ -27,6 +31,39 @@ def test_draws_every_kind_of_panel_without_a_warning(outcome, tmp_path):
 def test_the_same_figure_gives_the_same_bytes(outcome, tmp_path):
     first = [p.read_bytes() for p in save_figure(outcome.figures[1], tmp_path / "a")]
     assert first == [p.read_bytes() for p in save_figure(outcome.figures[1], tmp_path / "b")]
+
+
+@pytest.mark.parametrize("text", ["plain", HOSTILE])
+def test_a_figure_that_was_saved_as_data_is_drawn_the_same(text, tmp_path):
+    for figure in make_outcome(text).figures:
+        again = load_figure(save_figure_data(figure, tmp_path))
+        assert repr(again) == repr(_with_lists(figure))
+        first = [path.read_bytes() for path in save_figure(figure, tmp_path / "a")]
+        assert first == [path.read_bytes() for path in save_figure(again, tmp_path / "b")]
+
+
+def _with_lists(value):
+    """The figure with numbers that the fields name as floats, as floats."""
+    return TypeAdapter(Figure).validate_python(dataclasses.asdict(value))
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    x, y = np.arange(3), np.array([0.5, np.nan, np.inf], dtype=np.float32)
+    path = save_figure_data(Figure("f", "F", [Panel("x", "y", lines=[Line(x, y)])]), tmp_path)
+    line = load_figure(path).panels[0].lines[0]
+    assert line.x == [0, 1, 2]
+    assert repr(line.y) == "[0.5, nan, inf]"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "cannot read"), ("[1]", "does not hold a figure"), ("{", "JSON")]
+)
+def test_a_file_that_holds_no_figure_is_refused(text, said, tmp_path):
+    path = tmp_path / "f.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_figure(path)
 
 
 def test_hostile_strings_are_drawn_as_they_are(hostile, tmp_path):

@@ -87,8 +87,10 @@ def test_a_report_holds_page_figures_and_tables(outcome, tmp_path):
     page = write_report([outcome], tmp_path / "new" / "report", PROVENANCE)
     files = sorted(str(p.relative_to(page.parent)) for p in page.parent.rglob("*") if p.is_file())
     assert files == [
+        "figures/all-kinds.json",
         "figures/all-kinds.pdf",
         "figures/all-kinds.png",
+        "figures/one.json",
         "figures/one.pdf",
         "figures/one.png",
         "report.html",

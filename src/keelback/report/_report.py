@@ -7,6 +7,7 @@ from pathlib import Path
 from keelback.errors import InputError
 from keelback.files import adding_to
 from keelback.outcome import Outcome
+from keelback.report._figure_data import save_figure_data
 from keelback.report._files import (
     PAGE,
     distinct_stems,
@@ -25,6 +26,7 @@ def write_report(
 ) -> Path:
     """Write `report.html`, `figures/` and `tables/` into `directory`; return the page's path.
 
+    A figure is there as PNG, PDF, and JSON, from which `load_figure` reads it to draw it again.
     With several outcomes each has a folder of its own, named after its experiment, inside
     `figures/` and `tables/`. All files are written or none. Raises `InputError` where there is no
     outcome, the `report` extra is missing, or `directory` cannot be written to or holds a
@@ -47,6 +49,7 @@ def write_report(
             stems = distinct_stems([figure.name for figure in outcome.figures])
             for stem, figure in zip(stems, outcome.figures, strict=True):
                 save_figure(figure, partial / "figures" / folder, stem)
+                save_figure_data(figure, partial / "figures" / folder, stem)
             if outcome.tables:
                 save_tables(outcome, partial / "tables" / folder)
         write_file(partial / PAGE, page.encode())
