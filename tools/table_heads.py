@@ -26,6 +26,37 @@ HEADS: dict[str, dict[str, str]] = {
         "T_unstable": "T beside that growth",
         "gate_rate": "rate in B_q B_u",
     },
+    "*/worked-examples/results.json#sums": {
+        "T": "length T",
+        "S1 bound": "sum S1",
+        "S2 bound": "sum S2",
+        "S3 bound": "sum S3",
+        "output bound": "largest output",
+    },
+    "*/worked-examples/results.json#sensitivities": {
+        "share": "share of the largest output",
+        "bound on the move": "the output moves by at most",
+    },
+    "*/worked-examples/results.json#complexity": {
+        "m": "training examples m",
+        "published bound": "published",
+        "sharpened bound": "sharpened",
+        "covering bound": "risk, one cover",
+    },
+    "*/worked-examples/results.json#votes": {
+        "own": "tokens of the own class",
+        "other": "tokens of the other class",
+        "lost": "lost to tokens between",
+        "class step": "step on both class features",
+        "irrelevant step": "step on an irrelevant feature",
+    },
+    "*/worked-examples/results.json#pairs": {
+        "inside near": "irrelevant tokens inside the near pair, mean",
+        "inside far": "inside the far pair, mean",
+        "excess": "2^-near times the first less 2^-far times the second",
+        "step": "step on an irrelevant feature",
+        "gate": "its gate",
+    },
     "*/measures/*": {
         "label": "measure",
         "overall": "all models",

@@ -265,7 +265,8 @@ def alignment_panels(stored: StoredRun, measure: str, title: str) -> Panel:
     for feature, label in FEATURES.items():
         line = course(stored, f"{measure}_{feature}")
         family = "irrelevant" if feature == "irrelevant_mean" else label
-        lines.append(Line(line.x, line.y, label, line.lower, line.upper, family=family))
+        style = "dashed" if feature == "o_minus" else "solid"  # It may lie on that of o_plus.
+        lines.append(Line(line.x, line.y, label, line.lower, line.upper, style, family))
     for feature in ("irrelevant_least", "irrelevant_most"):
         line = course(stored, f"{measure}_{feature}")
         label = "irrelevant, least and most" if feature == "irrelevant_least" else ""
