@@ -129,10 +129,14 @@ def _mean(counts: Sequence[int]) -> Fraction:
     return Fraction(sum(counts), len(counts))
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result_file.add_options(options)
+    return options
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    result_file.add_options(parser)
-    given = parser.parse_args()
+    given = parser().parse_args()
     record = result_file.started(given)
     voting = MajorityVoting(0.4, 0.1)
     found = {
