@@ -1,13 +1,15 @@
 """Hooks of the site: its figures, formulas and API pages, and that it needs no other host.
 
 In the repository a page names a figure as `../../results/...`; on the site `results` lies beside
-the pages. A formula becomes MathML when the site is built, so that no script has to draw it; the
-font for it comes out of ziamath, of which nothing else is used.
+the pages. A figure is given its size, and a frame in which it scrolls where the screen is narrower
+than its labels can be read on. A formula becomes MathML when the site is built, so that no script
+has to draw it; the font for it comes out of ziamath, of which nothing else is used.
 """
 
 import html
 import logging
 import re
+import struct
 import sys
 from importlib import import_module
 from importlib.resources import files as files_of
@@ -25,6 +27,8 @@ OUTSIDE = re.compile(rf"\(((?:\.\./)*)\.\./{FOLDER}/")
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</(?:span|div)>', re.DOTALL
 )
+FIGURES = re.compile(r"<p>\s*((?:<img [^>]*/>\s*)+)</p>")
+PICTURE = re.compile(rf'(<img [^>]*src="(?:\.\./)*({FOLDER}/[^"]+\.png)")')
 LOADS = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed|object|link(?!\s+rel="?canonical))\b[^>]*?"""
     r"""\b(?:src|href|data)=["']?((?:https?:)?//[^"'\s>]+)"""
@@ -51,7 +55,24 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    return FORMULA.sub(mathml, content)
+    return FIGURES.sub(framed, FORMULA.sub(mathml, content))
+
+
+def framed(figures: re.Match[str]) -> str:
+    """Pictures of results in frames; other pictures as they are."""
+    found = PICTURE.findall(figures[1])
+    if not found:
+        return figures[0]
+    return "".join(
+        f'<div class="figure" tabindex="0">{tag} width="{width}" height="{height}" /></div>'
+        for tag, name in found
+        for width, height in [size_of(ROOT / name)]
+    )
+
+
+def size_of(png: Path) -> tuple[int, int]:
+    """Width and height of a PNG in pixels, from its first chunk."""
+    return struct.unpack(">II", png.read_bytes()[16:24])
 
 
 def mathml(formula: re.Match[str]) -> str:

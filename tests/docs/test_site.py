@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("mkdocs")
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
+from PIL import Image
 
 import keelback
 
@@ -87,6 +88,18 @@ def test_every_formula_is_drawn_and_every_figure_there(site: Path) -> None:
             target = name.partition('"')[0].partition("?")[0]
             if not target.startswith(("data:", "/")):
                 assert (page.parent / target).exists(), (page, target)
+
+
+def test_figures_of_results_get_a_frame_and_their_size() -> None:
+    name = "results/experiments/baselines-imdb/figures/baselines-imdb.png"
+    framed = site_hooks.on_page_content(f'<p><img alt="a &gt; b" src="../../{name}" /></p>')
+    width, height = Image.open(ROOT / name).size
+    assert framed == (
+        f'<div class="figure" tabindex="0"><img alt="a &gt; b" src="../../{name}" '
+        f'width="{width}" height="{height}" /></div>'
+    )
+    plain = '<p><img alt="drawn in a notebook" src="data:image/png;base64,AA" /></p>'
+    assert site_hooks.on_page_content(plain) == plain
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,10 @@ def loss_figure(
             marks=marks,
         ),
     ]
-    caption = "Restarted: the model sees no more than a training length before each byte."
+    caption = (
+        "Restarted: the model sees no more than a training length before each byte. A line that is "
+        "not seen lies under another one."
+    )
     title = f"Loss against position: {_TITLES.get(model, model)}"
     return Figure(f"loss-{model}", title, panels, caption)
 
