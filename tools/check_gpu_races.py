@@ -1,6 +1,7 @@
 """Run the GPU kernels under compute-sanitizer, which comes with CUDA; print JSON.
 
     python tools/check_gpu_races.py --out results/benchmarks/gpu_races_h100.json
+    python tools/check_gpu_races.py --only step --only "delta rule"     # the cases of these names
 
 Needs an NVIDIA GPU and the CUDA toolkit. The sanitizer's tools look for accesses out of bounds
 (memcheck), for threads that read or write shared memory without a barrier between them (racecheck)
@@ -20,7 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -126,8 +127,21 @@ def calls() -> dict[str, Callable[[], float]]:
     }
 
 
-def run_all() -> None:
-    shares = {name: call() for name, call in calls().items()}
+def chosen(only: Sequence[str]) -> dict[str, Callable[[], float]]:
+    """The cases whose names begin with one of these; all where none is given.
+
+    Raises:
+        SystemExit: one of these begins no name.
+    """
+    found = calls()
+    for start in only:
+        if not any(name.startswith(start) for name in found):
+            raise SystemExit(f"--only is {start!r}; no case's name begins so")
+    return {name: call for name, call in found.items() if not only or name.startswith(tuple(only))}
+
+
+def run_cases(only: Sequence[str]) -> None:
+    shares = {name: call() for name, call in chosen(only).items()}
     wrong = {name: share for name, share in shares.items() if not share < 1}
     print(json.dumps({"cases": len(shares), "wrong results": len(wrong)}))
     if wrong:
@@ -167,12 +181,13 @@ def findings(tool: str, *options: str) -> tuple[dict[str, Any], int, str]:
     return json.loads(results[0]), int(summary[-1]), text
 
 
-def check(tool: str) -> dict[str, Any]:
-    """One tool's findings over all cases."""
+def check(tool: str, only: Sequence[str] = ()) -> dict[str, Any]:
+    """One tool's findings over the cases."""
     _, planted, text = findings(tool, "--planted", tool)
     if not planted:
         raise SystemExit(f"{tool} does not find the mistake that is planted:\n{text[:3000]}")
-    results, found, text = findings(tool, "--cases")
+    names = [word for start in only for word in ("--only", start)]
+    results, found, text = findings(tool, "--cases", *names)
     row = {"tool": tool, **results, "findings": found, "planted mistake found": planted}
     well = not found and not results["wrong results"]
     print(json.dumps(row), "" if well else text[:3000], file=sys.stderr)
@@ -183,6 +198,13 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--cases", action="store_true", help="run the cases, without a tool")
     options.add_argument("--planted", choices=TOOLS, help="run a kernel with a mistake instead")
+    options.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="START",
+        help="cases whose names begin so; may be repeated; all by default; e.g. step",
+    )
     result_file.add_options(options)
     return options
 
@@ -190,16 +212,17 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     given = parser().parse_args()
     if given.cases:
-        run_all()
+        run_cases(given.only)
         return
     if given.planted:
         run_planted(given.planted)
         return
     if shutil.which("compute-sanitizer") is None:
         raise SystemExit("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
+    chosen(given.only)
     record = result_file.started(given)
     with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(check, TOOLS))
+        rows = list(pool.map(partial(check, only=given.only), TOOLS))
     result_file.write(given, record, {"rows": rows})
     if any(row["findings"] or row["wrong results"] for row in rows):
         raise SystemExit(1)

@@ -11,7 +11,7 @@ from keelback.cli import main
 pytest.importorskip("accelerate")
 
 TINY = ["--d-model", "16", "--layers", "1", "--seq-len", "16", "--batch", "2", "--length", "96"]
-TINY += ["--channels", "8", "--state", "4", "--repeats", "1"]
+TINY += ["--channels", "64", "--state", "4", "--repeats", "1"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -24,10 +24,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "both"], "it should be one of training, scan"),
+        (["--only", "both"], "it should be one of training, scan, ssd"),
         (["--processes", "1"], "--processes is 1; it should be a whole number, 2 or more"),
         (["--length", "101"], "length 101 should be a multiple of the 2 processes"),
         (["--device", "tpu"], "device is 'tpu'"),
+        (["--only", "ssd", "--channels", "100"], "channels is 100; for a scan by heads it should"),
+        (["--only", "ssd", "--dtype", "int8"], "dtype is 'int8'"),
+        (["--only", "scan", "--dtype", "float32"], "--dtype has no effect beside --only scan"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(capsys, arguments: list[str], message: str) -> None:
@@ -51,8 +54,10 @@ def test_two_processes_train_and_scan_as_one_does() -> None:
     assert strong["efficiency"] == pytest.approx(
         strong["steps a second, 2"] / strong["steps a second, 1"] / 2
     )
-    assert [row["pass"] for row in result["scans"]] == ["forward", "forward+backward"] * 2
-    for row in result["scans"]:
-        assert row["error, 2 to 1"] < 1e-5
-        assert row["1 to float64"] < 1e-5
-        assert row["2 to float64"] < 1e-5
+    for part in ("scans", "scans_by_heads"):
+        assert [row["pass"] for row in result[part]] == ["forward", "forward+backward"] * 2
+        for row in result[part]:
+            assert row["error, 2 to 1"] < 1e-5
+            assert row["1 to float64"] < 1e-5
+            assert row["2 to float64"] < 1e-5
+    assert {row["heads"] for row in result["scans_by_heads"]} == {1}

@@ -44,6 +44,12 @@ class Inner(Convolved):
 MODELS = [Convolved, Inner]
 
 
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding: an exported product may add up in another order."""
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * scale)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("length", [Dim("length", min=1, max=1 << 20), Dim.AUTO], ids=str)
@@ -58,9 +64,9 @@ def test_a_program_is_exported_for_any_length(
     for size in (2, 63, 64, 65, 700):
         x = torch.randn(5, size, 4, requires_grad=True)
         y, expected = program.module()(x), run(x)
-        torch.testing.assert_close(y, expected)
+        assert_same(y, expected)
         (found,) = torch.autograd.grad(y.sum(), x)
-        torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), x)[0])
+        assert_same(found, torch.autograd.grad(expected.sum(), x)[0])
     if length is not Dim.AUTO:  # Which takes one step for a constant, by its own rule.
         assert program.module()(torch.randn(2, 1, 4)).shape == (2, 1, 4)
 
@@ -70,9 +76,9 @@ def test_a_trace_is_for_other_lengths_and_for_gradients(model: type[Convolved]) 
     run = model()
     traced = torch.jit.trace(run, (torch.randn(2, 30, 4),))
     x = torch.randn(3, 333, 4, requires_grad=True)
-    torch.testing.assert_close(traced(x), run(x))
+    assert_same(traced(x), run(x))
     (found,) = torch.autograd.grad(traced(x).sum(), x)
-    torch.testing.assert_close(found, torch.autograd.grad(run(x).sum(), x)[0])
+    assert_same(found, torch.autograd.grad(run(x).sum(), x)[0])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -83,9 +89,9 @@ def test_a_scripted_model_is_saved_and_differentiated(model: type[Convolved]) ->
     file.seek(0)
     scripted = torch.jit.load(file)
     x = torch.randn(3, 33, 4, requires_grad=True)
-    torch.testing.assert_close(scripted(x), run(x))
+    assert_same(scripted(x), run(x))
     (found,) = torch.autograd.grad(scripted(x).sum(), x)
-    torch.testing.assert_close(found, torch.autograd.grad(run(x).sum(), x)[0])
+    assert_same(found, torch.autograd.grad(run(x).sum(), x)[0])
 
 
 def test_a_script_is_told_that_there_is_no_last_state() -> None:

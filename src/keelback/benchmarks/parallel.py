@@ -1,10 +1,11 @@
-"""Several processes, one GPU each, against one: training, and one long scan."""
+"""Several processes, one GPU each, against one: training, and long scans."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keelback.benchmarks.parallel_scan import LongScan, compare_scan
+from keelback.benchmarks.long_scans import LongScan, LongScanByHeads
+from keelback.benchmarks.parallel_scan import compare_scan
 from keelback.benchmarks.parallel_training import TrainingSize, compare_training
 from keelback.benchmarks.processes import on_processes, require_processes
 from keelback.training import Place
@@ -20,13 +21,14 @@ class Sizes:
     Attributes:
         large: The training to time; its own batch does not count.
         batches: Examples a step and process.
-        scans: The long sequences.
+        scans, scans_by_heads: The long sequences.
         repeats: Timed scans of each.
     """
 
     large: TrainingSize
     batches: Sequence[int]
     scans: Sequence[LongScan]
+    scans_by_heads: Sequence[LongScanByHeads]
     repeats: int
 
 
@@ -47,7 +49,7 @@ def _compare(place: Place, processes: int, sizes: Sizes) -> dict[str, Any]:
     if sizes.batches:
         batches = list(sizes.batches)
         result |= compare_training(place, processes, SMALL, sizes.large, batches)
-    if sizes.scans:
-        scans = [row for case in sizes.scans for row in compare_scan(place, case, sizes.repeats)]
-        result["scans"] = scans
+    for part, cases in (("scans", sizes.scans), ("scans_by_heads", sizes.scans_by_heads)):
+        if cases:
+            result[part] = [row for one in cases for row in compare_scan(place, one, sizes.repeats)]
     return result

@@ -1,6 +1,5 @@
 """One long sequence over several processes against the same on one: exactness and cost."""
 
-import math
 import statistics
 import sys
 import time
@@ -12,65 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from keelback.benchmarks.long_scans import LongSequence, Operands
 from keelback.benchmarks.processes import alone
-from keelback.models.mamba_stack import STEP_RANGE
-from keelback.scan import selective_scan, selective_scan_across
 from keelback.training import Place
-
-ALONG = ("y", "u", "delta", "B", "C")
-"""What is cut along the length; gradients of the other operands are summed over the processes."""
 
 #: Sequences up to this length are also scanned in float64, which takes much memory.
 _PRECISE = 300_000
 
-Operands = dict[str, Tensor]
-Scan = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class LongScan:
-    """A sequence too long for one's patience or memory; a batch of one.
-
-    Step sizes and A start as Mamba's, A times `rate`: at a hundredth, states are remembered for
-    some hundred thousand steps.
-    """
-
-    length: int
-    channels: int
-    state: int
-    rate: float = 1.0
-
-    def operands(self, parts: range, of: int, device: torch.device) -> tuple[Operands, Tensor]:
-        """Those of some of the parts, and the gradient of their output.
-
-        Each part comes from a generator of its own, so that it is the same within the whole.
-        """
-        size = self.length // of
-        shapes = {
-            "u": (self.channels,),
-            "delta": (self.channels,),
-            "B": (1, self.state),
-            "C": (1, self.state),
-            "dy": (self.channels,),
-        }
-        found = {
-            name: torch.empty(1, size * len(parts), *shape, device=device)
-            for name, shape in shapes.items()
-        }
-        for start, part in zip(range(0, self.length, size), parts, strict=False):
-            generator = torch.Generator(device).manual_seed(part)
-            for x in found.values():
-                x[:, start : start + size].normal_(generator=generator)
-        generator = torch.Generator().manual_seed(of)
-        rates = self.rate * torch.arange(1.0, self.state + 1).repeat(self.channels, 1)
-        dy = found.pop("dy")
-        found["A"] = -rates.to(device)
-        found["D"] = torch.randn(self.channels, generator=generator).to(device)
-        low, high = map(math.log, STEP_RANGE)
-        steps = torch.empty(self.channels).uniform_(low, high, generator=generator).exp()
-        bias = steps.expm1().log()
-        found["delta_bias"] = bias.to(device)
-        return {name: x.requires_grad_() for name, x in found.items()}, dy
+Scan = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,13 +30,15 @@ class Found:
     peak_bytes: int | None
 
 
-def _measured(scan: Scan, operands: Operands, dy: Tensor, repeats: int, wait: Scan) -> Found:
+def _measured(
+    scan: Scan, operands: Operands, dy: Tensor, repeats: int, wait: Callable[[], None]
+) -> Found:
     def forward() -> Tensor:
         with torch.no_grad():
-            return scan(**operands, delta_softplus=True)
+            return scan(**operands)
 
     def forward_and_backward() -> tuple[Tensor, ...]:
-        y = scan(**operands, delta_softplus=True)
+        y = scan(**operands)
         return (y.detach(), *torch.autograd.grad(y, list(operands.values()), dy))
 
     on_gpu = dy.device.type != "cpu"
@@ -99,7 +49,12 @@ def _measured(scan: Scan, operands: Operands, dy: Tensor, repeats: int, wait: Sc
     peak = torch.cuda.max_memory_allocated() - before if on_gpu else None
     passes = {"forward": forward, "forward+backward": forward_and_backward} if repeats else {}
     times = {name: _milliseconds(call, repeats, wait) for name, call in passes.items()}
-    return Found(dict(zip(("y", *operands), tensors, strict=True)), times, peak)
+    named = zip(("y", *operands), tensors, strict=True)
+    return Found({name: _widened(x) for name, x in named}, times, peak)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def _milliseconds(call: Callable[[], object], repeats: int, wait: Callable[[], None]) -> float:
@@ -123,8 +78,8 @@ def _largest(value: float, place: Place) -> float:
     return float(found)
 
 
-def compare_scan(place: Place, case: LongScan, repeats: int) -> list[dict[str, Any]]:
-    """Time, memory and largest error of `selective_scan_across`, a row a pass.
+def compare_scan(place: Place, case: LongSequence, repeats: int) -> list[dict[str, Any]]:
+    """Time, memory and largest error of a scan across processes, a row a pass.
 
     Errors are against float64 on one process, where the length allows it, and else of several
     processes against one, in float32; relative to the largest number of a tensor, the largest of
@@ -133,23 +88,20 @@ def compare_scan(place: Place, case: LongScan, repeats: int) -> list[dict[str, A
     processes, rank = dist.get_world_size(), dist.get_rank()
     one = alone(place, lambda: _on_one(place, case, processes, repeats))
     operands, dy = case.operands(range(rank, rank + 1), processes, place.device)
-    many = _measured(selective_scan_across, operands, dy, repeats, place.wait_for_all)
+    many = _measured(case.scan_across, operands, dy, repeats, place.wait_for_all)
     times = {name: _largest(ms, place) for name, ms in many.times.items()}
     exchange = _largest(_exchange_ms(case, place, repeats), place)
-    between = _error(many, one, place)
+    between = _error(case, many, one, place)
     precise = None
     if case.length <= _PRECISE:
         precise = alone(place, lambda: _on_one(place, case, processes, 0, torch.float64))
-    of_many = _error(many, precise, place) if case.length <= _PRECISE else ""
+    of_many = _error(case, many, precise, place) if case.length <= _PRECISE else ""
     if one is None:
         return []
     rows = []
     for name, gathered in (("forward", 1), ("forward+backward", 2)):
         row: dict[str, Any] = {
-            "length": case.length,
-            "channels": case.channels,
-            "state": case.state,
-            "A, times": case.rate,
+            **case.sizes,
             "pass": name,
             "ms, 1": one.times[name],
             f"ms, {processes}": times[name],
@@ -171,14 +123,16 @@ def _gigabytes(found: Found, gathered: int) -> float | str:
 
 def _on_one(
     place: Place,
-    case: LongScan,
+    case: LongSequence,
     processes: int,
     repeats: int,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Found:
     operands, dy = case.operands(range(processes), processes, place.device)
-    operands = {name: x.detach().to(dtype).requires_grad_() for name, x in operands.items()}
-    return _measured(selective_scan, operands, dy.to(dtype), repeats, lambda: None)
+    if dtype is not None:
+        operands = {name: x.detach().to(dtype).requires_grad_() for name, x in operands.items()}
+        dy = dy.to(dtype)
+    return _measured(case.scan, operands, dy, repeats, lambda: None)
 
 
 def _error_of_one(one: Found, precise: Found) -> float:
@@ -188,15 +142,19 @@ def _error_of_one(one: Found, precise: Found) -> float:
     )
 
 
-def _error(many: Found, one: Found | None, place: Place) -> float:
+def _error(case: LongSequence, many: Found, one: Found | None, place: Place) -> float:
     """The largest difference from what one process found, over the largest number there."""
-    return max(_error_of_part(name, x, one, place) for name, x in many.tensors.items())
+    return max(
+        _error_of_part(name, name in case.along, x, one, place) for name, x in many.tensors.items()
+    )
 
 
-def _error_of_part(name: str, found: Tensor, one: Found | None, place: Place) -> float:
+def _error_of_part(
+    name: str, is_cut: bool, found: Tensor, one: Found | None, place: Place
+) -> float:
     processes = dist.get_world_size()
     dtype = _dtype_of(one, place)
-    if name in ALONG:
+    if is_cut:
         expected = torch.empty_like(found, dtype=dtype)
         if one is not None:
             parts = one.tensors[name].tensor_split(processes, dim=1)
@@ -222,7 +180,7 @@ def _dtype_of(one: Found | None, place: Place) -> torch.dtype:
     return torch.float64 if place.any(precise) else torch.float32
 
 
-def _exchange_ms(case: LongScan, place: Place, repeats: int) -> float:
-    own = torch.zeros(2, 1, case.channels, case.state, device=place.device)
+def _exchange_ms(case: LongSequence, place: Place, repeats: int) -> float:
+    own = torch.zeros(case.exchanged, device=place.device)
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     return _milliseconds(lambda: dist.all_gather(parts, own), 10 * repeats, place.wait_for_all)

@@ -1,108 +1,296 @@
-"""A Mamba of Hugging Face transformers with keelback's scan, against its own loop."""
+"""A Mamba of Hugging Face transformers by keelback's operators, by mamba-ssm's, and by its own."""
 
+import importlib
+import importlib.util
+import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.scan_inputs import dtype_named
 from keelback.benchmarks.scan_speed import versions
-from keelback.integrations import use_in_transformers
+from keelback.benchmarks.timing import SLOW, interleaved_medians
+from keelback.errors import InputError, JobError
+from keelback.integrations import Replacement, use_in_transformers
+
+FAMILIES = ("mamba", "mamba2")
+#: `mamba_ssm` is what transformers calls where mamba-ssm and causal-conv1d are installed, in
+#: training mamba-ssm's fused layer; `transformers` its path without other packages.
+PEERS = ("mamba_ssm", "transformers")
+HEAD_DIM = 64
+_PROMPT = 32
+#: Relative differences from ours above which a peer computes something else.
+_DIFFERENT = {"loss": 0.01, "gradients": 0.1}
+
+Ways = Mapping[str, Callable[[], AbstractContextManager[object]]]
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A Mamba language model and the sequence that it trains on."""
+    """A language model of a family, and the sequences that it trains on.
 
+    A Mamba-2 has heads of 64 channels and 128 states in one group; with 24 layers of 768 channels
+    it is as large as the published model of 130 million parameters.
+    """
+
+    family: str = "mamba"
     layers: int = 4
     d_model: int = 768
-    vocabulary: int = 50280
+    batch: int = 1
     length: int = 512
+    dtype: str = "float32"
+    vocabulary: int = 50280
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InputError(f"family is {self.family!r}; it should be one of mamba, mamba2")
+        if self.family == "mamba2" and 2 * self.d_model % HEAD_DIM:
+            raise InputError(
+                f"d_model is {self.d_model}; for a Mamba-2 it should be a multiple of 32, so that "
+                "heads have 64 channels"
+            )
+
+    def model(self, device: str) -> Any:
+        """One with random weights."""
+        import transformers
+
+        torch.manual_seed(0)
+        shared: dict[str, Any] = {
+            "hidden_size": self.d_model,
+            "num_hidden_layers": self.layers,
+            "vocab_size": self.vocabulary,
+            "tie_word_embeddings": True,
+        }
+        model: Any
+        if self.family == "mamba":
+            model = transformers.MambaForCausalLM(transformers.MambaConfig(**shared))
+        else:
+            shared |= {"num_heads": 2 * self.d_model // HEAD_DIM, "head_dim": HEAD_DIM}
+            config = transformers.Mamba2Config(**shared, n_groups=1, state_size=128)
+            model = transformers.Mamba2ForCausalLM(config)
+        model.generation_config.eos_token_id = None
+        return model.to(device, dtype_named(self.dtype))
 
 
-def _model(size: ModelSize, device: str) -> Any:
-    from transformers import MambaConfig, MambaForCausalLM
+def who_computes(module: ModuleType) -> dict[str, str]:
+    """The package whose function each function of a module of transformers calls.
 
-    torch.manual_seed(0)
-    config = MambaConfig(
-        hidden_size=size.d_model, num_hidden_layers=size.layers, vocab_size=size.vocabulary
-    )
-    model: Any = MambaForCausalLM(config)
-    return model.to(device)
-
-
-def _seconds(call: Callable[[], object], device: str) -> float:
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    start = time.perf_counter()
-    call()
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
-
-
-def _training_step(model: Any, tokens: Tensor) -> Callable[[], object]:
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        model(tokens, labels=tokens, use_cache=False).loss.backward()
-
-    return step
-
-
-def _generation(model: Any, prompt: Tensor, new_tokens: int) -> Callable[[], object]:
-    return lambda: model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new_tokens, do_sample=False
-    )
-
-
-def compare_in_transformers(
-    size: ModelSize, device: str, repeats: int, new_tokens: int = 64, loop: bool = True
-) -> dict[str, Any]:
-    """Seconds of a training step on one sequence, and tokens generated a second.
-
-    The loop that transformers falls back to takes long: one step of it is timed, without another
-    before, and its times are absent where `loop` is false. Times go to stderr as they are found.
+    transformers chooses when the module is imported: mamba-ssm's and causal-conv1d's functions
+    where they can be imported, else its own.
     """
-    model = _model(size, device)
-    tokens = torch.randint(size.vocabulary, (1, size.length), device=device)
-    step = _training_step(model.train(), tokens)
-    generate = _generation(model, tokens[:, : min(32, size.length)], new_tokens)
-    result: dict[str, Any] = {
-        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "layers": size.layers,
-        "d_model": size.d_model,
-        "length": size.length,
-    }
+    found = {}
+    for name, function in vars(module).items():
+        if inspect.isfunction(function) and hasattr(function, "__wrapped__"):
+            chosen = inspect.getclosurevars(function).nonlocals.get("implementation")
+            if chosen is not None:
+                found[name] = chosen.__module__.partition(".")[0]
+    return found
+
+
+def ways_of(family: str, required: Sequence[str] = (), without: Sequence[str] = ()) -> Ways:
+    """Keelback's operators and the peers, each as what is put around a call of the model.
+
+    Raises:
+        InputError: a peer is unknown, or a required one is not installed.
+    """
+    for name in (*required, *without):
+        if name not in PEERS:
+            raise InputError(f"peer is {name!r}; it should be one of {', '.join(PEERS)}")
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "keelback": use_in_transformers
     }
-    if loop:
-        ways["loop"] = nullcontext
+    absent = _why_not_by_packages(module)
+    if absent is None:
+        ways["mamba_ssm"] = nullcontext
+    elif "mamba_ssm" in required:
+        raise InputError(f"peer mamba_ssm cannot be called: {absent}")
+    elif "mamba_ssm" not in without:
+        print(f"absent: mamba_ssm ({absent})", file=sys.stderr)
+    ways["transformers"] = partial(_own_path, module)
+    return {name: way for name, way in ways.items() if name not in without}
+
+
+def _why_not_by_packages(module: ModuleType) -> str | None:
+    """What is missing for transformers to call mamba-ssm and causal-conv1d throughout.
+
+    Raises:
+        InputError: mamba-ssm is installed, and whether transformers calls it cannot be told.
+    """
+    computes = who_computes(module)
+    if not computes and importlib.util.find_spec("mamba_ssm"):
+        version = importlib.import_module("transformers").__version__
+        raise InputError(
+            f"transformers {version} does not show whether it calls mamba-ssm, which is installed; "
+            "5.17 and newer do"
+        )
+    own = [name for name, package in computes.items() if package == "transformers"]
+    if not own and computes:
+        return None
+    return "transformers does not call it for " + (", ".join(own) or "any function")
+
+
+def _own_path(module: ModuleType) -> Replacement:
+    """transformers' own functions in the place of those that it chose."""
+    replacement = Replacement()
+    for name in who_computes(module):
+        replacement.attribute(module, name, inspect.unwrap(getattr(module, name)))
+    return replacement
+
+
+def compare_in_transformers(
+    size: ModelSize,
+    device: str,
+    repeats: int,
+    new_tokens: int = 64,
+    required: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Seconds of a training step, and tokens that are generated a second.
+
+    A training step is forward and backward, without the optimizer. Generation is greedy, from a
+    prompt of 32 tokens; the tokens of all sequences of the batch count. Each is the median of calls
+    side by side in one process; one that takes more than 10 seconds is run once.
+
+    Returns:
+        `rows`, one for each way; `ratios`, how many times longer a peer's training step takes, and
+        its generation; `differences`, how far the loss of a peer and the gradients of the layers'
+        parameters are from ours, relative, in the Euclidean norm; `refused`, what a peer said that
+        could not do it.
+
+    Raises:
+        InputError: a peer is unknown, or a required one is not installed.
+        JobError: the loss or the gradient of a peer is not ours.
+    """
+    ways = ways_of(size.family, required, without)
+    model = size.model(device)
+    generator = torch.Generator().manual_seed(0)
+    shape = (size.batch, size.length)
+    tokens = torch.randint(size.vocabulary, shape, generator=generator).to(device)
+    found: dict[str, list[Tensor]] = {}
+    differences: dict[str, dict[str, float]] = {}
+    refused: dict[str, str] = {}
+
+    def trained(way: str) -> None:
+        step = [_training_step(model, tokens), *_gradients_of_layers(model)]
+        if way == "keelback":
+            found["ours"] = [x.clone() for x in step]
+        else:
+            differences[way] = _differences(step, found["ours"])
+
+    generate = partial(_generate, model, tokens[:, :_PROMPT], new_tokens)
+    run = partial(_milliseconds, ways, device, repeats, refused)
+    training = run("training", partial(_training_step, model, tokens), trained)
+    _require_same(differences)
+    generation = run("generation", generate, lambda way: generate())
+    generated = size.batch * new_tokens
+    return {
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        **asdict(size),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "rows": [
+            {
+                "scan": way,
+                "seconds a training step": training[way] / 1e3 if way in training else None,
+                "generated tokens a second": 1e3 * generated / generation[way]
+                if way in generation
+                else None,
+            }
+            for way in ways
+        ],
+        "ratios": {"training": _ratios(training), "generation": _ratios(generation)},
+        "differences": differences,
+        "refused": refused,
+    }
+
+
+def _ratios(times: Mapping[str, float]) -> dict[str, float]:
+    return {name: ms / times["keelback"] for name, ms in times.items() if name != "keelback"}
+
+
+def _training_step(model: Any, tokens: Tensor) -> Tensor:
+    model.zero_grad(set_to_none=True)
+    loss: Tensor = model.train()(tokens, labels=tokens, use_cache=False).loss
+    loss.backward()
+    return loss.detach()
+
+
+def _gradients_of_layers(model: Any) -> list[Tensor]:
+    """Those of the vocabulary are left out: they hardly depend on the layers."""
+    named = model.named_parameters()
+    return [p.grad for name, p in named if ".layers." in name and p.grad is not None]
+
+
+def _differences(step: Sequence[Tensor], ours: Sequence[Tensor]) -> dict[str, float]:
+    return {
+        "loss": _difference(step[:1], ours[:1]),
+        "gradients": _difference(step[1:], ours[1:]),
+    }
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    pairs = zip(found, expected, strict=True)
+    apart = torch.stack([(x.float() - y.float()).norm() for x, y in pairs]).norm()
+    return float(apart / torch.stack([y.float().norm() for y in expected]).norm())
+
+
+def _generate(model: Any, prompt: Tensor, new_tokens: int) -> None:
+    mask = torch.ones_like(prompt)
+    model.eval().generate(prompt, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
+
+
+def _milliseconds(
+    ways: Ways,
+    device: str,
+    repeats: int,
+    refused: dict[str, str],
+    what: str,
+    call: Callable[[], object],
+    first: Callable[[str], object],
+) -> dict[str, float]:
+    """Of a call by each way, after `first` in the same way; without the peers that fail."""
+    slow: dict[str, float] = {}
+    quick: list[str] = []
     for name, way in ways.items():
-        with way():
-            model.eval()
-            _seconds(generate, device)
-            per_second = new_tokens / _seconds(generate, device)
-            model.train()
-            warm = [_seconds(step, device)] if name == "keelback" else []
-            times = [_seconds(step, device) for _ in range(repeats if warm else 1)]
-        result[f"{name}_generated_per_second"] = per_second
-        result[f"{name}_training_step_s"] = min(times)
-        print(f"{name}: {min(times):.4g} s, {per_second:.4g} tokens/s", file=sys.stderr)
-    if loop:
-        result["ratio"] = result["loop_training_step_s"] / result["keelback_training_step_s"]
-    result["rows"] = [
-        {
-            "scan": name,
-            "seconds a training step": result[f"{name}_training_step_s"],
-            "generated tokens a second": result[f"{name}_generated_per_second"],
-        }
-        for name in ways
-    ]
-    return result
+        start = time.perf_counter()
+        try:
+            with way():
+                first(name)
+        except (RuntimeError, NotImplementedError) as error:
+            if name == "keelback":
+                raise
+            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            refused[f"{name}, {what}"] = message
+            print(f"refused: {name}, {what} ({message})", file=sys.stderr)
+            continue
+        seconds = time.perf_counter() - start
+        if seconds > SLOW and name == "transformers":  # It has nothing to compile first.
+            slow[name] = 1e3 * seconds
+        else:
+            quick.append(name)
+    times = slow | interleaved_medians(dict.fromkeys(quick, call), device, repeats, around=ways)
+    for name, ms in times.items():
+        print(f"{what}, {name}: {ms:.4g} ms", file=sys.stderr)
+    return {name: times[name] for name in ways if name in times}
+
+
+def _require_same(differences: Mapping[str, Mapping[str, float]]) -> None:
+    """The loss and the gradients of every peer are ours, up to rounding.
+
+    Raises:
+        JobError: one is not.
+    """
+    for name, found in differences.items():
+        for what, allowed in _DIFFERENT.items():
+            if not found[what] <= allowed:
+                raise JobError(f"the {what} of {name} differ from keelback's by {found[what]:.3g}")
