@@ -105,7 +105,8 @@ def test_states_are_handed_on_in_pieces_and_steps(model: Any) -> None:
                 out = model(piece, **{name: cache}, use_cache=True)
                 cache = out[name]
                 found.append(out.logits)
-    torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-4, atol=1e-4)
+    scale = whole.abs().max().item()
+    torch.testing.assert_close(torch.cat(found, 1), whole, rtol=0, atol=1e-4 * scale)
 
 
 def test_in_float64_they_agree_to_what_theirs_keeps(model: Any) -> None:

@@ -27,8 +27,9 @@ FAMILIES = ("mamba", "mamba2")
 PEERS = ("mamba_ssm", "transformers")
 HEAD_DIM = 64
 _PROMPT = 32
-#: Relative differences from ours above which a peer computes something else.
-_DIFFERENT = {"loss": 0.01, "gradients": 0.1}
+#: Relative differences from ours above which a peer computes something else, in single and double
+#: precision and in half precision, whose rounding errors grow from layer to layer.
+_DIFFERENT = {False: 0.01, True: 0.25}
 
 Ways = Mapping[str, Callable[[], AbstractContextManager[object]]]
 
@@ -59,7 +60,11 @@ class ModelSize:
             )
 
     def model(self, device: str) -> Any:
-        """One with random weights."""
+        """One with random weights, drawn as those of the published models were.
+
+        With the larger ones that transformers' configurations name, gradients in half precision are
+        little but rounding errors: they grow by the layer.
+        """
         import transformers
 
         torch.manual_seed(0)
@@ -68,6 +73,8 @@ class ModelSize:
             "num_hidden_layers": self.layers,
             "vocab_size": self.vocabulary,
             "tie_word_embeddings": True,
+            "initializer_range": 0.02,
+            "rescale_prenorm_residual": True,
         }
         model: Any
         if self.family == "mamba":
@@ -185,11 +192,11 @@ def compare_in_transformers(
             found["ours"] = [x.clone() for x in step]
         else:
             differences[way] = _differences(step, found["ours"])
+            _require_same(way, differences[way], dtype_named(size.dtype))
 
     generate = partial(_generate, model, tokens[:, :_PROMPT], new_tokens)
     run = partial(_milliseconds, ways, device, repeats, refused)
     training = run("training", partial(_training_step, model, tokens), trained)
-    _require_same(differences)
     generation = run("generation", generate, lambda way: generate())
     generated = size.batch * new_tokens
     return {
@@ -267,7 +274,7 @@ def _milliseconds(
             with way():
                 first(name)
         except (RuntimeError, NotImplementedError) as error:
-            if name == "keelback":
+            if name == "keelback" or isinstance(error, JobError):
                 raise
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
             refused[f"{name}, {what}"] = message
@@ -284,13 +291,14 @@ def _milliseconds(
     return {name: times[name] for name in ways if name in times}
 
 
-def _require_same(differences: Mapping[str, Mapping[str, float]]) -> None:
-    """The loss and the gradients of every peer are ours, up to rounding.
+def _require_same(name: str, differences: Mapping[str, float], dtype: torch.dtype) -> None:
+    """The loss and the gradients of a peer are ours, up to rounding.
 
     Raises:
         JobError: one is not.
     """
-    for name, found in differences.items():
-        for what, allowed in _DIFFERENT.items():
-            if not found[what] <= allowed:
-                raise JobError(f"the {what} of {name} differ from keelback's by {found[what]:.3g}")
+    print(f"differences of {name} from keelback: {dict(differences)}", file=sys.stderr)
+    allowed = _DIFFERENT[dtype.itemsize < 4]
+    for what, found in differences.items():
+        if not found <= allowed:
+            raise JobError(f"the {what} of {name} differ from keelback's by {found:.3g}")
