@@ -48,7 +48,7 @@ class Tiles(InPlanes):
     @property
     def step_bytes(self) -> int:
         """`ChunkSteps`."""
-        return 40 * self.chunk
+        return 44 * self.chunk
 
     @property
     def integers(self) -> dict[str, int]:
@@ -73,7 +73,7 @@ class Tiles(InPlanes):
 
 @dataclass(frozen=True)
 class InsideConfiguration:
-    """For `inside.cu`: a block has a chunk of a head."""
+    """For `inside.cu`: a block has a chunk of a head; `gradients` says whether they need it."""
 
     sources: ClassVar[str] = "keelback.delta.cuda"
     kernel: ClassVar[str] = "inside"
@@ -84,6 +84,7 @@ class InsideConfiguration:
     beta_dtype: torch.dtype
     normalise: bool
     has_reset: bool
+    gradients: bool = False
     blocks_per_processor: int = 1
 
     @property
@@ -92,15 +93,19 @@ class InsideConfiguration:
         tiles, chunk = self.tiles, self.tiles.chunk
         keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         rows = FLOAT * chunk * (chunk + 4)
-        shared = aligned(max(keys, rows, 2 * square), tiles.unit)
-        after = rows + tiles.step_bytes + BARRIER
-        return aligned(keys + tiles.bytes_of(chunk, tiles.values) + shared + after, tiles.unit)
+        if self.gradients:
+            matrices = keys + aligned(max(keys, rows, square), tiles.unit) + rows
+        else:
+            matrices = 2 * max(keys, rows)
+        matrices = aligned(matrices, tiles.unit)
+        return aligned(matrices + tiles.step_bytes + BARRIER, tiles.unit)
 
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
         types = {"StoredDecay": self.decay_dtype, "StoredBeta": self.beta_dtype}
         flags = {"kNormalise": self.normalise, "kHasReset": self.has_reset}
+        flags["kForGradients"] = self.gradients
         integers = {"kBlocksPerProcessor": self.blocks_per_processor}
         return self.tiles.header(types, integers, flags)
 
@@ -126,20 +131,23 @@ class WalkConfiguration:
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * self.tiles.value_tile // BLOCK_OF_TILE
+        """Threads of a block: with `wide` a warp more starts the copies."""
+        return 32 * (self.tiles.value_tile // BLOCK_OF_TILE + self.tiles.wide)
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        tiles, chunk = self.tiles, self.tiles.chunk
-        matrices = 3 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, chunk)
+        tiles, chunk, unit = self.tiles, self.tiles.chunk, self.tiles.unit
+        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         values = tiles.bytes_of(chunk, tiles.value_tile)
-        unit = tiles.unit
-        walk = aligned(matrices + 3 * FLOAT * chunk, unit)
-        stages = self.stages * aligned(walk + values, unit) + BARRIER * self.stages
-        turning = 0 if self.back else values
-        return aligned(aligned(stages, unit if self.back else TILE) + turning, unit)
+        if self.back:
+            stage = aligned(3 * keys + square + 3 * FLOAT * chunk, unit) + values
+        else:
+            stage = keys + values + square + 4 * FLOAT * chunk
+            stage += keys + square if self.outputs else 0
+        stages = aligned(self.stages * (aligned(stage, unit) + BARRIER), unit)
+        outputs = values * (2 if tiles.wide else 1) if self.outputs else 0
+        return stages + outputs
 
     @cached_property
     def header(self) -> str:

@@ -54,6 +54,7 @@ class Plan:
 
     tiles: Tiles
     inside: InsideConfiguration
+    inside_for_gradients: InsideConfiguration
     ahead: WalkConfiguration
     again: WalkConfiguration
     back: WalkConfiguration
@@ -91,11 +92,15 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         wide,
     )
     decay, beta = traits.decay_dtype, traits.beta_dtype
-    inside = InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset)
-    blocks_at_once = min(
-        _MOST_BLOCKS, (card.shared_bytes + _RESERVED) // (inside.shared_bytes + _RESERVED)
+    inside, inside_for_gradients = (
+        _crowded(
+            InsideConfiguration(
+                tiles, decay, beta, traits.normalise, traits.has_reset, gradients
+            ),
+            card,
+        )
+        for gradients in (False, True)
     )
-    inside = replace(inside, blocks_per_processor=max(1, blocks_at_once))
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
     at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
     split = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
@@ -122,9 +127,17 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, most)
         for back, outputs in ((False, True), (False, False), (True, False))
     )
-    if any(one.shared_bytes > card.shared_bytes for one in (inside, ahead, back, gradients)):
+    kernels = (inside, inside_for_gradients, ahead, again, back, gradients)
+    if any(one.shared_bytes > card.shared_bytes for one in kernels):
         return None
-    return Plan(tiles, inside, ahead, again, back, gradients, segments)
+    return Plan(tiles, *kernels, segments)
+
+
+def _crowded(configuration: InsideConfiguration, card: Card) -> InsideConfiguration:
+    """With as many blocks to a processor as there are registers and shared memory for."""
+    each = configuration.shared_bytes + _RESERVED
+    at_once = min(_MOST_BLOCKS, (card.shared_bytes + _RESERVED) // each)
+    return replace(configuration, blocks_per_processor=max(1, at_once))
 
 
 def _staged(configuration: Staged, card: Card, most: int) -> Staged:

@@ -37,6 +37,10 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT Bac
                     sizes.value - first_value, full, thread);
   };
   shared.chunks.begin(sizes.chunks, thread, fetch_stage);
+  if (kWide && warp == kWarps) {
+    for (int passed = 0; passed < sizes.chunks; ++passed) shared.chunks.leave(passed, sizes.chunks, thread, fetch_stage);
+    return;
+  }
   States dh;
   set_out(dh, p.start, sizes, place, warp, lane);
 #pragma unroll 1

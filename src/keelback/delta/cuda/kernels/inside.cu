@@ -1,15 +1,18 @@
 // What a chunk holds before the states that enter it are known: a block has a chunk of one head of one row.
 //
 // With N the scores of keys with keys before them, each times beta of the later one, T = (1 + N)^-1 is found in float32 by
-// substitution, block by block: powers of N would cancel where keys are alike. Then
-//     erasing = -T (beta * entered k),   written = T (beta * v),   weights = scores of queries with keys up to them.
+// substitution, block by block: powers of N would cancel where keys are alike. With h the states, what the chunk writes is
+//     u = solver (v - entered k h),   solver = T beta,
+// and weights are the scores of queries with keys up to them. For the gradients there are also T and
+//     erasing = -solver (entered k).
 // Source: Yang et al. 2024 (arXiv 2406.06484), section 3.2, with the decays of arXiv 2412.06464.
-#include "chunks.cuh"
+#include "norms.cuh"
+#include "triangles.cuh"
 
 struct InsideArguments {
-  TensorMap of_q, of_k, of_v;
+  TensorMap of_q, of_k;
   Sizes sizes;
-  Sequences q, k, v;
+  Sequences q, k;
   const StoredDecay* g;
   Index g_row, g_time, g_head;
   const StoredBeta* beta;
@@ -20,10 +23,10 @@ struct InsideArguments {
     float scale, nothing;
   } options;
   ChunkSteps* steps;  // (row, head, chunk), as all that follows
-  Stored *erasing;    // (step, key)
-  Stored *written;    // (value, step)
-  Stored *weights;    // (step, step)
-  Stored *inverse;    // T, or null
+  Stored* solver;     // (step, step)
+  Stored* weights;    // (step, step)
+  Stored* erasing;    // (step, key), and
+  Stored* inverse;    // T, (step, step), for the gradients
 };
 
 constexpr int kThreads = 256;
@@ -33,22 +36,29 @@ constexpr int kPart = kKey / kParts;
 static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0, "warps have whole tiles");
 // Decays below 2^-150 are zero; as logs of this size they do not spoil what is added to them.
 constexpr double kSmallestLog = -150.0;
-constexpr float kNormEpsilon = 1e-6f;
 
-// Rows of floats, which begin in different banks.
-using Rows = float[kChunk][kChunk + 4];
-
-struct InsideShared {
-  Operand<kChunk, kKey> k;
-  Operand<kChunk, kValues> v;
+// The keys are needed until the end for the gradients only.
+struct KeysAtFirst {
   union {  // one after the other
-    Operand<kChunk, kKey> q;
-    Rows lower;
     struct {
-      Tile<kChunk, kChunk> of_values, of_keys;  // T times beta, and what k is multiplied by, down its columns
+      Operand<kChunk, kKey> k, q;
+    };
+    struct {
+      Rows lower, inverse;
     };
   };
+};
+struct KeysToTheEnd {
+  Operand<kChunk, kKey> k;
+  union {
+    Operand<kChunk, kKey> q;
+    Rows lower;
+    Tile<kChunk, kChunk> of_keys;  // the solver times what k is multiplied by, down its columns
+  };
   Rows inverse;
+};
+
+struct InsideShared : ChoiceOf<kForGradients, KeysToTheEnd, KeysAtFirst>::Type {
   ChunkSteps steps;
   CopyBarrier full;
 };
@@ -86,32 +96,10 @@ INLINE void find_steps(ChunkSteps& steps, const InsideArguments& p, const Place&
   for (int i = 0; i < kSteps; ++i) {
     const int step = lane * kSteps + i, epoch = epochs[i] + before_count;
     const double log = logs[i] + before;
-    steps.logs[step] = log, steps.epochs[step] = epoch;
+    steps.logs[step].set(log), steps.epochs[step] = epoch;
     steps.entering[step] = epoch == 0 ? power_of_two(static_cast<float>(log)) : 0.0f;
     steps.leaving[step] = epoch == last ? power_of_two(static_cast<float>(all - log)) : 0.0f;
   }
-}
-
-// What the rows of a tile are multiplied by: one over their norms, if they are to be normalised. Four lanes have a row.
-INLINE float factor_of_row(const Operand<kChunk, kKey>& tile, int row, int quarter) {
-  if constexpr (!kNormalise) return 1.0f;
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kKey / 32; ++i) {
-    Pack<unsigned, 4> pieces[kPlanes];
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p) {
-      pieces[p] = *reinterpret_cast<const Pack<unsigned, 4>*>(tile.row(p, row / 8, i * 4 + quarter, row % 8));
-    }
-#pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      Words words;
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) words.plane[p] = pieces[p].at[pair];
-      sum += words.low() * words.low() + words.high() * words.high();
-    }
-  }
-  return 1.0f / sqrtf(sum_of_quad(sum) + kNormEpsilon);
 }
 
 // By all warps but the first, which finds the steps meanwhile.
@@ -143,7 +131,7 @@ INLINE void find_scores(Sums<kRowBlocks>& scores, const InsideShared& shared, bo
   end_products(scores);
 }
 
-// These, those of keys to `lower`, of queries to global memory.
+// These, those of keys to `lower`, of queries to global memory. Blocks of steps that come later hold nothing.
 INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBlocks>& scores, bool of_queries, int rows, int lane) {
   const Seat seat(lane);
   const ChunkSteps& steps = shared.steps;
@@ -157,6 +145,10 @@ INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBl
 #pragma unroll
   for (int n = 0; n < kRowBlocks * 2; ++n) {
     const int from = n * 8 + seat.column;
+    if (n > rows * 2 + 1) {
+      if (of_queries) store_pair<kChunk>(weights, rows * 2, n, seat, 0.0f, 0.0f), store_pair<kChunk>(weights, rows * 2 + 1, n, seat, 0.0f, 0.0f);
+      continue;
+    }
     const auto factors = *reinterpret_cast<const Pack<float, 2>*>(&steps.k_factors[from]);
     float decays[2][2];
     own.find_decays(decays, steps, from);
@@ -175,68 +167,9 @@ INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBl
   }
 }
 
-// The blocks of T on the diagonal: a thread has a column of 16, whose rows are those of the unit matrix less those before
-// them, by what a row of `lower` holds.
-INLINE void find_diagonal(InsideShared& shared, int thread) {
-  const int first = thread / 16 * 16, column = thread % 16;
-  float x[16];
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    float sum = i == column ? 1.0f : 0.0f;
-#pragma unroll
-    for (int j = 0; j < (i + 3) / 4; ++j) {
-      const Pack<float, 4> four = *reinterpret_cast<const Pack<float, 4>*>(&shared.lower[first + i][first + j * 4]);
-#pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        if (j * 4 + m < i) sum -= four.at[m] * x[j * 4 + m];
-      }
-    }
-    x[i] = i < column ? 0.0f : sum;
-    shared.inverse[first + i][first + column] = x[i];
-  }
-}
-
-// to (kWidth, kWidth) = sign left right, for as many blocks as there are pairs of that width on the diagonal; a thread has
-// four columns of a row. One factor is an inverse, of which what lies above its blocks on the diagonal does not count.
-template <int kWidth, bool kLeftIsInverse>
-INLINE void multiply_blocks(Rows& to, int to_row, int to_column, const Rows& left, int left_row, int left_column,
-                            const Rows& right, int right_row, int right_column, float sign, int thread) {
-  constexpr int kPieces = kWidth * kWidth / 4;
-  for (int piece = thread; piece < kChunk / (2 * kWidth) * kPieces; piece += kThreads) {
-    const int first = piece / kPieces * 2 * kWidth, row = piece % kPieces / (kWidth / 4), column = piece % (kWidth / 4) * 4;
-    Pack<float, 4> sums = {};
-    const int begin = kLeftIsInverse ? 0 : column / 16 * 16, end = kLeftIsInverse ? row / 16 * 16 + 16 : kWidth;
-#pragma unroll 4
-    for (int k = begin; k < end; k += 4) {
-      const auto of_left = *reinterpret_cast<const Pack<float, 4>*>(&left[first + left_row + row][first + left_column + k]);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const auto of_right = *reinterpret_cast<const Pack<float, 4>*>(&right[first + right_row + k + j][first + right_column + column]);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums.at[i] += of_left.at[j] * of_right.at[i];
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums.at[i] *= sign;
-    *reinterpret_cast<Pack<float, 4>*>(&to[first + to_row + row][first + to_column + column]) = sums;
-  }
-}
-
-// Two inverses on the diagonal become one of twice the width: below the first lies -second lower first. What is between
-// the two products takes the place above the diagonal, where nothing is.
-template <int kWidth>
-INLINE void join_inverses(InsideShared& shared, int thread) {
-  if constexpr (kWidth < kChunk) {
-    multiply_blocks<kWidth, false>(shared.inverse, 0, kWidth, shared.lower, kWidth, 0, shared.inverse, 0, 0, 1.0f, thread);
-    synchronize_block();
-    multiply_blocks<kWidth, true>(shared.inverse, kWidth, 0, shared.inverse, kWidth, kWidth, shared.inverse, 0, kWidth, -1.0f, thread);
-    synchronize_block();
-    join_inverses<2 * kWidth>(shared, thread);
-  }
-}
-
-// T as the products take it: times beta, and times what k is multiplied by, down its columns.
-INLINE void keep_inverse(InsideShared& shared, Stored* inverse, int thread) {
+// T as the products take it: times beta, and for the erasing times what k is multiplied by, down its columns.
+template <typename Shared>
+INLINE void keep_inverse(Shared& shared, Stored* solver, Stored* inverse, int thread) {
   const ChunkSteps& steps = shared.steps;
 #pragma unroll
   for (int i = 0; i < kChunk * kChunk / 2 / kThreads; ++i) {
@@ -247,10 +180,32 @@ INLINE void keep_inverse(InsideShared& shared, Stored* inverse, int thread) {
     const Pack<float, 2> two = *reinterpret_cast<const Pack<float, 2>*>(&shared.inverse[row][column]);
     const float low = column <= row ? two.at[0] : 0.0f, high = column < row ? two.at[1] : 0.0f;
     const float beta[2] = {steps.beta[column], steps.beta[column + 1]};
-    shared.of_values.set(row_block, column_block, seat, split(low * beta[0], high * beta[1]));
-    const float keys[2] = {steps.k_factors[column] * steps.entering[column], steps.k_factors[column + 1] * steps.entering[column + 1]};
-    shared.of_keys.set(row_block, column_block, seat, split(low * beta[0] * keys[0], high * beta[1] * keys[1]));
-    if (inverse) store_pair<kChunk>(inverse, row_block, column_block, seat, low, high);
+    store_pair<kChunk>(solver, row_block, column_block, seat, low * beta[0], high * beta[1]);
+    if constexpr (kForGradients) {
+      const float keys[2] = {steps.entered_k[column], steps.entered_k[column + 1]};
+      shared.of_keys.set(row_block, column_block, seat, split(low * beta[0] * keys[0], high * beta[1] * keys[1]));
+      store_pair<kChunk>(inverse, row_block, column_block, seat, low, high);
+    }
+  }
+}
+
+// Where it is needed. A warp has 16 steps and a part of the keys.
+template <typename Shared>
+INLINE void find_erasing(Shared& shared, Stored* erasing, int warp, int lane) {
+  if constexpr (kForGradients) {
+    share();
+    const int rows = warp % kRowBlocks, part = warp / kRowBlocks;
+    Sums<kPart / 16> sums;
+    clear(sums);
+#pragma unroll
+    for (int k = 0; k < kRowBlocks; ++k) {
+      Fragment left;
+      load_left(left, shared.of_keys, rows * 2, k * 2, lane);
+      add_to<false>(sums, left, shared.k, k * 2, part * (kPart / 8), lane);
+    }
+    end_products(sums);
+    scale_rows_of(sums, -1.0f, -1.0f);
+    store_blocks<kKey>(erasing, rows * 2, part * (kPart / 8), sums, lane);
   }
 }
 
@@ -263,11 +218,10 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
     if constexpr (kWide) {
       set_up(shared.full);
       publish_barriers();
-      expect_bytes(shared.full, sizeof(shared.q) + sizeof(shared.k) + sizeof(shared.v));
+      expect_bytes(shared.full, sizeof(shared.q) + sizeof(shared.k));
     }
     fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
     fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
-    fetch<kThreads>(shared.v, p.of_v, p.v, place.row, place.time, place.head, 0, place.rows, p.sizes.value, shared.full, thread);
   }
   if constexpr (kWide) {
     synchronize_block();
@@ -285,48 +239,22 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   if (scores_for) find_scores(scores, shared, scores_of_queries, warp % kRowBlocks, lane);
   for (int i = thread; i < kChunk; i += kThreads) {
     shared.steps.entered_q[i] = shared.steps.entering[i] * shared.steps.q_factors[i];
+    shared.steps.entered_k[i] = shared.steps.entering[i] * shared.steps.k_factors[i];
     shared.steps.left_k[i] = shared.steps.leaving[i] * shared.steps.k_factors[i];
   }
   synchronize_block();
-  Stored* weights = p.weights + place.number * (kChunk * kChunk);
-  if (scores_for) keep_scores(shared, weights, scores, scores_of_queries, warp % kRowBlocks, lane);
+  const Index square = place.number * (kChunk * kChunk);
+  if (scores_for) keep_scores(shared, p.weights + square, scores, scores_of_queries, warp % kRowBlocks, lane);
   synchronize_block();
   if (thread < kChunk) {
-    find_diagonal(shared, thread);
+    find_diagonal(shared.inverse, shared.lower, thread);
   } else {
     const auto from = reinterpret_cast<const Pack<unsigned, 4>*>(&shared.steps);
     auto to = reinterpret_cast<Pack<unsigned, 4>*>(p.steps + place.number);
     for (int i = thread - kChunk; i < kStepsBytes / 16; i += kThreads - kChunk) to[i] = from[i];
   }
   synchronize_block();
-  join_inverses<16>(shared, thread);
-  keep_inverse(shared, p.inverse ? p.inverse + place.number * (kChunk * kChunk) : nullptr, thread);
-  share();
-
-  // Written, (value, step), is v^T (T beta)^T.
-#pragma unroll 1
-  for (int block = warp; block < kValues / 16; block += kWarps) {
-    Sums<kRowBlocks> sums;
-    clear(sums);
-#pragma unroll
-    for (int k = 0; k < kRowBlocks; ++k) {
-      Fragment left;
-      load_left_transposed(left, shared.v, k * 2, block * 2, lane);
-      add_to<true>(sums, left, shared.of_values, k * 2, 0, lane);
-    }
-    end_products(sums);
-    store_blocks<kChunk>(p.written + place.number * (kValues * kChunk), block * 2, 0, sums, lane);
-  }
-  const int rows = warp % kRowBlocks, part = warp / kRowBlocks;
-  Sums<kPart / 16> sums;
-  clear(sums);
-#pragma unroll
-  for (int k = 0; k < kRowBlocks; ++k) {
-    Fragment left;
-    load_left(left, shared.of_keys, rows * 2, k * 2, lane);
-    add_to<false>(sums, left, shared.k, k * 2, part * (kPart / 8), lane);
-  }
-  end_products(sums);
-  scale_rows_of(sums, -1.0f, -1.0f);
-  store_blocks<kKey>(p.erasing + place.number * (kChunk * kKey), rows * 2, part * (kPart / 8), sums, lane);
+  join_inverses<kThreads, 16>(shared.inverse, shared.lower, thread);
+  keep_inverse(shared, p.solver + square, p.inverse + square, thread);
+  find_erasing(shared, p.erasing + place.number * (kChunk * kKey), warp, lane);
 }

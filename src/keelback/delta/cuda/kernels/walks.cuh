@@ -6,7 +6,9 @@
 #include "chunks.cuh"
 
 constexpr int kWarps = kValueTile / 16;
-constexpr int kThreads = kWarps * 32;
+constexpr int kWalkers = kWarps * 32;
+// With kWide one more warp starts the copies, whose many instructions would keep the others waiting.
+constexpr int kThreads = kWalkers + (kWide ? 32 : 0);
 static_assert(!kWide || kWarps == kGroupWarps, "a warpgroup multiplies");
 
 // What both walks read of a chunk.
@@ -59,7 +61,7 @@ struct Stages {
   template <typename Fetch>
   INLINE void begin(int count, int thread, Fetch fetch) {
     if constexpr (kWide) {
-      if (thread == 0) {
+      if (thread == kWalkers) {
 #pragma unroll
         for (int i = 0; i < kStages; ++i) set_up(full[i]);
         publish_barriers();
@@ -72,7 +74,7 @@ struct Stages {
   template <typename Fetch>
   INLINE void start(int passed, int count, int thread, Fetch fetch) {
     if constexpr (kWide) {
-      if (passed >= count || thread) return;
+      if (passed >= count || thread != kWalkers) return;
       expect_bytes(full[passed % kStages], kBytes);
       fetch(at[passed % kStages], full[passed % kStages], passed);
     } else {
