@@ -118,35 +118,38 @@ INLINE void find_factors(InsideShared& shared, float scale, int thread) {
   }
 }
 
-// Scores of 16 steps with those up to them, of keys or queries, before they are multiplied by what belongs to the steps.
-INLINE void find_scores(Sums<kRowBlocks>& scores, const InsideShared& shared, bool of_queries, int rows, int lane) {
+// Scores of 16 steps with half of the steps of the chunk, before they are multiplied by what belongs to the steps.
+using Scores = Sums<kRowBlocks / 2>;
+
+INLINE void find_scores(Scores& scores, const Operand<kChunk, kKey>& of, const Operand<kChunk, kKey>& keys, int rows, int half, int lane) {
   clear(scores);
 #pragma unroll
   for (int k = 0; k < kKey / 8; k += 2) {
     Fragment left;
-    if (of_queries) load_left(left, shared.q, rows * 2, k, lane);
-    else load_left(left, shared.k, rows * 2, k, lane);
-    add_to<true>(scores, left, shared.k, k, 0, lane);
+    load_left(left, of, rows * 2, k, lane);
+    add_to<true>(scores, left, keys, k, half * kRowBlocks, lane);
   }
   end_products(scores);
 }
 
-// These, those of keys to `lower`, of queries to global memory. Blocks of steps that come later hold nothing.
-INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBlocks>& scores, bool of_queries, int rows, int lane) {
+// Those of keys to `lower`, of queries to global memory. Blocks of steps that come later hold nothing.
+INLINE void keep_scores(InsideShared& shared, Stored* weights, const Scores& of_keys, const Scores& of_queries, int rows, int half,
+                        int lane) {
   const Seat seat(lane);
   const ChunkSteps& steps = shared.steps;
   const LaneSteps own(steps, rows, seat);
-  float of_rows[2];
+  float key_rows[2], query_rows[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int to = rows * 16 + i * 8 + seat.row;
-    of_rows[i] = of_queries ? steps.q_factors[to] : steps.k_factors[to] * steps.beta[to];
+    key_rows[i] = steps.k_factors[to] * steps.beta[to], query_rows[i] = steps.q_factors[to];
   }
 #pragma unroll
-  for (int n = 0; n < kRowBlocks * 2; ++n) {
-    const int from = n * 8 + seat.column;
-    if (n > rows * 2 + 1) {
-      if (of_queries) store_pair<kChunk>(weights, rows * 2, n, seat, 0.0f, 0.0f), store_pair<kChunk>(weights, rows * 2 + 1, n, seat, 0.0f, 0.0f);
+  for (int n = 0; n < kRowBlocks; ++n) {
+    const int block = half * kRowBlocks + n, from = block * 8 + seat.column;
+    if (block > rows * 2 + 1) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) store_pair<kChunk>(weights, rows * 2 + i, block, seat, 0.0f, 0.0f);
       continue;
     }
     const auto factors = *reinterpret_cast<const Pack<float, 2>*>(&steps.k_factors[from]);
@@ -155,14 +158,15 @@ INLINE void keep_scores(InsideShared& shared, Stored* weights, const Sums<kRowBl
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int to = rows * 16 + i * 8 + seat.row;
-      float pair[2];
+      Pack<float, 2> keys, queries;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const bool within = from + j < to + of_queries;
-        pair[j] = within ? scores[n / 2][n % 2][i * 2 + j] * factors.at[j] * of_rows[i] * decays[i][j] : 0.0f;
+        const float factor = factors.at[j] * decays[i][j];
+        keys.at[j] = from + j < to ? of_keys[n / 2][n % 2][i * 2 + j] * key_rows[i] * factor : 0.0f;
+        queries.at[j] = from + j <= to ? of_queries[n / 2][n % 2][i * 2 + j] * query_rows[i] * factor : 0.0f;
       }
-      if (of_queries) store_pair<kChunk>(weights, rows * 2 + i, n, seat, pair[0], pair[1]);
-      else *reinterpret_cast<Pack<float, 2>*>(&shared.lower[to][from]) = Pack<float, 2>{{pair[0], pair[1]}};
+      *reinterpret_cast<Pack<float, 2>*>(&shared.lower[to][from]) = keys;
+      store_pair<kChunk>(weights, rows * 2 + i, block, seat, queries.at[0], queries.at[1]);
     }
   }
 }
@@ -234,9 +238,12 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   if (warp > 0) find_factors(shared, p.options.scale, thread);
   synchronize_block();
   if constexpr (kWide) wait_for_bytes(shared.full, 0);
-  const bool scores_of_queries = warp >= kRowBlocks, scores_for = warp < 2 * kRowBlocks;
-  Sums<kRowBlocks> scores;
-  if (scores_for) find_scores(scores, shared, scores_of_queries, warp % kRowBlocks, lane);
+  const int rows = warp % kRowBlocks, half = warp / kRowBlocks;
+  Scores of_keys, of_queries;
+  if (half < 2) {
+    find_scores(of_keys, shared.k, shared.k, rows, half, lane);
+    find_scores(of_queries, shared.q, shared.k, rows, half, lane);
+  }
   for (int i = thread; i < kChunk; i += kThreads) {
     shared.steps.entered_q[i] = shared.steps.entering[i] * shared.steps.q_factors[i];
     shared.steps.entered_k[i] = shared.steps.entering[i] * shared.steps.k_factors[i];
@@ -244,7 +251,7 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   }
   synchronize_block();
   const Index square = place.number * (kChunk * kChunk);
-  if (scores_for) keep_scores(shared, p.weights + square, scores, scores_of_queries, warp % kRowBlocks, lane);
+  if (half < 2) keep_scores(shared, p.weights + square, of_keys, of_queries, rows, half, lane);
   synchronize_block();
   if (thread < kChunk) {
     find_diagonal(shared.inverse, shared.lower, thread);
