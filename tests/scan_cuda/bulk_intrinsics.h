@@ -67,18 +67,20 @@ inline void host_start(CopyBarrier& barrier, int bytes, std::function<void()> co
     host_chance = host_chance * 1664525u + 1013904223u;
     early = host_chance >> 31;
   }
-  if (early) {
+  // Several threads may make the copies of a phase; who waits for it has to see all of them.
+  const auto make = [copy, bytes, &host] {
     copy();
     const Unwatched unwatched;
+    arrive(host.meeting[host.phase % 2]);
     host.missing -= bytes;
+  };
+  if (early) {
+    make();
+    const Unwatched unwatched;
     host_pass(host);
   } else {
     const Unwatched unwatched;
-    host.late.push_back([copy, bytes, &host] {
-      copy();
-      const Unwatched unwatched_end;
-      host.missing -= bytes;
-    });
+    host.late.push_back(make);
   }
 }
 
