@@ -28,7 +28,6 @@ struct AheadStage : ChoiceOf<kOutputs, ForOutputs, ForGradients>::Type {
   Tile<kChunk, kChunk> solver;
   float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk];
 };
-constexpr int kStepNumbers = 4 * kChunk;
 constexpr int kStageBytes = sizeof(Operand<kChunk, kKey>) + sizeof(AheadStage::v) + sizeof(AheadStage::solver) + kStepNumbers * 4 +
                             (kOutputs ? sizeof(ForOutputs) : 0);
 

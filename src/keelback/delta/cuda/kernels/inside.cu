@@ -33,6 +33,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kParts = kWarps / kRowBlocks;  // of the keys, for the warps with the same steps
 constexpr int kPart = kKey / kParts;
+constexpr int kOtherWarp = 4;  // has the fewest scores
 static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0, "warps have whole tiles");
 // Decays below 2^-150 are zero; as logs of this size they do not spoil what is added to them.
 constexpr double kSmallestLog = -150.0;
@@ -102,22 +103,6 @@ INLINE void find_steps(ChunkSteps& steps, const InsideArguments& p, const Place&
   }
 }
 
-// By all warps but the first, which finds the steps meanwhile.
-INLINE void find_factors(InsideShared& shared, float scale, int thread) {
-  static_assert(kKey % 32 == 0, "four lanes have the same of a row");
-#pragma unroll 1
-  for (int piece = thread - 32; piece < 2 * kChunk * 4; piece += kThreads - 32) {
-    const int row = piece / 4 % kChunk;
-    if (piece / 4 < kChunk) {
-      const float factor = factor_of_row(shared.q, row, piece % 4) * scale;
-      if (piece % 4 == 0) shared.steps.q_factors[row] = factor;
-    } else {
-      const float factor = factor_of_row(shared.k, row, piece % 4);
-      if (piece % 4 == 0) shared.steps.k_factors[row] = factor;
-    }
-  }
-}
-
 // Scores of 16 steps with half of the steps of the chunk, before they are multiplied by what belongs to the steps.
 using Scores = Sums<kRowBlocks / 2>;
 
@@ -130,6 +115,33 @@ INLINE void find_scores(Scores& scores, const Operand<kChunk, kKey>& of, const O
     add_to<true>(scores, left, keys, k, half * kRowBlocks, lane);
   }
   end_products(scores);
+}
+
+// The products of 16 rows with themselves.
+using Squares = float[2][4];
+
+INLINE void find_squares(Squares& squares, const Operand<kChunk, kKey>& of, int rows, int lane) {
+  clear(reinterpret_cast<Sums<1>&>(squares));
+#pragma unroll 4
+  for (int k = 0; k < kKey / 8; k += 2) {
+    Fragment left, turned;
+    load_left(left, of, rows * 2, k, lane);
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) turned.at[p][i] = left.at[p][i % 2 * 2 + i / 2];
+    multiply(squares, left, turned);
+  }
+}
+
+// What 16 rows are multiplied by: one over their norms, if they are to be normalised.
+INLINE void keep_factors(float* factors, const Squares& squares, float scale, const Seat& seat) {
+  if (seat.column / 2 != seat.row / 2) return;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float square = seat.row % 2 ? squares[i][i * 2 + 1] : squares[i][i * 2];
+    factors[i * 8 + seat.row] = kNormalise ? scale / sqrtf(square + kNormEpsilon) : scale;
+  }
 }
 
 // Those of keys to `lower`, of queries to global memory. Blocks of steps that come later hold nothing.
@@ -213,6 +225,18 @@ INLINE void find_erasing(Shared& shared, Stored* erasing, int warp, int lane) {
   }
 }
 
+// What is needed of the steps, by the threads from kChunk on.
+INLINE void keep_steps(ChunkSteps& to, const ChunkSteps& from, int thread) {
+  constexpr int kBytes = kForGradients ? kStepsBytes : kStepNumbers * 4;
+  using Sixteen = Pack<unsigned, 4>;
+  auto first = reinterpret_cast<Sixteen*>(kForGradients ? static_cast<void*>(&to) : to.entering);
+  const auto at = reinterpret_cast<const Sixteen*>(kForGradients ? static_cast<const void*>(&from) : from.entering);
+#pragma unroll
+  for (int i = 0; i < kBytes / 16; i += kThreads - kChunk) {
+    if (i + thread < kBytes / 16) first[i + thread] = at[i + thread];
+  }
+}
+
 KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(const GRID_CONSTANT InsideArguments p) {
   SHARED_MEMORY(InsideShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
@@ -227,39 +251,39 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
     fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
     fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.full, thread);
   }
-  if constexpr (kWide) {
-    synchronize_block();
-    if (warp > 0) wait_for_bytes(shared.full, 0);
-  } else {
-    close_copies();
-    arrive_with_copies<0>();
-  }
-  if (warp == 0) find_steps(shared.steps, p, place, lane);
-  if (warp > 0) find_factors(shared, p.options.scale, thread);
-  synchronize_block();
+  if constexpr (kWide) synchronize_block();
+  else close_copies();
+  if (warp == kOtherWarp) find_steps(shared.steps, p, place, lane);
   if constexpr (kWide) wait_for_bytes(shared.full, 0);
+  else arrive_with_copies<0>();
   const int rows = warp % kRowBlocks, half = warp / kRowBlocks;
   Scores of_keys, of_queries;
   if (half < 2) {
     find_scores(of_keys, shared.k, shared.k, rows, half, lane);
     find_scores(of_queries, shared.q, shared.k, rows, half, lane);
+#pragma unroll
+    for (int n = 0; n < kRowBlocks / 2; ++n) {
+      if (half * (kRowBlocks / 2) + n == rows) keep_factors(shared.steps.k_factors + rows * 16, of_keys[n], 1.0f, Seat(lane));
+    }
   }
-  for (int i = thread; i < kChunk; i += kThreads) {
-    shared.steps.entered_q[i] = shared.steps.entering[i] * shared.steps.q_factors[i];
-    shared.steps.entered_k[i] = shared.steps.entering[i] * shared.steps.k_factors[i];
-    shared.steps.left_k[i] = shared.steps.leaving[i] * shared.steps.k_factors[i];
+  if (half == 0) {
+    Squares squares;
+    if constexpr (kNormalise) find_squares(squares, shared.q, rows, lane);
+    keep_factors(shared.steps.q_factors + rows * 16, squares, p.options.scale, Seat(lane));
   }
   synchronize_block();
   const Index square = place.number * (kChunk * kChunk);
   if (half < 2) keep_scores(shared, p.weights + square, of_keys, of_queries, rows, half, lane);
-  synchronize_block();
-  if (thread < kChunk) {
-    find_diagonal(shared.inverse, shared.lower, thread);
-  } else {
-    const auto from = reinterpret_cast<const Pack<unsigned, 4>*>(&shared.steps);
-    auto to = reinterpret_cast<Pack<unsigned, 4>*>(p.steps + place.number);
-    for (int i = thread - kChunk; i < kStepsBytes / 16; i += kThreads - kChunk) to[i] = from[i];
+  const int step = thread - kOtherWarp * 32;
+  if (step >= 0 && step < kChunk) {
+    ChunkSteps& steps = shared.steps;
+    steps.entered_q[step] = steps.entering[step] * steps.q_factors[step];
+    steps.entered_k[step] = steps.entering[step] * steps.k_factors[step];
+    steps.left_k[step] = steps.leaving[step] * steps.k_factors[step];
   }
+  synchronize_block();
+  if (thread < kChunk) find_diagonal(shared.inverse, shared.lower, thread);
+  else keep_steps(p.steps[place.number], shared.steps, thread - kChunk);
   synchronize_block();
   join_inverses<kThreads, 16>(shared.inverse, shared.lower, thread);
   keep_inverse(shared, p.solver + square, p.inverse + square, thread);
