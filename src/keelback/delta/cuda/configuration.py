@@ -91,13 +91,8 @@ class InsideConfiguration:
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
-        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         rows = FLOAT * chunk * (chunk + 4)
-        if self.gradients:
-            matrices = keys + aligned(max(keys, rows, square), tiles.unit) + rows
-        else:
-            matrices = 2 * max(keys, rows)
-        matrices = aligned(matrices, tiles.unit)
+        matrices = aligned(2 * max(tiles.bytes_of(chunk, tiles.key), rows), tiles.unit)
         return aligned(matrices + tiles.step_bytes + BARRIER, tiles.unit)
 
     @cached_property
@@ -140,11 +135,12 @@ class WalkConfiguration:
         tiles, chunk, unit = self.tiles, self.tiles.chunk, self.tiles.unit
         keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         values = tiles.bytes_of(chunk, tiles.value_tile)
+        numbers = FLOAT * chunk
         if self.back:
-            stage = aligned(3 * keys + square + 3 * FLOAT * chunk, unit) + values
+            stage = 2 * (keys + square) + values + 5 * numbers
         else:
-            stage = keys + values + square + 4 * FLOAT * chunk
-            stage += keys + square if self.outputs else 0
+            stage = keys + values + square + 4 * numbers
+            stage += keys + square if self.outputs else aligned(numbers, unit)
         stages = aligned(self.stages * (aligned(stage, unit) + BARRIER), unit)
         outputs = values * (2 if tiles.wide else 1) if self.outputs else 0
         return stages + outputs
@@ -185,9 +181,9 @@ class GradientsConfiguration:
         tiles, chunk = self.tiles, self.tiles.chunk
         square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, self.width)
         stage = aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
-        shared = aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
+        shared = aligned(max(self.stages * stage, 2 * square), tiles.unit)
         sums = FLOAT * self.warps * (SUMS * BLOCK_OF_TILE + 1)
-        after = square + tiles.step_bytes + sums + BARRIER * (1 + self.stages)
+        after = tiles.step_bytes + sums + BARRIER * (1 + self.stages)
         return aligned(2 * tiles.bytes_of(chunk, tiles.key) + shared + after, tiles.unit)
 
     @cached_property

@@ -75,14 +75,13 @@ class CudaDelta(ChunkedDelta):
         dg, dbeta = (torch.empty_like(x, memory_format=_ROWS) for x in (given.g, given.beta))
         dstart = None if given.initial_states is None else self._states(given, sizes)
         _go_ahead(launches, given, parts, 0, parts.between)
-        walk = (*map(address, (given.q, given.k)), parts.steps, parts.erasing, parts.weights)
-        ends = (address(dlast), parts.dwritten, parts.adjoints, address(dstart))
-        launches.back((*walk, dy.data_ptr(), *ends), (*walk[:2], dy.data_ptr()))
+        walk = (*map(address, (given.q, given.k)), dy.data_ptr())
+        ends = (parts.solved, parts.adjoints, address(dlast), address(dstart))
+        launches.back((*walk, parts.steps, parts.solver, parts.weights, *ends), walk)
         operands = [address(x) for x in (given.q, given.k, given.v, dy, given.reset)]
-        found = (parts.steps, parts.states, parts.adjoints)
-        writes = (parts.written, parts.dwritten, parts.inverse)
+        found = (parts.steps, parts.states, parts.adjoints, parts.written, parts.solved)
         wanted = map(address, (dq, dk, dv, dg, dbeta))
-        launches.gradients((*operands, *found, *writes, *wanted), operands[:4])
+        launches.gradients((*operands, *found, *wanted), operands[:4])
         if sizes.heads_per_group > 1:
             dq, dk = (x.unflatten(2, (sizes.groups, -1)).sum(3) for x in (dq, dk))
         return Operands(dq, dk, dv, dg, dbeta, dstart)
@@ -103,7 +102,7 @@ def _go_ahead(
     """
     q, k, v, *steps = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
     found = (parts.steps, parts.solver, parts.weights)
-    inside = (q, k, *steps, *found, parts.erasing, parts.inverse)
+    inside = (q, k, *steps, *found)
     walk = (q, k, v, *found, parts.written, parts.states)
     start, segments = address(given.initial_states), launches.segments
 

@@ -20,12 +20,10 @@ class Parts:
     steps: int
     solver: int
     weights: int
-    erasing: int
-    inverse: int
     written: int
     states: int
     adjoints: int
-    dwritten: int
+    solved: int
     between: int  # states between segments
 
     @classmethod
@@ -35,21 +33,14 @@ class Parts:
         chunks = sizes.batch * sizes.heads * -(-sizes.length // tiles.chunk)
         width, chunk = tiles.dtype.itemsize, tiles.chunk
         only = chunks if gradients else 0
-        square = chunk * chunk
-        steps, weights = room.take(chunks * tiles.step_bytes, 1), room.take(chunks * square, width)
-        # Where there are gradients of states, solvers are not needed any more.
-        adjoints = room.take(only * max(tiles.key * tiles.values, square), width)
-        solver = adjoints if gradients else room.take(chunks * square, width)
         return cls(
-            steps=steps,
-            solver=solver,
-            weights=weights,
-            erasing=room.take(only * chunk * tiles.key, width),
-            inverse=room.take(only * square, width),
+            steps=room.take(chunks * tiles.step_bytes, 1),
+            solver=room.take(chunks * chunk * chunk, width),
+            weights=room.take(chunks * chunk * chunk, width),
             written=room.take(only * chunk * tiles.values, width),
             states=room.take(only * tiles.key * tiles.values, width),
-            adjoints=adjoints,
-            dwritten=room.take(only * chunk * tiles.values, width),
+            adjoints=room.take(only * tiles.key * tiles.values, width),
+            solved=room.take(only * chunk * tiles.values, width),
             between=room.take(sizes.batch * sizes.heads * sizes.key * sizes.value if only else 0),
         )
 
@@ -101,14 +92,15 @@ class Launches:
         of_keys = [map_of(given.q, tiles.key), map_of(given.k, tiles.key)]
 
         steps = {"g": given.g.stride, "beta": given.beta.stride}
-        found = dict.fromkeys(("steps", "solver", "weights", "erasing", "inverse"), ())
+        found = dict.fromkeys(("steps", "solver", "weights"), ())
         keys = {name: operands[name] for name in "qk"}
         fields = {**keys, **steps, **scaled, **found}
         # The output lies like this.
         rows_of_y = Layout(given.v.shape, row_major(given.v.shape), given.v.dtype, given.v.device)
         ahead = {
             **operands,
-            **dict.fromkeys(("steps", "solver", "weights", "written", "states", "start"), ()),
+            **found,
+            **dict.fromkeys(("written", "states", "start"), ()),
             "y": strides_of(rows_of_y),
             "end": (),
         }
@@ -127,12 +119,12 @@ class Launches:
             return
         back = {
             **keys,
-            **dict.fromkeys(("steps", "erasing", "weights"), ()),
             "dy": strides_of(dy),
-            **dict.fromkeys(("start", "dwritten", "adjoints", "end"), ()),
+            **found,
+            **dict.fromkeys(("solved", "adjoints", "start", "end"), ()),
         }
         self.back = launch(plan.back, blocks, back, [*of_keys, map_of(dy, tiles.value_tile)])
-        found = dict.fromkeys(("steps", "states", "adjoints", "written", "dwritten", "inverse"), ())
+        found = dict.fromkeys(("steps", "states", "adjoints", "written", "solved"), ())
         wanted = dict.fromkeys(("dq", "dk", "dv", "dg", "dbeta"), ())
         self.gradients = launch(
             plan.gradients,

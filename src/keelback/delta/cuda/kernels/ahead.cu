@@ -1,6 +1,7 @@
 // Ahead through the chunks: with h the states before one, its steps write u = solver (v - entered k h) along their keys,
 //     y = entered q h + weights u,      h' = across h + left k^T u.
-// On the way to the gradients (without kOutputs), u and h are kept, and there is no y.
+// On the way to the gradients (without kOutputs), u and h are kept, and there is no y; the solver is still to be multiplied
+// by beta.
 #include "walks.cuh"
 
 struct AheadArguments {
@@ -17,7 +18,9 @@ struct AheadArguments {
   float* end;  // or null
 };
 
-struct ForGradients {};
+struct ForGradients {
+  float beta[kChunk];
+};
 struct ForOutputs {
   Operand<kChunk, kKey> q;
   Tile<kChunk, kChunk> weights;
@@ -28,8 +31,8 @@ struct AheadStage : ChoiceOf<kOutputs, ForOutputs, ForGradients>::Type {
   Tile<kChunk, kChunk> solver;
   float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk];
 };
-constexpr int kStageBytes = sizeof(Operand<kChunk, kKey>) + sizeof(AheadStage::v) + sizeof(AheadStage::solver) + kStepNumbers * 4 +
-                            (kOutputs ? sizeof(ForOutputs) : 0);
+constexpr int kStageBytes = sizeof(Operand<kChunk, kKey>) + sizeof(AheadStage::v) + sizeof(AheadStage::solver) + kChunk * 16 +
+                            (kOutputs ? sizeof(ForOutputs) : sizeof(ForGradients));
 
 // Outputs on their way: with kWide a tile (step, value), beside that which the copying unit reads; else one of each warp,
 // (value, step).
@@ -55,10 +58,12 @@ INLINE void fetch_chunk(Stage& stage, const AheadArguments& p, const WalkPlace& 
   fetch<kThreads>(stage.k, p.of_k, p.k, place.row, time, group, 0, rows, kKey, full, thread);
   fetch<kThreads>(stage.v, p.of_v, p.v, place.row, time, place.head, first, rows, p.sizes.value - first, full, thread);
   fetch_matrix<kThreads>(stage.solver, p.solver + square, full, thread);
-  fetch_numbers<kThreads, kStepNumbers>(stage.entering, p.steps[number].entering, full, thread);
+  fetch_numbers<kThreads, 4 * kChunk>(stage.entering, p.steps[number].entering, full, thread);
   if constexpr (kOutputs) {
     fetch<kThreads>(stage.q, p.of_q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
     fetch_matrix<kThreads>(stage.weights, p.weights + square, full, thread);
+  } else {
+    fetch_numbers<kThreads, kChunk>(stage.beta, p.steps[number].beta, full, thread);
   }
 }
 
@@ -118,29 +123,26 @@ INLINE void keep_turned(Operand<kChunk, kValueTile>& to, const Fragment (&sums)[
   }
 }
 
-// v^T (16 values, steps) becomes (v - entered k h)^T, `read` being (k h)^T.
-INLINE void find_errors(Fragment (&v)[kRowBlocks], const Sums<kRowBlocks>& read, const float* entered_k, const Seat& seat) {
+// v^T (16 values, steps) becomes (v - entered k h)^T, times beta where the solver is not; `read` is (k h)^T.
+template <typename Stage>
+INLINE void find_errors(Fragment (&v)[kRowBlocks], const Sums<kRowBlocks>& read, const Stage& stage, const Seat& seat) {
 #pragma unroll
   for (int n = 0; n < kRowBlocks * 2; ++n) {
-    const auto factors = *reinterpret_cast<const Pack<float, 2>*>(entered_k + n * 8 + seat.column);
+    const auto factors = *reinterpret_cast<const Pack<float, 2>*>(stage.entered_k + n * 8 + seat.column);
+    Pack<float, 2> beta = {};
+    if constexpr (!kOutputs) beta = *reinterpret_cast<const Pack<float, 2>*>(stage.beta + n * 8 + seat.column);
 #pragma unroll
     for (int i = n % 2 * 2; i < n % 2 * 2 + 2; ++i) {
       const float* found = &read[n / 2][n % 2][i % 2 * 2];
       Words words;
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) words.plane[plane] = v[n / 2].at[plane][i];
-      words = split(words.low() - factors.at[0] * found[0], words.high() - factors.at[1] * found[1]);
+      float low = words.low() - factors.at[0] * found[0], high = words.high() - factors.at[1] * found[1];
+      if constexpr (!kOutputs) low *= beta.at[0], high *= beta.at[1];
+      words = split(low, high);
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) v[n / 2].at[plane][i] = words.plane[plane];
     }
-  }
-}
-
-// The stage of the last chunk is free, and its outputs are there.
-INLINE void share_with_server() {
-  if constexpr (kWide) {
-    publish_to_matrix_unit();
-    synchronize_block();
   }
 }
 
@@ -214,7 +216,7 @@ INLINE void walk(Shared& shared, const AheadArguments& p) {
     for (int k = 0; k < kRowBlocks; ++k) load_left_transposed(errors[k], stage.v, k * 2, warp * 2, lane);
     if constexpr (kOutputs) add_some<true, 0, kKey / 32, true>(y, before, stage.q, lane);
     wait_for<kOutputs ? 1 : 0>(read);
-    find_errors(errors, read, stage.entered_k, seat);
+    find_errors(errors, read, stage, seat);
     add_all<true, true>(u, errors, stage.solver, lane);
     if constexpr (kOutputs) add_some<true, kKey / 32, kKey / 16, false>(y, before, stage.q, lane);
     wait_for<kOutputs ? 1 : 0>(u);
@@ -232,7 +234,7 @@ INLINE void walk(Shared& shared, const AheadArguments& p) {
     wait_for<kOutputs ? 1 : 0>(h);
     release(before);
     release(left);
-    if constexpr (!kWide) shared.chunks.leave(passed, sizes.count, thread, fetch);
+    shared.chunks.leave(passed, sizes.count, thread, fetch);
     if (kWide && passed + 1 < sizes.count) enter(passed + 1);
     if constexpr (kOutputs) {
       wait_for<0>(y);

@@ -135,7 +135,6 @@ struct alignas(16) ChunkSteps {
   INLINE float across() const { return entering[kChunk - 1]; }
 };
 constexpr int kStepsBytes = kChunk * 44;
-constexpr int kStepNumbers = kChunk * 4;  // from `entering` to `entered_k`: those that the way ahead needs
 static_assert(sizeof(ChunkSteps) == kStepsBytes, "as the host reckons");
 
 // Which chunk of which head of which row.

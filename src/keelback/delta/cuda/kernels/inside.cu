@@ -3,8 +3,7 @@
 // With N the scores of keys with keys before them, each times beta of the later one, T = (1 + N)^-1 is found in float32 by
 // substitution, block by block: powers of N would cancel where keys are alike. With h the states, what the chunk writes is
 //     u = solver (v - entered k h),   solver = T beta,
-// and weights are the scores of queries with keys up to them. For the gradients there are also T and
-//     erasing = -solver (entered k).
+// and weights are the scores of queries with keys up to them. For the gradients there is T in the place of the solver.
 // Source: Yang et al. 2024 (arXiv 2406.06484), section 3.2, with the decays of arXiv 2412.06464.
 #include "norms.cuh"
 #include "triangles.cuh"
@@ -25,21 +24,16 @@ struct InsideArguments {
   ChunkSteps* steps;  // (row, head, chunk), as all that follows
   Stored* solver;     // (step, step)
   Stored* weights;    // (step, step)
-  Stored* erasing;    // (step, key), and
-  Stored* inverse;    // T, (step, step), for the gradients
 };
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kParts = kWarps / kRowBlocks;  // of the keys, for the warps with the same steps
-constexpr int kPart = kKey / kParts;
 constexpr int kOtherWarp = 4;  // has the fewest scores
-static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0, "warps have whole tiles");
+static_assert(kWarps >= 2 * kRowBlocks && kRowBlocks % 2 == 0, "a warp has scores of 16 steps with half of them");
 // Decays below 2^-150 are zero; as logs of this size they do not spoil what is added to them.
 constexpr double kSmallestLog = -150.0;
 
-// The keys are needed until the end for the gradients only.
-struct KeysAtFirst {
+struct InsideShared {
   union {  // one after the other
     struct {
       Operand<kChunk, kKey> k, q;
@@ -48,18 +42,6 @@ struct KeysAtFirst {
       Rows lower, inverse;
     };
   };
-};
-struct KeysToTheEnd {
-  Operand<kChunk, kKey> k;
-  union {
-    Operand<kChunk, kKey> q;
-    Rows lower;
-    Tile<kChunk, kChunk> of_keys;  // the solver times what k is multiplied by, down its columns
-  };
-  Rows inverse;
-};
-
-struct InsideShared : ChoiceOf<kForGradients, KeysToTheEnd, KeysAtFirst>::Type {
   ChunkSteps steps;
   CopyBarrier full;
 };
@@ -183,51 +165,27 @@ INLINE void keep_scores(InsideShared& shared, Stored* weights, const Scores& of_
   }
 }
 
-// T as the products take it: times beta, and for the erasing times what k is multiplied by, down its columns.
-template <typename Shared>
-INLINE void keep_inverse(Shared& shared, Stored* solver, Stored* inverse, int thread) {
-  const ChunkSteps& steps = shared.steps;
+// T, or T times beta down its columns.
+INLINE void keep_solver(Stored* solver, const InsideShared& shared, int thread) {
 #pragma unroll
   for (int i = 0; i < kChunk * kChunk / 2 / kThreads; ++i) {
     const int pair = i * kThreads + thread, block = pair / 32;
     const Seat seat(pair % 32);
     const int row_block = block / (kChunk / 8), column_block = block % (kChunk / 8);
     const int row = row_block * 8 + seat.row, column = column_block * 8 + seat.column;
-    const Pack<float, 2> two = *reinterpret_cast<const Pack<float, 2>*>(&shared.inverse[row][column]);
-    const float low = column <= row ? two.at[0] : 0.0f, high = column < row ? two.at[1] : 0.0f;
-    const float beta[2] = {steps.beta[column], steps.beta[column + 1]};
-    store_pair<kChunk>(solver, row_block, column_block, seat, low * beta[0], high * beta[1]);
-    if constexpr (kForGradients) {
-      const float keys[2] = {steps.entered_k[column], steps.entered_k[column + 1]};
-      shared.of_keys.set(row_block, column_block, seat, split(low * beta[0] * keys[0], high * beta[1] * keys[1]));
-      store_pair<kChunk>(inverse, row_block, column_block, seat, low, high);
+    Pack<float, 2> two = *reinterpret_cast<const Pack<float, 2>*>(&shared.inverse[row][column]);
+    two.at[0] = column <= row ? two.at[0] : 0.0f, two.at[1] = column < row ? two.at[1] : 0.0f;
+    if constexpr (!kForGradients) {
+      const auto beta = *reinterpret_cast<const Pack<float, 2>*>(&shared.steps.beta[column]);
+      two.at[0] *= beta.at[0], two.at[1] *= beta.at[1];
     }
-  }
-}
-
-// Where it is needed. A warp has 16 steps and a part of the keys.
-template <typename Shared>
-INLINE void find_erasing(Shared& shared, Stored* erasing, int warp, int lane) {
-  if constexpr (kForGradients) {
-    share();
-    const int rows = warp % kRowBlocks, part = warp / kRowBlocks;
-    Sums<kPart / 16> sums;
-    clear(sums);
-#pragma unroll
-    for (int k = 0; k < kRowBlocks; ++k) {
-      Fragment left;
-      load_left(left, shared.of_keys, rows * 2, k * 2, lane);
-      add_to<false>(sums, left, shared.k, k * 2, part * (kPart / 8), lane);
-    }
-    end_products(sums);
-    scale_rows_of(sums, -1.0f, -1.0f);
-    store_blocks<kKey>(erasing, rows * 2, part * (kPart / 8), sums, lane);
+    store_pair<kChunk>(solver, row_block, column_block, seat, two.at[0], two.at[1]);
   }
 }
 
 // What is needed of the steps, by the threads from kChunk on.
 INLINE void keep_steps(ChunkSteps& to, const ChunkSteps& from, int thread) {
-  constexpr int kBytes = kForGradients ? kStepsBytes : kStepNumbers * 4;
+  constexpr int kBytes = kForGradients ? kStepsBytes : 4 * kChunk * 4;  // from `entering` to `entered_k`
   using Sixteen = Pack<unsigned, 4>;
   auto first = reinterpret_cast<Sixteen*>(kForGradients ? static_cast<void*>(&to) : to.entering);
   const auto at = reinterpret_cast<const Sixteen*>(kForGradients ? static_cast<const void*>(&from) : from.entering);
@@ -286,6 +244,5 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   else keep_steps(p.steps[place.number], shared.steps, thread - kChunk);
   synchronize_block();
   join_inverses<kThreads, 16>(shared.inverse, shared.lower, thread);
-  keep_inverse(shared, p.solver + square, p.inverse + square, thread);
-  find_erasing(shared, p.erasing + place.number * (kChunk * kKey), warp, lane);
+  keep_solver(p.solver + square, shared, thread);
 }
