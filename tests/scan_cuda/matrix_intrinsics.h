@@ -183,6 +183,11 @@ inline HostRight right_in_panel(const void* first, int pitch, int next_panel) {
   return {static_cast<const unsigned char*>(first), 0, 0, pitch, next_panel};
 }
 
+inline HostRight moved(HostRight right, unsigned bytes) {
+  right.first += bytes;
+  return right;
+}
+
 struct HostProduct {
   std::function<void()> make;
   int group;

@@ -31,6 +31,9 @@ INLINE unsigned long long right_in_panel(const void* first, int pitch, int next_
   return encoded_bytes(shared_address(first)) | encoded_bytes(next_panel) << 16 | encoded_bytes(8 * pitch) << 32 | swizzle << 62;
 }
 
+// The same, so many bytes on.
+INLINE unsigned long long moved(unsigned long long right, unsigned bytes) { return right + (bytes >> 4); }
+
 // sums (16 rows of a warp, kColumns) += left (16, 16) right (16, kColumns), sometime before `wait_for_products` returns:
 // until then neither the sums nor the right factor may be touched. The blocks of the right factor hold 8 of its rows, or,
 // if transposed, of its columns. If fresh, what the sums were does not count.

@@ -16,7 +16,7 @@ from keelback.compiled.cuda_tiles import (
     aligned,
 )
 
-WARPS = 8  # of the kernels whose blocks have a chunk
+WARPS = 8  # of a block that finds gradients
 SUMS = 6  # of gradients.cuh
 
 
@@ -77,7 +77,7 @@ class InsideConfiguration:
 
     sources: ClassVar[str] = "keelback.delta.cuda"
     kernel: ClassVar[str] = "inside"
-    threads: ClassVar[int] = 32 * WARPS
+    threads: ClassVar[int] = 128
 
     tiles: Tiles
     decay_dtype: torch.dtype
@@ -140,7 +140,7 @@ class WalkConfiguration:
             stage = 2 * (keys + square) + values + 5 * numbers
         else:
             stage = keys + values + square + 4 * numbers
-            stage += keys + square if self.outputs else aligned(numbers, unit)
+            stage += keys + square if self.outputs else 0
         stages = aligned(self.stages * (aligned(stage, unit) + BARRIER), unit)
         outputs = values * (2 if tiles.wide else 1) if self.outputs else 0
         return stages + outputs

@@ -77,7 +77,7 @@ class CudaDelta(ChunkedDelta):
         _go_ahead(launches, given, parts, 0, parts.between)
         walk = (*map(address, (given.q, given.k)), dy.data_ptr())
         ends = (parts.solved, parts.adjoints, address(dlast), address(dstart))
-        launches.back((*walk, parts.steps, parts.solver, parts.weights, *ends), walk)
+        launches.back((*walk, parts.steps, parts.inverse, parts.weights, *ends), walk)
         operands = [address(x) for x in (given.q, given.k, given.v, dy, given.reset)]
         found = (parts.steps, parts.states, parts.adjoints, parts.written, parts.solved)
         wanted = map(address, (dq, dk, dv, dg, dbeta))
@@ -102,7 +102,7 @@ def _go_ahead(
     """
     q, k, v, *steps = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
     found = (parts.steps, parts.solver, parts.weights)
-    inside = (q, k, *steps, *found)
+    inside = (q, k, *steps, *found, parts.inverse)
     walk = (q, k, v, *found, parts.written, parts.states)
     start, segments = address(given.initial_states), launches.segments
 

@@ -20,6 +20,7 @@ class Parts:
     steps: int
     solver: int
     weights: int
+    inverse: int
     written: int
     states: int
     adjoints: int
@@ -33,13 +34,17 @@ class Parts:
         chunks = sizes.batch * sizes.heads * -(-sizes.length // tiles.chunk)
         width, chunk = tiles.dtype.itemsize, tiles.chunk
         only = chunks if gradients else 0
+        square = chunk * chunk
+        # Where there are gradients of states, solvers are not needed any more.
+        adjoints = room.take(only * max(tiles.key * tiles.values, square), width)
         return cls(
             steps=room.take(chunks * tiles.step_bytes, 1),
-            solver=room.take(chunks * chunk * chunk, width),
-            weights=room.take(chunks * chunk * chunk, width),
+            solver=adjoints if gradients else room.take(chunks * square, width),
+            weights=room.take(chunks * square, width),
+            inverse=room.take(only * square, width),
             written=room.take(only * chunk * tiles.values, width),
             states=room.take(only * tiles.key * tiles.values, width),
-            adjoints=room.take(only * tiles.key * tiles.values, width),
+            adjoints=adjoints,
             solved=room.take(only * chunk * tiles.values, width),
             between=room.take(sizes.batch * sizes.heads * sizes.key * sizes.value if only else 0),
         )
@@ -94,7 +99,7 @@ class Launches:
         steps = {"g": given.g.stride, "beta": given.beta.stride}
         found = dict.fromkeys(("steps", "solver", "weights"), ())
         keys = {name: operands[name] for name in "qk"}
-        fields = {**keys, **steps, **scaled, **found}
+        fields = {**keys, **steps, **scaled, **found, "inverse": ()}
         # The output lies like this.
         rows_of_y = Layout(given.v.shape, row_major(given.v.shape), given.v.dtype, given.v.device)
         ahead = {
@@ -120,7 +125,7 @@ class Launches:
         back = {
             **keys,
             "dy": strides_of(dy),
-            **found,
+            **dict.fromkeys(("steps", "inverse", "weights"), ()),
             **dict.fromkeys(("solved", "adjoints", "start", "end"), ()),
         }
         self.back = launch(plan.back, blocks, back, [*of_keys, map_of(dy, tiles.value_tile)])

@@ -27,11 +27,9 @@ COLUMNS_OF_GROUPS = (64, 128)
 _MOST_STAGES = 3
 #: Where walks leave half of the processors idle: segments of the length, of so many chunks each or
 #: more. One is walked through while the chunks of the next are prepared on the other processors.
-SEGMENTS, _CHUNKS_OF_SEGMENT = 6, 6
-#: Stages of a walk that leaves room for blocks of the preparation beside it.
-_STAGES_BESIDE = 2
+SEGMENTS, _CHUNKS_OF_SEGMENT = 4, 9
 #: Blocks of a processor that registers suffice for, and bytes that each needs beside its own.
-_MOST_BLOCKS, _RESERVED = 3, 1024
+_MOST_BLOCKS, _RESERVED = 4, 1024
 
 Staged = TypeVar("Staged", WalkConfiguration, GradientsConfiguration)
 
@@ -94,9 +92,7 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     decay, beta = traits.decay_dtype, traits.beta_dtype
     inside, inside_for_gradients = (
         _crowded(
-            InsideConfiguration(
-                tiles, decay, beta, traits.normalise, traits.has_reset, gradients
-            ),
+            InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset, gradients),
             card,
         )
         for gradients in (False, True)
@@ -122,9 +118,8 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     walks = sizes.batch * sizes.heads * tiles.value_tiles
     many = sizes.length >= SEGMENTS * _CHUNKS_OF_SEGMENT * tiles.chunk
     segments = SEGMENTS if wide and many and 2 * walks <= card.processors else 1
-    most = _MOST_STAGES if segments == 1 else _STAGES_BESIDE
     ahead, again, back = (
-        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, most)
+        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, _MOST_STAGES)
         for back, outputs in ((False, True), (False, False), (True, False))
     )
     kernels = (inside, inside_for_gradients, ahead, again, back, gradients)

@@ -1,7 +1,6 @@
 // Ahead through the chunks: with h the states before one, its steps write u = solver (v - entered k h) along their keys,
 //     y = entered q h + weights u,      h' = across h + left k^T u.
-// On the way to the gradients (without kOutputs), u and h are kept, and there is no y; the solver is still to be multiplied
-// by beta.
+// On the way to the gradients (without kOutputs), u and h are kept, and there is no y.
 #include "walks.cuh"
 
 struct AheadArguments {
@@ -18,9 +17,7 @@ struct AheadArguments {
   float* end;  // or null
 };
 
-struct ForGradients {
-  float beta[kChunk];
-};
+struct ForGradients {};
 struct ForOutputs {
   Operand<kChunk, kKey> q;
   Tile<kChunk, kChunk> weights;
@@ -32,7 +29,7 @@ struct AheadStage : ChoiceOf<kOutputs, ForOutputs, ForGradients>::Type {
   float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk];
 };
 constexpr int kStageBytes = sizeof(Operand<kChunk, kKey>) + sizeof(AheadStage::v) + sizeof(AheadStage::solver) + kChunk * 16 +
-                            (kOutputs ? sizeof(ForOutputs) : sizeof(ForGradients));
+                            (kOutputs ? sizeof(ForOutputs) : 0);
 
 // Outputs on their way: with kWide a tile (step, value), beside that which the copying unit reads; else one of each warp,
 // (value, step).
@@ -62,8 +59,6 @@ INLINE void fetch_chunk(Stage& stage, const AheadArguments& p, const WalkPlace& 
   if constexpr (kOutputs) {
     fetch<kThreads>(stage.q, p.of_q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
     fetch_matrix<kThreads>(stage.weights, p.weights + square, full, thread);
-  } else {
-    fetch_numbers<kThreads, kChunk>(stage.beta, p.steps[number].beta, full, thread);
   }
 }
 
@@ -123,23 +118,18 @@ INLINE void keep_turned(Operand<kChunk, kValueTile>& to, const Fragment (&sums)[
   }
 }
 
-// v^T (16 values, steps) becomes (v - entered k h)^T, times beta where the solver is not; `read` is (k h)^T.
-template <typename Stage>
-INLINE void find_errors(Fragment (&v)[kRowBlocks], const Sums<kRowBlocks>& read, const Stage& stage, const Seat& seat) {
+// v^T (16 values, steps) becomes (v - entered k h)^T, `read` being (k h)^T.
+INLINE void find_errors(Fragment (&v)[kRowBlocks], const Sums<kRowBlocks>& read, const float* entered_k, const Seat& seat) {
 #pragma unroll
   for (int n = 0; n < kRowBlocks * 2; ++n) {
-    const auto factors = *reinterpret_cast<const Pack<float, 2>*>(stage.entered_k + n * 8 + seat.column);
-    Pack<float, 2> beta = {};
-    if constexpr (!kOutputs) beta = *reinterpret_cast<const Pack<float, 2>*>(stage.beta + n * 8 + seat.column);
+    const auto factors = *reinterpret_cast<const Pack<float, 2>*>(entered_k + n * 8 + seat.column);
 #pragma unroll
     for (int i = n % 2 * 2; i < n % 2 * 2 + 2; ++i) {
       const float* found = &read[n / 2][n % 2][i % 2 * 2];
       Words words;
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) words.plane[plane] = v[n / 2].at[plane][i];
-      float low = words.low() - factors.at[0] * found[0], high = words.high() - factors.at[1] * found[1];
-      if constexpr (!kOutputs) low *= beta.at[0], high *= beta.at[1];
-      words = split(low, high);
+      words = split(words.low() - factors.at[0] * found[0], words.high() - factors.at[1] * found[1]);
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) v[n / 2].at[plane][i] = words.plane[plane];
     }
@@ -216,7 +206,7 @@ INLINE void walk(Shared& shared, const AheadArguments& p) {
     for (int k = 0; k < kRowBlocks; ++k) load_left_transposed(errors[k], stage.v, k * 2, warp * 2, lane);
     if constexpr (kOutputs) add_some<true, 0, kKey / 32, true>(y, before, stage.q, lane);
     wait_for<kOutputs ? 1 : 0>(read);
-    find_errors(errors, read, stage, seat);
+    find_errors(errors, read, stage.entered_k, seat);
     add_all<true, true>(u, errors, stage.solver, lane);
     if constexpr (kOutputs) add_some<true, kKey / 32, kKey / 16, false>(y, before, stage.q, lane);
     wait_for<kOutputs ? 1 : 0>(u);

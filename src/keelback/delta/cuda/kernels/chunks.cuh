@@ -12,6 +12,7 @@ struct Sizes {
   int batch, length, heads, groups, chunks, value, first, count;
 
   INLINE int group_of(int head) const { return head / (heads / groups); }
+  INLINE int blocks() const { return batch * heads * count; }
 };
 
 constexpr int kRowBlocks = kChunk / 16;
@@ -39,26 +40,27 @@ INLINE void add_to(float (&sums)[kTiles][2][4], const Fragment& left, const Righ
 // The same for several left factors along the 16s of the right one's depth, from kBegin on to kEnd, which are all under way
 // on return; if fresh, what the sums were does not count.
 template <bool kTransposed, int kBegin, int kEnd, bool kFresh, int kTiles, int kCount, typename Right>
-INLINE void add_some(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane) {
+INLINE void add_some(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane, int n = 0) {
   if constexpr (kWide) {
+    const auto first = right_of<kTransposed>(right, 0, 0, n);
     begin_products();
     if constexpr (kFresh) {
-      multiply_group<kTransposed, true>(Element(), flat(sums), lefts[kBegin].at[0], right_of<kTransposed>(right, 0, kBegin * 2, 0));
+      multiply_group<kTransposed, true>(Element(), flat(sums), lefts[kBegin].at[0], moved(first, bytes_along_depth<kTransposed>(right, kBegin)));
     }
 #pragma unroll
     for (int k = kBegin + kFresh; k < kEnd; ++k) {
-      multiply_group<kTransposed>(Element(), flat(sums), lefts[k].at[0], right_of<kTransposed>(right, 0, k * 2, 0));
+      multiply_group<kTransposed>(Element(), flat(sums), lefts[k].at[0], moved(first, bytes_along_depth<kTransposed>(right, k)));
     }
     close_products();
   } else {
     if constexpr (kFresh) clear(sums);
 #pragma unroll
-    for (int k = kBegin; k < kEnd; ++k) add_product<kTransposed>(sums, lefts[k], right, k * 2, 0, lane);
+    for (int k = kBegin; k < kEnd; ++k) add_product<kTransposed>(sums, lefts[k], right, k * 2, n, lane);
   }
 }
 template <bool kTransposed, bool kFresh = false, int kTiles, int kCount, typename Right>
-INLINE void add_all(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane) {
-  add_some<kTransposed, 0, kCount, kFresh>(sums, lefts, right, lane);
+INLINE void add_all(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane, int n = 0) {
+  add_some<kTransposed, 0, kCount, kFresh>(sums, lefts, right, lane, n);
 }
 // Waits for these sums, where at most kLeft calls of `add_all` came after theirs; and for those whose left factors these are.
 template <int kLeft, int kTiles>
@@ -137,13 +139,13 @@ struct alignas(16) ChunkSteps {
 constexpr int kStepsBytes = kChunk * 44;
 static_assert(sizeof(ChunkSteps) == kStepsBytes, "as the host reckons");
 
-// Which chunk of which head of which row.
+// Which chunk of which head of which row. A chunk of all heads, which lie side by side, comes before the next.
 struct Place {
   int row, head, chunk, time, rows;
   Index number, of_head;  // of (row, head, chunk) and of (row, head)
 
-  INLINE Place(const Sizes& sizes, int index) : of_head(index / sizes.count) {
-    chunk = sizes.first + index % sizes.count;
+  INLINE Place(const Sizes& sizes, int index) : of_head(index % (sizes.batch * sizes.heads)) {
+    chunk = sizes.first + index / (sizes.batch * sizes.heads);
     number = of_head * sizes.chunks + chunk;
     head = of_head % sizes.heads;
     row = of_head / sizes.heads;

@@ -121,6 +121,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTAN
   if constexpr (kWide) wait_for_bytes(shared.operands, 0);
   scale_rows_of(shared.q, shared.steps.q_factors, thread);
   scale_rows_of(shared.k, shared.steps.k_factors, thread);
+  share();
 
   KeySums sums;
   clear(sums.of_states[0]), clear(sums.of_states[1]), clear(sums.of_adjoints), clear(sums.pairs);

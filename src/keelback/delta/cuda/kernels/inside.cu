@@ -3,7 +3,7 @@
 // With N the scores of keys with keys before them, each times beta of the later one, T = (1 + N)^-1 is found in float32 by
 // substitution, block by block: powers of N would cancel where keys are alike. With h the states, what the chunk writes is
 //     u = solver (v - entered k h),   solver = T beta,
-// and weights are the scores of queries with keys up to them. For the gradients there is T in the place of the solver.
+// and weights are the scores of queries with keys up to them. For the gradients there is also T.
 // Source: Yang et al. 2024 (arXiv 2406.06484), section 3.2, with the decays of arXiv 2412.06464.
 #include "norms.cuh"
 #include "triangles.cuh"
@@ -24,12 +24,15 @@ struct InsideArguments {
   ChunkSteps* steps;  // (row, head, chunk), as all that follows
   Stored* solver;     // (step, step)
   Stored* weights;    // (step, step)
+  Stored* inverse;    // T, (step, step), for the gradients
 };
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kOtherWarp = 4;  // has the fewest scores
-static_assert(kWarps >= 2 * kRowBlocks && kRowBlocks % 2 == 0, "a warp has scores of 16 steps with half of them");
+// A warp has the scores of 16 steps with all of the chunk or, where there are more warps, with a share of it.
+constexpr int kShares = kWarps / kRowBlocks;
+constexpr int kShare = kRowBlocks / kShares;  // in 16s
+static_assert(kWarps % kRowBlocks == 0 && kRowBlocks % kShares == 0, "all warps have as many");
 // Decays below 2^-150 are zero; as logs of this size they do not spoil what is added to them.
 constexpr double kSmallestLog = -150.0;
 
@@ -85,49 +88,17 @@ INLINE void find_steps(ChunkSteps& steps, const InsideArguments& p, const Place&
   }
 }
 
-// Scores of 16 steps with half of the steps of the chunk, before they are multiplied by what belongs to the steps.
-using Scores = Sums<kRowBlocks / 2>;
+// Scores of 16 steps with a share of the steps of the chunk, before they are multiplied by what belongs to the steps.
+using Scores = Sums<kShare>;
 
-INLINE void find_scores(Scores& scores, const Operand<kChunk, kKey>& of, const Operand<kChunk, kKey>& keys, int rows, int half, int lane) {
-  clear(scores);
-#pragma unroll
-  for (int k = 0; k < kKey / 8; k += 2) {
-    Fragment left;
-    load_left(left, of, rows * 2, k, lane);
-    add_to<true>(scores, left, keys, k, half * kRowBlocks, lane);
-  }
-  end_products(scores);
-}
-
-// The products of 16 rows with themselves.
-using Squares = float[2][4];
-
-INLINE void find_squares(Squares& squares, const Operand<kChunk, kKey>& of, int rows, int lane) {
-  clear(reinterpret_cast<Sums<1>&>(squares));
-#pragma unroll 4
-  for (int k = 0; k < kKey / 8; k += 2) {
-    Fragment left, turned;
-    load_left(left, of, rows * 2, k, lane);
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) turned.at[p][i] = left.at[p][i % 2 * 2 + i / 2];
-    multiply(squares, left, turned);
-  }
-}
-
-// What 16 rows are multiplied by: one over their norms, if they are to be normalised.
-INLINE void keep_factors(float* factors, const Squares& squares, float scale, const Seat& seat) {
-  if (seat.column / 2 != seat.row / 2) return;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float square = seat.row % 2 ? squares[i][i * 2 + 1] : squares[i][i * 2];
-    factors[i * 8 + seat.row] = kNormalise ? scale / sqrtf(square + kNormEpsilon) : scale;
-  }
+INLINE void find_scores(Scores& scores, Rows16& rows, const Operand<kChunk, kKey>& keys, int share, int lane) {
+  add_all<true, true>(scores, rows, keys, lane, share * kShare * 2);
+  wait_for<0>(scores);
+  release(rows);
 }
 
 // Those of keys to `lower`, of queries to global memory. Blocks of steps that come later hold nothing.
-INLINE void keep_scores(InsideShared& shared, Stored* weights, const Scores& of_keys, const Scores& of_queries, int rows, int half,
+INLINE void keep_scores(InsideShared& shared, Stored* weights, const Scores& of_keys, const Scores& of_queries, int rows, int share,
                         int lane) {
   const Seat seat(lane);
   const ChunkSteps& steps = shared.steps;
@@ -139,8 +110,8 @@ INLINE void keep_scores(InsideShared& shared, Stored* weights, const Scores& of_
     key_rows[i] = steps.k_factors[to] * steps.beta[to], query_rows[i] = steps.q_factors[to];
   }
 #pragma unroll
-  for (int n = 0; n < kRowBlocks; ++n) {
-    const int block = half * kRowBlocks + n, from = block * 8 + seat.column;
+  for (int n = 0; n < kShare * 2; ++n) {
+    const int block = share * kShare * 2 + n, from = block * 8 + seat.column;
     if (block > rows * 2 + 1) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) store_pair<kChunk>(weights, rows * 2 + i, block, seat, 0.0f, 0.0f);
@@ -165,21 +136,19 @@ INLINE void keep_scores(InsideShared& shared, Stored* weights, const Scores& of_
   }
 }
 
-// T, or T times beta down its columns.
-INLINE void keep_solver(Stored* solver, const InsideShared& shared, int thread) {
+// T times beta, down its columns, and for the gradients T.
+INLINE void keep_solver(const InsideArguments& p, Index square, const InsideShared& shared, int thread) {
 #pragma unroll
   for (int i = 0; i < kChunk * kChunk / 2 / kThreads; ++i) {
     const int pair = i * kThreads + thread, block = pair / 32;
     const Seat seat(pair % 32);
     const int row_block = block / (kChunk / 8), column_block = block % (kChunk / 8);
     const int row = row_block * 8 + seat.row, column = column_block * 8 + seat.column;
-    Pack<float, 2> two = *reinterpret_cast<const Pack<float, 2>*>(&shared.inverse[row][column]);
-    two.at[0] = column <= row ? two.at[0] : 0.0f, two.at[1] = column < row ? two.at[1] : 0.0f;
-    if constexpr (!kForGradients) {
-      const auto beta = *reinterpret_cast<const Pack<float, 2>*>(&shared.steps.beta[column]);
-      two.at[0] *= beta.at[0], two.at[1] *= beta.at[1];
-    }
-    store_pair<kChunk>(solver, row_block, column_block, seat, two.at[0], two.at[1]);
+    const auto two = *reinterpret_cast<const Pack<float, 2>*>(&shared.inverse[row][column]);
+    const auto beta = *reinterpret_cast<const Pack<float, 2>*>(&shared.steps.beta[column]);
+    const float low = column <= row ? two.at[0] : 0.0f, high = column < row ? two.at[1] : 0.0f;
+    store_pair<kChunk>(p.solver + square, row_block, column_block, seat, low * beta.at[0], high * beta.at[1]);
+    if (kForGradients) store_pair<kChunk>(p.inverse + square, row_block, column_block, seat, low, high);
   }
 }
 
@@ -198,7 +167,8 @@ INLINE void keep_steps(ChunkSteps& to, const ChunkSteps& from, int thread) {
 KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(const GRID_CONSTANT InsideArguments p) {
   SHARED_MEMORY(InsideShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
-  const Place place(p.sizes, blockIdx.x);
+  // The last chunks come first: those which are walked through first are in the cache then.
+  const Place place(p.sizes, p.sizes.blocks() - 1 - static_cast<int>(blockIdx.x));
   const int group = p.sizes.group_of(place.head);
   if (!kWide || thread == 0) {
     if constexpr (kWide) {
@@ -211,38 +181,39 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_inside(con
   }
   if constexpr (kWide) synchronize_block();
   else close_copies();
-  if (warp == kOtherWarp) find_steps(shared.steps, p, place, lane);
+  if (warp == 0) find_steps(shared.steps, p, place, lane);  // It has the fewest scores.
   if constexpr (kWide) wait_for_bytes(shared.full, 0);
   else arrive_with_copies<0>();
-  const int rows = warp % kRowBlocks, half = warp / kRowBlocks;
+  const int rows = warp % kRowBlocks, share = warp / kRowBlocks;
+  const Seat seat(lane);
   Scores of_keys, of_queries;
-  if (half < 2) {
-    find_scores(of_keys, shared.k, shared.k, rows, half, lane);
-    find_scores(of_queries, shared.q, shared.k, rows, half, lane);
+  {
+    Rows16 own;
+    load_rows(own, shared.k, rows * 2, lane);
+    find_scores(of_keys, own, shared.k, share, lane);
 #pragma unroll
-    for (int n = 0; n < kRowBlocks / 2; ++n) {
-      if (half * (kRowBlocks / 2) + n == rows) keep_factors(shared.steps.k_factors + rows * 16, of_keys[n], 1.0f, Seat(lane));
+    for (int n = 0; n < kShare; ++n) {
+      if (share * kShare + n == rows) keep_factors(shared.steps.k_factors + rows * 16, of_keys[n], 1.0f, seat);
     }
-  }
-  if (half == 0) {
+    load_rows(own, shared.q, rows * 2, lane);
+    find_scores(of_queries, own, shared.k, share, lane);
     Squares squares;
-    if constexpr (kNormalise) find_squares(squares, shared.q, rows, lane);
-    keep_factors(shared.steps.q_factors + rows * 16, squares, p.options.scale, Seat(lane));
+    if constexpr (kNormalise) find_squares(squares, own);
+    if (share == 0) keep_factors(shared.steps.q_factors + rows * 16, squares, p.options.scale, seat);
   }
   synchronize_block();
   const Index square = place.number * (kChunk * kChunk);
-  if (half < 2) keep_scores(shared, p.weights + square, of_keys, of_queries, rows, half, lane);
-  const int step = thread - kOtherWarp * 32;
-  if (step >= 0 && step < kChunk) {
+  keep_scores(shared, p.weights + square, of_keys, of_queries, rows, share, lane);
+  if (thread < kChunk) {
     ChunkSteps& steps = shared.steps;
-    steps.entered_q[step] = steps.entering[step] * steps.q_factors[step];
-    steps.entered_k[step] = steps.entering[step] * steps.k_factors[step];
-    steps.left_k[step] = steps.leaving[step] * steps.k_factors[step];
+    steps.entered_q[thread] = steps.entering[thread] * steps.q_factors[thread];
+    steps.entered_k[thread] = steps.entering[thread] * steps.k_factors[thread];
+    steps.left_k[thread] = steps.leaving[thread] * steps.k_factors[thread];
   }
   synchronize_block();
   if (thread < kChunk) find_diagonal(shared.inverse, shared.lower, thread);
   else keep_steps(p.steps[place.number], shared.steps, thread - kChunk);
   synchronize_block();
   join_inverses<kThreads, 16>(shared.inverse, shared.lower, thread);
-  keep_solver(p.solver + square, shared, thread);
+  keep_solver(p, square, shared, thread);
 }

@@ -27,9 +27,10 @@ INLINE void find_diagonal(Rows& inverse, const Rows& lower, int thread) {
   }
 }
 
-// sums (16, 8) += left right for a left factor (16, 8) and a right one (8, 8), whose rows begin at these addresses. The
-// matrix unit keeps 11 bits of a factor: each is the sum of two that it keeps, and what is lost is as small as rounding.
-INLINE void add_precisely(float (&sums)[4], const float* left, const float* right, int lane) {
+// Sums (16, 8) += left right for a left factor (16, 8) and a right one (8, 8), whose rows begin at these addresses. The
+// matrix unit keeps 11 bits of a factor: each is the sum of two that it keeps, and what is lost is as small as rounding. The
+// three products have sums of their own, and wait less for each other.
+INLINE void add_precisely(float (&sums)[3][4], const float* left, const float* right, int lane) {
   constexpr int kPitch = sizeof(Rows) / kChunk / 4;
   const int row = lane / 4, column = lane % 4;
   float leads[4], rests[4];
@@ -40,9 +41,9 @@ INLINE void add_precisely(float (&sums)[4], const float* left, const float* righ
   }
   const float first = right[column * kPitch + row], second = right[(column + 4) * kPitch + row];
   const float leads_right[2] = {leading_part(first), leading_part(second)};
-  multiply_matrices(sums, rests, leads_right[0], leads_right[1], false);
-  multiply_matrices(sums, leads, first - leads_right[0], second - leads_right[1], false);
-  multiply_matrices(sums, leads, leads_right[0], leads_right[1], false);
+  multiply_matrices(sums[0], rests, leads_right[0], leads_right[1], false);
+  multiply_matrices(sums[1], leads, first - leads_right[0], second - leads_right[1], false);
+  multiply_matrices(sums[2], leads, leads_right[0], leads_right[1], false);
 }
 
 // to (kWidth, kWidth) = sign left right, for as many blocks as there are pairs of that width on the diagonal; a warp has 16
@@ -55,17 +56,20 @@ INLINE void multiply_blocks(Rows& to, int to_row, int to_column, const Rows& lef
   const Seat seat(lane);
   for (int piece = uniform(thread / 32); piece < kChunk / (2 * kWidth) * kPieces; piece += kThreads / 32) {
     const int first = piece / kPieces * 2 * kWidth, row = piece % kPieces / (kWidth / 8) * 16, column = piece % (kWidth / 8) * 8;
-    float sums[4] = {};
+    float sums[3][4] = {};
     const int begin = kLeftIsInverse ? 0 : column / 16 * 16, end = kLeftIsInverse ? row + 16 : kWidth;
-#pragma unroll 2
-    for (int k = begin; k < end; k += 8) {
-      add_precisely(sums, &left[first + left_row + row][first + left_column + k],
-                    &right[first + right_row + k][first + right_column + column], lane);
-    }
+    for (int k = begin; k < end; k += 16)
+#pragma unroll
+      for (int half = k; half < k + 16; half += 8) {
+        add_precisely(sums, &left[first + left_row + row][first + left_column + half],
+                      &right[first + right_row + half][first + right_column + column], lane);
+      }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[2][i] = sign * (sums[2][i] + (sums[0][i] + sums[1][i]));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float* pair = &to[first + to_row + row + i * 8 + seat.row][first + to_column + column + seat.column];
-      *reinterpret_cast<Pack<float, 2>*>(pair) = Pack<float, 2>{{sign * sums[i * 2], sign * sums[i * 2 + 1]}};
+      *reinterpret_cast<Pack<float, 2>*>(pair) = Pack<float, 2>{{sums[2][i * 2], sums[2][i * 2 + 1]}};
     }
   }
 }
