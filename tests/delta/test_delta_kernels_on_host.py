@@ -22,13 +22,14 @@ pytestmark = [
 BF16, FP16 = torch.bfloat16, torch.float16
 SMALL = Case(batch=1, length=70, heads=1, groups=1, key=64, value=64, dtype=BF16)
 #: With all options; with slow decays, where the inverse counts; one step; float32, whose chunks are
-#: half as long; states that grow; a chunk that is full.
+#: half as long; states that grow; a chunk that is full; more chunks than are under way at once.
 CASES = [
     replace(SMALL, length=130, heads=2, value=72, initial=True, reset=0.05, normalise=False),
     replace(SMALL, decay=0.02, beta=1.0),
     replace(SMALL, length=1, dtype=FP16, scale=0.7),
     replace(SMALL, heads=2, decay=0.02, beta=2.0, dtype=torch.float32, initial=True, reset=0.05),
     replace(SMALL, length=64, key=32, value=16, decay=-0.01),
+    replace(SMALL, length=330, decay=0.05),
 ]
 
 

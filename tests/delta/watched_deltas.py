@@ -7,7 +7,7 @@ from delta_cases import Case, errors_of, tolerance
 from delta_host import AMPERE, HOPPER, delta_rule_by_kernels, on_host
 
 CASES = [
-    Case(batch=1, length=70, heads=1, groups=1, key=64, value=64, dtype=torch.bfloat16),
+    Case(batch=1, length=330, heads=1, groups=1, key=64, value=64, dtype=torch.bfloat16),
     Case(batch=1, length=33, heads=1, groups=1, key=64, value=16, initial=True, reset=0.1),
 ]
 

@@ -67,18 +67,20 @@ inline void host_start(CopyBarrier& barrier, int bytes, std::function<void()> co
     host_chance = host_chance * 1664525u + 1013904223u;
     early = host_chance >> 31;
   }
-  if (early) {
+  // Several threads may make the copies of a phase; who waits for it has to see all of them.
+  const auto make = [copy, bytes, &host] {
     copy();
     const Unwatched unwatched;
+    arrive(host.meeting[host.phase % 2]);
     host.missing -= bytes;
+  };
+  if (early) {
+    make();
+    const Unwatched unwatched;
     host_pass(host);
   } else {
     const Unwatched unwatched;
-    host.late.push_back([copy, bytes, &host] {
-      copy();
-      const Unwatched unwatched_end;
-      host.missing -= bytes;
-    });
+    host.late.push_back(make);
   }
 }
 
@@ -106,24 +108,77 @@ inline void wait_for_bytes(CopyBarrier& barrier, int parity) {
   }
 }
 
-inline void copy_box(void* to, const TensorMap& map, int number, int head, int time, int row, CopyBarrier& barrier) {
+// `visit(panel, array, present)` for every 16 bytes of a box: where they lie in a panel, and in the array if they are there.
+template <typename Visit>
+void host_visit_box(const void* panel, const TensorMap& map, int number, int head, int time, int row, Visit visit) {
   const int columns = map.box[0], rows = map.box[2], size = map.element_bytes;
-  if (reinterpret_cast<size_t>(to) % 1024) std::fprintf(stderr, "a panel is not aligned\n"), std::abort();
-  if (columns * size != map.pitch || map.box[1] != 1 || map.box[3] != 1) std::abort();
-  host_start(barrier, columns * rows * size, [=, map = &map] {
-    for (int i = 0; i < rows; ++i)
-      for (int j = 0; j < columns * size; j += 16) {
-        size_t at = reinterpret_cast<size_t>(to) + i * map->pitch + j;
-        at ^= at >> 3 & (map->pitch == 128 ? 0x70 : 0x30);
-        const long long place[4] = {number + j / size, head, time + i, row};
-        bool present = true;
-        for (int axis = 0; axis < 4; ++axis) present &= place[axis] >= 0 && place[axis] < map->sizes[axis];
-        const unsigned char* from = map->first + place[0] * size;
-        for (int axis = 1; axis < 4; ++axis) from += place[axis] * map->strides[axis - 1];
-        if (present) std::memcpy(reinterpret_cast<void*>(at), from, 16);
-        else std::memset(reinterpret_cast<void*>(at), 0, 16);
-      }
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < columns * size; j += 16) {
+      size_t at = reinterpret_cast<size_t>(panel) + i * map.pitch + j;
+      at ^= at >> 3 & (map.pitch == 128 ? 0x70 : 0x30);
+      const long long place[4] = {number + j / size, head, time + i, row};
+      bool present = true;
+      for (int axis = 0; axis < 4; ++axis) present &= place[axis] >= 0 && place[axis] < map.sizes[axis];
+      const unsigned char* in_array = map.first + place[0] * size;
+      for (int axis = 1; axis < 4; ++axis) in_array += place[axis] * map.strides[axis - 1];
+      visit(reinterpret_cast<void*>(at), const_cast<unsigned char*>(in_array), present);
+    }
+}
+
+inline void host_check_box(const void* panel, const TensorMap& map) {
+  if (reinterpret_cast<size_t>(panel) % 1024) std::fprintf(stderr, "a panel is not aligned\n"), std::abort();
+  if (map.box[0] * map.element_bytes != map.pitch || map.box[1] != 1 || map.box[3] != 1) std::abort();
+}
+
+inline void copy_box(void* to, const TensorMap& map, int number, int head, int time, int row, CopyBarrier& barrier) {
+  host_check_box(to, map);
+  host_start(barrier, map.pitch * map.box[2], [=, map = &map] {
+    host_visit_box(to, *map, number, head, time, row, [](void* panel, const void* array, bool present) {
+      if (present) std::memcpy(panel, array, 16);
+      else std::memset(panel, 0, 16);
+    });
   });
+}
+
+static std::vector<std::deque<std::function<void()>>> host_stores;
+static const HostMeetings* host_storing_block = nullptr;
+
+inline std::deque<std::function<void()>>& stores_of_thread() {
+  const Unwatched unwatched;
+  if (host_storing_block != host_block.meetings.get()) {
+    for (const auto& stores : host_stores) {
+      if (!stores.empty()) std::fprintf(stderr, "a block ended before it waited for its stores\n"), std::abort();
+    }
+    host_stores.assign(host_block.threads.size(), {});
+    host_storing_block = host_block.meetings.get();
+  }
+  return host_stores[host_block.running];
+}
+
+// Made no sooner than the thread waits for it.
+inline void store_box(const TensorMap& map, const void* from, int number, int head, int time, int row) {
+  host_check_box(from, map);
+  std::deque<std::function<void()>>& stores = stores_of_thread();
+  const Unwatched unwatched;
+  stores.push_back([=, map = &map] {
+    host_visit_box(from, *map, number, head, time, row, [](const void* panel, void* array, bool present) {
+      if (present) std::memcpy(array, panel, 16);
+    });
+  });
+}
+
+inline void wait_for_stores() {
+  std::deque<std::function<void()>>& stores = stores_of_thread();
+  for (;;) {
+    std::function<void()> store;
+    {
+      const Unwatched unwatched;
+      if (stores.empty()) return;
+      store = stores.front();
+      stores.pop_front();
+    }
+    store();
+  }
 }
 
 inline void copy_bytes(void* to, const void* from, int bytes, CopyBarrier& barrier) {

@@ -229,6 +229,7 @@ inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f : x; }
 inline float fast_exp2(float x) { return flushed(std::exp2(x)); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float reciprocal_root(float x) { return 1.0f / std::sqrt(x); }
 
 inline float half_to_float(unsigned short bits) {
   _Float16 x;

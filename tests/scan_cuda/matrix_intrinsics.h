@@ -40,6 +40,18 @@ void load_matrices(unsigned (&to)[4], const void* row) {
   }
 }
 
+// The reverse.
+inline void store_transposed(void* row, const unsigned (&from)[4]) {
+  if (reinterpret_cast<size_t>(row) % 16) std::fprintf(stderr, "a row of a matrix is not aligned\n"), std::abort();
+  void* rows[kHostWarp];
+  gather(row, rows);
+  const int r = host_lane() / 4, c = host_lane() % 4 * 2;
+  for (int matrix = 0; matrix < 4; ++matrix)
+    for (int i = 0; i < 2; ++i) {
+      static_cast<unsigned short*>(rows[matrix * 8 + c + i])[r] = static_cast<unsigned short>(from[matrix] >> 16 * i);
+    }
+}
+
 struct HostFactors {
   unsigned a[4], b[2];
 };
@@ -171,6 +183,11 @@ inline HostRight right_in_panel(const void* first, int pitch, int next_panel) {
   return {static_cast<const unsigned char*>(first), 0, 0, pitch, next_panel};
 }
 
+inline HostRight moved(HostRight right, unsigned bytes) {
+  right.first += bytes;
+  return right;
+}
+
 struct HostProduct {
   std::function<void()> make;
   int group;
@@ -196,7 +213,7 @@ inline HostProducts& products_of_thread() {
   return host_products[host_block.running];
 }
 
-template <bool kTransposed, typename Format, int kCount>
+template <bool kTransposed, bool kFresh = false, typename Format, int kCount>
 void multiply_group(Format, float (&sums)[kCount], const unsigned (&left)[4], const HostRight& right) {
   HostFactors all[kHostWarp];
   gather(HostFactors{{left[0], left[1], left[2], left[3]}, {0, 0}}, all);
@@ -212,7 +229,7 @@ void multiply_group(Format, float (&sums)[kCount], const unsigned (&left)[4], co
   const auto make = [=] {
     for (int i = 0; i < kCount; ++i) {
       const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-      double sum = to[i];
+      double sum = kFresh ? 0.0f : to[i];
       for (int k = 0; k < 16; ++k) {
         const unsigned bits = *static_cast<const unsigned short*>(right.address(k, column, kTransposed));
         sum += static_cast<double>(rows[i / 2 % 2 * 16 + k]) * number(bits, 0);

@@ -54,6 +54,23 @@ INLINE void copy_bytes(void* to, const void* from, int bytes, CopyBarrier& barri
 #endif
 }
 
+// Starts to copy a box from shared memory, which others wrote and published; what lies outside of the array is left out.
+INLINE void store_box(const TensorMap& map, const void* from, int number, int head, int time, int row) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
+      "cp.async.bulk.commit_group;"
+      :: "l"(&map), "r"(number), "r"(head), "r"(time), "r"(row), "r"(shared_address(from))
+      : "memory");
+#endif
+}
+// Waits until all that the thread stores was read.
+INLINE void wait_for_stores() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#endif
+}
+
 // All threads of a warpgroup arrive.
 INLINE void synchronize_group(int group) { asm volatile("bar.sync %0, 128;" :: "r"(group + 1) : "memory"); }
 

@@ -9,6 +9,14 @@
 template <int kCount>
 INLINE void synchronize_groups() { asm volatile("bar.sync 1, %0;" ::"n"(kCount) : "memory"); }
 
+// The reverse of `load_matrices<true>`: a lane's two numbers go to rows 2c, 2c + 1 of column r of each matrix.
+INLINE void store_transposed(void* row, const unsigned (&from)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+               :: "r"(shared_address(row)), "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3]) : "memory");
+#endif
+}
+
 // Where a right factor (16, n) lies in shared memory. In blocks of 8 x 8 of 128 bytes each: how many bytes it is from block
 // to block along the columns n and along the 16.
 INLINE unsigned long long encoded_bytes(unsigned bytes) { return (bytes & 0x3ffff) >> 4; }
@@ -23,38 +31,41 @@ INLINE unsigned long long right_in_panel(const void* first, int pitch, int next_
   return encoded_bytes(shared_address(first)) | encoded_bytes(next_panel) << 16 | encoded_bytes(8 * pitch) << 32 | swizzle << 62;
 }
 
+// The same, so many bytes on.
+INLINE unsigned long long moved(unsigned long long right, unsigned bytes) { return right + (bytes >> 4); }
+
 // sums (16 rows of a warp, kColumns) += left (16, 16) right (16, kColumns), sometime before `wait_for_products` returns:
 // until then neither the sums nor the right factor may be touched. The blocks of the right factor hold 8 of its rows, or,
-// if transposed, of its columns.
-template <bool kTransposed>
+// if transposed, of its columns. If fresh, what the sums were does not count.
+template <bool kTransposed, bool kFresh = false>
 INLINE void multiply_group(BFloat16, float (&sums)[16], const unsigned (&left)[4], unsigned long long right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %22, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
       "}, {%16, %17, %18, %19}, %20, p, 1, 1, %21; }"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]),
         "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1));
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
 #endif
 }
-template <bool kTransposed>
+template <bool kTransposed, bool kFresh = false>
 INLINE void multiply_group(Float16, float (&sums)[16], const unsigned (&left)[4], unsigned long long right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %22, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
       "}, {%16, %17, %18, %19}, %20, p, 1, 1, %21; }"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]),
         "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1));
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
 #endif
 }
-template <bool kTransposed>
+template <bool kTransposed, bool kFresh = false>
 INLINE void multiply_group(BFloat16, float (&sums)[32], const unsigned (&left)[4], unsigned long long right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %38, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37; }"
@@ -62,14 +73,14 @@ INLINE void multiply_group(BFloat16, float (&sums)[32], const unsigned (&left)[4
         "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]),
         "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]),
         "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1));
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
 #endif
 }
-template <bool kTransposed>
+template <bool kTransposed, bool kFresh = false>
 INLINE void multiply_group(Float16, float (&sums)[32], const unsigned (&left)[4], unsigned long long right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %38, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37; }"
@@ -77,14 +88,14 @@ INLINE void multiply_group(Float16, float (&sums)[32], const unsigned (&left)[4]
         "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]),
         "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]),
         "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1));
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
 #endif
 }
-template <bool kTransposed>
+template <bool kTransposed, bool kFresh = false>
 INLINE void multiply_group(BFloat16, float (&sums)[64], const unsigned (&left)[4], unsigned long long right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %70, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -98,14 +109,14 @@ INLINE void multiply_group(BFloat16, float (&sums)[64], const unsigned (&left)[4
         "+f"(sums[40]), "+f"(sums[41]), "+f"(sums[42]), "+f"(sums[43]), "+f"(sums[44]), "+f"(sums[45]), "+f"(sums[46]), "+f"(sums[47]),
         "+f"(sums[48]), "+f"(sums[49]), "+f"(sums[50]), "+f"(sums[51]), "+f"(sums[52]), "+f"(sums[53]), "+f"(sums[54]), "+f"(sums[55]),
         "+f"(sums[56]), "+f"(sums[57]), "+f"(sums[58]), "+f"(sums[59]), "+f"(sums[60]), "+f"(sums[61]), "+f"(sums[62]), "+f"(sums[63])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1));
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
 #endif
 }
-template <bool kTransposed>
+template <bool kTransposed, bool kFresh = false>
 INLINE void multiply_group(Float16, float (&sums)[64], const unsigned (&left)[4], unsigned long long right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+      "{ .reg .pred p; setp.ne.b32 p, %70, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -119,7 +130,7 @@ INLINE void multiply_group(Float16, float (&sums)[64], const unsigned (&left)[4]
         "+f"(sums[40]), "+f"(sums[41]), "+f"(sums[42]), "+f"(sums[43]), "+f"(sums[44]), "+f"(sums[45]), "+f"(sums[46]), "+f"(sums[47]),
         "+f"(sums[48]), "+f"(sums[49]), "+f"(sums[50]), "+f"(sums[51]), "+f"(sums[52]), "+f"(sums[53]), "+f"(sums[54]), "+f"(sums[55]),
         "+f"(sums[56]), "+f"(sums[57]), "+f"(sums[58]), "+f"(sums[59]), "+f"(sums[60]), "+f"(sums[61]), "+f"(sums[62]), "+f"(sums[63])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1));
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
 #endif
 }
 

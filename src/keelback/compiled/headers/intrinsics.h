@@ -38,6 +38,8 @@ INLINE float fast_reciprocal(float x) {
   return y;
 }
 
+INLINE float reciprocal_root(float x) { return rsqrtf(x); }
+
 INLINE float half_to_float(unsigned short bits) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(bits));

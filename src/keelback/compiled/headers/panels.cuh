@@ -63,6 +63,17 @@ INLINE auto right_of(const Panels<kRows, kColumns>& tile, int plane, int k, int 
   return right_in_panel(first + column_block % Right::kPieces * 8, Right::kPitch, kRows * Right::kPitch);
 }
 
+// How many bytes it is to where 16 k of its depth lie.
+template <bool kTransposed, int kRows, int kColumns>
+INLINE int bytes_along_depth(const Tile<kRows, kColumns>&, int k) {
+  return kTransposed ? 256 * k : 256 * Tile<kRows, kColumns>::kColumnBlocks * k;
+}
+template <bool kTransposed, int kRows, int kColumns>
+INLINE int bytes_along_depth(const Panels<kRows, kColumns>&, int k) {
+  using Right = Panels<kRows, kColumns>;
+  return kTransposed ? 2 * k / Right::kPieces * kRows * Right::kPitch + 2 * k % Right::kPieces * 16 : 16 * Right::kPitch * k;
+}
+
 // sums (16 rows of a warp, 16 kTiles) += left right, by all warps of a warpgroup, before `finish` returns.
 template <bool kTransposed, int kTiles, typename Right>
 INLINE void multiply_together(float (&sums)[kTiles][2][4], const Fragment& left, const Right& right, int k, int n) {

@@ -16,7 +16,7 @@ from keelback.compiled.cuda_tiles import (
     aligned,
 )
 
-WARPS = 8  # of the kernels whose blocks have a chunk
+WARPS = 8  # of a block that finds gradients
 SUMS = 6  # of gradients.cuh
 
 
@@ -48,7 +48,7 @@ class Tiles(InPlanes):
     @property
     def step_bytes(self) -> int:
         """`ChunkSteps`."""
-        return 40 * self.chunk
+        return 44 * self.chunk
 
     @property
     def integers(self) -> dict[str, int]:
@@ -73,34 +73,34 @@ class Tiles(InPlanes):
 
 @dataclass(frozen=True)
 class InsideConfiguration:
-    """For `inside.cu`: a block has a chunk of a head."""
+    """For `inside.cu`: a block has a chunk of a head; `gradients` says whether they need it."""
 
     sources: ClassVar[str] = "keelback.delta.cuda"
     kernel: ClassVar[str] = "inside"
-    threads: ClassVar[int] = 32 * WARPS
+    threads: ClassVar[int] = 128
 
     tiles: Tiles
     decay_dtype: torch.dtype
     beta_dtype: torch.dtype
     normalise: bool
     has_reset: bool
+    gradients: bool = False
     blocks_per_processor: int = 1
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
         tiles, chunk = self.tiles, self.tiles.chunk
-        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         rows = FLOAT * chunk * (chunk + 4)
-        shared = aligned(max(keys, rows, 2 * square), tiles.unit)
-        after = rows + tiles.step_bytes + BARRIER
-        return aligned(keys + tiles.bytes_of(chunk, tiles.values) + shared + after, tiles.unit)
+        matrices = aligned(2 * max(tiles.bytes_of(chunk, tiles.key), rows), tiles.unit)
+        return aligned(matrices + tiles.step_bytes + BARRIER, tiles.unit)
 
     @cached_property
     def header(self) -> str:
         """The text of `configuration.h`."""
         types = {"StoredDecay": self.decay_dtype, "StoredBeta": self.beta_dtype}
         flags = {"kNormalise": self.normalise, "kHasReset": self.has_reset}
+        flags["kForGradients"] = self.gradients
         integers = {"kBlocksPerProcessor": self.blocks_per_processor}
         return self.tiles.header(types, integers, flags)
 
@@ -126,20 +126,24 @@ class WalkConfiguration:
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * self.tiles.value_tile // BLOCK_OF_TILE
+        """Threads of a block: with `wide` a warp more starts the copies."""
+        return 32 * (self.tiles.value_tile // BLOCK_OF_TILE + self.tiles.wide)
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        tiles, chunk = self.tiles, self.tiles.chunk
-        matrices = 3 * tiles.bytes_of(chunk, tiles.key) + tiles.bytes_of(chunk, chunk)
+        tiles, chunk, unit = self.tiles, self.tiles.chunk, self.tiles.unit
+        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         values = tiles.bytes_of(chunk, tiles.value_tile)
-        unit = tiles.unit
-        walk = aligned(matrices + 3 * FLOAT * chunk, unit)
-        stages = self.stages * aligned(walk + values, unit) + BARRIER * self.stages
-        turning = 0 if self.back else values
-        return aligned(aligned(stages, unit if self.back else TILE) + turning, unit)
+        numbers = FLOAT * chunk
+        if self.back:
+            stage = 2 * (keys + square) + values + 5 * numbers
+        else:
+            stage = keys + values + square + 4 * numbers
+            stage += keys + square if self.outputs else 0
+        stages = aligned(self.stages * (aligned(stage, unit) + BARRIER), unit)
+        outputs = values * (2 if tiles.wide else 1) if self.outputs else 0
+        return stages + outputs
 
     @cached_property
     def header(self) -> str:
@@ -177,9 +181,9 @@ class GradientsConfiguration:
         tiles, chunk = self.tiles, self.tiles.chunk
         square, values = tiles.bytes_of(chunk, chunk), tiles.bytes_of(chunk, self.width)
         stage = aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
-        shared = aligned(max(self.stages * stage + values, 2 * square), tiles.unit)
+        shared = aligned(max(self.stages * stage, 2 * square), tiles.unit)
         sums = FLOAT * self.warps * (SUMS * BLOCK_OF_TILE + 1)
-        after = square + tiles.step_bytes + sums + BARRIER * (1 + self.stages)
+        after = tiles.step_bytes + sums + BARRIER * (1 + self.stages)
         return aligned(2 * tiles.bytes_of(chunk, tiles.key) + shared + after, tiles.unit)
 
     @cached_property

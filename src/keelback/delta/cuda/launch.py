@@ -54,7 +54,7 @@ class CudaDelta(ChunkedDelta):
         _, launches, parts, _memory = self._prepared(given, None)
         y = torch.empty_like(given.v, memory_format=_ROWS)
         last = self._states(given, sizes)
-        _go_ahead(launches, given, parts, (0, 0, y.data_ptr()), last.data_ptr())
+        _go_ahead(launches, given, parts, y.data_ptr(), last.data_ptr())
         return y, last
 
     def _states(self, given: Operands[Tensor], sizes: DeltaSizes) -> Tensor:
@@ -74,15 +74,14 @@ class CudaDelta(ChunkedDelta):
         dv = torch.empty_like(given.v, memory_format=_ROWS)
         dg, dbeta = (torch.empty_like(x, memory_format=_ROWS) for x in (given.g, given.beta))
         dstart = None if given.initial_states is None else self._states(given, sizes)
-        _go_ahead(launches, given, parts, (parts.inverse, parts.states, 0), parts.between)
-        walk = (*map(address, (given.q, given.k)), parts.steps, parts.erasing, parts.weights)
-        ends = (address(dlast), parts.dwritten, parts.adjoints, address(dstart))
-        launches.back((*walk, dy.data_ptr(), *ends), (*walk[:2], dy.data_ptr()))
+        _go_ahead(launches, given, parts, 0, parts.between)
+        walk = (*map(address, (given.q, given.k)), dy.data_ptr())
+        ends = (parts.solved, parts.adjoints, address(dlast), address(dstart))
+        launches.back((*walk, parts.steps, parts.inverse, parts.weights, *ends), walk)
         operands = [address(x) for x in (given.q, given.k, given.v, dy, given.reset)]
-        found = (parts.steps, parts.states, parts.adjoints)
-        writes = (parts.written, parts.dwritten, parts.inverse)
+        found = (parts.steps, parts.states, parts.adjoints, parts.written, parts.solved)
         wanted = map(address, (dq, dk, dv, dg, dbeta))
-        launches.gradients((*operands, *found, *writes, *wanted), operands[:4])
+        launches.gradients((*operands, *found, *wanted), operands[:4])
         if sizes.heads_per_group > 1:
             dq, dk = (x.unflatten(2, (sizes.groups, -1)).sum(3) for x in (dq, dk))
         return Operands(dq, dk, dv, dg, dbeta, dstart)
@@ -92,34 +91,34 @@ def _go_ahead(
     launches: Launches,
     given: Operands[Tensor],
     parts: Parts,
-    found: tuple[int, int, int],
+    y: int,
     last: int,
 ) -> None:
     """What the chunks hold, and the way through them, from the initial to the last states.
 
-    `found` has the addresses of the inverses, of the states before the chunks and of the output, or
-    zeros. Where there are several segments, a stream of its own goes ahead through one while the
-    chunks of the next are prepared.
+    `y` and `last` are the addresses of the output, if it is wanted, and of the last states. Where
+    there are several segments, a stream of its own goes ahead through one while the chunks of the
+    next are prepared.
     """
-    inverse, states, y = found
-    q, k, *others = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
-    inside = (q, k, *others, parts.steps, parts.erasing, parts.written, parts.weights, inverse)
-    walk = (q, k, parts.steps, parts.erasing, parts.weights, parts.written)
+    q, k, v, *steps = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
+    found = (parts.steps, parts.solver, parts.weights)
+    inside = (q, k, *steps, *found, parts.inverse)
+    walk = (q, k, v, *found, parts.written, parts.states)
     start, segments = address(given.initial_states), launches.segments
 
     def go_through(number: int) -> None:
         before = last if number else start
-        segments[number].ahead((*walk, before, states, y, last), (q, k))
+        segments[number].ahead((*walk, before, y, last), (q, k, v, y))
 
     if len(segments) == 1 or not given.v.is_cuda:
         for number, segment in enumerate(segments):
-            segment.inside(inside, inside[:3])
+            segment.inside(inside, (q, k))
             go_through(number)
         return
     here, walking = torch.cuda.current_stream(given.v.device), _walking_stream(given.v.device)
     ready = []
     for segment in segments:
-        segment.inside(inside, inside[:3])
+        segment.inside(inside, (q, k))
         ready.append(here.record_event())
     with torch.cuda.stream(walking):
         for number, event in enumerate(ready):

@@ -8,7 +8,7 @@ import torch
 
 from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
 from keelback.compiled.cuda_operands import Room, bits_of_floats, strides_of
-from keelback.compiled.layouts import Blank, Layout
+from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.delta._operands import DeltaSizes, Operands
 from keelback.delta.cuda.plan import Plan
 
@@ -18,13 +18,13 @@ class Parts:
     """Where the parts of chunks lie in a room: their offsets."""
 
     steps: int
-    erasing: int
-    written: int
+    solver: int
     weights: int
     inverse: int
+    written: int
     states: int
     adjoints: int
-    dwritten: int
+    solved: int
     between: int  # states between segments
 
     @classmethod
@@ -34,15 +34,18 @@ class Parts:
         chunks = sizes.batch * sizes.heads * -(-sizes.length // tiles.chunk)
         width, chunk = tiles.dtype.itemsize, tiles.chunk
         only = chunks if gradients else 0
+        square = chunk * chunk
+        # Where there are gradients of states, solvers are not needed any more.
+        adjoints = room.take(only * max(tiles.key * tiles.values, square), width)
         return cls(
             steps=room.take(chunks * tiles.step_bytes, 1),
-            erasing=room.take(chunks * chunk * tiles.key, width),
-            written=room.take(chunks * chunk * tiles.values, width),
-            weights=room.take(chunks * chunk * chunk, width),
-            inverse=room.take(only * chunk * chunk, width),
+            solver=adjoints if gradients else room.take(chunks * square, width),
+            weights=room.take(chunks * square, width),
+            inverse=room.take(only * square, width),
+            written=room.take(only * chunk * tiles.values, width),
             states=room.take(only * tiles.key * tiles.values, width),
-            adjoints=room.take(only * tiles.key * tiles.values, width),
-            dwritten=room.take(only * chunk * tiles.values, width),
+            adjoints=adjoints,
+            solved=room.take(only * chunk * tiles.values, width),
             between=room.take(sizes.batch * sizes.heads * sizes.key * sizes.value if only else 0),
         )
 
@@ -94,34 +97,39 @@ class Launches:
         of_keys = [map_of(given.q, tiles.key), map_of(given.k, tiles.key)]
 
         steps = {"g": given.g.stride, "beta": given.beta.stride}
-        found = dict.fromkeys(("steps", "erasing", "written", "weights", "inverse"), ())
-        of_v = map_of(given.v, tiles.values)
-        fields = {**operands, **steps, **scaled, **found}
-        walk = {name: operands[name] for name in "qk"}
-        walk |= dict.fromkeys(("steps", "erasing", "weights"), ())
-        like_v = (sizes.length * sizes.heads * sizes.value, sizes.heads * sizes.value, sizes.value)
+        found = dict.fromkeys(("steps", "solver", "weights"), ())
+        keys = {name: operands[name] for name in "qk"}
+        fields = {**keys, **steps, **scaled, **found, "inverse": ()}
+        # The output lies like this.
+        rows_of_y = Layout(given.v.shape, row_major(given.v.shape), given.v.dtype, given.v.device)
         ahead = {
-            **walk,
-            **dict.fromkeys(("written", "start", "states"), ()),
-            "y": like_v,
+            **operands,
+            **found,
+            **dict.fromkeys(("written", "states", "start"), ()),
+            "y": strides_of(rows_of_y),
             "end": (),
         }
+        of_y = map_of(rows_of_y, tiles.value_tile) if dy is None else None
+        of_values = [map_of(given.v, tiles.value_tile), of_y]
         blocks = rows * tiles.value_tiles
+        inside = plan.inside if dy is None else plan.inside_for_gradients
         walks = plan.ahead if dy is None else plan.again
         at_once = -(-chunks // plan.segments)
         for first in range(0, chunks, at_once):
             span = range(first, min(first + at_once, chunks))
-            inside = launch(plan.inside, rows * len(span), fields, [*of_keys, of_v], span)
-            self.segments.append(Segment(inside, launch(walks, blocks, ahead, of_keys, span)))
+            prepare = launch(inside, rows * len(span), fields, of_keys, span)
+            walk = launch(walks, blocks, ahead, [*of_keys, *of_values], span)
+            self.segments.append(Segment(prepare, walk))
         if dy is None:
             return
         back = {
-            **walk,
+            **keys,
             "dy": strides_of(dy),
-            **dict.fromkeys(("start", "dwritten", "adjoints", "end"), ()),
+            **dict.fromkeys(("steps", "inverse", "weights"), ()),
+            **dict.fromkeys(("solved", "adjoints", "start", "end"), ()),
         }
         self.back = launch(plan.back, blocks, back, [*of_keys, map_of(dy, tiles.value_tile)])
-        found = dict.fromkeys(("steps", "states", "adjoints", "written", "dwritten", "inverse"), ())
+        found = dict.fromkeys(("steps", "states", "adjoints", "written", "solved"), ())
         wanted = dict.fromkeys(("dq", "dk", "dv", "dg", "dbeta"), ())
         self.gradients = launch(
             plan.gradients,

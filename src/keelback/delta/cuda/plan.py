@@ -27,11 +27,9 @@ COLUMNS_OF_GROUPS = (64, 128)
 _MOST_STAGES = 3
 #: Where walks leave half of the processors idle: segments of the length, of so many chunks each or
 #: more. One is walked through while the chunks of the next are prepared on the other processors.
-SEGMENTS, _CHUNKS_OF_SEGMENT = 6, 6
-#: Stages of a walk that leaves room for blocks of the preparation beside it.
-_STAGES_BESIDE = 2
+SEGMENTS, _CHUNKS_OF_SEGMENT = 4, 9
 #: Blocks of a processor that registers suffice for, and bytes that each needs beside its own.
-_MOST_BLOCKS, _RESERVED = 3, 1024
+_MOST_BLOCKS, _RESERVED = 4, 1024
 
 Staged = TypeVar("Staged", WalkConfiguration, GradientsConfiguration)
 
@@ -54,6 +52,7 @@ class Plan:
 
     tiles: Tiles
     inside: InsideConfiguration
+    inside_for_gradients: InsideConfiguration
     ahead: WalkConfiguration
     again: WalkConfiguration
     back: WalkConfiguration
@@ -91,11 +90,13 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         wide,
     )
     decay, beta = traits.decay_dtype, traits.beta_dtype
-    inside = InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset)
-    blocks_at_once = min(
-        _MOST_BLOCKS, (card.shared_bytes + _RESERVED) // (inside.shared_bytes + _RESERVED)
+    inside, inside_for_gradients = (
+        _crowded(
+            InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset, gradients),
+            card,
+        )
+        for gradients in (False, True)
     )
-    inside = replace(inside, blocks_per_processor=max(1, blocks_at_once))
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
     at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
     split = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
@@ -117,14 +118,21 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     walks = sizes.batch * sizes.heads * tiles.value_tiles
     many = sizes.length >= SEGMENTS * _CHUNKS_OF_SEGMENT * tiles.chunk
     segments = SEGMENTS if wide and many and 2 * walks <= card.processors else 1
-    most = _MOST_STAGES if segments == 1 else _STAGES_BESIDE
     ahead, again, back = (
-        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, most)
+        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, _MOST_STAGES)
         for back, outputs in ((False, True), (False, False), (True, False))
     )
-    if any(one.shared_bytes > card.shared_bytes for one in (inside, ahead, back, gradients)):
+    kernels = (inside, inside_for_gradients, ahead, again, back, gradients)
+    if any(one.shared_bytes > card.shared_bytes for one in kernels):
         return None
-    return Plan(tiles, inside, ahead, again, back, gradients, segments)
+    return Plan(tiles, *kernels, segments)
+
+
+def _crowded(configuration: InsideConfiguration, card: Card) -> InsideConfiguration:
+    """With as many blocks to a processor as there are registers and shared memory for."""
+    each = configuration.shared_bytes + _RESERVED
+    at_once = min(_MOST_BLOCKS, (card.shared_bytes + _RESERVED) // each)
+    return replace(configuration, blocks_per_processor=max(1, at_once))
 
 
 def _staged(configuration: Staged, card: Card, most: int) -> Staged:

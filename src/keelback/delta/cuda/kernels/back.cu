@@ -1,78 +1,131 @@
 // Back through the chunks: with dh the gradient of the states after one, that of what its steps write is
-//     du = weights^T dy + left k dh,      dh' = across dh + entered q^T dy + erasing^T du
-// that of the states before it. du and dh are kept for the gradients of the operands.
+//     du = weights^T dy + left k dh,
+// and with z = T^T du, what its steps would have had to write,
+//     dh' = across dh + entered q^T dy - entered k^T (beta z)
+// that of the states before it. z and dh are kept for the gradients of the operands.
 #include "walks.cuh"
 
 struct BackArguments {
-  TensorMap q, k, of_outputs;
-  Walk walk;
-  Sequences dy;
-  const float* start;  // the gradient of the last states (row, head, key, value), or null for zero
-  Stored* dwritten;    // du, (row, head, chunk, value, step)
+  TensorMap of_q, of_k, of_outputs;
+  Sizes sizes;
+  Sequences q, k, dy;
+  const ChunkSteps* steps;  // (row, head, chunk), as inverse, which is T, and weights
+  const Stored *inverse, *weights;
+  Stored* solved;      // z, (row, head, chunk, value, step)
   Stored* adjoints;    // dh after each chunk, (row, head, chunk, value, key)
+  const float* start;  // the gradient of the last states (row, head, key, value), or null for zero
   float* end;          // the gradient of the initial states, or null
 };
 
 struct BackStage {
+  Operand<kChunk, kKey> k, q;
   Operand<kChunk, kValueTile> dy;
-  WalkStage walk;
+  Tile<kChunk, kChunk> inverse, weights;
+  float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk], beta[kChunk];
 };
+constexpr int kStageBytes =
+    2 * sizeof(BackStage::k) + sizeof(BackStage::dy) + 2 * sizeof(BackStage::inverse) + 5 * sizeof(BackStage::beta);
 
 struct BackShared {
-  Stages<BackStage, kWalkBytes + sizeof(BackStage::dy)> chunks;
+  Stages<BackStage, kStageBytes> chunks;
 };
 
 EXPORTED_SIZE(back_shared_bytes, BackShared)
 
+INLINE void fetch_chunk(BackStage& stage, const BackArguments& p, const WalkPlace& place, int chunk, CopyBarrier& full, int thread) {
+  const Index number = place.number(p.sizes, chunk), square = number * (kChunk * kChunk);
+  const int time = chunk * kChunk, rows = p.sizes.length - time, group = p.sizes.group_of(place.head);
+  const int first = place.value_tile * kValueTile;
+  fetch<kThreads>(stage.dy, p.of_outputs, p.dy, place.row, time, place.head, first, rows, p.sizes.value - first, full, thread);
+  fetch_matrix<kThreads>(stage.weights, p.weights + square, full, thread);
+  fetch<kThreads>(stage.k, p.of_k, p.k, place.row, time, group, 0, rows, kKey, full, thread);
+  fetch_numbers<kThreads, 5 * kChunk>(stage.entering, p.steps[number].entering, full, thread);
+  fetch<kThreads>(stage.q, p.of_q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
+  fetch_matrix<kThreads>(stage.inverse, p.inverse + square, full, thread);
+}
+
+// sums + factors read, for a number of each column.
+INLINE void add_scaled(Sums<kRowBlocks>& sums, const Sums<kRowBlocks>& read, const float* factors, const Seat& seat) {
+#pragma unroll
+  for (int n = 0; n < kRowBlocks * 2; ++n) {
+    const auto pair = *reinterpret_cast<const Pack<float, 2>*>(factors + n * 8 + seat.column);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[n / 2][n % 2][i] += pair.at[i % 2] * read[n / 2][n % 2][i];
+  }
+}
+
 KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT BackArguments p) {
   SHARED_MEMORY(BackShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;
-  const Sizes& sizes = p.walk.sizes;
+  const Sizes& sizes = p.sizes;
   const WalkPlace place(sizes, blockIdx.x);
-  const int first_value = place.value_tile * kValueTile;
-  const auto fetch_stage = [&](BackStage& stage, CopyBarrier& full, int passed) {
-    const int chunk = sizes.chunks - 1 - passed, time = chunk * kChunk;
-    fetch_walk(stage.walk, p.walk, p.q, p.k, place, chunk, full, thread);
-    fetch<kThreads>(stage.dy, p.of_outputs, p.dy, place.row, time, place.head, first_value, sizes.length - time,
-                    sizes.value - first_value, full, thread);
+  const Seat seat(lane);
+  const auto fetch_passed = [&](BackStage& stage, CopyBarrier& full, int passed) {
+    fetch_chunk(stage, p, place, sizes.chunks - 1 - passed, full, thread);
   };
-  shared.chunks.begin(sizes.chunks, thread, fetch_stage);
-  States dh;
-  set_out(dh, p.start, sizes, place, warp, lane);
+  shared.chunks.begin(sizes.chunks, thread, fetch_passed);
+  if constexpr (kWide) {
+    static_assert(kStages > 1, "a stage is left when the next chunk is under way");
+    if (warp == kWarps) {
 #pragma unroll 1
-  for (int passed = 0; passed < sizes.chunks; ++passed) {
+      for (int passed = 0; passed < sizes.chunks; ++passed) {
+        synchronize_block();
+        if (passed) shared.chunks.start(passed - 1 + kStages, sizes.chunks, thread, fetch_passed);
+      }
+      return;
+    }
+  }
+  States dh;
+  Fragment after[kKey / 16];
+  set_out(dh, p.start, sizes, place, warp, lane);
+  const auto enter = [&](int passed) {
     const BackStage& stage = shared.chunks.arrive(passed);
     const Index number = place.number(sizes, sizes.chunks - 1 - passed);
     store_blocks<kKey>(of_values<kKey>(p.adjoints, number, place), warp * 2, 0, dh, lane);
-
-    Sums<kRowBlocks> du;
-    clear(du);
-    Fragment after[kKey / 16], outputs[kRowBlocks], entered[kRowBlocks], writes[kRowBlocks];
     set_lefts(after, dh);
-    add_all<true>(du, after, stage.walk.k, lane);
+    const float across = stage.entering[kChunk - 1];
+    scale_rows_of(dh, across, across);
+  };
+  if constexpr (kWide) enter(0);
+#pragma unroll 1
+  for (int passed = 0; passed < sizes.chunks; ++passed) {
+    if constexpr (!kWide) enter(passed);
+    const BackStage& stage = shared.chunks.at[passed % kStages];
+    const Index number = place.number(sizes, sizes.chunks - 1 - passed);
+    Sums<kRowBlocks> du, read, solved;
+    Fragment outputs[kRowBlocks], entered[kRowBlocks], writes[kRowBlocks], erased[kRowBlocks];
+#pragma unroll
+    for (int k = 0; k < kRowBlocks; ++k) load_left_transposed(outputs[k], stage.dy, k * 2, warp * 2, lane);
+    add_all<false, true>(du, outputs, stage.weights, lane);
+    add_all<true, true>(read, after, stage.k, lane);
+    share_with_server();
 #pragma unroll
     for (int k = 0; k < kRowBlocks; ++k) {
-      load_left_transposed(outputs[k], stage.dy, k * 2, warp * 2, lane);
       entered[k] = outputs[k];
-      scale_columns(entered[k], stage.walk.entered_q, k * 16, Seat(lane));
+      scale_columns(entered[k], stage.entered_q, k * 16, seat);
     }
-    const float across = stage.walk.entering[kChunk - 1];
-    scale_rows_of(dh, across, across);
-    add_all<false>(dh, entered, stage.walk.q, lane);
+    add_all<false>(dh, entered, stage.q, lane);
     wait_for<1>(du);
-    scale_columns_of(du, stage.walk.left_k, lane);
-    add_all<false>(du, outputs, stage.walk.weights, lane);
-    wait_for<0>(du);
+    wait_for<1>(read);
+    add_scaled(du, read, stage.left_k, seat);
+    set_lefts(writes, du);
+    add_all<false, true>(solved, writes, stage.inverse, lane);
+    wait_for<0>(solved);
     wait_for<0>(dh);
     release(after);
     release(outputs);
     release(entered);
-    set_lefts(writes, du);
-    add_all<false>(dh, writes, stage.walk.erasing, lane);
-    store_blocks<kChunk>(of_values<kChunk>(p.dwritten, number, place), warp * 2, 0, du, lane);
-    wait_for<0>(dh);
     release(writes);
-    shared.chunks.leave(passed, sizes.chunks, thread, fetch_stage);
+    store_blocks<kChunk>(of_values<kChunk>(p.solved, number, place), warp * 2, 0, solved, lane);
+    scale_columns_of(solved, stage.entered_k, lane);
+    scale_columns_of(solved, stage.beta, lane);
+    scale_rows_of(solved, -1.0f, -1.0f);
+    set_lefts(erased, solved);
+    add_all<false>(dh, erased, stage.k, lane);
+    wait_for<0>(dh);
+    release(erased);
+    shared.chunks.leave(passed, sizes.chunks, thread, fetch_passed);
+    if (kWide && passed + 1 < sizes.chunks) enter(passed + 1);
   }
   arrive_at(p.end, sizes, place, dh, warp, lane);
 }

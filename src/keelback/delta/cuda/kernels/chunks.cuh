@@ -12,6 +12,7 @@ struct Sizes {
   int batch, length, heads, groups, chunks, value, first, count;
 
   INLINE int group_of(int head) const { return head / (heads / groups); }
+  INLINE int blocks() const { return batch * heads * count; }
 };
 
 constexpr int kRowBlocks = kChunk / 16;
@@ -36,20 +37,30 @@ INLINE void add_to(float (&sums)[kTiles][2][4], const Fragment& left, const Righ
   if constexpr (kWide) multiply_together<kTransposed>(sums, left, right, k, n);
   else add_product<kTransposed>(sums, left, right, k, n, lane);
 }
-// The same for several left factors along the 16s of the right one's depth, which are all under way on return.
-template <bool kTransposed, int kTiles, int kCount, typename Right>
-INLINE void add_all(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane) {
+// The same for several left factors along the 16s of the right one's depth, from kBegin on to kEnd, which are all under way
+// on return; if fresh, what the sums were does not count.
+template <bool kTransposed, int kBegin, int kEnd, bool kFresh, int kTiles, int kCount, typename Right>
+INLINE void add_some(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane, int n = 0) {
   if constexpr (kWide) {
+    const auto first = right_of<kTransposed>(right, 0, 0, n);
     begin_products();
+    if constexpr (kFresh) {
+      multiply_group<kTransposed, true>(Element(), flat(sums), lefts[kBegin].at[0], moved(first, bytes_along_depth<kTransposed>(right, kBegin)));
+    }
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
-      multiply_group<kTransposed>(Element(), flat(sums), lefts[k].at[0], right_of<kTransposed>(right, 0, k * 2, 0));
+    for (int k = kBegin + kFresh; k < kEnd; ++k) {
+      multiply_group<kTransposed>(Element(), flat(sums), lefts[k].at[0], moved(first, bytes_along_depth<kTransposed>(right, k)));
     }
     close_products();
   } else {
+    if constexpr (kFresh) clear(sums);
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) add_product<kTransposed>(sums, lefts[k], right, k * 2, 0, lane);
+    for (int k = kBegin; k < kEnd; ++k) add_product<kTransposed>(sums, lefts[k], right, k * 2, n, lane);
   }
+}
+template <bool kTransposed, bool kFresh = false, int kTiles, int kCount, typename Right>
+INLINE void add_all(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right, int lane, int n = 0) {
+  add_some<kTransposed, 0, kCount, kFresh>(sums, lefts, right, lane, n);
 }
 // Waits for these sums, where at most kLeft calls of `add_all` came after theirs; and for those whose left factors these are.
 template <int kLeft, int kTiles>
@@ -58,6 +69,11 @@ INLINE void wait_for(float (&sums)[kTiles][2][4]) {
     wait_for_products<kLeft>();
     pin(flat(sums));
   }
+}
+// Has what was done with the sums done by here, while products are under way.
+template <int kTiles>
+INLINE void hold(float (&sums)[kTiles][2][4]) {
+  if constexpr (kWide) pin(flat(sums));
 }
 template <int kCount>
 INLINE void release(Fragment (&lefts)[kCount]) {
@@ -101,27 +117,35 @@ INLINE void fetch_numbers(float* to, const float* from, CopyBarrier& full, int t
 }
 constexpr int kValues = kValueTiles * kValueTile;
 
+// A log of a decay, as the sum of two floats.
+struct alignas(8) Log {
+  float at, rest;
+
+  INLINE void set(double log) { at = static_cast<float>(log), rest = static_cast<float>(log - at); }
+  INLINE float since(const Log& before) const { return (at - before.at) + (rest - before.rest); }
+};
+
 // Of the steps of a chunk of a head: the logs (base 2) of the decays from the chunk's start up to and with each; these
 // decays, and those from each to the chunk's end, zero across a reset; what q and k are multiplied by, and the same times
 // the decays from the start and to the end; beta; and how many resets there were up to and with each.
 struct alignas(16) ChunkSteps {
-  double logs[kChunk];
+  Log logs[kChunk];
   float leaving[kChunk], q_factors[kChunk], k_factors[kChunk], entering[kChunk], entered_q[kChunk], left_k[kChunk];
-  float beta[kChunk];
+  float entered_k[kChunk], beta[kChunk];
   int epochs[kChunk];
 
   INLINE float across() const { return entering[kChunk - 1]; }
 };
-constexpr int kStepsBytes = kChunk * 40;
+constexpr int kStepsBytes = kChunk * 44;
 static_assert(sizeof(ChunkSteps) == kStepsBytes, "as the host reckons");
 
-// Which chunk of which head of which row.
+// Which chunk of which head of which row. A chunk of all heads, which lie side by side, comes before the next.
 struct Place {
   int row, head, chunk, time, rows;
   Index number, of_head;  // of (row, head, chunk) and of (row, head)
 
-  INLINE Place(const Sizes& sizes, int index) : of_head(index / sizes.count) {
-    chunk = sizes.first + index % sizes.count;
+  INLINE Place(const Sizes& sizes, int index) : of_head(index % (sizes.batch * sizes.heads)) {
+    chunk = sizes.first + index / (sizes.batch * sizes.heads);
     number = of_head * sizes.chunks + chunk;
     head = of_head % sizes.heads;
     row = of_head / sizes.heads;
@@ -133,7 +157,7 @@ struct Place {
 // A lane's two steps of 16, and the decays to them from a pair of steps that are not after them; those from steps that are
 // mean nothing.
 struct LaneSteps {
-  double logs[2];
+  Log logs[2];
   int epochs[2];
 
   INLINE LaneSteps(const ChunkSteps& steps, int rows, const Seat& seat) {
@@ -144,14 +168,14 @@ struct LaneSteps {
     }
   }
   INLINE void find_decays(float (&decays)[2][2], const ChunkSteps& steps, int from) const {
-    const auto of_pair = *reinterpret_cast<const Pack<double, 2>*>(&steps.logs[from]);
+    const auto of_pair = *reinterpret_cast<const Pack<Log, 2>*>(&steps.logs[from]);
     Pack<int, 2> epochs_of_pair = {};
     if constexpr (kHasReset) epochs_of_pair = *reinterpret_cast<const Pack<int, 2>*>(&steps.epochs[from]);
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        decays[i][j] = power_of_two(static_cast<float>(logs[i] - of_pair.at[j]));
+        decays[i][j] = power_of_two(logs[i].since(of_pair.at[j]));
         if (kHasReset && epochs[i] != epochs_of_pair.at[j]) decays[i][j] = 0.0f;
       }
   }

@@ -8,50 +8,38 @@ struct KeySums {
   Sums<kRowBlocks> pairs;                // of the first part solved u^T, of the second dy u^T
 };
 
-// solved = T^T du for 16 steps and some values, dv = beta solved, and its sum with v.
-INLINE void solve(GradientsShared& shared, const ValueStage& stage, const GradientsArguments& p, const Place& place, int tile,
-                  float (&driven)[2], int rows, int part, int lane) {
-  const Seat seat(lane);
-  Sums<kValuePart / 16> sums;
-  clear(sums);
+// dv = beta solved for 16 steps and 16 values, and the sum of solved with v.
+INLINE void write_values(const GradientsShared& shared, const ValueStage& stage, const GradientsArguments& p, const Place& place,
+                         int first, int column_block, float (&driven)[2], const Fragment& solved, int rows, const Seat& seat) {
 #pragma unroll
-  for (int k = 0; k < kRowBlocks; ++k) {
-    Fragment left;
-    load_left_transposed(left, shared.inverse, k * 2, rows * 2, lane);
-    add_to<true>(sums, left, stage.dwritten, k * 2, part * (kValuePart / 8), lane);
-  }
-  end_products(sums);
-  const int first = tile * kWidth + part * kValuePart;
+  for (int i = 0; i < 4; ++i) {
+    const int step = rows * 16 + i % 2 * 8 + seat.row, block = column_block + i / 2;
+    Words words;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int step = rows * 16 + i * 8 + seat.row;
-    const float beta = shared.steps.beta[step];
+    for (int plane = 0; plane < kPlanes; ++plane) words.plane[plane] = solved.at[plane][i];
+    const Words v = stage.v.pair(rows * 2 + i % 2, block, seat);
+    driven[i % 2] += words.low() * v.low() + words.high() * v.high();
+    if (step >= place.rows || first + block * 8 >= p.sizes.value) continue;
     const Index row = (Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + place.head;
-    Stored* dv = p.dv + row * p.sizes.value + first + seat.column;
-#pragma unroll
-    for (int n = 0; n < kValuePart / 8; ++n) {
-      const float low = sums[n / 2][n % 2][i * 2], high = sums[n / 2][n % 2][i * 2 + 1];
-      const int block = part * (kValuePart / 8) + n;
-      shared.solved.set(rows * 2 + i, block, seat, split(low, high));
-      const Words v = stage.v.pair(rows * 2 + i, block, seat);
-      driven[i] += low * v.low() + high * v.high();
-      if (step < place.rows && first + n * 8 < p.sizes.value) store_two(dv + n * 8, beta * low, beta * high);
-    }
+    const float beta = shared.steps.beta[step];
+    store_two(p.dv + row * p.sizes.value + first + block * 8 + seat.column, beta * words.low(), beta * words.high());
   }
 }
 
-INLINE void add_values(KeySums& sums, const GradientsShared& shared, const ValueStage& stage, int rows, int part, int lane) {
+INLINE void add_values(KeySums& sums, float (&driven)[2], const GradientsShared& shared, const ValueStage& stage,
+                       const GradientsArguments& p, const Place& place, int tile, int rows, int part, int lane) {
 #pragma unroll
   for (int k = 0; k < kWidth / 8; k += 2) {
     Fragment lefts[2], written;
     load_left(lefts[0], stage.dy, rows * 2, k, lane);
-    load_left(lefts[1], shared.solved, rows * 2, k, lane);
+    load_left_transposed(lefts[1], stage.solved, k, rows * 2, lane);
     load_left_transposed(written, stage.written, k, rows * 2, lane);
     add_to<false>(sums.of_states[0], lefts[0], stage.states, k, part * (kPart / 8), lane);
     add_to<false>(sums.of_states[1], lefts[1], stage.states, k, part * (kPart / 8), lane);
     add_to<false>(sums.of_adjoints, written, stage.adjoints, k, part * (kPart / 8), lane);
     if (part == 0) add_to<false>(sums.pairs, lefts[1], stage.written, k, 0, lane);
     if (part == 1) add_to<false>(sums.pairs, lefts[0], stage.written, k, 0, lane);
+    if (k * 8 / kValuePart == part) write_values(shared, stage, p, place, tile * kWidth, k, driven, lefts[1], rows, Seat(lane));
   }
   end_products(sums.of_states[0]);
   end_products(sums.of_states[1]);
@@ -119,11 +107,10 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTAN
 #pragma unroll
       for (int i = 0; i < kStages; ++i) set_up(shared.values[i]);
       publish_barriers();
-      expect_bytes(shared.operands, sizeof(shared.q) + sizeof(shared.k) + sizeof(shared.inverse) + kStepsBytes);
+      expect_bytes(shared.operands, sizeof(shared.q) + sizeof(shared.k) + kStepsBytes);
     }
     fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
     fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
-    fetch_matrix<kThreads>(shared.inverse, p.inverse + place.number * (kChunk * kChunk), shared.operands, thread);
     fetch_numbers<kThreads, kStepsBytes / 4>(reinterpret_cast<float*>(&shared.steps),
                                              reinterpret_cast<const float*>(p.steps + place.number), shared.operands, thread);
   }
@@ -134,6 +121,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTAN
   if constexpr (kWide) wait_for_bytes(shared.operands, 0);
   scale_rows_of(shared.q, shared.steps.q_factors, thread);
   scale_rows_of(shared.k, shared.steps.k_factors, thread);
+  share();
 
   KeySums sums;
   clear(sums.of_states[0]), clear(sums.of_states[1]), clear(sums.of_adjoints), clear(sums.pairs);
@@ -143,10 +131,8 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTAN
     if constexpr (kWide) wait_for_bytes(shared.values[tile % kStages], tile / kStages % 2);
     else arrive_with_copies<kStages - 1>();
     const ValueStage& stage = shared.stages[tile % kStages];
-    solve(shared, stage, p, place, tile, driven, rows, part, lane);
     across += product_of_tiles(stage.states, stage.adjoints, thread);
-    share();
-    add_values(sums, shared, stage, rows, part, lane);
+    add_values(sums, driven, shared, stage, p, place, tile, rows, part, lane);
     synchronize_block();
     start(tile + kStages);
   }

@@ -1,5 +1,5 @@
 // The gradients of a chunk's operands, from the states before it, those of the states after it, what its steps write and
-// the gradients of that. A block has a chunk of one head of one row. Formulas and names: keelback/delta/chunked/backward.py.
+// the gradients of what they should write. A block has a chunk of one head of one row. Formulas and names: keelback/delta/chunked/backward.py.
 #pragma once
 
 #include "chunks.cuh"
@@ -17,8 +17,7 @@ struct GradientsArguments {
   const Stored* states;     // before each chunk, (value, key)
   const Stored* adjoints;   // of those after, (value, key)
   const Stored* written;    // u, (value, step)
-  const Stored* dwritten;   // (value, step)
-  const Stored* inverse;    // T, (step, step)
+  const Stored* solved;     // z, (value, step)
   StoredOfGroups *dq, *dk;  // (row, time, head, key)
   Stored* dv;               // (row, time, head, value)
   StoredDecay* dg;          // (row, time, head)
@@ -35,7 +34,7 @@ static_assert(kWarps % kRowBlocks == 0 && kParts >= 2 && kPart % 16 == 0 && kVal
 struct ValueStage {
   Operand<kChunk, kWidth> dy, v;
   Tile<kWidth, kKey> states, adjoints;
-  Tile<kWidth, kChunk> written, dwritten;
+  Tile<kWidth, kChunk> written, solved;
 };
 
 // Sums over the keys or values of a warp, of which a step's gradients are made:
@@ -44,15 +43,11 @@ enum Sum { kQueries, kRead, kWritten, kMoved, kErased, kDriven, kSums };
 struct GradientsShared {
   Operand<kChunk, kKey> q, k;
   union {
-    struct {
-      ValueStage stages[kStages];
-      Tile<kChunk, kWidth> solved;
-    };
+    ValueStage stages[kStages];
     struct {
       Tile<kChunk, kChunk> of_keys, of_queries;
     };
   };
-  Tile<kChunk, kChunk> inverse;
   ChunkSteps steps;
   float sums[kSums][kParts][kChunk];
   float across[kWarps];
@@ -64,7 +59,7 @@ EXPORTED_SIZE(gradients_shared_bytes, GradientsShared)
 INLINE void fetch_values(ValueStage& stage, const GradientsArguments& p, const Place& place, int tile, CopyBarrier& full, int thread) {
   if constexpr (kWide) expect_bytes(full, sizeof(stage));
   const Index first = place.number * kValues + tile * kWidth;
-  fetch_matrix<kThreads>(stage.dwritten, p.dwritten + first * kChunk, full, thread);
+  fetch_matrix<kThreads>(stage.solved, p.solved + first * kChunk, full, thread);
   fetch_matrix<kThreads>(stage.states, p.states + first * kKey, full, thread);
   fetch_matrix<kThreads>(stage.adjoints, p.adjoints + first * kKey, full, thread);
   fetch_matrix<kThreads>(stage.written, p.written + first * kChunk, full, thread);

@@ -6,24 +6,10 @@
 #include "chunks.cuh"
 
 constexpr int kWarps = kValueTile / 16;
-constexpr int kThreads = kWarps * 32;
+constexpr int kWalkers = kWarps * 32;
+// With kWide one more warp starts the copies, whose many instructions would keep the others waiting.
+constexpr int kThreads = kWalkers + (kWide ? 32 : 0);
 static_assert(!kWide || kWarps == kGroupWarps, "a warpgroup multiplies");
-
-// What both walks read of a chunk.
-struct WalkStage {
-  Operand<kChunk, kKey> k, q;
-  Tile<kChunk, kKey> erasing;
-  Tile<kChunk, kChunk> weights;
-  float entering[kChunk], entered_q[kChunk], left_k[kChunk];
-};
-constexpr int kWalkBytes = sizeof(WalkStage::k) + sizeof(WalkStage::q) + sizeof(WalkStage::erasing) + sizeof(WalkStage::weights) + 3 * kChunk * 4;
-
-struct Walk {
-  Sizes sizes;
-  Sequences q, k;
-  const ChunkSteps* steps;
-  const Stored *erasing, *weights;
-};
 
 // Which values of which head of which row.
 struct WalkPlace {
@@ -39,17 +25,6 @@ struct WalkPlace {
   INLINE Index number(const Sizes& sizes, int chunk) const { return of_head * sizes.chunks + chunk; }
 };
 
-INLINE void fetch_walk(WalkStage& stage, const Walk& p, const TensorMap& q, const TensorMap& k, const WalkPlace& place, int chunk,
-                       CopyBarrier& full, int thread) {
-  const Index number = place.number(p.sizes, chunk);
-  const int time = chunk * kChunk, rows = p.sizes.length - time, group = p.sizes.group_of(place.head);
-  fetch<kThreads>(stage.k, k, p.k, place.row, time, group, 0, rows, kKey, full, thread);
-  fetch_matrix<kThreads>(stage.erasing, p.erasing + number * (kChunk * kKey), full, thread);
-  fetch<kThreads>(stage.q, q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
-  fetch_matrix<kThreads>(stage.weights, p.weights + number * (kChunk * kChunk), full, thread);
-  fetch_numbers<kThreads, 3 * kChunk>(stage.entering, p.steps[number].entering, full, thread);
-}
-
 // Chunks on their way to kStages stages, one after another. `fetch(stage, barrier, passed)` starts to copy one.
 template <typename Stage, int kBytes>
 struct Stages {
@@ -59,7 +34,7 @@ struct Stages {
   template <typename Fetch>
   INLINE void begin(int count, int thread, Fetch fetch) {
     if constexpr (kWide) {
-      if (thread == 0) {
+      if (thread == kWalkers) {
 #pragma unroll
         for (int i = 0; i < kStages; ++i) set_up(full[i]);
         publish_barriers();
@@ -72,7 +47,7 @@ struct Stages {
   template <typename Fetch>
   INLINE void start(int passed, int count, int thread, Fetch fetch) {
     if constexpr (kWide) {
-      if (passed >= count || thread) return;
+      if (passed >= count || thread != kWalkers) return;
       expect_bytes(full[passed % kStages], kBytes);
       fetch(at[passed % kStages], full[passed % kStages], passed);
     } else {
@@ -85,13 +60,23 @@ struct Stages {
     else arrive_with_copies<kStages - 1>();
     return at[passed % kStages];
   }
-  // After all have read the stage, the next chunk takes its place.
+  // Without kWide, after all have read the stage the next chunk takes its place.
   template <typename Fetch>
   INLINE void leave(int passed, int count, int thread, Fetch fetch) {
-    synchronize_block();
-    start(passed + kStages, count, thread, fetch);
+    if constexpr (!kWide) {
+      synchronize_block();
+      start(passed + kStages, count, thread, fetch);
+    }
   }
 };
+
+// With kWide, after all have read the last stage and what they wrote is to be copied: the warp that starts copies does so.
+INLINE void share_with_server() {
+  if constexpr (kWide) {
+    publish_to_matrix_unit();
+    synchronize_block();
+  }
+}
 
 // The states of a warp: 16 values, all keys.
 using States = float[kKey / 16][2][4];
