@@ -1,6 +1,7 @@
 """Gated linear attention in chunks, as a backend runs it: on any device.
 
-It is a scan by heads with x = v, B = k and C = q, whose weights and log decays are given apart.
+With a decay per head it is a scan by heads with x = v, B = k and C = q, whose weights and log
+decays are given apart.
 """
 
 from functools import lru_cache
@@ -12,6 +13,7 @@ from torch import Tensor
 from keelback.compiled.by_rows import ByRows
 from keelback.compiled.layouts import Signature, layouts_of
 from keelback.ssd._attention_operands import Operands
+from keelback.ssd.chunked import by_channel
 from keelback.ssd.chunked.backward import gradients_of
 from keelback.ssd.chunked.blocks import Block, by_matrix, grouped
 from keelback.ssd.chunked.forward import all_outputs, states_between
@@ -64,4 +66,8 @@ def run_backward(
 def prepare(signature: Signature, options: tuple[Any, ...]) -> ByRows:
     """The attention of operands with this signature; there are no options."""
     given: Any = Operands(*layouts_of(signature))
-    return ByRows(Operands, given.v, _start, run_forward, run_backward)
+    if given.by_channel:
+        passes: tuple[Any, Any] = (by_channel.run_forward, by_channel.run_backward)
+    else:
+        passes = (run_forward, run_backward)
+    return ByRows(Operands, given.v, _start, *passes)
