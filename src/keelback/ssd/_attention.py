@@ -70,9 +70,10 @@ def gated_linear_attention(
     GLA (Yang et al. 2023, arXiv 2312.06635, equation 3, whose state is the transpose of h), and
     HGRN2 (Qin et al. 2024, arXiv 2404.07904) with k = 1 - exp(g).
     Differentiable in every floating operand. float32 and float64 are computed as they
-    are, bfloat16 and float16 in float32. Steps are computed by chunks of 64, on a GPU too, in
-    PyTorch's matrix products: an inf or nan in q, k or v is in all later outputs, as in the
-    recurrence, and may be in earlier ones of its chunk, which `backend="reference"` keeps apart.
+    are, bfloat16 and float16 in float32. On a CPU kernels compute float32, by chunks of 16 steps;
+    all else, on a GPU too, is computed by chunks of 64 in PyTorch's matrix products. An inf or nan
+    in q, k or v is in all later outputs, as in the recurrence, and may be in earlier ones of its
+    chunk, which `backend="reference"` keeps apart.
 
     Args:
         q: The queries. The number of groups divides that of heads; head h reads with group
