@@ -262,6 +262,120 @@ class Hgrn2(nn.Module):
         return loop(q / KEY**0.5, k, v, g)
 
 
+class Gdn(nn.Module):
+    """`GatedDeltaNet`; subclasses change one thing each."""
+
+    def __init__(
+        self, value_heads: int = HEADS, convolved: bool = True, gated: bool = True, **options: Any
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.num_v_heads, self.layer_idx = 2, value_heads, 0
+        self.head_k_dim, self.head_v_dim = KEY, VALUE
+        self.use_short_conv = convolved
+        self.allow_neg_eigval = options.get("allow_neg_eigval", False)
+        self.q_proj, self.k_proj = (nn.Linear(WIDTH, 2 * KEY, bias=False) for _ in "qk")
+        self.v_proj = nn.Linear(WIDTH, value_heads * VALUE, bias=False)
+        self.b_proj = nn.Linear(WIDTH, value_heads, bias=False)
+        self.A_log = nn.Parameter(torch.rand(value_heads))
+        self.o_norm = Norm(VALUE)
+        self.o_proj = nn.Linear(value_heads * VALUE, WIDTH, bias=False)
+        if convolved:
+            self.q_conv1d, self.k_conv1d = (ShortConvolution(2 * KEY) for _ in "qk")
+            self.v_conv1d = ShortConvolution(value_heads * VALUE)
+        if gated:
+            self.g_proj = nn.Linear(WIDTH, value_heads * VALUE, bias=False)
+        self.add_gate(options)
+
+    def add_gate(self, options: dict[str, Any]) -> None:
+        """The parts of the forget gate."""
+        self.a_proj = nn.Linear(WIDTH, self.num_v_heads, bias=False)
+        self.dt_bias = nn.Parameter(torch.randn(self.num_v_heads) - 2)
+
+    def log_decays(self, x: Tensor) -> Tensor:
+        """(batch, length, heads, 1)."""
+        return (-self.A_log.exp() * F.softplus(self.a_proj(x) + self.dt_bias)).unsqueeze(-1)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Of norm 1."""
+        return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+    ) -> tuple[Any, ...]:
+        """One pass, from an empty state whatever is in the cache."""
+        return padded_again(self.one, hidden_states, attention_mask), None, past_key_values
+
+    def one(self, x: Tensor, lengths: list[int]) -> Tensor:
+        """A pass over sequences behind each other."""
+        every = (*(getattr(self, f"{n}_proj")(x) for n in "qkvb"), self.log_decays(x))
+        apart = (one.split(lengths, 1) for one in every)
+        y = torch.cat([self.of_sequence(*own) for own in zip(*apart, strict=True)], 1)
+        if hasattr(self, "g_proj"):
+            y = self.o_norm(y, self.g_proj(x).unflatten(-1, (self.num_v_heads, -1)))
+        else:
+            y = self.o_norm(y)
+        return self.o_proj(y.flatten(2))
+
+    def of_sequence(self, q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        """Outputs of each head."""
+        if self.use_short_conv:
+            q, k, v = self.q_conv1d(q)[0], self.k_conv1d(k)[0], self.v_conv1d(v)[0]
+        else:
+            q, k, v = F.silu(q), F.silu(k), F.silu(v)
+        beta = b.sigmoid() * (2 if self.allow_neg_eigval else 1)
+        q, k, v = (x.unflatten(-1, (-1, n)) for x, n in ((q, KEY), (k, KEY), (v, VALUE)))
+        q, k = (self.unit(x).repeat_interleave(self.num_v_heads // 2, 2).double() for x in (q, k))
+        h, outputs = torch.zeros(len(q), self.num_v_heads, KEY, VALUE).double(), []
+        for t in range(q.shape[1]):
+            h = h * g[:, t].double().exp().unsqueeze(-1)
+            error = v[:, t].double() - (k[:, t].unsqueeze(-2) @ h).squeeze(-2)
+            write = beta[:, t, :, None].double() * error
+            h = h + k[:, t].unsqueeze(-1) * write.unsqueeze(-2)
+            outputs.append((q[:, t].unsqueeze(-2) @ h).squeeze(-2) / KEY**0.5)
+        return torch.stack(outputs, 1).to(v.dtype)
+
+
+class Kda(Gdn):
+    """`KimiDeltaAttention`."""
+
+    def add_gate(self, options: dict[str, Any]) -> None:
+        """The parts of the forget gate."""
+        width = self.num_v_heads * KEY
+        self.lower_bound = options.get("lower_bound")
+        self.f_proj = nn.Sequential(nn.Linear(WIDTH, 4, bias=False), nn.Linear(4, width))
+        self.dt_bias = nn.Parameter(torch.randn(width) - 2)
+
+    def log_decays(self, x: Tensor) -> Tensor:
+        """(batch, length, heads, key)."""
+        logits = (self.f_proj(x) + self.dt_bias).unflatten(-1, (self.num_v_heads, -1))
+        rates = self.A_log.exp().unsqueeze(-1)
+        if self.lower_bound is None:
+            return -rates * F.softplus(logits)
+        return self.lower_bound * torch.sigmoid(rates * logits)
+
+
+class LongKeys(Gdn):
+    """Leaves queries and keys as long as they are."""
+
+    def unit(self, x: Tensor) -> Tensor:
+        """As it is."""
+        return x / 2
+
+
+class NoBound(Kda):
+    """Says that it has a lower bound, and has none."""
+
+    def log_decays(self, x: Tensor) -> Tensor:
+        """(batch, length, heads, key)."""
+        bound, self.lower_bound = self.lower_bound, None
+        logs = super().log_decays(x)
+        self.lower_bound = bound
+        return logs
+
+
 class OtherRoot(Gla):
     """Takes another root of the sigmoid than it says."""
 

@@ -1,4 +1,4 @@
-"""Linear attention in the form of fla's layers: read as it computes, proved, look-alikes named."""
+"""Layers in the form of fla's: read as they compute, proved, look-alikes named."""
 
 import math
 from typing import Any
@@ -12,8 +12,12 @@ from fla_layers import (
     VALUE,
     WIDTH,
     Erases,
+    Gdn,
     Gla,
     Hgrn2,
+    Kda,
+    LongKeys,
+    NoBound,
     OtherKeys,
     OtherRates,
     OtherRoot,
@@ -66,6 +70,10 @@ EVERY = [
     lambda: Retention(kv_heads=2, convolved=True, gated=False),
     Hgrn2,
     lambda: Hgrn2(convolved=True),
+    Gdn,
+    lambda: Gdn(value_heads=2, convolved=False, gated=False, allow_neg_eigval=True),
+    Kda,
+    lambda: Kda(value_heads=2, lower_bound=-5.0),
 ]
 
 
@@ -85,7 +93,11 @@ def test_the_lower_bound_of_forget_gates() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [OtherRoot, ReadsBefore, Erases, OtherRates, OtherKeys], ids=lambda x: x.__name__
+    "layer",
+    [
+        *(OtherRoot, ReadsBefore, Erases, OtherRates, OtherKeys, LongKeys),
+        lambda: NoBound(lower_bound=-5.0),
+    ],
 )
 def test_lookalikes_are_not_read(layer: Any) -> None:
     (found,) = proofs(layer(), torch.randn(2, 40, WIDTH))
@@ -152,6 +164,22 @@ def test_rates_by_hand() -> None:
     own = read(gla, x)
     assert own.A.shape == (HEADS * KEY, 1)
     torch.testing.assert_close((own.delta * own.A[:, 0]).exp(), gate)
+
+
+def test_rates_of_delta_rules_can_be_edited() -> None:
+    x = torch.randn(1, 9, WIDTH)
+    for layer in (Gdn(), Kda()):
+        (found,) = find_layers(layer)
+        A = found.state_matrix()
+        edits = found.adapter.edit_rates(layer, 2 * A)
+        assert edits is not None
+        layer.A_log.data.copy_(edits["A_log"])
+        torch.testing.assert_close(found.state_matrix(), 2 * A)
+        assert (read(layer, x).delta > 0).all()
+    bounded = Kda(lower_bound=-5.0)
+    (found,) = find_layers(bounded)
+    assert (found.state_matrix() == -5.0).all()
+    assert found.adapter.edit_rates(bounded, found.state_matrix()) is None
 
 
 @pytest.mark.parametrize("layer", [Gla, SimpleGla, Retention, Hgrn2])

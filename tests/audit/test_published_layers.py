@@ -66,6 +66,17 @@ for kept in (None, mask):
     prove(layer, x, attention_mask=kept, lower_bound=torch.rand(32))
 """
 
+DELTA = """
+from fla.layers.gated_deltanet import GatedDeltaNet
+from fla.layers.kda import KimiDeltaAttention
+
+sizes = {"hidden_size": 32, "head_dim": 16, "num_heads": 1, "num_v_heads": 2, "layer_idx": 0}
+prove(GatedDeltaNet(**sizes, expand_v=1), x, attention_mask=mask)
+prove(GatedDeltaNet(**sizes, use_gate=False, allow_neg_eigval=True), x)
+prove(KimiDeltaAttention(**sizes), x)
+prove(KimiDeltaAttention(**sizes, lower_bound=-5.0), x, attention_mask=mask)
+"""
+
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("rank", [0, 1, 3])
@@ -86,7 +97,9 @@ def test_the_blocks_of_torchmamba(rank: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "layers"), [("rwkv7", RWKV7), ("gla", LINEAR)], ids=["rwkv7", "linear"]
+    ("module", "layers"),
+    [("rwkv7", RWKV7), ("gla", LINEAR), ("kda", DELTA)],
+    ids=["rwkv7", "linear", "delta"],
 )
 def test_the_layers_of_fla(module: str, layers: str) -> None:
     pytest.importorskip("triton", reason="triton is missing")

@@ -17,6 +17,7 @@ from keelback.audit.adapters.delta_net import (
     Qwen3NextAdapter,
     Qwen35Adapter,
 )
+from keelback.audit.adapters.fla_delta import FlaGatedDeltaNetAdapter, FlaKimiDeltaAdapter
 from keelback.audit.adapters.fla_linear import (
     GatedLinearAttentionAdapter,
     Hgrn2Adapter,
@@ -51,6 +52,8 @@ ADAPTERS: list[Adapter] = [
     Qwen35Adapter(),
     OlmoHybridAdapter(),
     KimiDeltaAdapter(),
+    FlaGatedDeltaNetAdapter(),
+    FlaKimiDeltaAdapter(),
     LightningAttentionAdapter(),
     GatedLinearUnitAdapter(),
     GatedLinearAttentionAdapter(),
@@ -83,6 +86,8 @@ __all__ = [
     "BidirectionalMambaAdapter",
     "CrossScanAdapter",
     "DeltaRuleRecurrence",
+    "FlaGatedDeltaNetAdapter",
+    "FlaKimiDeltaAdapter",
     "FlaRwkv7Adapter",
     "FusedMatrixMemoryAdapter",
     "GatedDeltaNetAdapter",

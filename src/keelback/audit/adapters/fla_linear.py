@@ -12,17 +12,18 @@ from keelback.audit._continuing import goes_on_in_flas_cache
 from keelback.audit._linear_attention import LinearAttentionRecurrence
 from keelback.audit._recurrence import Recurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, has_parts, wide
+from keelback.audit.adapters.fla_positions import (
+    CONVOLUTIONS,
+    at_all_positions,
+    convolved_at,
+    packed,
+)
 
-_CONVOLUTIONS = ("q_conv1d", "k_conv1d", "v_conv1d")
 _NORMS = ("g_norm", "g_norm_swish_gate")
 
 
 class _LinearAttentionAdapter(Adapter):
-    """Queries, keys and values of each head, and log decays.
-
-    Layers that strike out padding and pack what is left are read with zeros at the padding, where
-    nothing is written and nothing decays.
-    """
+    """Queries, keys and values of each head, and log decays, which are 0 at padding."""
 
     entry = "q_proj"
     projection = "o_proj"
@@ -45,9 +46,9 @@ class _LinearAttentionAdapter(Adapter):
 
     def heads(self, module: Any, call: LayerCall) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of each head, as the layer's kernel is given them."""
-        convolutions = _CONVOLUTIONS if module.use_short_conv else (None, None, None)
+        convolutions = CONVOLUTIONS if module.use_short_conv else (None, None, None)
         query, key, value = (
-            _at_all_positions(call, _convolved(module, call, name, convolution))
+            at_all_positions(call, convolved_at(call, module, name, convolution))
             for name, convolution in zip(("q_proj", "k_proj", "v_proj"), convolutions, strict=True)
         )
         query, key = (x.unflatten(-1, (-1, module.head_k_dim)) for x in (query, key))
@@ -71,12 +72,12 @@ class _LinearAttentionAdapter(Adapter):
         """The layer's own norm of each head, and its gate if it has one."""
         y = outputs[0].to(call.seen["q_proj"].output.dtype).unflatten(-1, (module.num_heads, -1))
         if not has_parts(module, "g_proj"):
-            return _packed(call, module.g_norm(y).flatten(2))
+            return packed(call, module.g_norm(y).flatten(2))
         gate = module.g_proj(call.hidden_states)
         if has_parts(module, "g_norm_swish_gate"):
             y = module.g_norm_swish_gate(y, gate.unflatten(-1, (module.num_heads, -1)))
-            return _packed(call, y.flatten(2))
-        return _packed(call, module.g_norm(y).flatten(2) * module.gate_fn(gate))
+            return packed(call, y.flatten(2))
+        return packed(call, module.g_norm(y).flatten(2) * module.gate_fn(gate))
 
 
 class GatedLinearAttentionAdapter(_LinearAttentionAdapter):
@@ -87,7 +88,7 @@ class GatedLinearAttentionAdapter(_LinearAttentionAdapter):
 
     kind = "gated-linear-attention"
     watched = ("q_proj", "k_proj", "v_proj", "gk_proj")
-    parts = (*watched, "g_proj", "o_proj", *_CONVOLUTIONS, *_NORMS)
+    parts = (*watched, "g_proj", "o_proj", *CONVOLUTIONS, *_NORMS)
     decays_because = "the forget gate is a root of a sigmoid"
 
     def matches(self, module: Any) -> bool:
@@ -100,7 +101,7 @@ class GatedLinearAttentionAdapter(_LinearAttentionAdapter):
         logs = _log_gates(module, call.seen["gk_proj"].output)
         if module.clamp_min is not None:
             logs = logs.clamp_min(module.clamp_min)
-        logs = call.masked(_at_all_positions(call, logs)).unflatten(-1, (-1, module.head_k_dim))
+        logs = call.masked(at_all_positions(call, logs)).unflatten(-1, (-1, module.head_k_dim))
         return logs.repeat_interleave(module.num_kv_groups, dim=2).flatten(2)
 
 
@@ -135,7 +136,7 @@ class RetentionAdapter(_LinearAttentionAdapter):
 
     kind = "retention"
     watched = ("q_proj", "k_proj", "v_proj")
-    parts = (*watched, "g_proj", "o_proj", "rotary", *_CONVOLUTIONS, *_NORMS)
+    parts = (*watched, "g_proj", "o_proj", "rotary", *CONVOLUTIONS, *_NORMS)
     decays_because = "A is fixed below 0"
 
     def matches(self, module: Any) -> bool:
@@ -207,7 +208,7 @@ class Hgrn2Adapter(_LinearAttentionAdapter):
     @staticmethod
     def _given(module: Any, call: LayerCall, gate: str) -> Tensor:
         convolution = f"{gate}_conv1d" if module.use_short_conv else None
-        return _at_all_positions(call, _convolved(module, call, f"{gate}_proj", convolution))
+        return at_all_positions(call, convolved_at(call, module, f"{gate}_proj", convolution))
 
 
 _EPSILON = 1e-5
@@ -216,37 +217,3 @@ _EPSILON = 1e-5
 
 def _log_gates(module: Any, logits: Tensor) -> Tensor:
     return F.logsigmoid(wide(logits)) / module.gate_logit_normalizer
-
-
-def _convolved(module: Any, call: LayerCall, name: str, convolution: str | None) -> Tensor:
-    """What a projection gave, after the short convolution and its activation if there are."""
-    x = _at_all_positions(call, call.seen[name].output)
-    if convolution is None:
-        return x
-    conv: Any = getattr(module, convolution)
-    mixed = F.conv1d(
-        call.masked(x).mT,
-        conv.weight,
-        conv.bias,
-        padding=conv.weight.shape[-1] - 1,
-        groups=conv.weight.shape[0],
-    )
-    mixed = mixed[..., : x.shape[1]].mT
-    return mixed if conv.activation is None else F.silu(mixed)
-
-
-def _at_all_positions(call: LayerCall, x: Tensor) -> Float[Tensor, "batch length width"]:
-    """What is packed without padding, (1, tokens, width), where it was; zero at the padding."""
-    batch, length = call.hidden_states.shape[:2]
-    if call.mask is None or x.shape[:2] == (batch, length):
-        return x
-    found = x.new_zeros(batch, length, x.shape[-1])
-    found[call.mask.bool()] = x[0]
-    return found
-
-
-def _packed(call: LayerCall, y: Tensor) -> Tensor:
-    """As the layer has it, where it has packed its input."""
-    if call.mask is None or call.seen["q_proj"].output.shape[:2] == y.shape[:2]:
-        return y
-    return y[call.mask.bool()].unsqueeze(0)
