@@ -77,6 +77,47 @@ prove(KimiDeltaAttention(**sizes), x)
 prove(KimiDeltaAttention(**sizes, lower_bound=-5.0), x, attention_mask=mask)
 """
 
+FOLDERS = """
+import json
+import tempfile
+from pathlib import Path
+import fla.models
+from keelback.audit import audit, load_any_model
+from keelback.errors import InputError
+
+tokens = torch.randint(3, 60, (24,))
+sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64, "intermediate_size": 64}
+for name, own, kind in (
+    ("GLA", {"num_heads": 2}, "gated-linear-attention"),
+    ("Comba", {"num_heads": 2, "head_dim": 16}, None),
+    ("DeltaNet", {"num_heads": 2}, None),
+):
+    model = getattr(fla.models, name + "ForCausalLM")(
+        getattr(fla.models, name + "Config")(**sizes, **own)
+    )
+    folder = Path(tempfile.mkdtemp())
+    model.save_pretrained(folder)
+    loaded = load_any_model(folder)
+    assert (loaded.unused, loaded.remarks) == ([], [])
+    try:
+        result = audit(loaded.model, tokens, train_length=8, length=24)
+    except InputError as error:
+        assert str(error).endswith("it is made of 2 DeltaNet"), error
+        continue
+    read = [own.layer.kind for own in result.measures]
+    assert read == ([] if kind is None else 2 * [kind]), (name, read)
+    assert len(result.not_audited) == (2 if kind is None else 0)
+config = folder / "config.json"
+config.write_text(json.dumps(json.loads(config.read_text()) | {"wings": 3}))
+try:
+    load_any_model(folder)
+except InputError as error:
+    assert "settings that nothing in its model uses" in str(error), error
+    assert "wings" in str(error), error
+else:
+    raise SystemExit("a setting was passed over")
+"""
+
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("rank", [0, 1, 3])
@@ -98,8 +139,8 @@ def test_the_blocks_of_torchmamba(rank: int, groups: int) -> None:
 
 @pytest.mark.parametrize(
     ("module", "layers"),
-    [("rwkv7", RWKV7), ("gla", LINEAR), ("kda", DELTA)],
-    ids=["rwkv7", "linear", "delta"],
+    [("rwkv7", RWKV7), ("gla", LINEAR), ("kda", DELTA), ("comba", FOLDERS)],
+    ids=["rwkv7", "linear", "delta", "folders"],
 )
 def test_the_layers_of_fla(module: str, layers: str) -> None:
     pytest.importorskip("triton", reason="triton is missing")
