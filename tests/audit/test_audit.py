@@ -251,3 +251,26 @@ def test_overflow_in_half_precision_is_located(tiny_model: Callable[[str], Any])
     finally:
         with torch.no_grad():
             weight.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("apart", "statement"),
+    [(1, "Unstable: some states grow"), (5, "Some steps enlarge states")],
+)
+def test_steps_below_zero_are_no_decay(
+    tiny_model: Callable[[str], Any], tokens: torch.Tensor, apart: int, statement: str
+) -> None:
+    """A forget gate that lets states grow at some positions, in layers made to decay."""
+    model = copy.deepcopy(tiny_model("kimi-linear"))
+    for layer in find_layers(model):
+        gate: Any = layer.module.forget_gate
+        gate.register_forward_hook(
+            lambda _, __, logs: logs.index_fill(1, torch.arange(0, logs.shape[1], apart), 1e-3)
+        )
+    result = audit(model, tokens[0], train_length=20, length=40)
+    assert not [missed for missed in result.not_audited if "." in missed.what]
+    assert "Stable" not in result.verdict
+    (found,) = (own for own in result.findings if own.measure == "least step size")
+    assert found.statement.startswith(statement)
+    assert found.value is not None
+    assert found.value < 0

@@ -1,5 +1,6 @@
 """transformers' Mamba layers through our scan: the same numbers, and everything put back."""
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from keelback.audit import audit
 from keelback.audit._kernels import fast_scans
 
 FAMILIES = {
@@ -61,3 +63,40 @@ def test_an_error_inside_still_puts_back(tiny_model: Callable[[str], Any]) -> No
     with pytest.raises(KeyError), fast_scans(model):
         raise KeyError
     assert module.mamba_selective_scan is own
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("mamba", "mamba_selective_scan"),
+        ("bamba", "mamba2_chunk_scan"),
+        ("mamba2", "causal_conv1d_fn"),
+    ],
+)
+def test_a_function_of_someone_elses_is_not_hidden(
+    tiny_model: Callable[[str], Any],
+    tokens: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    name: str,
+) -> None:
+    """A model that scans or convolves otherwise is run as it is, and so found out."""
+    model = tiny_model(family)
+    module = sys.modules[type(model).__module__]
+    own = getattr(module, name)
+
+    @functools.wraps(own)
+    def changed(*operands: Any, **options: Any) -> Any:
+        found = own(*operands, **options)
+        y, *more = found if isinstance(found, tuple) else (found,)
+        fading = torch.linspace(1.5, 0.5, y.shape[1]).view(-1, *[1] * (y.ndim - 2))
+        return (y * fading, *more) if more else y * fading
+
+    monkeypatch.setattr(module, name, changed)
+    with fast_scans(model):
+        assert getattr(module, name) is changed
+    result = audit(model, tokens[0], train_length=10, length=20)
+    assert not result.measures
+    reasons = [missed.reason for missed in result.not_audited if "." in missed.what]  # no classes
+    assert len(reasons) == 2
+    assert all("does not give the layer's own result" in reason for reason in reasons)

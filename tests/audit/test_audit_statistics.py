@@ -77,6 +77,14 @@ def test_histogram_of_extreme_values() -> None:
     assert math.isnan(LogHistogram().quantile(0.5))
 
 
+def test_what_is_not_above_zero_counts_as_the_smallest() -> None:
+    histogram = LogHistogram()
+    histogram.add(torch.tensor([[-2.0, 0.0, 3.0]]))
+    assert (histogram.least, histogram.greatest) == (-2.0, 3.0)
+    assert 0 < histogram.quantile(0.4) < 1e-15
+    assert histogram.quantile(0.9) == pytest.approx(3.0, rel=0.01)
+
+
 def test_horizon_is_the_e_folding_time() -> None:
     A = torch.tensor([[-2.0, -0.5], [0.0, 0.25]])
     tokens = horizon(A, torch.tensor([0.1, 0.1]))

@@ -142,3 +142,11 @@ def test_a_composite_with_ears_and_a_clock(
     undo_repair(tmp_path / "repaired", tmp_path / "undone")
     for file in folder.iterdir():
         assert (tmp_path / "undone" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_type_that_transformers_lacks_is_named(
+    tiny_model: Callable[[str], Any], tmp_path: Path
+) -> None:
+    folder = saved(tiny_model("mamba"), tmp_path / "m", model_type="gated_keel")
+    with pytest.raises(InputError, match=r"of the type 'gated_keel' .* the installed transformers"):
+        load_any_model(folder)

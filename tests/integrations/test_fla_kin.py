@@ -30,6 +30,12 @@ LINEAR = {
     "fused_recurrent_retention": "retention",
     "chunk_lightning_attn": "lightning_attn",
     "fused_recurrent_lightning_attn": "lightning_attn",
+    "chunk_gla": "gla",
+    "fused_chunk_gla": "gla",
+    "fused_recurrent_gla": "gla",
+    "chunk_linear_attn": "linear_attn",
+    "fused_chunk_linear_attn": "linear_attn",
+    "fused_recurrent_linear_attn": "linear_attn",
 }
 EVERY = GENERALISED | LINEAR
 NOT_SCALED = ("chunk_rwkv7", "fused_mul_recurrent_rwkv7")
@@ -60,7 +66,10 @@ def operands(name: str, batch: int = 2, length: int = 20) -> dict[str, Tensor]:
     kk, decay = torch.nn.functional.normalize(kk, dim=-1), -0.6 * normal(KEY).sigmoid()
     if name in LINEAR:
         given = {"q": q, "k": k, "v": v}
-        return {**given, "g": -normal().abs()} if LINEAR[name] == "simple_gla" else given
+        if LINEAR[name] == "simple_gla":
+            return {**given, "g": -normal().abs()}
+        of_channels = {"gla": "gk" if name == "fused_recurrent_gla" else "g"}.get(LINEAR[name])
+        return given if of_channels is None else {**given, of_channels: -normal(KEY).abs()}
     if name == "fused_mul_recurrent_rwkv7":
         return {"r": q, "w": decay, "k": k, "v": v, "kk": kk, "a": a}
     both = {"k": k, "v": v, "a": -kk, "b": a * kk}
@@ -71,6 +80,8 @@ def operands(name: str, batch: int = 2, length: int = 20) -> dict[str, Tensor]:
 
 def more(name: str) -> dict[str, Any]:
     """What a function must be told besides."""
+    if "linear" in name:
+        return {"normalize": False}
     return {"layer_idx": 1, "num_layers": 3} if "lightning" in name else {}
 
 
@@ -87,7 +98,7 @@ def loop(
     g = wide.get("gk", wide.get("w", torch.zeros_like(k)))
     heads = torch.arange(HEADS, dtype=torch.float64)
     if "g" in wide:
-        g = wide["g"].unsqueeze(-1)
+        g = wide["g"] if wide["g"].ndim == 4 else wide["g"].unsqueeze(-1)
     elif "retention" in name:
         g = torch.log(1 - 2 ** (-5 - heads)).view(HEADS, 1).expand_as(k)
     elif "lightning" in name:
@@ -170,7 +181,7 @@ def test_packed_sequences(name: str) -> None:
                 near(alone[:, a:b], exact)
 
 
-@pytest.mark.parametrize("name", ["chunk_rwkv7", "chunk_simple_gla"])
+@pytest.mark.parametrize("name", ["chunk_rwkv7", "chunk_simple_gla", "chunk_gla"])
 def test_options_of_how_are_taken_and_others_refused_by_name(name: str) -> None:
     given, run = operands(name), function(name)
     expected, _ = run(**given)
@@ -206,7 +217,9 @@ def test_decays_of_heads_and_of_steps_are_not_both_given() -> None:
     near(run(**given)[0], run(**given, g=torch.zeros(2, 20, HEADS))[0])
 
 
-@pytest.mark.parametrize("name", ["chunk_rwkv7", "chunk_simple_gla", "chunk_retention"])
+@pytest.mark.parametrize(
+    "name", ["chunk_rwkv7", "chunk_simple_gla", "chunk_retention", "chunk_gla"]
+)
 def test_half_precision(name: str) -> None:
     """As exact as its operands: the scale is not rounded to their type."""
     given = {key: x.bfloat16() for key, x in operands(name).items()}
@@ -221,4 +234,6 @@ def test_the_package_has_what_flas_has() -> None:
     ops = importlib.import_module("fla.ops")
     for name in EVERY:
         assert hasattr(ops, name) == (name != "fused_mul_recurrent_rwkv7")
-    assert not hasattr(ops, "chunk_gla")
+    assert hasattr(ops, "parallel_simple_gla")
+    assert hasattr(ops, "parallel_retention")
+    assert not hasattr(ops, "chunk_rwkv6")

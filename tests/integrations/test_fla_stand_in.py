@@ -229,8 +229,8 @@ def test_half_precision_keeps_its_type_and_states_are_wide() -> None:
 def test_what_is_not_there_cannot_be_imported() -> None:
     with pytest.raises(ImportError):
         importlib.import_module("fla.layers")
-    with pytest.raises(ImportError, match="chunk_gla"):
-        from fla.ops import chunk_gla  # noqa: F401
+    with pytest.raises(ImportError, match="chunk_rwkv6"):
+        from fla.ops import chunk_rwkv6  # noqa: F401
 
 
 def test_it_is_undone() -> None:

@@ -26,6 +26,10 @@ def of_attention(x: Tensor, gate: Tensor) -> Tensor:
     return gated_linear_attention(x, x, x, -gate.exp())
 
 
+def of_attention_by_channel(x: Tensor, gate: Tensor) -> Tensor:
+    return gated_linear_attention(x, x, x, -gate.exp().unsqueeze(-1) * x.abs())
+
+
 def of_delta_rule(x: Tensor, gate: Tensor) -> Tensor:
     erased = normalize(x, dim=-1)
     decay = logsigmoid(gate).unsqueeze(-1).expand_as(x)
@@ -37,7 +41,9 @@ def of_mamba3(x: Tensor, gate: Tensor) -> Tensor:
     return mamba3(maps, dt, -dt, maps, maps, torch.sigmoid(gate), x[..., :8])[0]
 
 
-@pytest.mark.parametrize("operator", [of_mlstm, of_attention, of_delta_rule, of_mamba3])
+@pytest.mark.parametrize(
+    "operator", [of_mlstm, of_attention, of_attention_by_channel, of_delta_rule, of_mamba3]
+)
 def test_outputs_and_gradients_are_those_on_a_cpu(
     operator: Callable[[Tensor, Tensor], Tensor],
 ) -> None:

@@ -22,6 +22,19 @@ def goes_on_from_a_state(module: nn.Module, given: Mapping[str, Any]) -> bool:
     )
 
 
+def goes_on_in_flas_cache(module: Any, given: Mapping[str, Any]) -> bool | None:
+    """The same of a layer of fla, told by its own entry in the cache, which others may have filled.
+
+    `None` where it is given no such cache.
+    """
+    cache = given.get("past_key_values")
+    if cache is None or not hasattr(cache, "get_seq_length"):
+        return None
+    if int(cache.get_seq_length(module.layer_idx)) > 0:
+        return True
+    return goes_on_from_a_state(module, {**given, "past_key_values": None})
+
+
 def _is_packing(name: str, value: Any) -> bool:
     if name not in PACKED or not isinstance(value, Tensor):
         return False

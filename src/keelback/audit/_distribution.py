@@ -34,7 +34,7 @@ class LogHistogram:
         self.greatest = max(self.greatest, float(high))
         values = values.flatten(0, -2) if values.ndim > 1 else values
         values = values[:: -(-values.numel() // _MOST_AT_ONCE)]
-        bins = (torch.log2(values) - _LOWEST) * _BINS_PER_OCTAVE
+        bins = (torch.log2(values.clamp_min(2.0**_LOWEST)) - _LOWEST) * _BINS_PER_OCTAVE
         last = len(self._counts) - 1
         bins = bins.clamp(0, last).flatten().to(torch.int64)
         self._counts += torch.bincount(bins, minlength=last + 1).cpu()

@@ -6,12 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import nn
 
 from keelback.integrations import use_in_transformers
+from keelback.integrations._transformers import has_its_own_functions
 
 _SCANS = ("mamba_selective_scan", "mamba2_chunk_scan")
 
 
 def fast_scans(model: nn.Module) -> AbstractContextManager[object]:
     """Within the block, a model with Mamba layers of transformers scans by `keelback.scan`.
+
+    Not where someone has put another scan or convolution in their place: it is to be seen.
 
     Examples:
         >>> from keelback.models import MambaLanguageModelConfig
@@ -21,6 +24,7 @@ def fast_scans(model: nn.Module) -> AbstractContextManager[object]:
         >>> logits.shape
         torch.Size([1, 20, 256])
     """
-    modules = {sys.modules.get(type(part).__module__) for part in model.modules()}
-    scans = any(hasattr(module, scan) for module in modules for scan in _SCANS)
-    return use_in_transformers() if scans else nullcontext()
+    modules = {sys.modules[type(part).__module__] for part in model.modules()}
+    scanning = [one for one in modules if any(hasattr(one, scan) for scan in _SCANS)]
+    known = all(has_its_own_functions(module) for module in scanning)
+    return use_in_transformers() if scanning and known else nullcontext()

@@ -180,6 +180,7 @@ def _mixes(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
     known = any(word in name for word in _MIXING) or _MIXING_SHORT.match(name) is not None
     known = known and not any(word in name for word in _POINTWISE)
+    known = known and not isinstance(module, nn.Conv1d)  # a part of a layer
     own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     has_rates = any(_RATES.search(name) for name, _ in own)
     return (known or has_rates) and any(True for _ in module.parameters())

@@ -128,6 +128,9 @@ def _stability(
         "value": abscissa,
         "threshold": 0.0,
     }
+    enlarging = [own for own in layers if _least_step(own) < -_ROUNDED_STEP]
+    if abscissa < 0 and enlarging:
+        return _negative_steps(enlarging)
     if abscissa < 0:
         given = all(own.layer.adapter.always_decays(own.layer.module) for own in layers)
         scope = " that was read" if partly else ""
@@ -150,6 +153,31 @@ def _stability(
         "token.",
         _clip(span, holds) if can_repair else "",
         **measured,
+    )
+
+
+_ROUNDED_STEP = 1e-6
+"""How far rounding may push a step size below 0 that is 0."""
+
+
+def _least_step(measures: LayerMeasures) -> float:
+    return float(measures.statistics.step_least.min())
+
+
+def _negative_steps(layers: Sequence[LayerMeasures]) -> Finding:
+    """Of layers whose rates are below 0 and some of whose step sizes are too."""
+    worst = min(layers, key=_least_step)
+    grows = any(float(own.decay.max()) > 1 for own in layers)
+    return Finding(
+        "problem" if grows else "warning",
+        "Unstable: some states grow instead of decaying."
+        if grows
+        else "Some steps enlarge states instead of shrinking them.",
+        f"Every rate is below 0, and so are some step sizes, down to {_least_step(worst):.3g} "
+        f"({worst.layer.name}): such a step multiplies a state by more than 1.",
+        measure="least step size",
+        value=_least_step(worst),
+        threshold=0.0,
     )
 
 

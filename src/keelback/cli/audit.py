@@ -111,11 +111,13 @@ def audit(
 
 
 def say_of_loading(loaded: "LoadedModel") -> None:
-    """On stderr: what was let pass, what transformers warned of, and where the weights are."""
+    """On stderr: what was let pass, warnings and notes, and where the weights are."""
     if loaded.unused:
         print(printable(f"not used by the model: {', '.join(loaded.unused)}"), file=sys.stderr)
     for remark in loaded.remarks:
         print(printable(f"transformers: {remark}"), file=sys.stderr)
+    for note in loaded.notes:
+        print(printable(note), file=sys.stderr)
     if loaded.streamed:
         print("larger than memory: weights are read block by block from disk", file=sys.stderr)
 

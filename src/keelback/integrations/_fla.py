@@ -1,7 +1,7 @@
 """A stand-in for flash-linear-attention (fla): functions of its delta rules, by keelback."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from keelback.delta import delta_rule, delta_rule_step
 from keelback.errors import InputError
-from keelback.integrations import _fla_kin
+from keelback.integrations import _fla_kin, _fla_linear
 from keelback.integrations._delta import is_faster_than_fla
 from keelback.integrations._fla_calls import HOW, called
 from keelback.integrations._replacement import Replacement
@@ -22,12 +22,10 @@ from keelback.integrations._stand_in import Contents, is_installed, replace_in_p
 def provide_fla() -> Replacement:
     """Let code that imports operators from flash-linear-attention (`fla`) get keelback's.
 
-    `fla.ops.gated_delta_rule` then has `chunk_gated_delta_rule` and
-    `fused_recurrent_gated_delta_rule`, `fla.ops.kda` has `chunk_kda` and `fused_recurrent_kda`,
-    and `fla.ops.kda.gate` has `fused_kda_gate`. So have `fla.ops.rwkv7`,
-    `fla.ops.generalized_delta_rule`, `fla.ops.simple_gla`, `fla.ops.retention` and
-    `fla.ops.lightning_attn` what fla has there, but for functions named `parallel_`. `fla.ops` has
-    what it has in fla. Nothing else of fla is there: importing that fails, as it does without fla.
+    `fla.ops` and its modules `delta_rule`, `gated_delta_rule`, `kda` (with `kda.gate`), `rwkv7`,
+    `generalized_delta_rule`, `gla`, `simple_gla`, `retention`, `lightning_attn` and `linear_attn`
+    then have what they have in fla. Nothing else of fla is there: importing that fails, as it does
+    without fla.
     Where fla is installed its functions are replaced instead; on a GPU only where keelback's
     kernels were measured to be faster, which is in the gated delta rule in half precision with
     sequences that are not packed. Code that has imported the functions before the call keeps those
@@ -40,19 +38,26 @@ def provide_fla() -> Replacement:
     """
     by_head: dict[str, Any] = {
         "chunk_gated_delta_rule": chunk_gated_delta_rule,
+        "chunk_gdn": chunk_gated_delta_rule,
         "fused_recurrent_gated_delta_rule": fused_recurrent_gated_delta_rule,
+        "fused_recurrent_gdn": fused_recurrent_gated_delta_rule,
+    }
+    without_decay = {
+        name: partial(_delta_rule, name)
+        for name in ("chunk_delta_rule", "fused_chunk_delta_rule", "fused_recurrent_delta_rule")
     }
     by_channel: dict[str, Any] = {
         "chunk_kda": chunk_kda,
         "fused_recurrent_kda": fused_recurrent_kda,
     }
     gate = {"fused_kda_gate": fused_kda_gate}
-    others = _fla_kin.contents()
+    others = _fla_kin.contents() | _fla_linear.contents()
     every = {name: function for own in others.values() for name, function in own.items()}
     every.pop("fused_mul_recurrent_rwkv7")  # which fla.ops itself has not
     contents: Contents = {
         "fla": {},
-        "fla.ops": {**by_head, **by_channel, **every},
+        "fla.ops": {**by_head, **without_decay, **by_channel, **every},
+        "fla.ops.delta_rule": without_decay,
         "fla.ops.gated_delta_rule": by_head,
         "fla.ops.kda": by_channel,
         "fla.ops.kda.gate": gate,
@@ -135,6 +140,31 @@ def fused_recurrent_gated_delta_rule(
         output_final_state,
         use_qk_l2norm_in_kernel,
         {"gv": gv, **options},
+    )
+
+
+def _delta_rule(
+    name: str,
+    q: Float[Tensor, "batch length groups key"],
+    k: Float[Tensor, "batch length groups key"],
+    v: Float[Tensor, "batch length heads value"],
+    beta: Float[Tensor, "batch length heads"] | None = None,
+    scale: float | None = None,
+    initial_state: Float[Tensor, "sequences heads *state"] | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    **options: Any,
+) -> Any:
+    """The delta rule without decay, where beta is 1 if absent."""
+    still, one = v.new_zeros(v.shape[:-1]), v.new_ones(v.shape[:-1])
+    return _attend(
+        name,
+        (q, k, v, still, one if beta is None else beta),
+        scale,
+        initial_state,
+        output_final_state,
+        use_qk_l2norm_in_kernel,
+        options,
     )
 
 

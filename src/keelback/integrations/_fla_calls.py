@@ -75,3 +75,8 @@ def _one_by_one(
     ]
     outputs, lasts = zip(*found, strict=True)
     return torch.cat(outputs, 1), torch.cat(lasts)
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """In which dtype something is computed of x."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +43,9 @@ _OTHERS: dict[str, Callable[..., Any]] = {
     "causal_conv1d_update": convolution_update,
     **dict.fromkeys(_FUSED, lambda *args, **kwargs: None),  # a layer then calls the parts
 }
+
+_PACKAGES = ("transformers", "keelback", "mamba_ssm", "causal_conv1d")
+"""Whose functions modules of transformers may hold, of themselves or after a call of ours."""
 
 
 def use_in_transformers() -> Replacement:
@@ -104,6 +109,25 @@ def use_in_transformers() -> Replacement:
     _replace_diagonal_recurrences(replacement)
     _replace_mlstm(replacement)
     return replacement
+
+
+def has_its_own_functions(module: ModuleType) -> bool:
+    """Whether what would be replaced in a module of models came with it, or is keelback's already.
+
+    Someone may have put another scan there, which makes another model of those that call it.
+    """
+    names = (_SCAN, _SCAN_BY_HEADS, _STEP, *_OTHERS)
+    return all(_is_known(getattr(module, name)) for name in names if hasattr(module, name))
+
+
+def _is_known(function: Any) -> bool:
+    """Whether a function's own code lies in one of the packages that put functions there."""
+    if function is None:
+        return True
+    code = getattr(function, "__code__", None)
+    packages = (sys.modules.get(package) for package in _PACKAGES)
+    roots = [root for package in packages if package for root in package.__path__]
+    return code is not None and any(Path(code.co_filename).is_relative_to(x) for x in roots)
 
 
 def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..., Any]]) -> None:

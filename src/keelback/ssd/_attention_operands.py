@@ -23,6 +23,11 @@ class Operands(NamedTuple, Generic[T]):
     reset: T | None = None
 
     @property
+    def by_channel(self) -> bool:
+        """Whether there is a log decay per key channel, and not one per head."""
+        return len(self.g.shape) == len(self.v.shape)  # type: ignore[attr-defined]
+
+    @property
     def differentiable(self) -> "tuple[T | None, ...]":
         """All but `reset`."""
         return self[:-1]
@@ -55,7 +60,7 @@ def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states:
     groups, key = k[-2:]
     require_groups("k", groups, heads, "heads of v")
     require_shape("q", q, tuple(k))
-    require_shape("g", g, (*sizes, heads))
+    require_shape("g", g, (*sizes, heads), (*sizes, heads, key))
     if weights is not None:
         require_shape("weights", weights, (*sizes, heads))
     if states is not None:

@@ -101,23 +101,24 @@ def gated_linear_attention_reference(
     q: Float[Tensor, "batch length groups key"],
     k: Float[Tensor, "batch length groups key"],
     v: Float[Tensor, "batch length heads value"],
-    g: Float[Tensor, "batch length heads"],
+    g: Float[Tensor, "batch length heads"] | Float[Tensor, "batch length heads key"],
     weights: Float[Tensor, "batch length heads"] | None = None,
     initial_states: Float[Tensor, "batch heads value key"] | None = None,
     reset: Bool[Tensor, "batch length"] | None = None,
 ) -> tuple[Float[Tensor, "batch length heads value"], Float[Tensor, "batch heads value key"]]:
-    """Output and last state of `h_t = exp(g_t) h_{t-1} + w_t v_t k_t^T`, `y_t = h_t q_t`.
+    """Output and last state of `h_t = h_{t-1} diag(exp(g_t)) + w_t v_t k_t^T`, `y_t = h_t q_t`.
 
     Differentiable by autograd in every floating input, and exact in the dtype it is given.
     """
     batch, length, heads, value = v.shape
     q, k = (one.repeat_interleave(heads // k.shape[2], dim=2) for one in (q, k))
     x = v if weights is None else v * weights.unsqueeze(-1)
+    decays = torch.exp(g if g.ndim == v.ndim else g.unsqueeze(-1)).unsqueeze(-2)
     h = v.new_zeros(batch, heads, value, k.shape[3]) if initial_states is None else initial_states
     outputs = []
     for t in range(length):
         if reset is not None:
             h = torch.where(reset[:, t, None, None, None], torch.zeros_like(h), h)
-        h = torch.exp(g[:, t])[..., None, None] * h + x[:, t].unsqueeze(-1) * k[:, t].unsqueeze(-2)
+        h = decays[:, t] * h + x[:, t].unsqueeze(-1) * k[:, t].unsqueeze(-2)
         outputs.append((h * q[:, t].unsqueeze(-2)).sum(-1))
     return (torch.stack(outputs, dim=1) if outputs else torch.zeros_like(v)), h

@@ -4,6 +4,7 @@ import warnings
 
 from keelback.audit._delta_rule import DeltaRuleRecurrence
 from keelback.audit._generalised_rule import GeneralisedDeltaRecurrence
+from keelback.audit._linear_attention import LinearAttentionRecurrence
 from keelback.audit._recurrence import SelectiveRecurrence
 from keelback.audit._trapezoidal import TrapezoidalRecurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, Seen
@@ -15,6 +16,13 @@ from keelback.audit.adapters.delta_net import (
     OlmoHybridAdapter,
     Qwen3NextAdapter,
     Qwen35Adapter,
+)
+from keelback.audit.adapters.fla_delta import FlaGatedDeltaNetAdapter, FlaKimiDeltaAdapter
+from keelback.audit.adapters.fla_linear import (
+    GatedLinearAttentionAdapter,
+    Hgrn2Adapter,
+    RetentionAdapter,
+    SimpleGatedLinearAttentionAdapter,
 )
 from keelback.audit.adapters.linear import GatedLinearUnitAdapter, LightningAttentionAdapter
 from keelback.audit.adapters.mamba import MambaAdapter, MultiHeadMambaAdapter
@@ -44,8 +52,14 @@ ADAPTERS: list[Adapter] = [
     Qwen35Adapter(),
     OlmoHybridAdapter(),
     KimiDeltaAdapter(),
+    FlaGatedDeltaNetAdapter(),
+    FlaKimiDeltaAdapter(),
     LightningAttentionAdapter(),
     GatedLinearUnitAdapter(),
+    GatedLinearAttentionAdapter(),
+    SimpleGatedLinearAttentionAdapter(),
+    RetentionAdapter(),
+    Hgrn2Adapter(),
     RwkvAdapter(),
     Rwkv7Adapter(),
     FlaRwkv7Adapter(),
@@ -72,14 +86,19 @@ __all__ = [
     "BidirectionalMambaAdapter",
     "CrossScanAdapter",
     "DeltaRuleRecurrence",
+    "FlaGatedDeltaNetAdapter",
+    "FlaKimiDeltaAdapter",
     "FlaRwkv7Adapter",
     "FusedMatrixMemoryAdapter",
     "GatedDeltaNetAdapter",
+    "GatedLinearAttentionAdapter",
     "GatedLinearUnitAdapter",
     "GeneralisedDeltaRecurrence",
+    "Hgrn2Adapter",
     "KimiDeltaAdapter",
     "LayerCall",
     "LightningAttentionAdapter",
+    "LinearAttentionRecurrence",
     "Mamba2Adapter",
     "Mamba3Adapter",
     "MambaAdapter",
@@ -90,11 +109,13 @@ __all__ = [
     "Qwen3NextAdapter",
     "Qwen35Adapter",
     "ReferenceMamba3Adapter",
+    "RetentionAdapter",
     "Rwkv7Adapter",
     "RwkvAdapter",
     "Seen",
     "SelectiveRecurrence",
     "SelectiveSSMAdapter",
+    "SimpleGatedLinearAttentionAdapter",
     "TrapezoidalRecurrence",
     "known_adapters",
     "register_adapter",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._continuing import goes_on_from_a_state
+from keelback.audit._continuing import goes_on_in_flas_cache
 from keelback.audit._generalised_rule import GeneralisedDeltaRecurrence
 from keelback.audit._recurrence import Recurrence
 from keelback.audit.adapters.base import Adapter, LayerCall, first_of, has_parts, unit, wide
@@ -121,13 +121,8 @@ class FlaRwkv7Adapter(_Rwkv7Adapter):
     )
 
     def goes_on(self, module: Any, given: Mapping[str, Any]) -> bool | None:
-        """Told by this layer's own entry in fla's cache, which other layers may have filled."""
-        cache = given.get("past_key_values")
-        if cache is None or not hasattr(cache, "get_seq_length"):
-            return None
-        if int(cache.get_seq_length(module.layer_idx)) > 0:
-            return True
-        return goes_on_from_a_state(module, {**given, "past_key_values": None})
+        """Told by the layer's own entry in fla's cache."""
+        return goes_on_in_flas_cache(module, given)
 
     def unit_keys(self, module: Any, x: Tensor) -> Tensor:
         """As the layer's fused norm does, or as torch does."""

@@ -3,6 +3,8 @@
 import gc
 import json
 import pickle
+import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from keelback.audit.checkpoints._files import (
     stored_tensors,
     weight_files,
 )
+from keelback.audit.checkpoints._mamba3 import NOTE, Mamba3LanguageModel
 from keelback.audit.checkpoints._mamba_ssm import from_mamba_ssm, is_mamba_ssm
 from keelback.audit.checkpoints._memory import fits_in_memory, is_out_of_memory
 from keelback.audit.checkpoints._transformers import can_be_streamed, load_transformers
@@ -39,6 +42,7 @@ class LoadedModel:
         names: for each parameter that is stored as it is, its name in these files.
         unused: tensors and settings that the model does not use, and that were let pass.
         remarks: warnings of transformers while it loaded.
+        notes: what else its user should know.
         streamed: the weights stay on disk, and each block fetches its own when it runs.
 
     Examples:
@@ -58,6 +62,7 @@ class LoadedModel:
     names: Mapping[str, str] = field(default_factory=dict)
     unused: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    notes: Sequence[str] = ()
     streamed: bool = False
 
     @property
@@ -105,11 +110,11 @@ def load_any_model(
     """The model that `source` names.
 
     That is a folder of transformers (any architecture that it knows by itself), a folder of
-    mamba_ssm (`config.json` with `pytorch_model.bin` or safetensors, in shards or not), a
-    checkpoint of keelback, a state dict of the reference implementation of arXiv 2502.01473, or a
-    name on the Hub, `owner/name` (what may be a mistyped path is not sent there). The class is that
-    which `architectures` names. `trust_remote_code` stays off, and pickles are read for their
-    tensors alone.
+    mamba_ssm (`config.json` with `pytorch_model.bin` or safetensors, in shards or not; with Mamba-3
+    layers if its ssm_cfg states `A_activation`), a checkpoint of keelback, a state dict of the
+    reference implementation of arXiv 2502.01473, or a name on the Hub, `owner/name` (what may be a
+    mistyped path is not sent there). The class is that which `architectures` names.
+    `trust_remote_code` stays off, and pickles are read for their tensors alone.
 
     Args:
         source: path or Hub name.
@@ -189,7 +194,8 @@ def _load_folder(
     if is_mamba_ssm(config):
         model, names = from_mamba_ssm(config, weights)
         own = (folder.resolve().name, folder)
-        return LoadedModel(model.to(device), *own, weights=weights, names=names)
+        notes = [NOTE] if isinstance(model, Mamba3LanguageModel) else []
+        return LoadedModel(model.to(device), *own, weights=weights, names=names, notes=notes)
     arguments = (str(folder), folder, dtype, ignore, device)
     if stream is not None or not fits_in_memory(weights, dtype, device):
         return _of_transformers(*arguments, stream is not False)
@@ -255,6 +261,13 @@ def _as_input_error(source: str) -> Iterator[None]:
         raise InputError(f"{source}: a safetensors file is damaged or cut off ({error})") from None
     except Exception as error:  # transformers raises many kinds, all of them about the input here
         reason = " ".join(str(error).split()) or type(error).__name__
+        unknown = re.search(r"model type `(\S+)` but Transformers does not recognize", reason)
+        if unknown:
+            raise InputError(
+                f"{source} is of the type {unknown[1]!r} (model_type in config.json), which the "
+                f"installed transformers {sys.modules['transformers'].__version__} does not have; "
+                "install a release that has it, or audit the model from Python"
+            ) from None
         if "trust_remote_code" in reason:
             raise InputError(
                 f"{source} needs code of its own, which keelback never runs; "

@@ -1,5 +1,7 @@
 """Checkpoints in the layout of the mamba_ssm package, as the models of transformers.
 
+Those with Mamba-3 layers, which transformers does not have, as a model of keelback's own.
+
 A setting of `config.json` is either what the model is built by, or checked against the tensors, or
 one that only matters before training, or refused by its name: none is passed over.
 """
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from keelback.audit.checkpoints._files import WeightFiles
+from keelback.audit.checkpoints._mamba3 import build_mamba3, sizes_of
 from keelback.errors import InputError
 
 _MIXER = "backbone.layers.0.mixer."
@@ -23,7 +26,12 @@ _BEFORE_TRAINING = frozenset(
 )
 """Settings that only say how weights are drawn before training."""
 
-_OF_SPEED = frozenset(["use_fast_path", "use_mem_eff_path", "fused_add_norm", "chunk_size"])
+_OF_SPEED = frozenset(
+    [
+        *("use_fast_path", "use_mem_eff_path", "fused_add_norm", "chunk_size"),
+        "fuse_pregate_headwise_norm",
+    ]
+)
 """Settings that say how the same numbers are computed."""
 
 _ONLY: dict[str, tuple[Any, str]] = {
@@ -37,13 +45,12 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "d_ssm": (None, "a scan over a part of the channels (ssm_cfg.d_ssm)"),
     "process_group": (None, "tensor parallelism (ssm_cfg.process_group)"),
 }
-"""Settings that transformers' Mamba has one value for, and what another value would mean."""
+"""Settings that have one value here, as in transformers' Mamba, and what another would mean."""
 
 _STATES = 128
 """Default of ssm_cfg.d_state in a Mamba-2 layer."""
 
-_LAYERS = {"Mamba1": 2, "Mamba2": 1}
-"""Kinds of layer, and the number of axes of their `A_log`."""
+_LAYERS = ("Mamba1", "Mamba2", "Mamba3")
 
 
 def is_mamba_ssm(config: Mapping[str, Any]) -> bool:
@@ -54,7 +61,7 @@ def is_mamba_ssm(config: Mapping[str, Any]) -> bool:
 def from_mamba_ssm(
     config: Mapping[str, Any], weights: WeightFiles
 ) -> tuple[nn.Module, dict[str, str]]:
-    """A `MambaForCausalLM` or `Mamba2ForCausalLM` with the weights of a mamba_ssm checkpoint.
+    """A model of transformers, or of Mamba-3, with the weights of a mamba_ssm checkpoint.
 
     Sizes are read off the tensors, so that a configuration may leave them to its defaults; those
     that it states must be the same.
@@ -63,8 +70,8 @@ def from_mamba_ssm(
         The model, and the stored name of each of its parameters.
 
     Raises:
-        InputError: a setting that asks for something that transformers' models do not have, that
-            nothing here knows, or that contradicts the tensors; or tensors of another architecture.
+        InputError: a setting that asks for something that these models do not have, that nothing
+            here knows, or that contradicts the tensors; or tensors of another architecture.
     """
     folder = weights.folder
     names = {_renamed(stored): stored for stored in weights.tensors}
@@ -73,12 +80,12 @@ def from_mamba_ssm(
         for name, stored in names.items()
         if name.startswith(_MIXER)
     }
-    _refuse_what_transformers_lacks(config, folder)
+    _refuse_what_is_lacking(config, folder)
     try:
         vocab_size = weights.tensors[names["backbone.embeddings.weight"]].shape[0]
-        built = _sizes(config, shapes)
+        built = _sizes(config, shapes, folder)
         with torch.device("meta"):
-            model = _build(config, shapes, vocab_size)
+            model = _build(config, shapes, vocab_size, folder)
     except KeyError as error:
         raise InputError(f"{folder} has no tensor {error} of a mamba_ssm model") from None
     _refuse_contradictions(config, {**built, "vocab_size": vocab_size}, folder)
@@ -118,25 +125,31 @@ def _wrong(
             yield name
 
 
-def _refuse_what_transformers_lacks(config: Mapping[str, Any], folder: Path) -> None:
+def _refuse_what_is_lacking(config: Mapping[str, Any], folder: Path) -> None:
     ssm_cfg = config.get("ssm_cfg") or {}
-    for name, value in {**config, **ssm_cfg}.items():
-        only, what = _ONLY.get(name, (value, ""))
-        if value != only and not (only is None and not value):
-            raise InputError(
-                f"{folder} is a mamba_ssm checkpoint with {what}, which transformers' Mamba does "
-                "not have; convert it to a transformers folder of a model that has it"
-            )
-    layer = ssm_cfg.get("layer", "Mamba1")
+    layer = ssm_cfg.get("layer", _LAYERS[0])
     if layer not in _LAYERS:
         raise InputError(
             f"{folder} has layers of the kind {layer!r} (ssm_cfg.layer); those that can be read "
-            f"are {' and '.join(_LAYERS)}"
+            f"are {', '.join(_LAYERS)}"
         )
+    by_transformers = layer in _LAYERS[:2]
+    for name, value in {**config, **ssm_cfg}.items():
+        only, what = _ONLY.get(name, (value, ""))
+        if value != only and not (only is None and not value):
+            why_not = (
+                "which transformers' Mamba does not have; convert it to a transformers folder of "
+                "a model that has it"
+                if by_transformers
+                else "which keelback's Mamba-3 does not have; audit the model from Python"
+            )
+            raise InputError(f"{folder} is a mamba_ssm checkpoint with {what}, {why_not}")
 
 
-def _sizes(config: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(config: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What the tensors say of the settings that a configuration may state."""
+    if "B_bias" in shapes:
+        return sizes_of(shapes, config["d_model"], folder)
     inner, d_model = shapes["out_proj.weight"][1], config["d_model"]
     groups = (config.get("ssm_cfg") or {}).get("ngroups", 1)
     one_rate_per_head = len(shapes["A_log"]) == 1
@@ -209,11 +222,15 @@ def _refuse_open_groups(config: Mapping[str, Any], built: Mapping[str, Any], fol
         )
 
 
-def _build(config: Mapping[str, Any], shapes: Mapping[str, Any], vocab_size: int) -> Any:
+def _build(
+    config: Mapping[str, Any], shapes: Mapping[str, Any], vocab_size: int, folder: Path
+) -> Any:
+    sizes = _sizes(config, shapes, folder)
+    if sizes["layer"] == "Mamba3":
+        return build_mamba3(config, sizes, vocab_size, folder)
     import transformers
 
     ssm_cfg = config.get("ssm_cfg") or {}
-    sizes = _sizes(config, shapes)
     common = {
         "vocab_size": vocab_size,
         "hidden_size": config["d_model"],

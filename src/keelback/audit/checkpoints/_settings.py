@@ -189,7 +189,8 @@ def _generation_settings() -> list[str]:
     return list(vars(transformers.GenerationConfig()))
 
 
-_MODELS = "transformers.models."
+_MODELS = ("transformers.models.", "fla.models.")
+"""Packages with the code of models."""
 
 
 def _code_of(model: Any) -> str:

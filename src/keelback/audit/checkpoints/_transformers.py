@@ -1,6 +1,9 @@
 """Models of transformers: the class that their configuration names, and nothing left over."""
 
+import importlib
+import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
@@ -21,6 +24,7 @@ from keelback.audit.checkpoints._quantised import (
 from keelback.audit.checkpoints._settings import unused_settings
 from keelback.audit.checkpoints._streamed import attach_streamed
 from keelback.errors import InputError
+from keelback.integrations._stand_in import is_installed
 
 _MOST_NAMED = 20
 
@@ -66,6 +70,7 @@ def load_transformers(
     with heard_transformers() as remarks:
         given, _ = transformers.PreTrainedConfig.get_config_dict(name)
         refuse_unknown_quantisation(given, folder)
+        _let_fla_register(given.get("model_type"))
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         cls = _class_of(name, given, config, remarks, ignore)
         if stream_to is not None and folder is not None and can_be_streamed(given):
@@ -92,6 +97,22 @@ def load_transformers(
         floating = {n for p, n in names.items() if p in parameters and _is_float(parameters[p])}
         refuse_numbers_without_scale(weights.tensors.values(), floating)
     return FromTransformers(model, weights, names, sorted([*left, *settings]), remarks)
+
+
+_FLA = "fla.models"
+
+
+def _let_fla_register(model_type: Any) -> None:
+    """Import the models of flash-linear-attention (fla) if it is installed and may have this type.
+
+    They then are among those of transformers. One that is of both is transformers' own.
+    """
+    import transformers
+
+    if model_type in transformers.CONFIG_MAPPING or not is_installed("fla"):
+        return
+    with suppress(ImportError):
+        importlib.import_module(_FLA)
 
 
 def _loader_of(cls: Any) -> Any:
@@ -139,6 +160,8 @@ def _class_of(
     named = list(given.get("architectures") or [])
     for architecture in named[:1]:
         cls = getattr(transformers, str(architecture), None)
+        if cls is None:
+            cls = getattr(sys.modules.get(_FLA), str(architecture), None)
         if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
             _require_made_of(cls, config, name)
             return cls

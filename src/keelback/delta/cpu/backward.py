@@ -93,7 +93,7 @@ def _load_chunk(scratch, at, chunk, steps, strides, sizes, options):
 
 
 @kernel
-def _through_writes(scratch, at, chunk, steps, strides, sizes):
+def _through_writes(scratch, at, chunk, steps, strides, sizes, erases):
     """The gradients of values and betas, and behind those of the outputs those of the errors.
 
     What a step writes is read by later queries, by later keys, and by the state after the chunk.
@@ -108,14 +108,15 @@ def _through_writes(scratch, at, chunk, steps, strides, sizes):
     )
     for i in range(steps - 1, -1, -1):
         dwrite, derror = at.dwrites + i * vp, at.given + (LANES + i) * vp
-        for j in range(i + 1, steps):
+        for j in range(i + 1, steps if erases else i):
             factor = scratch[at.scores + (LANES + j) * LANES + i]
             add_scaled(scratch, dwrite, at.given + (LANES + j) * vp, factor, vp)
         dbeta = dot(scratch, dwrite, at.errors + i * vp, vp)
         store_scalar_at(chunk.dbeta + i * strides.dbeta[1], dbeta)
         scale_row(scratch, dwrite, load_scalar(scratch, chunk.beta + i * strides.beta[1]), vp)
         store_row(scratch, dwrite, chunk.dv + i * strides.dv[1], sizes.value)
-        add_scaled(scratch, derror, dwrite, scratch.dtype.type(-1), vp)
+        if erases:  # Else no error depends on a state.
+            add_scaled(scratch, derror, dwrite, scratch.dtype.type(-1), vp)
 
 
 @kernel
@@ -290,7 +291,7 @@ def run_units(
                 chunk = _places_of(unit, t, tensors, strides, sizes)
                 before = _state_at(at, first, t, sizes)
                 _load_chunk(scratch, at, chunk, steps, strides, sizes, options)
-                _through_writes(scratch, at, chunk, steps, strides, sizes)
+                _through_writes(scratch, at, chunk, steps, strides, sizes, options.erases)
                 _through_states(scratch, at, anew, sizes, before)
                 gradients_inside(
                     scratch, at.qk, at.decays, at.dscores, at.tails, at.of_rows, at.to_end,

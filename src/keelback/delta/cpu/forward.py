@@ -1,4 +1,7 @@
-"""The forward pass of the delta rule on the CPU: a range of units, a head of a sequence each."""
+"""The forward pass of the delta rule on the CPU: a range of units, a head of a sequence each.
+
+Without erasing it is linear attention: the error of a step is its value.
+"""
 
 # mypy: allow-untyped-defs, allow-untyped-calls
 # Numba infers the types of these functions from their arguments.
@@ -42,7 +45,7 @@ def store_state(scratch, state, pitch, address, key, value):
 
 
 @kernel
-def _one_step(scratch, state, decays, q, k, key, beta, values, error, output, pitch):
+def _one_step(scratch, state, decays, q, k, key, beta, values, error, output, pitch, erases):
     """A chunk of one step: the recurrence itself."""
     clear(scratch, error, pitch)
     clear(scratch, output, pitch)
@@ -52,7 +55,8 @@ def _one_step(scratch, state, decays, q, k, key, beta, values, error, output, pi
         for c in range(0, pitch, LANES):
             held = mul(decay, load(scratch, row + c))
             store(scratch, row + c, held)
-            store(scratch, error + c, fma(of_key, held, load(scratch, error + c)))
+            if erases:
+                store(scratch, error + c, fma(of_key, held, load(scratch, error + c)))
     subtract_rows(scratch, values, error, pitch)
     for d in range(key):
         row = state + d * pitch
@@ -65,7 +69,7 @@ def _one_step(scratch, state, decays, q, k, key, beta, values, error, output, pi
 
 @entry_kernel
 def run_units(
-    scratch, addresses, strides, sizes, by_channel, normalise, scale, start, stop
+    scratch, addresses, strides, sizes, by_channel, normalise, erases, scale, start, stop
 ):  # fmt: skip
     """Outputs and last states of the units from `start` to `stop`.
 
@@ -128,8 +132,9 @@ def run_units(
                         store(scratch, decays + c, decay)
                 load_row(scratch, v_row + t * v_strides[1], value, values)
                 _one_step(
-                    scratch, state, decays, qk, k_place, key, beta, values, errors, outputs, vp
-                )
+                    scratch, state, decays, qk, k_place, key, beta, values, errors, outputs, vp,
+                    erases,
+                )  # fmt: skip
             else:
                 here = decay_row + t * decay_strides[1]
                 load_decays(scratch, here, decay_strides[1], steps, key, by_channel, decays, kp)
@@ -141,13 +146,15 @@ def run_units(
                     pairs_by_head(scratch, qk, kp, decays, transposed, scores)
                 product(
                     scratch, entered, kp, 1, kp, scratch, state, vp, scratch, outputs, vp,
-                    (2 * LANES, vp),
+                    (2 * LANES if erases else LANES, vp),
                 )  # fmt: skip
                 for i in range(steps):
                     error = errors + i * vp
+                    if not erases:
+                        clear(scratch, error, vp)
                     load_row(scratch, v_row + (t + i) * v_strides[1], value, values)
                     subtract_rows(scratch, values, error, vp)
-                    for j in range(i):
+                    for j in range(i if erases else 0):
                         factor = -scratch[scores + (LANES + i) * LANES + j]
                         add_scaled(scratch, error, writes + j * vp, factor, vp)
                     beta = splat(load_scalar(scratch, beta_row + (t + i) * beta_strides[1]))

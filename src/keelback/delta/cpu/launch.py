@@ -32,14 +32,14 @@ class CpuDelta(ChunkedDelta):
         y = given.v.new_empty(given.v.shape)
         last = given.v.new_empty(sizes.batch, sizes.heads, sizes.key, sizes.value)
         normalise, _, scale = self._options
-        _run(given, sizes, normalise, scale, (y, last, *kept))
+        run(given, sizes, normalise, scale, (y, last, *kept))
         return y, last
 
     def _gradients(
         self, given: Operands[Tensor], kept: Kept, dy: Tensor | None, dlast: Tensor | None
     ) -> Operands[Tensor]:
         normalise, _, scale = self._options
-        return _run_backward(given, kept, dy, dlast, normalise, scale)
+        return run_backward(given, kept, dy, dlast, normalise, scale)
 
 
 class CpuStep:
@@ -55,19 +55,24 @@ class CpuStep:
         given: Operands[Any] = Operands(*operands)
         start: Any = given.initial_states
         y, states = given.v.new_empty(given.v.shape), start.new_empty(start.shape)
-        _run(given, self._sizes, *self._options, (y, states, None, None))
+        run(given, self._sizes, *self._options, (y, states, None, None))
         return y, states
 
 
-def _run(
+def run(
     given: Operands[Tensor],
     sizes: DeltaSizes,
     normalise: bool,
     scale: float,
     results: tuple[Tensor | None, ...],
+    *,
+    erases: bool = True,
 ) -> None:
     """Fill y and the last states, of a rule or, without the axis of the length, of a step; and of a
-    rule the errors and the states before segments, if they are wanted."""
+    rule the errors and the states before segments, if they are wanted.
+
+    A rule that does not erase writes its values as they are, times beta: linear attention.
+    """
     from keelback.delta.cpu import forward, plan
 
     q, k, v, decays = (_adjacent(x) for x in (given.q, given.k, given.v, torch.exp(given.g)))
@@ -84,21 +89,26 @@ def _run(
     def work(start: int, stop: int) -> None:
         scratch = kept_scratch(floats, torch.float32)
         forward.run_units(
-            scratch, addresses, strides, numbers, by_channel, normalise, scale, start, stop
+            scratch, addresses, strides, numbers, by_channel, normalise, erases, scale, start, stop
         )
 
     _run_units(work, sizes, 8)
 
 
-def _run_backward(
+def run_backward(
     given: Operands[Tensor],
     kept: Kept,
     dy: Tensor | None,
     dlast: Tensor | None,
     normalise: bool,
     scale: float,
+    *,
+    erases: bool = True,
 ) -> Operands[Tensor]:
-    """The gradients of every operand, from those of the output and of the last states."""
+    """The gradients of every operand, from those of the output and of the last states.
+
+    Of a rule that does not erase, the errors are the values.
+    """
     from keelback.delta.cpu import backward, plan
 
     sizes = DeltaSizes.of(given)
@@ -119,7 +129,7 @@ def _run_backward(
     others = _addresses(reset, states, dlast, dinitial)
     at = plan.BackwardPlaces.of(sizes.key, sizes.value)
     numbers = plan.BackwardSizes(*_numbers(sizes))
-    told = plan.BackwardOptions(given.g.ndim == given.v.ndim, normalise, scale)
+    told = plan.BackwardOptions(given.g.ndim == given.v.ndim, normalise, erases, scale)
 
     def work(start: int, stop: int) -> None:
         scratch = kept_scratch(at.end, torch.float32)

@@ -59,6 +59,7 @@ class BackwardOptions(NamedTuple):
 
     by_channel: bool
     normalise: bool
+    erases: bool
     scale: float
 
 

@@ -1,6 +1,7 @@
 """Gated linear attention in chunks, as a backend runs it: on any device.
 
-It is a scan by heads with x = v, B = k and C = q, whose weights and log decays are given apart.
+With a decay per head it is a scan by heads with x = v, B = k and C = q, whose weights and log
+decays are given apart. In float32 on a CPU it is computed by compiled kernels instead.
 """
 
 from functools import lru_cache
@@ -12,9 +13,11 @@ from torch import Tensor
 from keelback.compiled.by_rows import ByRows
 from keelback.compiled.layouts import Signature, layouts_of
 from keelback.ssd._attention_operands import Operands
+from keelback.ssd.chunked import by_channel
 from keelback.ssd.chunked.backward import gradients_of
 from keelback.ssd.chunked.blocks import Block, by_matrix, grouped
 from keelback.ssd.chunked.forward import all_outputs, states_between
+from keelback.ssd.cpu import attention as on_cpu
 
 #: Half precision is widened before.
 WIDENS = False
@@ -64,4 +67,9 @@ def run_backward(
 def prepare(signature: Signature, options: tuple[Any, ...]) -> ByRows:
     """The attention of operands with this signature; there are no options."""
     given: Any = Operands(*layouts_of(signature))
-    return ByRows(Operands, given.v, _start, run_forward, run_backward)
+    passes: tuple[Any, Any] = (run_forward, run_backward)
+    if given.v.device.type == "cpu" and given.v.dtype == torch.float32:
+        passes = (on_cpu.run_forward, on_cpu.run_backward)
+    elif given.by_channel:
+        passes = (by_channel.run_forward, by_channel.run_backward)
+    return ByRows(Operands, given.v, _start, *passes)
