@@ -32,6 +32,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     by_channel: bool = False  # a decay per key channel
     decay: float = 1.0  # what the log decays are multiplied by
+    strong: float = 0.0  # what is added to those of every fourth channel
     beta: float | None = None  # of every step; random if absent
     normalise: bool = True
     scale: float | None = None
@@ -59,6 +60,9 @@ def make_operands(case: Case, seed: int = 0) -> dict[str, Any]:
     k = normal(*keys)
     if not case.normalise:  # A state whose keys are longer than 1 may grow without bound.
         k = k / k.norm(dim=-1, keepdim=True)
+    g = -case.decay * uniform(*rows, case.heads, *channels)
+    if case.by_channel:
+        g[..., ::4] += case.strong
     beta = uniform(*rows, case.heads)
     wide = torch.float64 if case.dtype == torch.float64 else torch.float32
     reset = uniform(*rows) < case.reset
@@ -66,7 +70,7 @@ def make_operands(case: Case, seed: int = 0) -> dict[str, Any]:
         "q": normal(*keys),
         "k": k,
         "v": normal(*rows, case.heads, case.value),
-        "g": (-case.decay * uniform(*rows, case.heads, *channels)).to(case.dtype),
+        "g": g.to(case.dtype),
         "beta": (beta if case.beta is None else torch.full_like(beta, case.beta)).to(case.dtype),
         "initial_states": (
             normal(case.batch, case.heads, case.key, case.value).to(wide) if case.initial else None

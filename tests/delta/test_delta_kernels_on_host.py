@@ -31,6 +31,29 @@ CASES = [
     replace(SMALL, length=64, key=32, value=16, decay=-0.01),
     replace(SMALL, length=330, decay=0.05),
 ]
+#: With a decay per key channel, of which some are too strong to be split, all are, or none; without
+#: any, where a step reflects; one step; states that grow.
+BY_CHANNEL = replace(SMALL, by_channel=True)
+CHANNELS = [
+    replace(
+        BY_CHANNEL,
+        length=130,
+        heads=4,
+        groups=2,
+        value=72,
+        strong=-50.0,
+        initial=True,
+        reset=0.05,
+        normalise=False,
+    ),
+    replace(BY_CHANNEL, decay=50.0, beta=1.0, initial=True),
+    replace(BY_CHANNEL, key=128, value=128, length=64, decay=0.02, beta=1.0),
+    replace(BY_CHANNEL, decay=0.0, beta=2.0, initial=True),
+    replace(BY_CHANNEL, length=1, dtype=FP16, scale=0.7),
+    replace(BY_CHANNEL, heads=2, dtype=FP16, decay=0.1, initial=True, reset=0.05),
+    replace(BY_CHANNEL, length=64, key=32, value=16, decay=-0.01),
+]
+CASES += CHANNELS
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +68,23 @@ def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
         assert error < tolerance(case), errors
 
 
-def test_warps_multiply_where_warpgroups_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_warps_multiply_where_warpgroups_cannot(
+    monkeypatch: pytest.MonkeyPatch, by_channel: bool
+) -> None:
     on_host(monkeypatch.setattr, AMPERE)
-    case = replace(SMALL, heads=2, initial=True, reset=0.05, decay=0.05)
+    case = replace(
+        SMALL, heads=2, initial=True, reset=0.05, decay=0.05, by_channel=by_channel, strong=-9.0
+    )
     errors = errors_of(case, delta_rule_by_kernels)
     for error in errors.values():
         assert error < tolerance(case), errors
 
 
-def test_segments_of_the_length_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_segments_of_the_length_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, by_channel: bool
+) -> None:
     plan_of = launch.plan_of
 
     def in_segments(*arguments: Any) -> Any:
@@ -61,7 +92,7 @@ def test_segments_of_the_length_change_nothing(monkeypatch: pytest.MonkeyPatch) 
         return plan and replace(plan, segments=2)
 
     monkeypatch.setattr(launch, "plan_of", in_segments)
-    case = replace(SMALL, length=150, initial=True, decay=0.02)
+    case = replace(SMALL, length=150, initial=True, decay=0.02, by_channel=by_channel)
     errors = errors_of(case, delta_rule_by_kernels)
     for error in errors.values():
         assert error < tolerance(case), errors
@@ -71,7 +102,9 @@ def test_segments_of_the_length_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     "case",
     [
         replace(SMALL, dtype=torch.float64),
-        replace(SMALL, by_channel=True),
+        replace(BY_CHANNEL, dtype=torch.float32),
+        replace(BY_CHANNEL, key=40),
+        replace(BY_CHANNEL, batch=0),
         replace(SMALL, key=160),
         replace(SMALL, key=40),
         replace(SMALL, value=12),

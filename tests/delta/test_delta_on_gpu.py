@@ -34,6 +34,21 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 CASES = [
     Case(dtype=dtype, **size, **options) for dtype, size, options in product(DTYPES, SIZES, OPTIONS)
 ]
+#: With a decay per key channel, of which some or all are too strong to be split, or there is none.
+OF_CHANNELS = [
+    {"strong": -50.0, "initial": True, "reset": 0.02},
+    {"decay": 0.0, "beta": 2.0, "initial": True},
+    {"decay": 0.05, "scale": 0.3},
+    {"decay": 5.0, "reset": 0.1, "normalise": False},
+]
+CHANNELS = [
+    Case(dtype=dtype, by_channel=True, **size, **options)
+    for dtype, size, options in product(DTYPES[1:], SIZES, OF_CHANNELS)
+]
+CHANNELS += [
+    Case(by_channel=True, key=64, value=64, heads=4, groups=2, dtype=dtype, **options)
+    for dtype, options in product(DTYPES, OF_CHANNELS)
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -45,6 +60,18 @@ def test_outputs_and_gradients(case: Case) -> None:
     for name, error in errors.items():
         # Of strong decays little is left for beta: its gradients are sums that cancel.
         allowed = 4 * tolerance(case) if name == "dbeta" else tolerance(case)
+        assert error < allowed, errors
+
+
+@pytest.mark.parametrize("case", CHANNELS, ids=str)
+def test_outputs_and_gradients_by_channel(case: Case) -> None:
+    poison = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(16)]
+    del poison
+    errors = errors_of(case, delta_rule, "cuda")
+    for error in errors.values():
+        # Where steps reflect, nothing is forgotten: the roundings of all factors add up, as they do
+        # with a decay per head.
+        allowed = 2 * tolerance(case) if case.beta == 2.0 else tolerance(case)
         assert error < allowed, errors
 
 
@@ -62,8 +89,18 @@ def test_a_step(dtype: torch.dtype, by_channel: bool) -> None:
         assert relative_error(ours, exact) < tolerance(case)
 
 
-def test_a_hundred_thousand_steps_in_one_call() -> None:
-    case = Case(batch=1, length=100_000, heads=2, groups=1, key=64, value=64, dtype=torch.bfloat16)
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_a_hundred_thousand_steps_in_one_call(by_channel: bool) -> None:
+    case = Case(
+        batch=1,
+        length=100_000,
+        heads=2,
+        groups=1,
+        key=64,
+        value=64,
+        dtype=torch.bfloat16,
+        by_channel=by_channel,
+    )
     given = {
         name: x.cuda() if isinstance(x, torch.Tensor) else x
         for name, x in make_operands(case).items()
@@ -80,8 +117,17 @@ def test_a_hundred_thousand_steps_in_one_call() -> None:
     assert relative_error(y[:, -tail // 2 :], expected[:, -tail // 2 :]) < tolerance(case)
 
 
-def test_the_last_states_are_where_the_next_call_goes_on() -> None:
-    case = Case(length=200, heads=4, key=128, value=128, dtype=torch.bfloat16, decay=0.05)
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_the_last_states_are_where_the_next_call_goes_on(by_channel: bool) -> None:
+    case = Case(
+        length=200,
+        heads=4,
+        key=128,
+        value=128,
+        dtype=torch.bfloat16,
+        by_channel=by_channel,
+        decay=0.05,
+    )
     given = {
         name: x.cuda() if isinstance(x, torch.Tensor) else x
         for name, x in make_operands(case).items()

@@ -8,6 +8,18 @@ from delta_host import AMPERE, HOPPER, delta_rule_by_kernels, on_host
 
 CASES = [
     Case(batch=1, length=330, heads=1, groups=1, key=64, value=64, dtype=torch.bfloat16),
+    Case(
+        batch=1,
+        length=70,
+        heads=1,
+        groups=1,
+        key=64,
+        value=64,
+        dtype=torch.bfloat16,
+        by_channel=True,
+        strong=-9.0,
+        reset=0.05,
+    ),
     Case(batch=1, length=33, heads=1, groups=1, key=64, value=16, initial=True, reset=0.1),
 ]
 

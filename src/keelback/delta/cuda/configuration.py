@@ -16,15 +16,15 @@ from keelback.compiled.cuda_tiles import (
     aligned,
 )
 
-WARPS = 8  # of a block that finds gradients
-SUMS = 6  # of gradients.cuh
+WARPS = 8  # of a block that finds gradients, or has a chunk with a decay per key channel
+SUMS, SUMS_OF_CHANNELS = 6, 4  # of gradients.cu and gradients_channels.cu
 
 
 @dataclass(frozen=True)
 class Tiles(InPlanes):
     """How a head is cut: chunks of steps, and tiles of its values.
 
-    With `wide`, warps multiply by four.
+    With `wide`, warps multiply by four; with `by_channel`, each key channel has its own decay.
     """
 
     dtype: torch.dtype
@@ -34,6 +34,7 @@ class Tiles(InPlanes):
     value_tiles: int
     planes: int
     wide: bool = False
+    by_channel: bool = False
 
     @property
     def values(self) -> int:
@@ -47,8 +48,24 @@ class Tiles(InPlanes):
 
     @property
     def step_bytes(self) -> int:
-        """`ChunkSteps`."""
-        return 44 * self.chunk
+        """`ChunkSteps`, or `ChannelSteps`."""
+        return (16 if self.by_channel else 44) * self.chunk
+
+    @property
+    def number_bytes(self) -> int:
+        """`Numbers` of walks.cuh."""
+        return FLOAT * (self.key + self.chunk if self.by_channel else 5 * self.chunk)
+
+    @property
+    def log_bytes(self) -> int:
+        """`Logs` of channels.cuh."""
+        return FLOAT * self.chunk * (self.key + 8)
+
+    @property
+    def block_bytes(self) -> int:
+        """`BlockDecays` of channels.cuh."""
+        blocks = self.chunk // BLOCK_OF_TILE
+        return FLOAT * blocks * (2 * self.key + self.key // BLOCK_OF_TILE)
 
     @property
     def integers(self) -> dict[str, int]:
@@ -61,6 +78,11 @@ class Tiles(InPlanes):
             "kPlanes": self.planes,
         }
 
+    @property
+    def flags(self) -> dict[str, bool]:
+        """And choices."""
+        return {"kWide": self.wide, "kByChannel": self.by_channel}
+
     def header(
         self,
         types: dict[str, torch.dtype],
@@ -68,7 +90,7 @@ class Tiles(InPlanes):
         flags: dict[str, bool],
     ) -> str:
         """The text of `configuration.h`."""
-        return super().header(types, integers, {"kWide": self.wide, **flags})
+        return super().header(types, integers, {**self.flags, **flags})
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,7 @@ class InsideConfiguration:
     sources: ClassVar[str] = "keelback.delta.cuda"
     kernel: ClassVar[str] = "inside"
     threads: ClassVar[int] = 128
+    most_blocks: ClassVar[int] = 4  # of a processor, for which registers suffice
 
     tiles: Tiles
     decay_dtype: torch.dtype
@@ -103,6 +126,23 @@ class InsideConfiguration:
         flags["kForGradients"] = self.gradients
         integers = {"kBlocksPerProcessor": self.blocks_per_processor}
         return self.tiles.header(types, integers, flags)
+
+
+@dataclass(frozen=True)
+class InsideChannelsConfiguration(InsideConfiguration):
+    """For `inside_channels.cu`, the same with a decay per key channel."""
+
+    kernel: ClassVar[str] = "inside_channels"
+    threads: ClassVar[int] = 32 * WARPS
+    most_blocks: ClassVar[int] = 3
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        tiles, chunk = self.tiles, self.tiles.chunk
+        rows = max(tiles.log_bytes, 2 * FLOAT * chunk * (chunk + 4))
+        after = rows + tiles.block_bytes + tiles.step_bytes + BARRIER
+        return aligned(2 * tiles.bytes_of(chunk, tiles.key) + after, tiles.unit)
 
 
 @dataclass(frozen=True)
@@ -135,12 +175,8 @@ class WalkConfiguration:
         tiles, chunk, unit = self.tiles, self.tiles.chunk, self.tiles.unit
         keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
         values = tiles.bytes_of(chunk, tiles.value_tile)
-        numbers = FLOAT * chunk
-        if self.back:
-            stage = 2 * (keys + square) + values + 5 * numbers
-        else:
-            stage = keys + values + square + 4 * numbers
-            stage += keys + square if self.outputs else 0
+        stage = (2 if tiles.by_channel else 1) * keys + values + square + tiles.number_bytes
+        stage += keys + square if self.back or self.outputs else 0
         stages = aligned(self.stages * (aligned(stage, unit) + BARRIER), unit)
         outputs = values * (2 if tiles.wide else 1) if self.outputs else 0
         return stages + outputs
@@ -197,3 +233,24 @@ class GradientsConfiguration:
         flags = {"kNormalise": self.normalise, "kHasReset": self.has_reset}
         integers = {"kWidth": self.width, "kWarps": self.warps, "kStages": self.stages}
         return self.tiles.header(types, integers, flags)
+
+
+@dataclass(frozen=True)
+class GradientsChannelsConfiguration(GradientsConfiguration):
+    """For `gradients_channels.cu`, the same with a decay per key channel."""
+
+    kernel: ClassVar[str] = "gradients_channels"
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        tiles, chunk = self.tiles, self.tiles.chunk
+        keys, square = tiles.bytes_of(chunk, tiles.key), tiles.bytes_of(chunk, chunk)
+        values = tiles.bytes_of(chunk, self.width)
+        stage = aligned(2 * tiles.bytes_of(self.width, tiles.key) + 4 * values, tiles.unit)
+        matrices = aligned(max(self.stages * stage, 2 * square + 3 * keys), tiles.unit)
+        decays = tiles.log_bytes + tiles.block_bytes + tiles.step_bytes
+        of_channels = FLOAT * tiles.key * (2 * chunk // BLOCK_OF_TILE + 1)
+        sums = FLOAT * SUMS_OF_CHANNELS * self.warps * BLOCK_OF_TILE
+        after = decays + of_channels + sums + BARRIER * (1 + self.stages)
+        return aligned(2 * keys + matrices + after, tiles.unit)

@@ -31,6 +31,8 @@ class CudaDelta(ChunkedDelta):
         """As the kernels read them: copied where their layout does not allow it."""
         q, k, v, g, beta, start, reset = given
         start = None if start is None else start.contiguous()
+        if g.ndim == v.ndim:
+            g = piecewise(g)
         return Operands(piecewise(q), piecewise(k), piecewise(v), g, beta, start, reset)
 
     def _prepared(
@@ -75,10 +77,12 @@ class CudaDelta(ChunkedDelta):
         dg, dbeta = (torch.empty_like(x, memory_format=_ROWS) for x in (given.g, given.beta))
         dstart = None if given.initial_states is None else self._states(given, sizes)
         _go_ahead(launches, given, parts, 0, parts.between)
-        walk = (*map(address, (given.q, given.k)), dy.data_ptr())
+        of_keys = (address(given.q), address(given.k))
+        walk = (*parts.keys(launches.by_channel, *of_keys), dy.data_ptr())
         ends = (parts.solved, parts.adjoints, address(dlast), address(dstart))
-        launches.back((*walk, parts.steps, parts.inverse, parts.weights, *ends), walk)
-        operands = [address(x) for x in (given.q, given.k, given.v, dy, given.reset)]
+        launches.back((*walk, parts.inverse, parts.weights, *ends), (*of_keys, dy.data_ptr()))
+        decays = (given.g,) if launches.by_channel else ()
+        operands = [address(x) for x in (given.q, given.k, given.v, dy, *decays, given.reset)]
         found = (parts.steps, parts.states, parts.adjoints, parts.written, parts.solved)
         wanted = map(address, (dq, dk, dv, dg, dbeta))
         launches.gradients((*operands, *found, *wanted), operands[:4])
@@ -101,9 +105,9 @@ def _go_ahead(
     next are prepared.
     """
     q, k, v, *steps = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
-    found = (parts.steps, parts.solver, parts.weights)
-    inside = (q, k, *steps, *found, parts.inverse)
-    walk = (q, k, v, *found, parts.written, parts.states)
+    inside = (q, k, *steps, *parts.found(launches.by_channel))
+    keys = parts.keys(launches.by_channel, q, k)
+    walk = (*keys, v, parts.solver, parts.weights, parts.written, parts.states)
     start, segments = address(given.initial_states), launches.segments
 
     def go_through(number: int) -> None:
@@ -150,11 +154,12 @@ def prepare(signature: Signature, options: tuple[Any, ...]) -> Prepared:
             planes,
             normalise,
             given.reset is not None,
+            by_channel,
         )
         return plan_of(sizes, traits, card_of(given.v.device))
 
     exact = 1 if given.v.dtype != torch.float32 else 3
-    if by_chunks or by_channel or sizes.empty or plan_for(exact) is None:
+    if by_chunks or sizes.empty or plan_for(exact) is None:
         return ChunkedDelta(given, (normalise, True, scale))
     plans = lru_cache(plan_for)
 

@@ -18,6 +18,10 @@ class Parts:
     """Where the parts of chunks lie in a room: their offsets."""
 
     steps: int
+    numbers: int  # these four with a decay per key channel
+    entered_q: int
+    left_k: int
+    entered_k: int
     solver: int
     weights: int
     inverse: int
@@ -35,10 +39,15 @@ class Parts:
         width, chunk = tiles.dtype.itemsize, tiles.chunk
         only = chunks if gradients else 0
         square = chunk * chunk
+        keys = chunks * chunk * tiles.key if tiles.by_channel else 0
         # Where there are gradients of states, solvers are not needed any more.
         adjoints = room.take(only * max(tiles.key * tiles.values, square), width)
         return cls(
             steps=room.take(chunks * tiles.step_bytes, 1),
+            numbers=room.take(chunks * tiles.number_bytes if keys else 0, 1),
+            entered_q=room.take(keys, width),
+            left_k=room.take(keys, width),
+            entered_k=room.take(keys, width),
             solver=adjoints if gradients else room.take(chunks * square, width),
             weights=room.take(chunks * square, width),
             inverse=room.take(only * square, width),
@@ -48,6 +57,17 @@ class Parts:
             solved=room.take(only * chunk * tiles.values, width),
             between=room.take(sizes.batch * sizes.heads * sizes.key * sizes.value if only else 0),
         )
+
+    def found(self, by_channel: bool) -> tuple[int, ...]:
+        """What is kept of all chunks before the states are known."""
+        keys = (self.numbers, self.entered_q, self.left_k, self.entered_k) if by_channel else ()
+        return (self.steps, *keys, self.solver, self.weights, self.inverse)
+
+    def keys(self, by_channel: bool, q: int, k: int) -> tuple[int, ...]:
+        """`Keys` of walks.cuh, where q and k have these addresses."""
+        if by_channel:
+            return (self.entered_q, self.left_k, self.entered_k, self.numbers)
+        return (q, k, self.steps)
 
     def moved(self, start: int) -> "Parts":
         """Their addresses in a room that begins at an address."""
@@ -68,6 +88,7 @@ class Launches:
         self, given: Operands[Layout], dy: Layout | None, plan: Plan, scale: float
     ) -> None:
         sizes, tiles = DeltaSizes.of(given), plan.tiles
+        self.by_channel = tiles.by_channel
         chunks = -(-sizes.length // tiles.chunk)
         numbers = (sizes.batch, sizes.length, sizes.heads, sizes.groups, chunks, sizes.value)
         room = Room()
@@ -96,15 +117,24 @@ class Launches:
 
         of_keys = [map_of(given.q, tiles.key), map_of(given.k, tiles.key)]
 
-        steps = {"g": given.g.stride, "beta": given.beta.stride}
-        found = dict.fromkeys(("steps", "solver", "weights"), ())
-        keys = {name: operands[name] for name in "qk"}
-        fields = {**keys, **steps, **scaled, **found, "inverse": ()}
+        of_operands = {"q": operands["q"], "k": operands["k"]}
+        decays: dict[str, Field] = {"g": given.g.stride[:3]}
+        steps = {**decays, "beta": given.beta.stride}
+        keys: dict[str, Field] = {**of_operands, "steps": ()}
+        found: dict[str, Field] = {"steps": ()}
+        of_walk: list[BoxMap | None] = of_keys
+        if tiles.by_channel:
+            keys = dict.fromkeys(("entered_q", "left_k", "entered_k", "numbers"), ())
+            found |= dict.fromkeys(("numbers", "entered_q", "left_k", "entered_k"), ())
+            of_walk = [None, None]
+        squares: dict[str, Field] = {"solver": (), "weights": ()}
+        fields = {**of_operands, **steps, **scaled, **found, **squares, "inverse": ()}
         # The output lies like this.
         rows_of_y = Layout(given.v.shape, row_major(given.v.shape), given.v.dtype, given.v.device)
         ahead = {
-            **operands,
-            **found,
+            **keys,
+            "v": operands["v"],
+            **squares,
             **dict.fromkeys(("written", "states", "start"), ()),
             "y": strides_of(rows_of_y),
             "end": (),
@@ -118,22 +148,29 @@ class Launches:
         for first in range(0, chunks, at_once):
             span = range(first, min(first + at_once, chunks))
             prepare = launch(inside, rows * len(span), fields, of_keys, span)
-            walk = launch(walks, blocks, ahead, [*of_keys, *of_values], span)
+            walk = launch(walks, blocks, ahead, [*of_walk, *of_values], span)
             self.segments.append(Segment(prepare, walk))
         if dy is None:
             return
         back = {
             **keys,
             "dy": strides_of(dy),
-            **dict.fromkeys(("steps", "inverse", "weights"), ()),
+            **squares,
             **dict.fromkeys(("solved", "adjoints", "start", "end"), ()),
         }
-        self.back = launch(plan.back, blocks, back, [*of_keys, map_of(dy, tiles.value_tile)])
+        self.back = launch(plan.back, blocks, back, [*of_walk, map_of(dy, tiles.value_tile)])
         found = dict.fromkeys(("steps", "states", "adjoints", "written", "solved"), ())
         wanted = dict.fromkeys(("dq", "dk", "dv", "dg", "dbeta"), ())
         self.gradients = launch(
             plan.gradients,
             rows * chunks,
-            {**operands, "dy": strides_of(dy), **scaled, **found, **wanted},
+            {
+                **operands,
+                "dy": strides_of(dy),
+                **(decays if tiles.by_channel else {}),
+                **scaled,
+                **found,
+                **wanted,
+            },
             [*of_keys, *(map_of(x, plan.gradients.width) for x in (given.v, dy))],
         )

@@ -10,7 +10,9 @@ from keelback.compiled.cuda_tiles import BLOCK_OF_TILE
 from keelback.delta._operands import DeltaSizes
 from keelback.delta.cuda.configuration import (
     WARPS,
+    GradientsChannelsConfiguration,
     GradientsConfiguration,
+    InsideChannelsConfiguration,
     InsideConfiguration,
     Tiles,
     WalkConfiguration,
@@ -28,8 +30,14 @@ _MOST_STAGES = 3
 #: Where walks leave half of the processors idle: segments of the length, of so many chunks each or
 #: more. One is walked through while the chunks of the next are prepared on the other processors.
 SEGMENTS, _CHUNKS_OF_SEGMENT = 4, 9
-#: Blocks of a processor that registers suffice for, and bytes that each needs beside its own.
-_MOST_BLOCKS, _RESERVED = 4, 1024
+#: Bytes that each block of a processor needs beside its own.
+_RESERVED = 1024
+
+#: By whether each key channel has its own decay.
+_KERNELS = {
+    False: (InsideConfiguration, GradientsConfiguration),
+    True: (InsideChannelsConfiguration, GradientsChannelsConfiguration),
+}
 
 Staged = TypeVar("Staged", WalkConfiguration, GradientsConfiguration)
 
@@ -44,6 +52,7 @@ class Traits:
     planes: int
     normalise: bool
     has_reset: bool
+    by_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,13 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     """The kernels for these sizes, or None where there are none.
 
     There are none for float64, for keys that are not cut into whole tiles, for heads that are too
-    wide for a warp's registers, and where a block's shared memory is too small.
+    wide for a warp's registers, and where a block's shared memory is too small; for decays per key
+    channel, none for float32.
     """
     half = traits.dtype in (torch.bfloat16, torch.float16)
     if not card.multiplies or not (half or traits.dtype == torch.float32):
+        return None
+    if traits.by_channel and not half:
         return None
     unit = 32 if half else 64
     if sizes.key % unit or sizes.key > WIDEST_KEY:
@@ -88,20 +100,22 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         -(-sizes.value // width),
         traits.planes,
         wide,
+        traits.by_channel,
     )
     decay, beta = traits.decay_dtype, traits.beta_dtype
+    of_inside, of_gradients = _KERNELS[traits.by_channel]
     inside, inside_for_gradients = (
-        _crowded(
-            InsideConfiguration(tiles, decay, beta, traits.normalise, traits.has_reset, gradients),
-            card,
-        )
+        _crowded(of_inside(tiles, decay, beta, traits.normalise, traits.has_reset, gradients), card)
         for gradients in (False, True)
     )
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
     at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
-    split = not wide and half and at_once == VALUE_TILE and sizes.key % (4 * BLOCK_OF_TILE) == 0
+    # Four parts of the keys, which warpgroups multiply by 32 or more.
+    unit_of_parts = 4 * BLOCK_OF_TILE * (2 if wide else 1)
+    split = half and at_once == VALUE_TILE and sizes.key % unit_of_parts == 0
+    split = split and (traits.by_channel or not wide)
     gradients = _staged(
-        GradientsConfiguration(
+        of_gradients(
             tiles,
             decay,
             beta,
@@ -131,7 +145,7 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
 def _crowded(configuration: InsideConfiguration, card: Card) -> InsideConfiguration:
     """With as many blocks to a processor as there are registers and shared memory for."""
     each = configuration.shared_bytes + _RESERVED
-    at_once = min(_MOST_BLOCKS, (card.shared_bytes + _RESERVED) // each)
+    at_once = min(configuration.most_blocks, (card.shared_bytes + _RESERVED) // each)
     return replace(configuration, blocks_per_processor=max(1, at_once))
 
 

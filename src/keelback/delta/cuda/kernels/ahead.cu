@@ -6,9 +6,9 @@
 struct AheadArguments {
   TensorMap of_q, of_k, of_v, of_y;
   Sizes sizes;
-  Sequences q, k, v;
-  const ChunkSteps* steps;  // (row, head, chunk), as solver and weights
-  const Stored *solver, *weights;
+  Keys keys;
+  Sequences v;
+  const Stored *solver, *weights;  // (row, head, chunk, step, step)
   Stored* written;     // u, (row, head, chunk, value, step), and
   Stored* states;      // before each chunk, (row, head, chunk, value, key), where they are kept
   const float* start;  // before the launch's chunks, (row, head, key, value), or null for zero
@@ -19,16 +19,16 @@ struct AheadArguments {
 
 struct ForGradients {};
 struct ForOutputs {
-  Operand<kChunk, kKey> q;
+  Queries q;
   Tile<kChunk, kChunk> weights;
 };
 struct AheadStage : ChoiceOf<kOutputs, ForOutputs, ForGradients>::Type {
-  Operand<kChunk, kKey> k;
+  WalkKeys keys;
   Operand<kChunk, kValueTile> v;
   Tile<kChunk, kChunk> solver;
-  float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk];
+  Numbers numbers;
 };
-constexpr int kStageBytes = sizeof(Operand<kChunk, kKey>) + sizeof(AheadStage::v) + sizeof(AheadStage::solver) + kChunk * 16 +
+constexpr int kStageBytes = sizeof(WalkKeys) + sizeof(AheadStage::v) + sizeof(AheadStage::solver) + sizeof(Numbers) +
                             (kOutputs ? sizeof(ForOutputs) : 0);
 
 // Outputs on their way: with kWide a tile (step, value), beside that which the copying unit reads; else one of each warp,
@@ -49,15 +49,15 @@ EXPORTED_SIZE(ahead_shared_bytes, AheadShared)
 
 template <typename Stage>
 INLINE void fetch_chunk(Stage& stage, const AheadArguments& p, const WalkPlace& place, int chunk, CopyBarrier& full, int thread) {
-  const Index number = place.number(p.sizes, chunk), square = number * (kChunk * kChunk);
-  const int time = chunk * kChunk, rows = p.sizes.length - time, group = p.sizes.group_of(place.head);
+  const ChunkPlace at(p.sizes, place, chunk);
+  const Index square = at.number * (kChunk * kChunk);
   const int first = place.value_tile * kValueTile;
-  fetch<kThreads>(stage.k, p.of_k, p.k, place.row, time, group, 0, rows, kKey, full, thread);
-  fetch<kThreads>(stage.v, p.of_v, p.v, place.row, time, place.head, first, rows, p.sizes.value - first, full, thread);
+  fetch_keys(stage.keys, p.keys, p.of_k, at, full, thread);
+  fetch<kThreads>(stage.v, p.of_v, p.v, at.row, at.time, place.head, first, at.rows, p.sizes.value - first, full, thread);
   fetch_matrix<kThreads>(stage.solver, p.solver + square, full, thread);
-  fetch_numbers<kThreads, 4 * kChunk>(stage.entering, p.steps[number].entering, full, thread);
+  fetch_decays(stage.numbers, p.keys, at, full, thread);
   if constexpr (kOutputs) {
-    fetch<kThreads>(stage.q, p.of_q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
+    fetch_q(stage.q, p.keys, p.of_q, at, full, thread);
     fetch_matrix<kThreads>(stage.weights, p.weights + square, full, thread);
   }
 }
@@ -118,11 +118,16 @@ INLINE void keep_turned(Operand<kChunk, kValueTile>& to, const Fragment (&sums)[
   }
 }
 
-// v^T (16 values, steps) becomes (v - entered k h)^T, `read` being (k h)^T.
-INLINE void find_errors(Fragment (&v)[kRowBlocks], const Sums<kRowBlocks>& read, const float* entered_k, const Seat& seat) {
+INLINE Pack<float, 2> entered_keys(const StepNumbers& numbers, int step) {
+  return *reinterpret_cast<const Pack<float, 2>*>(&numbers.entered_k[step]);
+}
+INLINE Pack<float, 2> entered_keys(const ChannelNumbers&, int) { return {{1.0f, 1.0f}}; }
+
+// v^T (16 values, steps) becomes (v - entered k h)^T, `read` being (k h)^T of k as it is or as it enters.
+INLINE void find_errors(Fragment (&v)[kRowBlocks], const Sums<kRowBlocks>& read, const Numbers& numbers, const Seat& seat) {
 #pragma unroll
   for (int n = 0; n < kRowBlocks * 2; ++n) {
-    const auto factors = *reinterpret_cast<const Pack<float, 2>*>(entered_k + n * 8 + seat.column);
+    const Pack<float, 2> factors = entered_keys(numbers, n * 8 + seat.column);
 #pragma unroll
     for (int i = n % 2 * 2; i < n % 2 * 2 + 2; ++i) {
       const float* found = &read[n / 2][n % 2][i % 2 * 2];
@@ -189,8 +194,7 @@ INLINE void walk(Shared& shared, const AheadArguments& p) {
       store_blocks<kKey>(of_values<kKey>(p.states, place.number(sizes, sizes.first + passed), place), warp * 2, 0, h, lane);
     }
     set_lefts(before, h);
-    const float across = stage.entering[kChunk - 1];
-    scale_rows_of(h, across, across);
+    decay(h, stage.numbers, lane);
   };
   if constexpr (kWide) enter(0);
 #pragma unroll 1
@@ -200,25 +204,24 @@ INLINE void walk(Shared& shared, const AheadArguments& p) {
     const Index number = place.number(sizes, sizes.first + passed);
     Sums<kRowBlocks> read, u, y;
     Fragment errors[kRowBlocks], writes[kRowBlocks], left[kRowBlocks];
-    add_all<true, true>(read, before, stage.k, lane);
+    add_all<true, true>(read, before, stage.keys.k, lane);
     finish_outputs(passed);
 #pragma unroll
     for (int k = 0; k < kRowBlocks; ++k) load_left_transposed(errors[k], stage.v, k * 2, warp * 2, lane);
     if constexpr (kOutputs) add_some<true, 0, kKey / 32, true>(y, before, stage.q, lane);
     wait_for<kOutputs ? 1 : 0>(read);
-    find_errors(errors, read, stage.entered_k, seat);
+    find_errors(errors, read, stage.numbers, seat);
     add_all<true, true>(u, errors, stage.solver, lane);
     if constexpr (kOutputs) add_some<true, kKey / 32, kKey / 16, false>(y, before, stage.q, lane);
     wait_for<kOutputs ? 1 : 0>(u);
     release(errors);
     if constexpr (kOutputs) set_lefts(writes, u);
     else store_blocks<kChunk>(of_values<kChunk>(p.written, number, place), warp * 2, 0, u, lane);
-    scale_columns_of(u, stage.left_k, lane);
+    scale_left(u, stage.numbers, lane);
     set_lefts(left, u);
-    add_all<false>(h, left, stage.k, lane);
+    add_all<false>(h, left, stage.keys.left_k(), lane);
     if constexpr (kOutputs) {
-      wait_for<1>(y);
-      scale_columns_of(y, stage.entered_q, lane);
+      scale_entered(y, stage.numbers, lane);
       add_all<true>(y, writes, stage.weights, lane);
     }
     wait_for<kOutputs ? 1 : 0>(h);

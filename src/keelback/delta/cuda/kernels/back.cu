@@ -8,9 +8,9 @@
 struct BackArguments {
   TensorMap of_q, of_k, of_outputs;
   Sizes sizes;
-  Sequences q, k, dy;
-  const ChunkSteps* steps;  // (row, head, chunk), as inverse, which is T, and weights
-  const Stored *inverse, *weights;
+  Keys keys;
+  Sequences dy;
+  const Stored *inverse, *weights;  // T and the weights, (row, head, chunk, step, step)
   Stored* solved;      // z, (row, head, chunk, value, step)
   Stored* adjoints;    // dh after each chunk, (row, head, chunk, value, key)
   const float* start;  // the gradient of the last states (row, head, key, value), or null for zero
@@ -18,13 +18,14 @@ struct BackArguments {
 };
 
 struct BackStage {
-  Operand<kChunk, kKey> k, q;
+  WalkKeys keys;
+  Queries q;
   Operand<kChunk, kValueTile> dy;
   Tile<kChunk, kChunk> inverse, weights;
-  float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk], beta[kChunk];
+  Numbers numbers;
 };
 constexpr int kStageBytes =
-    2 * sizeof(BackStage::k) + sizeof(BackStage::dy) + 2 * sizeof(BackStage::inverse) + 5 * sizeof(BackStage::beta);
+    sizeof(WalkKeys) + sizeof(Queries) + sizeof(BackStage::dy) + 2 * sizeof(BackStage::inverse) + sizeof(Numbers);
 
 struct BackShared {
   Stages<BackStage, kStageBytes> chunks;
@@ -33,25 +34,46 @@ struct BackShared {
 EXPORTED_SIZE(back_shared_bytes, BackShared)
 
 INLINE void fetch_chunk(BackStage& stage, const BackArguments& p, const WalkPlace& place, int chunk, CopyBarrier& full, int thread) {
-  const Index number = place.number(p.sizes, chunk), square = number * (kChunk * kChunk);
-  const int time = chunk * kChunk, rows = p.sizes.length - time, group = p.sizes.group_of(place.head);
+  const ChunkPlace at(p.sizes, place, chunk);
+  const Index square = at.number * (kChunk * kChunk);
   const int first = place.value_tile * kValueTile;
-  fetch<kThreads>(stage.dy, p.of_outputs, p.dy, place.row, time, place.head, first, rows, p.sizes.value - first, full, thread);
+  fetch<kThreads>(stage.dy, p.of_outputs, p.dy, at.row, at.time, place.head, first, at.rows, p.sizes.value - first, full, thread);
   fetch_matrix<kThreads>(stage.weights, p.weights + square, full, thread);
-  fetch<kThreads>(stage.k, p.of_k, p.k, place.row, time, group, 0, rows, kKey, full, thread);
-  fetch_numbers<kThreads, 5 * kChunk>(stage.entering, p.steps[number].entering, full, thread);
-  fetch<kThreads>(stage.q, p.of_q, p.q, place.row, time, group, 0, rows, kKey, full, thread);
+  fetch_keys(stage.keys, p.keys, p.of_k, at, full, thread);
+  fetch_decays(stage.numbers, p.keys, at, full, thread);
+  fetch_q(stage.q, p.keys, p.of_q, at, full, thread);
   fetch_matrix<kThreads>(stage.inverse, p.inverse + square, full, thread);
 }
 
-// sums + factors read, for a number of each column.
-INLINE void add_scaled(Sums<kRowBlocks>& sums, const Sums<kRowBlocks>& read, const float* factors, const Seat& seat) {
+// du + left k dh, `read` being k dh.
+INLINE void add_left(Sums<kRowBlocks>& du, const Sums<kRowBlocks>& read, const StepNumbers& numbers, const Seat& seat) {
 #pragma unroll
   for (int n = 0; n < kRowBlocks * 2; ++n) {
-    const auto pair = *reinterpret_cast<const Pack<float, 2>*>(factors + n * 8 + seat.column);
+    const auto pair = *reinterpret_cast<const Pack<float, 2>*>(&numbers.left_k[n * 8 + seat.column]);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[n / 2][n % 2][i] += pair.at[i % 2] * read[n / 2][n % 2][i];
+    for (int i = 0; i < 4; ++i) du[n / 2][n % 2][i] += pair.at[i % 2] * read[n / 2][n % 2][i];
   }
+}
+INLINE void add_left(Sums<kRowBlocks>& du, const Sums<kRowBlocks>& read, const ChannelNumbers&, const Seat&) {
+#pragma unroll
+  for (int i = 0; i < kRowBlocks * 8; ++i) du[i / 8][i / 4 % 2][i % 4] += read[i / 8][i / 4 % 2][i % 4];
+}
+
+// dy^T times what q is multiplied by, if it does not enter the chunk yet.
+INLINE void scale_outputs(Fragment& dy, const StepNumbers& numbers, int k, const Seat& seat) {
+  scale_columns(dy, numbers.entered_q, k, seat);
+}
+INLINE void scale_outputs(Fragment&, const ChannelNumbers&, int, const Seat&) {}
+
+// -beta z, times what k is multiplied by, likewise.
+INLINE void scale_erased(Sums<kRowBlocks>& solved, const StepNumbers& numbers, int lane) {
+  scale_columns_of(solved, numbers.entered_k, lane);
+  scale_columns_of(solved, numbers.beta, lane);
+  scale_rows_of(solved, -1.0f, -1.0f);
+}
+INLINE void scale_erased(Sums<kRowBlocks>& solved, const ChannelNumbers& numbers, int lane) {
+  scale_columns_of(solved, numbers.beta, lane);
+  scale_rows_of(solved, -1.0f, -1.0f);
 }
 
 KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT BackArguments p) {
@@ -83,8 +105,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT Bac
     const Index number = place.number(sizes, sizes.chunks - 1 - passed);
     store_blocks<kKey>(of_values<kKey>(p.adjoints, number, place), warp * 2, 0, dh, lane);
     set_lefts(after, dh);
-    const float across = stage.entering[kChunk - 1];
-    scale_rows_of(dh, across, across);
+    decay(dh, stage.numbers, lane);
   };
   if constexpr (kWide) enter(0);
 #pragma unroll 1
@@ -97,17 +118,17 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT Bac
 #pragma unroll
     for (int k = 0; k < kRowBlocks; ++k) load_left_transposed(outputs[k], stage.dy, k * 2, warp * 2, lane);
     add_all<false, true>(du, outputs, stage.weights, lane);
-    add_all<true, true>(read, after, stage.k, lane);
+    add_all<true, true>(read, after, stage.keys.left_k(), lane);
     share_with_server();
 #pragma unroll
     for (int k = 0; k < kRowBlocks; ++k) {
       entered[k] = outputs[k];
-      scale_columns(entered[k], stage.entered_q, k * 16, seat);
+      scale_outputs(entered[k], stage.numbers, k * 16, seat);
     }
     add_all<false>(dh, entered, stage.q, lane);
     wait_for<1>(du);
     wait_for<1>(read);
-    add_scaled(du, read, stage.left_k, seat);
+    add_left(du, read, stage.numbers, seat);
     set_lefts(writes, du);
     add_all<false, true>(solved, writes, stage.inverse, lane);
     wait_for<0>(solved);
@@ -117,11 +138,9 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_back(const GRID_CONSTANT Bac
     release(entered);
     release(writes);
     store_blocks<kChunk>(of_values<kChunk>(p.solved, number, place), warp * 2, 0, solved, lane);
-    scale_columns_of(solved, stage.entered_k, lane);
-    scale_columns_of(solved, stage.beta, lane);
-    scale_rows_of(solved, -1.0f, -1.0f);
+    scale_erased(solved, stage.numbers, lane);
     set_lefts(erased, solved);
-    add_all<false>(dh, erased, stage.k, lane);
+    add_all<false>(dh, erased, stage.keys.k, lane);
     wait_for<0>(dh);
     release(erased);
     shared.chunks.leave(passed, sizes.chunks, thread, fetch_passed);

@@ -139,6 +139,11 @@ struct alignas(16) ChunkSteps {
 constexpr int kStepsBytes = kChunk * 44;
 static_assert(sizeof(ChunkSteps) == kStepsBytes, "as the host reckons");
 
+// What the walks need of a chunk where each key channel has its own decay: those of the whole chunk, and beta.
+struct alignas(16) ChannelNumbers {
+  float across[kKey], beta[kChunk];
+};
+
 // Which chunk of which head of which row. A chunk of all heads, which lie side by side, comes before the next.
 struct Place {
   int row, head, chunk, time, rows;

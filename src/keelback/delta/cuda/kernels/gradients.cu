@@ -1,50 +1,114 @@
 // As gradients.cuh says: first what is summed over the values, some at a time; then over the steps of the chunk.
 #include "gradients.cuh"
 
-// What a warp has: 16 steps, and a part of the keys.
-struct KeySums {
-  float of_states[2][kPart / 16][2][4];  // dy h^T, and solved h^T
-  Sums<kPart / 16> of_adjoints;          // u dh^T
-  Sums<kRowBlocks> pairs;                // of the first part solved u^T, of the second dy u^T
+struct GradientsArguments {
+  TensorMap of_q, of_k, of_v, of_outputs;
+  Sizes sizes;
+  Sequences q, k, v, dy;
+  const unsigned char* reset;
+  Index reset_row, reset_time;
+  struct {
+    float scale, nothing;
+  } options;
+  const ChunkSteps* steps;  // (row, head, chunk), as what follows
+  const Stored* states;     // before each chunk, (value, key)
+  const Stored* adjoints;   // of those after, (value, key)
+  const Stored* written;    // u, (value, step)
+  const Stored* solved;     // z, (value, step)
+  StoredOfGroups *dq, *dk;  // (row, time, head, key)
+  Stored* dv;               // (row, time, head, value)
+  StoredDecay* dg;          // (row, time, head)
+  StoredBeta* dbeta;        // (row, time, head)
 };
 
-// dv = beta solved for 16 steps and 16 values, and the sum of solved with v.
-INLINE void write_values(const GradientsShared& shared, const ValueStage& stage, const GradientsArguments& p, const Place& place,
-                         int first, int column_block, float (&driven)[2], const Fragment& solved, int rows, const Seat& seat) {
+// Sums over the keys or values of a warp, of which a step's gradients are made:
+enum Sum { kQueries, kRead, kWritten, kMoved, kErased, kDriven, kSums };
+
+struct GradientsShared {
+  Operand<kChunk, kKey> q, k;
+  union {
+    ValueStage stages[kStages];
+    struct {
+      Tile<kChunk, kChunk> of_keys, of_queries;
+    };
+  };
+  ChunkSteps steps;
+  float sums[kSums][kParts][kChunk];
+  float across[kWarps];
+  CopyBarrier operands, values[kStages];
+};
+
+EXPORTED_SIZE(gradients_shared_bytes, GradientsShared)
+
+// The sum over a tile of the products of two.
+template <int kRows, int kColumns>
+INLINE float product_of_tiles(const Tile<kRows, kColumns>& left, const Tile<kRows, kColumns>& right, int thread) {
+  float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int step = rows * 16 + i % 2 * 8 + seat.row, block = column_block + i / 2;
-    Words words;
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) words.plane[plane] = solved.at[plane][i];
-    const Words v = stage.v.pair(rows * 2 + i % 2, block, seat);
-    driven[i % 2] += words.low() * v.low() + words.high() * v.high();
-    if (step >= place.rows || first + block * 8 >= p.sizes.value) continue;
-    const Index row = (Index(place.row) * p.sizes.length + place.time + step) * p.sizes.heads + place.head;
-    const float beta = shared.steps.beta[step];
-    store_two(p.dv + row * p.sizes.value + first + block * 8 + seat.column, beta * words.low(), beta * words.high());
+  for (int i = 0; i < kRows * kColumns / 2 / kThreads; ++i) {
+    const int pair = i * kThreads + thread, block = pair / 32;
+    const int row_block = block / Tile<kRows, kColumns>::kColumnBlocks, column_block = block % Tile<kRows, kColumns>::kColumnBlocks;
+    const Words a = left.pair(row_block, column_block, Seat(pair % 32)), b = right.pair(row_block, column_block, Seat(pair % 32));
+    sum += a.low() * b.low() + a.high() * b.high();
   }
+  return sum;
 }
 
-INLINE void add_values(KeySums& sums, float (&driven)[2], const GradientsShared& shared, const ValueStage& stage,
-                       const GradientsArguments& p, const Place& place, int tile, int rows, int part, int lane) {
+// The products of sums (16, kPart) of a warp's steps and keys with its tile of k or q, added up over the keys: for each of
+// a lane's two rows.
+template <int kTiles>
+INLINE void sum_rows(float (&to)[2], const float (&sums)[kTiles][2][4], const Operand<kChunk, kKey>& tile, int rows,
+                     int column, const Seat& seat) {
+  to[0] = to[1] = 0.0f;
 #pragma unroll
-  for (int k = 0; k < kWidth / 8; k += 2) {
-    Fragment lefts[2], written;
-    load_left(lefts[0], stage.dy, rows * 2, k, lane);
-    load_left_transposed(lefts[1], stage.solved, k, rows * 2, lane);
-    load_left_transposed(written, stage.written, k, rows * 2, lane);
-    add_to<false>(sums.of_states[0], lefts[0], stage.states, k, part * (kPart / 8), lane);
-    add_to<false>(sums.of_states[1], lefts[1], stage.states, k, part * (kPart / 8), lane);
-    add_to<false>(sums.of_adjoints, written, stage.adjoints, k, part * (kPart / 8), lane);
-    if (part == 0) add_to<false>(sums.pairs, lefts[1], stage.written, k, 0, lane);
-    if (part == 1) add_to<false>(sums.pairs, lefts[0], stage.written, k, 0, lane);
-    if (k * 8 / kValuePart == part) write_values(shared, stage, p, place, tile * kWidth, k, driven, lefts[1], rows, Seat(lane));
+  for (int n = 0; n < kTiles * 2; ++n)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const Words words = tile.pair(rows * 2 + i, column / 8 + n, seat);
+      to[i] += sums[n / 2][n % 2][i * 2] * words.low() + sums[n / 2][n % 2][i * 2 + 1] * words.high();
+    }
+}
+
+// The gradients of the log decays and of beta, by a warp.
+INLINE void write_steps(GradientsShared& shared, const GradientsArguments& p, const Place& place, int lane) {
+  constexpr int kSteps = kChunk / 32;
+  float across = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) across += shared.across[i];
+  float moved = 0.0f, logs[kSteps];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int step = lane * kSteps + i;
+    // The last step's decay comes before what it writes.
+    const float to_end = step == kChunk - 1 ? 0.0f : sum_of_parts(shared, kMoved, step);
+    logs[i] = sum_of_parts(shared, kQueries, step) + sum_of_parts(shared, kRead, step) - sum_of_parts(shared, kWritten, step) - to_end;
+    moved += to_end;
   }
-  end_products(sums.of_states[0]);
-  end_products(sums.of_states[1]);
-  end_products(sums.of_adjoints);
-  end_products(sums.pairs);
+  moved = sum_of_warp(moved);
+  if (lane == 31) logs[kSteps - 1] += moved + across * shared.steps.across();
+  // Sums over later steps leave what lies between.
+#pragma unroll
+  for (int i = kSteps - 2; i >= 0; --i) logs[i] += logs[i + 1];
+  float after = logs[0];
+#pragma unroll
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    const float other = from_upper_lane(after, lanes);
+    if (lane + lanes < 32) after += other;
+  }
+  after = from_upper_lane(after, 1);
+  if (lane == 31) after = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int step = lane * kSteps + i, time = place.time + step;
+    if (step >= place.rows) continue;
+    const Index at = (Index(place.row) * p.sizes.length + time) * p.sizes.heads + place.head;
+    float dlog = logs[i] + after;
+    if constexpr (kHasReset) {
+      if (p.reset[place.row * p.reset_row + time * p.reset_time]) dlog = 0.0f;  // Nothing is left to decay there.
+    }
+    store(p.dg + at, dlog);
+    store(p.dbeta + at, sum_of_parts(shared, kDriven, step) - shared.steps.entering[step] * sum_of_parts(shared, kErased, step));
+  }
 }
 
 // The gradients of the scores, each times its decay, to shared memory. Those of keys with keys are -beta solved u^T; what

@@ -154,7 +154,7 @@ INLINE void keep_solver(const InsideArguments& p, Index square, const InsideShar
 
 // What is needed of the steps, by the threads from kChunk on.
 INLINE void keep_steps(ChunkSteps& to, const ChunkSteps& from, int thread) {
-  constexpr int kBytes = kForGradients ? kStepsBytes : 4 * kChunk * 4;  // from `entering` to `entered_k`
+  constexpr int kBytes = kForGradients ? kStepsBytes : 5 * kChunk * 4;  // from `entering` to `beta`
   using Sixteen = Pack<unsigned, 4>;
   auto first = reinterpret_cast<Sixteen*>(kForGradients ? static_cast<void*>(&to) : to.entering);
   const auto at = reinterpret_cast<const Sixteen*>(kForGradients ? static_cast<const void*>(&from) : from.entering);

@@ -25,6 +25,66 @@ struct WalkPlace {
   INLINE Index number(const Sizes& sizes, int chunk) const { return of_head * sizes.chunks + chunk; }
 };
 
+// Where a chunk of a head is.
+struct ChunkPlace {
+  int row, group, time, rows;
+  Index number;
+
+  INLINE ChunkPlace(const Sizes& sizes, const WalkPlace& place, int chunk)
+      : row(place.row), group(sizes.group_of(place.head)), time(chunk * kChunk), rows(sizes.length - time), number(place.number(sizes, chunk)) {}
+};
+
+// q and k where the walks read them: as they are, and what belongs to their steps;
+struct HeadKeys {
+  Sequences q, k;
+  const ChunkSteps* steps;
+};
+// or, with a decay per key channel, as they enter and leave their chunk, and what belongs to the chunk.
+struct ChannelKeys {
+  const Stored *entered_q, *left_k, *entered_k;
+  const ChannelNumbers* numbers;
+};
+using Keys = typename ChoiceOf<kByChannel, ChannelKeys, HeadKeys>::Type;
+
+// A chunk of them: keys to read along, and keys to write along.
+using Queries = typename ChoiceOf<kByChannel, Tile<kChunk, kKey>, Operand<kChunk, kKey>>::Type;
+struct OneKey {
+  Operand<kChunk, kKey> k;
+
+  INLINE const Operand<kChunk, kKey>& left_k() const { return k; }
+};
+struct TwoKeys {
+  Tile<kChunk, kKey> k, left;
+
+  INLINE const Tile<kChunk, kKey>& left_k() const { return left; }
+};
+using WalkKeys = typename ChoiceOf<kByChannel, TwoKeys, OneKey>::Type;
+struct StepNumbers {
+  float entering[kChunk], entered_q[kChunk], left_k[kChunk], entered_k[kChunk], beta[kChunk];
+};
+using Numbers = typename ChoiceOf<kByChannel, ChannelNumbers, StepNumbers>::Type;
+
+INLINE void fetch_q(Operand<kChunk, kKey>& to, const HeadKeys& p, const TensorMap& map, const ChunkPlace& at, CopyBarrier& full, int thread) {
+  fetch<kThreads>(to, map, p.q, at.row, at.time, at.group, 0, at.rows, kKey, full, thread);
+}
+INLINE void fetch_keys(OneKey& to, const HeadKeys& p, const TensorMap& map, const ChunkPlace& at, CopyBarrier& full, int thread) {
+  fetch<kThreads>(to.k, map, p.k, at.row, at.time, at.group, 0, at.rows, kKey, full, thread);
+}
+INLINE void fetch_decays(StepNumbers& to, const HeadKeys& p, const ChunkPlace& at, CopyBarrier& full, int thread) {
+  fetch_numbers<kThreads, sizeof(to) / 4>(to.entering, p.steps[at.number].entering, full, thread);
+}
+
+INLINE void fetch_q(Tile<kChunk, kKey>& to, const ChannelKeys& p, const TensorMap&, const ChunkPlace& at, CopyBarrier& full, int thread) {
+  fetch_matrix<kThreads>(to, p.entered_q + at.number * (kChunk * kKey), full, thread);
+}
+INLINE void fetch_keys(TwoKeys& to, const ChannelKeys& p, const TensorMap&, const ChunkPlace& at, CopyBarrier& full, int thread) {
+  fetch_matrix<kThreads>(to.k, p.entered_k + at.number * (kChunk * kKey), full, thread);
+  fetch_matrix<kThreads>(to.left, p.left_k + at.number * (kChunk * kKey), full, thread);
+}
+INLINE void fetch_decays(ChannelNumbers& to, const ChannelKeys& p, const ChunkPlace& at, CopyBarrier& full, int thread) {
+  fetch_numbers<kThreads, sizeof(to) / 4>(to.across, p.numbers[at.number].across, full, thread);
+}
+
 // Chunks on their way to kStages stages, one after another. `fetch(stage, barrier, passed)` starts to copy one.
 template <typename Stage, int kBytes>
 struct Stages {
@@ -80,6 +140,28 @@ INLINE void share_with_server() {
 
 // The states of a warp: 16 values, all keys.
 using States = float[kKey / 16][2][4];
+
+// The states across a chunk.
+INLINE void decay(States& states, const StepNumbers& numbers, int) {
+  const float across = numbers.entering[kChunk - 1];
+  scale_rows_of(states, across, across);
+}
+INLINE void decay(States& states, const ChannelNumbers& numbers, int lane) { scale_columns_of(states, numbers.across, lane); }
+
+// Sums along the steps, times what makes q and k those that enter and leave the chunk, if they are not.
+template <int kTiles>
+INLINE void scale_entered(float (&sums)[kTiles][2][4], const StepNumbers& numbers, int lane) {
+  wait_for<1>(sums);
+  scale_columns_of(sums, numbers.entered_q, lane);
+}
+template <int kTiles>
+INLINE void scale_left(float (&sums)[kTiles][2][4], const StepNumbers& numbers, int lane) {
+  scale_columns_of(sums, numbers.left_k, lane);
+}
+template <int kTiles>
+INLINE void scale_entered(float (&)[kTiles][2][4], const ChannelNumbers&, int) {}
+template <int kTiles>
+INLINE void scale_left(float (&)[kTiles][2][4], const ChannelNumbers&, int) {}
 
 // `visit(address, sum)` for the states in a plain array (row, head, key, value) that are present.
 template <typename Number, typename Visit>
