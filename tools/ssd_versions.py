@@ -22,6 +22,7 @@ from keelback.benchmarks.ssd_speed import SHAPES
 from keelback.compiled.cuda_card import Card, card_of, planes_of
 from keelback.compiled.cuda_operands import layout_of
 from keelback.compiled.layouts import layouts_of, signature_of
+from keelback.errors import JobError
 from keelback.ssd._operands import Operands
 from keelback.ssd.cuda.backward import BackwardPass
 from keelback.ssd.cuda.configuration import Tiles
@@ -35,11 +36,12 @@ from keelback.ssd.cuda.plan import (
     StatesPlan,
     backward_cut,
     backward_plan,
-    forward_plan,
+    chunks_plan,
     heads_of_subset,
     launches_of,
     states_configuration,
     states_plan,
+    walk_plan,
 )
 from result_file import add_options, started, write
 
@@ -63,17 +65,22 @@ class Version:
     segments: int | None = None
     launches: int | None = None
     straight: bool = True
+    walks: bool = False
 
 
 VERSIONS = [
-    Version("forward"),
-    Version("forward, branching", straight=False),
-    Version("forward, 1 stage", stages=1),
-    Version("forward, states of 4 heads", rows=64, heads=4, states_stages=3),
-    Version("forward, states by 64 steps, 5 stages", rows=64, states_stages=5),
-    Version("forward, states in 2 segments", segments=2),
-    Version("forward, chunk 64", chunk=64, rows=64, states_stages=5),
-    Version("forward, by warps", wide=False),
+    Version("forward", walks=True),
+    Version("forward, 2 stages", walks=True, stages=2),
+    Version("forward, in 2 segments", walks=True, segments=2),
+    Version("forward, in 4 segments", walks=True, segments=4),
+    Version("forward, by chunks"),
+    Version("forward, by chunks, branching", straight=False),
+    Version("forward, by chunks, 1 stage", stages=1),
+    Version("forward, by chunks, states of 4 heads", rows=64, heads=4, states_stages=3),
+    Version("forward, by chunks, states by 64 steps, 5 stages", rows=64, states_stages=5),
+    Version("forward, by chunks, states in 2 segments", segments=2),
+    Version("forward, by chunks, chunk 64", chunk=64, rows=64, states_stages=5),
+    Version("forward, by chunks and warps", wide=False),
     Version("backward", back=True),
     Version("backward, 1 launch", back=True, launches=1),
     Version("backward, 3 launches", back=True, launches=3),
@@ -97,10 +104,14 @@ def _states(version: Version, cut: Cut, tiles: Tiles, card: Card) -> StatesPlan:
         blocks_per_processor=version.states_blocks,
     )
     found = states_plan(cut, configuration, 2 if version.back else 1, card)
-    if version.segments:
-        length = -(-cut.chunks // version.segments)
-        found = StatesPlan(configuration, -(-cut.chunks // length), length)
-    return found
+    return _in_segments(version, cut, found)
+
+
+def _in_segments(version: Version, cut: Cut, found: StatesPlan) -> StatesPlan:
+    if not version.segments:
+        return found
+    length = -(-cut.chunks // version.segments)
+    return StatesPlan(found.configuration, -(-cut.chunks // length), length)
 
 
 def _tiles(version: Version, tiles: Tiles, chunk: int) -> Tiles:
@@ -109,8 +120,18 @@ def _tiles(version: Version, tiles: Tiles, chunk: int) -> Tiles:
 
 def forward_of(version: Version, scan: CudaSsd, card: Card) -> ForwardPlan:
     """The plan of a version of the forward pass."""
-    sizes = scan.sizes
-    plan = forward_plan(sizes, scan.traits(planes_of(scan.given.x.dtype)), card)
+    sizes, traits = scan.sizes, scan.traits(planes_of(scan.given.x.dtype))
+    if version.walks:
+        walk = walk_plan(sizes, traits, card)
+        if walk is None:
+            raise JobError("these sizes have no walk")
+        stages = version.stages or walk.outputs.stages
+        return dataclasses.replace(
+            walk,
+            states=_in_segments(version, walk.cut, walk.states),
+            outputs=dataclasses.replace(walk.outputs, stages=stages),
+        )
+    plan = chunks_plan(sizes, traits, card)
     chunk = version.chunk or plan.cut.chunk
     tiles = _tiles(version, plan.outputs.tiles, chunk)
     outputs = dataclasses.replace(

@@ -25,18 +25,18 @@ struct HostCopyBarrier {
   bool arrived = false;
   int phase = 0;
   std::deque<std::function<void()>> late;
-  char meeting[2];
+  char meeting[2], started;
 };
 
 static std::map<const CopyBarrier*, HostCopyBarrier> host_barriers;
-static const HostMeetings* host_barriers_block = nullptr;
+static int host_barriers_block = 0;
 static unsigned host_chance = 1;
 
 inline HostCopyBarrier& host_barrier(const CopyBarrier& barrier, bool fresh = false) {
   const Unwatched unwatched;
-  if (host_barriers_block != host_block.meetings.get()) {
+  if (host_barriers_block != host_block.number) {
     host_barriers.clear();
-    host_barriers_block = host_block.meetings.get();
+    host_barriers_block = host_block.number;
   }
   if (!fresh && !host_barriers.count(&barrier)) std::fprintf(stderr, "a barrier is not set up\n"), std::abort();
   return host_barriers[&barrier];
@@ -47,7 +47,6 @@ inline void publish_barriers() {}
 
 inline void host_pass(HostCopyBarrier& barrier) {
   if (!barrier.arrived || barrier.missing) return;
-  arrive(barrier.meeting[barrier.phase % 2]);
   ++barrier.phase, barrier.arrived = false;
 }
 
@@ -56,6 +55,7 @@ inline void expect_bytes(CopyBarrier& barrier, int bytes) {
   const Unwatched unwatched;
   if (host.arrived) std::fprintf(stderr, "a barrier's phase began twice\n"), std::abort();
   host.missing += bytes, host.arrived = true;
+  arrive(host.meeting[host.phase % 2]);
   host_pass(host);
 }
 
@@ -80,6 +80,7 @@ inline void host_start(CopyBarrier& barrier, int bytes, std::function<void()> co
     host_pass(host);
   } else {
     const Unwatched unwatched;
+    arrive(host.started);  // What came before the start comes before the copy, whoever makes it.
     host.late.push_back(make);
   }
 }
@@ -101,6 +102,7 @@ inline void wait_for_bytes(CopyBarrier& barrier, int parity) {
       }
       copy = host.late.front();
       host.late.pop_front();
+      meet(host.started);
     }
     copy();
     const Unwatched unwatched;
@@ -141,16 +143,16 @@ inline void copy_box(void* to, const TensorMap& map, int number, int head, int t
 }
 
 static std::vector<std::deque<std::function<void()>>> host_stores;
-static const HostMeetings* host_storing_block = nullptr;
+static int host_storing_block = 0;
 
 inline std::deque<std::function<void()>>& stores_of_thread() {
   const Unwatched unwatched;
-  if (host_storing_block != host_block.meetings.get()) {
+  if (host_storing_block != host_block.number) {
     for (const auto& stores : host_stores) {
       if (!stores.empty()) std::fprintf(stderr, "a block ended before it waited for its stores\n"), std::abort();
     }
     host_stores.assign(host_block.threads.size(), {});
-    host_storing_block = host_block.meetings.get();
+    host_storing_block = host_block.number;
   }
   return host_stores[host_block.running];
 }
@@ -190,16 +192,23 @@ inline void copy_bytes(void* to, const void* from, int bytes, CopyBarrier& barri
   });
 }
 
+inline int count_in(int& counter) {
+  const Unwatched unwatched;
+  char& meeting = reinterpret_cast<char&>(counter);
+  arrive(meeting), meet(meeting);
+  return counter++;
+}
+
 static std::vector<int> host_group_arrivals;
-static const HostMeetings* host_groups_block = nullptr;
+static int host_groups_block = 0;
 static char host_group_meetings[8][2];
 
 // Every thread of the warpgroup must arrive.
 inline void synchronize_group(int group) {
   const Unwatched unwatched;
-  if (host_groups_block != host_block.meetings.get()) {
+  if (host_groups_block != host_block.number) {
     host_group_arrivals.assign(host_block.threads.size(), 0);
-    host_groups_block = host_block.meetings.get();
+    host_groups_block = host_block.number;
   }
   const int thread = host_block.running, first = thread / 128 * 128;
   if (thread / 128 != group) std::fprintf(stderr, "a thread is not of this warpgroup\n"), std::abort();
@@ -212,3 +221,36 @@ inline void synchronize_group(int group) {
   }
   meet(host_group_meetings[group][target % 2]);
 }
+
+struct HostMeetingPlace {
+  int arrivals = 0;
+  char meeting[2];
+};
+static HostMeetingPlace host_places[16];
+static int host_places_block = 0;
+
+// How many are to have arrived, all phases counted, before this one may go on.
+inline int arrive_at(int barrier, int threads) {
+  const Unwatched unwatched;
+  if (host_places_block != host_block.number) {
+    for (HostMeetingPlace& place : host_places) place.arrivals = 0;
+    host_places_block = host_block.number;
+  }
+  HostMeetingPlace& place = host_places[barrier];
+  const int phase = place.arrivals++ / threads;
+  arrive(place.meeting[phase % 2]);
+  return (phase + 1) * threads;
+}
+
+inline void wait_at(int barrier, int threads) {
+  const int target = arrive_at(barrier, threads);
+  const Unwatched unwatched;
+  HostMeetingPlace& place = host_places[barrier];
+  while (place.arrivals < target) host_yield();
+  meet(place.meeting[(target / threads - 1) % 2]);
+}
+
+template <int>
+void take_registers() {}
+template <int>
+void leave_registers() {}

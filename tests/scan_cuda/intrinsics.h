@@ -105,6 +105,7 @@ struct HostMeetings {
 };
 
 struct HostBlock {
+  int number = 0;  // of all that ran
   std::vector<HostThread> threads;
   std::vector<double> slots;  // one of each parity a thread, for exchanges
   std::vector<int> warp_exchanges;  // of all lanes of a warp together
@@ -257,6 +258,10 @@ Number endless() {
   return std::numeric_limits<Number>::infinity();
 }
 
+// One launch ends before the next begins.
+inline void let_next_begin() {}
+inline void wait_for_kernel_before() {}
+
 // Atomic to the sanitizer; nothing interrupts it, so that it need not be one operation.
 template <typename Number>
 void add_to_memory(Number* to, Number x) {
@@ -285,6 +290,7 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
   host_block.slots.assign(2 * threads, 0.0);
   for (int block = 0; block < blocks; ++block) {
     blockIdx.x = block;
+    ++host_block.number;
     std::vector<double> shared(shared_bytes / sizeof(double) + 129);
     host_block.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<size_t>(shared.data()) + 1023) / 1024 * 1024);
     std::memset(shared.data(), 0xff, shared.size() * sizeof(double));

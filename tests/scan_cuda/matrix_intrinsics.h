@@ -52,6 +52,15 @@ inline void store_transposed(void* row, const unsigned (&from)[4]) {
     }
 }
 
+inline void store_matrices(void* row, const unsigned (&from)[4]) {
+  if (reinterpret_cast<size_t>(row) % 16) std::fprintf(stderr, "a row of a matrix is not aligned\n"), std::abort();
+  void* rows[kHostWarp];
+  gather(row, rows);
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    std::memcpy(static_cast<unsigned short*>(rows[matrix * 8 + host_lane() / 4]) + host_lane() % 4 * 2, &from[matrix], 4);
+  }
+}
+
 struct HostFactors {
   unsigned a[4], b[2];
 };
@@ -90,16 +99,16 @@ struct HostCopies {
 };
 
 static std::vector<HostCopies> host_copies;
-static const HostMeetings* host_copying_block = nullptr;
+static int host_copying_block = 0;
 
 inline HostCopies& copies_of_thread() {
   const Unwatched unwatched;
-  if (host_copying_block != host_block.meetings.get()) {
+  if (host_copying_block != host_block.number) {
     for (const HostCopies& copies : host_copies) {
       if (!copies.open.empty()) std::fprintf(stderr, "a block ended before its copies\n"), std::abort();
     }
     host_copies.assign(host_block.threads.size(), HostCopies());
-    host_copying_block = host_block.meetings.get();
+    host_copying_block = host_block.number;
   }
   return host_copies[host_block.running];
 }
@@ -176,11 +185,11 @@ struct HostRight {
   }
 };
 
-inline HostRight right_in_blocks(const void* first, int along_columns, int along_depth) {
-  return {static_cast<const unsigned char*>(first), along_columns, along_depth, 0, 0};
+inline HostRight right_in_blocks(const void* tile, int offset, int along_columns, int along_depth) {
+  return {static_cast<const unsigned char*>(tile) + offset, along_columns, along_depth, 0, 0};
 }
-inline HostRight right_in_panel(const void* first, int pitch, int next_panel) {
-  return {static_cast<const unsigned char*>(first), 0, 0, pitch, next_panel};
+inline HostRight right_in_panel(const void* tile, int offset, int pitch, int next_panel) {
+  return {static_cast<const unsigned char*>(tile) + offset, 0, 0, pitch, next_panel};
 }
 
 inline HostRight moved(HostRight right, unsigned bytes) {
@@ -199,16 +208,16 @@ struct HostProducts {
 };
 
 static std::vector<HostProducts> host_products;
-static const HostMeetings* host_multiplying_block = nullptr;
+static int host_multiplying_block = 0;
 
 inline HostProducts& products_of_thread() {
   const Unwatched unwatched;
-  if (host_multiplying_block != host_block.meetings.get()) {
+  if (host_multiplying_block != host_block.number) {
     for (const HostProducts& products : host_products) {
       if (!products.open.empty()) std::fprintf(stderr, "a block ended before its products\n"), std::abort();
     }
     host_products.assign(host_block.threads.size(), HostProducts());
-    host_multiplying_block = host_block.meetings.get();
+    host_multiplying_block = host_block.number;
   }
   return host_products[host_block.running];
 }
@@ -233,6 +242,28 @@ void multiply_group(Format, float (&sums)[kCount], const unsigned (&left)[4], co
       for (int k = 0; k < 16; ++k) {
         const unsigned bits = *static_cast<const unsigned short*>(right.address(k, column, kTransposed));
         sum += static_cast<double>(rows[i / 2 % 2 * 16 + k]) * number(bits, 0);
+      }
+      to[i] = static_cast<float>(sum);
+    }
+  };
+  HostProducts& products = products_of_thread();
+  const Unwatched unwatched;
+  products.open.push_back({make, products.closed});
+}
+
+// The left factor's rows in shared memory are columns of its transpose.
+template <bool kTransposed, typename Format, int kCount>
+void multiply_group(Format, float (&sums)[kCount], const HostRight& left, const HostRight& right) {
+  const auto number = [](unsigned word) { return widen_low(Format(), word); };
+  const int lane = host_lane(), first = host_block.running / kHostWarp % 4 * 16 + lane / 4;
+  float* to = sums;
+  const auto make = [=] {
+    for (int i = 0; i < kCount; ++i) {
+      const int column = i / 4 * 8 + lane % 4 * 2 + i % 2, row = first + i / 2 % 2 * 8;
+      double sum = to[i];
+      for (int k = 0; k < 16; ++k) {
+        const float of_left = number(*static_cast<const unsigned short*>(left.address(k, row, true)));
+        sum += static_cast<double>(of_left) * number(*static_cast<const unsigned short*>(right.address(k, column, kTransposed)));
       }
       to[i] = static_cast<float>(sum);
     }

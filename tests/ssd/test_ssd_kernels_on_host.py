@@ -20,6 +20,28 @@ CASES = [
     Case(batch=1, length=150, dtype=BF16, z=True, initial=True, reset=True, D="number", groups=3),
     Case(batch=1, length=130, dtype=FP16, D=None, bias=False, softplus=False, dt_limit=(0.1, 0.4)),
     Case(batch=1, length=140, heads=2, head_dim=64, state=128, dtype=BF16, dt_dtype=torch.float32),
+    Case(
+        batch=1,
+        length=200,
+        heads=3,
+        head_dim=64,
+        state=128,
+        dtype=BF16,
+        z=True,
+        initial=True,
+        reset=True,
+    ),
+    Case(
+        batch=2,
+        length=70,
+        heads=4,
+        groups=2,
+        head_dim=128,
+        state=64,
+        dtype=FP16,
+        initial=True,
+        D="number",
+    ),
     Case(batch=1, length=70, heads=2, head_dim=80, state=48, dtype=BF16, initial=True),
     Case(batch=1, length=33, heads=1, head_dim=128, state=256, dtype=BF16),
     Case(batch=1, length=40, heads=1, head_dim=16, state=256, initial=True, reset=True),
@@ -44,10 +66,13 @@ def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("segments", [2, 4])
+@pytest.mark.parametrize("sizes", [(16, 16), (64, 32)], ids=["by warps", "by warpgroups"])
 def test_segments_of_the_length_change_nothing(
-    segments: int, monkeypatch: pytest.MonkeyPatch
+    segments: int, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Case(batch=1, length=420, heads=2, initial=True, reset=True, dtype=BF16, rate=0.02)
+    options = {"initial": True, "reset": True, "dtype": BF16, "rate": 0.02}
+    head_dim, state = sizes
+    case = Case(batch=1, length=420, heads=3, head_dim=head_dim, state=state, **options)
 
     def in_segments(name: str):  # type: ignore[no-untyped-def]
         plan_of = getattr(launch, name)

@@ -26,6 +26,7 @@ SIZES = [
     {"batch": 1, "length": 97, "heads": 2, "head_dim": 256, "state": 64},
     {"batch": 1, "length": 64, "heads": 1, "head_dim": 20, "state": 100},
     {"batch": 1, "length": 700, "heads": 5, "head_dim": 32, "state": 32},
+    {"batch": 1, "length": 700, "heads": 5, "head_dim": 64, "state": 40},
 ]
 OPTIONS = [
     {},
@@ -62,6 +63,16 @@ def test_outputs_and_gradients(case: Case) -> None:
     errors = errors_of(case, run_forward, run_backward, "cuda")
     for error in errors.values():
         assert error < tolerance(case), errors
+
+
+@pytest.mark.parametrize("heads", [3, 64])
+def test_a_forward_pass_gives_the_same_bits_each_time(heads: int) -> None:
+    case = Case(batch=4, length=1000, heads=heads, head_dim=64, state=128, dtype=torch.bfloat16)
+    *operands, softplus, limits = make_operands(case, "cuda").values()
+    first = run_forward(*operands, softplus, *limits)
+    for _ in range(20):
+        for x, y in zip(run_forward(*operands, softplus, *limits), first, strict=True):
+            assert torch.equal(x, y)
 
 
 def test_a_million_steps_in_one_call() -> None:

@@ -15,6 +15,7 @@ from keelback.ssd.cuda import step
 
 CASES = [
     Case(batch=1, length=150, heads=3, head_dim=20, state=20, dtype=torch.bfloat16, z=True),
+    Case(batch=1, length=330, heads=3, head_dim=40, state=20, dtype=torch.float16, reset=True),
     Case(batch=1, length=70, heads=2, head_dim=40, state=20, initial=True, reset=True),
 ]
 

@@ -12,6 +12,29 @@ from keelback.errors import JobError
 #: Of a kernel's arguments, of which ours have one, a structure.
 _Pointer = ctypes.c_char_p * 1
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_OVERLAPPING = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+class _LaunchAttribute(ctypes.Structure):
+    """`CUlaunchAttribute`: a number, and a value of 64 bytes."""
+
+    _fields_ = (("id", ctypes.c_int), ("padding", ctypes.c_int), ("value", ctypes.c_int * 16))
+
+
+class _LaunchConfiguration(ctypes.Structure):
+    """`CUlaunchConfig`."""
+
+    _fields_ = (
+        ("blocks", ctypes.c_uint * 3),
+        ("threads", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_LaunchAttribute)),
+        ("count", ctypes.c_uint),
+    )
+
+
+_OVERLAPS = ctypes.pointer(_LaunchAttribute(_OVERLAPPING, 0, (1,)))
 
 
 @cache
@@ -84,6 +107,8 @@ class Kernel:
     def __init__(self, name: str, configuration: Compilable, device: int) -> None:
         self._device, self._context = device, _primary_context(device)
         self._start = _driver().cuLaunchKernel
+        #: Whether it begins before the kernel ahead of it ends, for whose end its code waits.
+        self._overlaps: bool = getattr(configuration, "overlaps", False)
         with _Entered(device):
             self._load(name, configuration)
 
@@ -127,9 +152,15 @@ class Kernel:
     def _launch(self, blocks: int, threads: int, arguments: bytes) -> None:
         stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(self._device))
         pointers = _Pointer(arguments)
-        status = self._start(
-            self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
-        )
+        if self._overlaps:
+            how = _LaunchConfiguration(
+                (blocks, 1, 1), (threads, 1, 1), self._shared, stream, _OVERLAPS, 1
+            )
+            status = _driver().cuLaunchKernelEx(ctypes.byref(how), self._function, pointers, None)
+        else:
+            status = self._start(
+                self._function, blocks, 1, 1, threads, 1, 1, self._shared, stream, pointers, None
+            )
         if status:
             _check(status, "launch a kernel")
 

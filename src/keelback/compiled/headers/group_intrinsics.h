@@ -17,18 +17,22 @@ INLINE void store_transposed(void* row, const unsigned (&from)[4]) {
 #endif
 }
 
-// Where a right factor (16, n) lies in shared memory. In blocks of 8 x 8 of 128 bytes each: how many bytes it is from block
-// to block along the columns n and along the 16.
-INLINE unsigned long long encoded_bytes(unsigned bytes) { return (bytes & 0x3ffff) >> 4; }
-INLINE unsigned long long right_in_blocks(const void* first, int along_columns, int along_depth) {
-  return encoded_bytes(shared_address(first)) | encoded_bytes(along_depth) << 16 | encoded_bytes(along_columns) << 32;
+// Where a right factor (16, n) lies in shared memory: `offset` bytes, known to the compiler, from the start of a tile, so that
+// all factors of a tile differ by an addition. In blocks of 8 x 8 of 128 bytes each: how many bytes it is from block to block
+// along the columns n and along the 16.
+INLINE unsigned encoded_bytes(unsigned bytes) { return (bytes & 0x3ffff) >> 4; }
+INLINE unsigned long long right_factor(const void* tile, int offset, unsigned low, unsigned high) {
+  return (encoded_bytes(shared_address(tile)) | low << 16) + offset / 16 | static_cast<unsigned long long>(high) << 32;
+}
+INLINE unsigned long long right_in_blocks(const void* tile, int offset, int along_columns, int along_depth) {
+  return right_factor(tile, offset, encoded_bytes(along_depth), encoded_bytes(along_columns));
 }
 
 // In a panel with rows of 64 or 128 bytes, `pitch`, whose pieces of 16 bytes change places as bits 7 to 9 of their address
 // say. `next_panel` bytes on lie the columns past those of the first panel, where its rows are those of the factor.
-INLINE unsigned long long right_in_panel(const void* first, int pitch, int next_panel) {
-  const unsigned long long swizzle = pitch == 128 ? 1 : 2;
-  return encoded_bytes(shared_address(first)) | encoded_bytes(next_panel) << 16 | encoded_bytes(8 * pitch) << 32 | swizzle << 62;
+INLINE unsigned long long right_in_panel(const void* tile, int offset, int pitch, int next_panel) {
+  const unsigned swizzle = pitch == 128 ? 1 : 2;
+  return right_factor(tile, offset, encoded_bytes(next_panel), encoded_bytes(8 * pitch) | swizzle << 30);
 }
 
 // The same, so many bytes on.
@@ -131,6 +135,38 @@ INLINE void multiply_group(Float16, float (&sums)[64], const unsigned (&left)[4]
         "+f"(sums[48]), "+f"(sums[49]), "+f"(sums[50]), "+f"(sums[51]), "+f"(sums[52]), "+f"(sums[53]), "+f"(sums[54]), "+f"(sums[55]),
         "+f"(sums[56]), "+f"(sums[57]), "+f"(sums[58]), "+f"(sums[59]), "+f"(sums[60]), "+f"(sums[61]), "+f"(sums[62]), "+f"(sums[63])
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(kTransposed ? 0 : 1), "n"(kFresh ? 0 : 1));
+#endif
+}
+
+// The same for a left factor (64, 16) in shared memory, described as a transposed right one: each warp has 16 of its rows.
+template <bool kTransposed>
+INLINE void multiply_group(BFloat16, float (&sums)[32], unsigned long long left, unsigned long long right) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, p, 1, 1, 0, %34; }"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]),
+        "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]),
+        "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]),
+        "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
+      : "l"(left), "l"(right), "n"(kTransposed ? 0 : 1));
+#endif
+}
+template <bool kTransposed>
+INLINE void multiply_group(Float16, float (&sums)[32], unsigned long long left, unsigned long long right) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, p, 1, 1, 0, %34; }"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]),
+        "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]),
+        "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]),
+        "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31])
+      : "l"(left), "l"(right), "n"(kTransposed ? 0 : 1));
 #endif
 }
 

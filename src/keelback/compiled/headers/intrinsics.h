@@ -122,6 +122,20 @@ INLINE void synchronize_warp() { __syncwarp(); }
 
 INLINE void synchronize_block() { __syncthreads(); }
 
+// A kernel may be launched to overlap with the one before it in the stream, on GPUs of compute capability 9.0 and above: it
+// then begins once every block of that one has called `let_next_begin` or ended, and waits here for its end before it
+// touches what that one has written.
+INLINE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+INLINE void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 INLINE void add_to_memory(double* to, double x) { atomicAdd(to, x); }
 INLINE void add_to_memory(float* to, float x) { atomicAdd(to, x); }
 

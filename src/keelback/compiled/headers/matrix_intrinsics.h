@@ -25,6 +25,14 @@ INLINE void load_matrices(unsigned (&to)[4], const void* row) {
   }
 }
 
+// The same four matrices from the lanes to shared memory, on GPUs of compute capability 9.0.
+INLINE void store_matrices(void* row, const unsigned (&from)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :: "r"(shared_address(row)), "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3]) : "memory");
+#endif
+}
+
 // sums += a b, for a (16, 16) and b (16, 8). With r = lane / 4 and c = lane % 4, a word holds two numbers side by
 // side: a at (r, 2c), (r + 8, 2c), (r, 2c + 8), (r + 8, 2c + 8); b, down its columns, at (2c, r), (2c + 8, r). sums are
 // at (r, 2c), (r, 2c + 1), (r + 8, 2c), (r + 8, 2c + 1).

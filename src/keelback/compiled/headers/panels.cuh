@@ -52,15 +52,17 @@ struct alignas(1024) Panels {
 template <bool kTransposed, int kRows, int kColumns>
 INLINE auto right_of(const Tile<kRows, kColumns>& tile, int plane, int k, int n) {
   constexpr int kRowOfBlocks = Tile<kRows, kColumns>::kColumnBlocks * 128;
-  return right_in_blocks(tile.row(plane, kTransposed ? n : k, kTransposed ? k : n, 0), kTransposed ? kRowOfBlocks : 128,
-                         kTransposed ? 128 : kRowOfBlocks);
+  const int offset = plane * sizeof(tile.at[0]) + (kTransposed ? n : k) * kRowOfBlocks + (kTransposed ? k : n) * 128;
+  return right_in_blocks(&tile, offset, kTransposed ? kRowOfBlocks : 128, kTransposed ? 128 : kRowOfBlocks);
 }
 template <bool kTransposed, int kRows, int kColumns>
 INLINE auto right_of(const Panels<kRows, kColumns>& tile, int plane, int k, int n) {
   using Right = Panels<kRows, kColumns>;
   const int row_block = kTransposed ? n : k, column_block = kTransposed ? k : n;
-  const unsigned short* first = &tile.at[plane][column_block / Right::kPieces][row_block * 8 * Right::kWidth];
-  return right_in_panel(first + column_block % Right::kPieces * 8, Right::kPitch, kRows * Right::kPitch);
+  constexpr int kPanel = kRows * Right::kPitch;
+  const int of_panel = plane * Right::kCount + column_block / Right::kPieces;
+  const int offset = of_panel * kPanel + row_block * 8 * Right::kPitch + column_block % Right::kPieces * 16;
+  return right_in_panel(&tile, offset, Right::kPitch, kPanel);
 }
 
 // How many bytes it is to where 16 k of its depth lie.
@@ -74,18 +76,54 @@ INLINE int bytes_along_depth(const Panels<kRows, kColumns>&, int k) {
   return kTransposed ? 2 * k / Right::kPieces * kRows * Right::kPitch + 2 * k % Right::kPieces * 16 : 16 * Right::kPitch * k;
 }
 
-// sums (16 rows of a warp, 16 kTiles) += left right, by all warps of a warpgroup, before `finish` returns.
 template <bool kTransposed, int kTiles, typename Right>
-INLINE void multiply_together(float (&sums)[kTiles][2][4], const Fragment& left, const Right& right, int k, int n) {
-  begin_products();
+INLINE void multiply_planes(float (&sums)[kTiles][2][4], const Fragment& left, const Right& right, int k, int n) {
 #pragma unroll
   for (int order = kPlanes - 1; order >= 0; --order)
 #pragma unroll
     for (int p = 0; p <= order; ++p) {
       multiply_group<kTransposed>(Element(), flat(sums), left.at[p], right_of<kTransposed>(right, order - p, k, n));
     }
+}
+
+// sums (16 rows of a warp, 16 kTiles) += left right, by all warps of a warpgroup, before `finish` returns.
+template <bool kTransposed, int kTiles, typename Right>
+INLINE void multiply_together(float (&sums)[kTiles][2][4], const Fragment& left, const Right& right, int k, int n) {
+  begin_products();
+  multiply_planes<kTransposed>(sums, left, right, k, n);
   close_products();
   wait_for_products<kProductsUnderWay - 1>();
+}
+
+// The same for left factors along the whole depth of the right one; all are under way on return. `await` waits for these
+// sums, where at most kLeft calls came after theirs; until then the left factors stay where they are, by `let_go` after it.
+template <bool kTransposed, int kTiles, int kCount, typename Right>
+INLINE void start_products(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount], const Right& right) {
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) multiply_planes<kTransposed>(sums, lefts[k], right, k * 2, 0);
+  close_products();
+}
+// And for a left factor of 64 rows that lies in shared memory, of which each warp has 16: nothing of it is in registers.
+template <bool kTransposed, int kTiles, int kRows, int kColumns, typename Right>
+INLINE void start_products(float (&sums)[kTiles][2][4], const Panels<kRows, kColumns>& left, const Right& right) {
+  static_assert(kRows == 64 && kPlanes == 1, "a warpgroup's rows, in half precision");
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < kColumns / 16; ++k) {
+    multiply_group<kTransposed>(Element(), flat(sums), right_of<true>(left, 0, k * 2, 0), right_of<kTransposed>(right, 0, k * 2, 0));
+  }
+  close_products();
+}
+template <int kLeft, int kTiles>
+INLINE void await(float (&sums)[kTiles][2][4]) {
+  wait_for_products<kLeft>();
+  pin(flat(sums));
+}
+template <int kCount>
+INLINE void let_go(Fragment (&lefts)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount * kPlanes; ++i) pin(lefts[i / kPlanes].at[i % kPlanes]);
 }
 
 // Waits for all products.
@@ -105,6 +143,15 @@ template <int kRows, int kColumns>
 INLINE void load_left_transposed(Fragment& to, const Panels<kRows, kColumns>& tile, int k, int m, int lane) {
 #pragma unroll
   for (int p = 0; p < kPlanes; ++p) load_matrices<true>(to.at[p], tile.row(p, k + lane / 16, m + lane / 8 % 2, lane % 8));
+}
+
+// Where `load_left` finds it again.
+template <typename Rows>
+INLINE void store_left(Rows& tile, const Fragment& from, int m, int k, int lane) {
+#pragma unroll
+  for (int p = 0; p < kPlanes; ++p) {
+    store_matrices(const_cast<unsigned short*>(tile.row(p, m + lane / 8 % 2, k + lane / 16, lane % 8)), from.at[p]);
+  }
 }
 
 // Starts to copy a tile: rows from `time` on of a head or group, columns from `number` on; zero where there is none. In

@@ -84,6 +84,7 @@ class StatesConfiguration:
     warps_of_rows: int
     stages: int
     blocks_per_processor: int = 1
+    overlaps: bool = False
 
     @property
     def kernel(self) -> str:
@@ -103,7 +104,7 @@ class StatesConfiguration:
         scalars = FLOAT * self.heads * (rows + 4)
         if tiles.wide:
             stage = aligned(self.heads * x + b + scalars, PANEL)
-            return aligned(self.stages * (stage + BARRIER), PANEL)
+            return aligned(self.stages * (stage + BARRIER + 4 * FLOAT), PANEL)
         return self.stages * aligned(self.heads * x + b + scalars)
 
     @cached_property
@@ -181,6 +182,63 @@ class OutputsConfiguration:
         }
         if self.tiles.wide:
             flags |= {"kOwnB": self.own_b, "kStraight": self.straight}
+        return self.tiles.header({}, integers, flags)
+
+
+@dataclass(frozen=True)
+class WalkConfiguration:
+    """For `walk_wide.cu`: a block has `heads` heads, each a warpgroup, and one that fetches."""
+
+    sources: ClassVar[str] = "keelback.ssd.cuda"
+    kernel: ClassVar[str] = "walk_wide"
+
+    tiles: Tiles
+    heads: int
+    stages: int
+    has_z: bool
+    has_reset: bool
+    skip_per_number: bool
+    signed: bool
+    from_memory: bool = True
+    one_fence: bool = True
+    overlaps: bool = True
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 128 * (self.heads + 1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        tiles, chunk = self.tiles, self.tiles.chunk
+        matrix = tiles.bytes_of(chunk, tiles.padded_states)
+        x = tiles.bytes_of(chunk, tiles.head_tile)
+        h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
+        of_heads = self.heads * (x + tiles.step_bytes)
+        stage = aligned(2 * matrix + of_heads + FLOAT * chunk, PANEL)
+        return aligned(self.stages * (stage + BARRIER) + self.heads * (x + h), PANEL)
+
+    @cached_property
+    def header(self) -> str:
+        """The text of `configuration.h`."""
+        integers = {
+            "kRows": self.tiles.chunk,
+            "kHeads": self.heads,
+            "kStateTile": self.tiles.padded_states,
+            "kWarps": 4 * self.heads,
+            "kWarpsOfRows": 4,
+            "kStages": self.stages,
+        }
+        flags = {
+            "kHasZ": self.has_z,
+            "kGateGradient": False,
+            "kHasReset": self.has_reset,
+            "kSkipPerNumber": self.skip_per_number,
+            "kSigned": self.signed,
+            "kFromMemory": self.from_memory,
+            "kOneFence": self.one_fence,
+        }
         return self.tiles.header({}, integers, flags)
 
 

@@ -9,7 +9,7 @@ from keelback.compiled.cuda_launch import BoxMap, Field, Launch, box_map
 from keelback.compiled.cuda_operands import Room, address, strides_of
 from keelback.compiled.layouts import Blank, Layout
 from keelback.ssd._operands import Operands
-from keelback.ssd.cuda.configuration import OutputsConfiguration
+from keelback.ssd.cuda.configuration import OutputsConfiguration, Tiles, WalkConfiguration
 from keelback.ssd.cuda.launches import (
     StatesLaunches,
     StepsAt,
@@ -19,7 +19,7 @@ from keelback.ssd.cuda.launches import (
     steps_launch,
     sums_of_segments,
 )
-from keelback.ssd.cuda.plan import Cut, ForwardPlan
+from keelback.ssd.cuda.plan import Cut, ForwardPlan, StatesPlan
 from keelback.ssd.cuda.signature import CudaSignature
 
 
@@ -30,13 +30,20 @@ class ForwardPass:
         cut, given, room = plan.cut, scan.given, Room()
         self._scan = scan
         self._steps = StepsAt.in_room(room, scan, cut, plan.steps.tiles)
-        self._states = room.take(numbers_of_states(scan, cut, plan.states), given.x.dtype.itemsize)
         self._sums = [room.take(size) for size in sums_of_segments(cut, plan.states, 1)]
-        self._room = Blank((room.bytes,), torch.uint8, scan.device)
         self._find_steps = steps_launch(scan, cut, plan.steps)
-        walk = Walk(given.x, given.B)
-        self._find_states = StatesLaunches(scan, cut, plan.states, 0, walk, None)
-        self._find_outputs = OutputsLaunch(scan, cut, 0, plan.outputs)
+        walk, outputs = Walk(given.x, given.B), plan.outputs
+        self._states = room.bytes
+        self._find_outputs: OutputsLaunch | WalkLaunch
+        if isinstance(outputs, WalkConfiguration):
+            self._find_states = StatesLaunches(scan, cut, plan.states, 0, walk, None, (0,))
+            self._find_outputs = WalkLaunch(scan, cut, plan.states, outputs)
+        else:
+            numbers = numbers_of_states(scan, cut, plan.states)
+            self._states = room.take(numbers, given.x.dtype.itemsize)
+            self._find_states = StatesLaunches(scan, cut, plan.states, 0, walk, None)
+            self._find_outputs = OutputsLaunch(scan, cut, 0, outputs)
+        self._room = Blank((room.bytes,), torch.uint8, scan.device)
 
     def run(self, given: Operands[Tensor]) -> tuple[Tensor, Tensor]:
         """Output (row, time, head, number) and last states (row, head, number, state)."""
@@ -48,7 +55,10 @@ class ForwardPass:
         walk = WalkAt(x, B, address(given.initial_states), states, last.data_ptr())
         sums, decays = self._sums
         self._find_states((walk,), steps, begin + sums, begin + decays)
-        self._find_outputs(given, steps, states, y.data_ptr())
+        if isinstance(self._find_outputs, WalkLaunch):
+            self._find_outputs(given, steps, y, last, begin + sums, begin + decays)
+        else:
+            self._find_outputs(given, steps, states, y.data_ptr())
         return y, last
 
 
@@ -74,24 +84,8 @@ class OutputsLaunch:
         dy: Layout | None = None,
     ) -> None:
         given, tiles = scan.given, configuration.tiles
-        maps: Sequence[BoxMap | None] = ()
-        if tiles.wide:
-            maps = (
-                box_map(given.x, tiles.head_tile, tiles.chunk),
-                box_map(given.B, tiles.padded_states, tiles.chunk),
-                box_map(given.C, tiles.padded_states, tiles.chunk),
-            )
+        maps = _maps_of(given, tiles) if tiles.wide else ()
         self._mapped = bool(maps)
-        fields: dict[str, Field] = {
-            "x": strides_of(given.x),
-            "B": strides_of(given.B),
-            "C": strides_of(given.C),
-            "z": strides_of(given.z),
-            **dict.fromkeys(("steps", "firsts", "states"), ()),
-            "D": (0 if given.D is None else given.D.stride[0],),
-            "dy": strides_of(dy),
-            **dict.fromkeys(("y", "dz"), ()),
-        }
         self._launch = Launch(
             configuration.kernel,
             configuration,
@@ -99,7 +93,7 @@ class OutputsLaunch:
             cut.blocks(launch),
             configuration.threads,
             (*cut.sizes(launch), given.initial_states is not None),
-            fields,
+            _fields_of(given, dy),
             maps,
         )
 
@@ -116,3 +110,56 @@ class OutputsLaunch:
         x, B, C = given.x.data_ptr(), given.B.data_ptr(), given.C.data_ptr()
         before = (x, B, C, address(given.z), *steps, states, address(given.D))
         self._launch((*before, address(dy), y, address(dz)), (x, B, C) if self._mapped else ())
+
+
+class WalkLaunch:
+    """Outputs and last states by a walk through the chunks; walk_wide.cu says more."""
+
+    def __init__(
+        self, scan: CudaSignature, cut: Cut, plan: StatesPlan, configuration: WalkConfiguration
+    ) -> None:
+        given = scan.given
+        sizes = (*cut.joined(), given.initial_states is not None)
+        y = given.x.in_row_major_order()
+        self._launch = Launch(
+            configuration.kernel,
+            configuration,
+            scan.device.index,
+            plan.segments * plan.blocks_of_segment(cut),
+            configuration.threads,
+            (plan.segments, plan.chunks_per_segment, *sizes),
+            {**_fields_of(given, None), **dict.fromkeys(("start", "end", "sums", "decays"), ())},
+            (*_maps_of(given, configuration.tiles), box_map(y, configuration.tiles.head_tile, 16)),
+        )
+
+    def __call__(
+        self, given: Operands[Tensor], steps: StepsAt, y: Tensor, last: Tensor, *sums: int
+    ) -> None:
+        """Write y and the last states."""
+        x, B, C = given.x.data_ptr(), given.B.data_ptr(), given.C.data_ptr()
+        before = (x, B, C, address(given.z), *steps, 0, address(given.D), 0, y.data_ptr(), 0)
+        ends = (address(given.initial_states), last.data_ptr())
+        self._launch((*before, *ends, *sums), (x, B, C, y.data_ptr()))
+
+
+def _maps_of(given: Operands[Layout], tiles: Tiles) -> Sequence[BoxMap | None]:
+    """For boxes of a chunk of x, B and C."""
+    return (
+        box_map(given.x, tiles.head_tile, tiles.chunk),
+        box_map(given.B, tiles.padded_states, tiles.chunk),
+        box_map(given.C, tiles.padded_states, tiles.chunk),
+    )
+
+
+def _fields_of(given: Operands[Layout], dy: Layout | None) -> dict[str, Field]:
+    """Those of `OutputsArguments`."""
+    return {
+        "x": strides_of(given.x),
+        "B": strides_of(given.B),
+        "C": strides_of(given.C),
+        "z": strides_of(given.z),
+        **dict.fromkeys(("steps", "firsts", "states"), ()),
+        "D": (0 if given.D is None else given.D.stride[0],),
+        "dy": strides_of(dy),
+        **dict.fromkeys(("y", "dz"), ()),
+    }

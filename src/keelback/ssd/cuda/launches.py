@@ -79,7 +79,10 @@ class WalkAt(NamedTuple):
 
 
 class StatesLaunches:
-    """The states before each chunk, or the gradients of those after; states.cuh says more."""
+    """The states before each chunk, or the gradients of those after; states.cuh says more.
+
+    `passes` are what each segment adds, where there are several (0), and the walk (1).
+    """
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class StatesLaunches:
         launch: int,
         ahead: Walk | None,
         back: Walk | None,
+        passes: Sequence[int] = (0, 1),
     ) -> None:
         configuration, blocks = plan.configuration, plan.blocks_of_segment(cut, launch)
         walks = [walk for walk in (ahead, back) if walk is not None]
@@ -112,7 +116,8 @@ class StatesLaunches:
                 fields,
                 maps,
             )
-            for pass_ in (range(2) if plan.segments > 1 else (1,))
+            for pass_ in passes
+            if pass_ or plan.segments > 1
         ]
 
     def __call__(self, walks: Sequence[WalkAt], steps: StepsAt, sums: int, decays: int) -> None:

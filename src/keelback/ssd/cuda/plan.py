@@ -18,6 +18,7 @@ from keelback.ssd.cuda.configuration import (
     StatesConfiguration,
     StepsConfiguration,
     Tiles,
+    WalkConfiguration,
 )
 
 #: Numbers of a head, and states, that a block works on at a time.
@@ -26,6 +27,7 @@ STATE_TILE = 128
 #: Steps of a chunk; of the backward pass, whose blocks also hold the gradients of B and C.
 FORWARD_CHUNK = 128
 BACKWARD_CHUNK = 64
+WALK_CHUNK = 64
 #: Work of a block of `outputs.cu`, `gradients.cu` before its first head, in heads.
 OUTPUTS_PROLOGUE = 1.5
 GRADIENTS_PROLOGUE = 2.0
@@ -121,12 +123,12 @@ class StatesPlan:
 
 @dataclass(frozen=True)
 class ForwardPlan:
-    """The launches of a forward pass."""
+    """The launches of a forward pass; those of a walk find states only to cut the length."""
 
     cut: Cut
     steps: StepsConfiguration
     states: StatesPlan
-    outputs: OutputsConfiguration
+    outputs: OutputsConfiguration | WalkConfiguration
 
 
 @dataclass(frozen=True)
@@ -289,9 +291,46 @@ def states_plan(
     return StatesPlan(configuration, *segments_of(blocks, cut.chunks, resident))
 
 
-@cache
-def forward_plan(shape: SsdSizes, traits: Traits, card: Card) -> ForwardPlan:
-    """The launches of a forward pass."""
+def walk_plan(shape: SsdSizes, traits: Traits, card: Card) -> ForwardPlan | None:
+    """States and outputs in one walk; none where a warpgroup cannot have all states of a head."""
+    if traits.planes > 1 or not card.wide:
+        return None
+    tiles = wide_tiles_of(shape, traits.dtype, 1, WALK_CHUNK)
+    if tiles is None or tiles.head_tile != HEAD_TILE or tiles.padded_states > STATE_TILE:
+        return None
+    heads = min(2, shape.heads_per_group)
+    flags = (traits.has_z, traits.has_reset, traits.skip_per_number, traits.signed)
+    walk = _first_fitting(
+        [WalkConfiguration(tiles, heads, stages, *flags) for stages in (3, 2)], card, "a chunk"
+    )
+    states = _first_fitting(
+        [
+            StatesConfiguration(
+                tiles,
+                tiles.chunk,
+                heads,
+                tiles.padded_states,
+                warps=4 * heads,
+                warps_of_rows=4,
+                stages=stages,
+                overlaps=True,
+            )
+            for stages in (5, 3, 2)
+        ],
+        card,
+        "the states of a head",
+    )
+    cut = Cut(shape, tiles.chunk, shape.heads_per_group)
+    return ForwardPlan(
+        cut,
+        StepsConfiguration(tiles, traits.step_dtype, traits.softplus, traits.has_reset),
+        states_plan(cut, states, 1, card),
+        walk,
+    )
+
+
+def chunks_plan(shape: SsdSizes, traits: Traits, card: Card) -> ForwardPlan:
+    """The states first, and then the outputs of all chunks at once."""
     outputs = outputs_configuration(shape, traits, card)
     tiles = outputs.tiles
     blocks = shape.batch * -(-shape.length // tiles.chunk) * shape.groups
@@ -305,6 +344,12 @@ def forward_plan(shape: SsdSizes, traits: Traits, card: Card) -> ForwardPlan:
         states_plan(cut, states, 1, card),
         outputs,
     )
+
+
+@cache
+def forward_plan(shape: SsdSizes, traits: Traits, card: Card) -> ForwardPlan:
+    """The launches of a forward pass."""
+    return walk_plan(shape, traits, card) or chunks_plan(shape, traits, card)
 
 
 def gradients_configuration(shape: SsdSizes, traits: Traits, card: Card) -> GradientsConfiguration:

@@ -65,10 +65,7 @@ INLINE void add_all(float (&sums)[kTiles][2][4], const Fragment (&lefts)[kCount]
 // Waits for these sums, where at most kLeft calls of `add_all` came after theirs; and for those whose left factors these are.
 template <int kLeft, int kTiles>
 INLINE void wait_for(float (&sums)[kTiles][2][4]) {
-  if constexpr (kWide) {
-    wait_for_products<kLeft>();
-    pin(flat(sums));
-  }
+  if constexpr (kWide) await<kLeft>(sums);
 }
 // Has what was done with the sums done by here, while products are under way.
 template <int kTiles>
@@ -77,10 +74,7 @@ INLINE void hold(float (&sums)[kTiles][2][4]) {
 }
 template <int kCount>
 INLINE void release(Fragment (&lefts)[kCount]) {
-  if constexpr (kWide) {
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) pin(lefts[k].at[0]);
-  }
+  if constexpr (kWide) let_go(lefts);
 }
 template <int kTiles>
 INLINE void end_products(float (&sums)[kTiles][2][4]) {

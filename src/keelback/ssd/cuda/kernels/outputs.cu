@@ -136,8 +136,9 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_outputs(co
     load(unit + kStages - 1);
     const OutputsStage& stage = shared.stage(unit);
     const int head = place.heads.first + unit / kHeadTiles, first_column = unit % kHeadTiles * kHeadTile;
+    const float skip = skip_of(p, head);
     Outputs y;
     find_outputs(y, stage, shared, scores, kept, states, rows, lane);
-    write_outputs(y, stage.x, p, place, head, first_column, rows, lane);
+    write_outputs(y, stage.x, p, place, skip, head, first_column, rows, lane);
   }
 }

@@ -23,15 +23,19 @@ struct OutputsArguments {
 constexpr int kTiles = kHeadTile / 8;
 using Outputs = float[kTiles / 2][2][4];
 
-struct OutputsPlace {
+struct ChunkPlace {
   int row, chunk, time, rows;  // steps of the chunk that are present
+
+  INLINE ChunkPlace(const Sizes& sizes, int row, int chunk)
+      : row(row), chunk(chunk), time(chunk * kChunk), rows(least(kChunk, sizes.length - time)) {}
+};
+
+struct OutputsPlace : ChunkPlace {
   Heads heads;
 
   INLINE OutputsPlace(const Sizes& sizes, int index)
-      : row(index / (sizes.groups * sizes.subsets) / sizes.chunks),
-        chunk(sizes.chunks - 1 - index / (sizes.groups * sizes.subsets) % sizes.chunks),
-        time(chunk * kChunk),
-        rows(least(kChunk, sizes.length - time)),
+      : ChunkPlace(sizes, index / (sizes.groups * sizes.subsets) / sizes.chunks,
+                   sizes.chunks - 1 - index / (sizes.groups * sizes.subsets) % sizes.chunks),
         heads(sizes, index / sizes.subsets % sizes.groups, index % sizes.subsets) {}
 };
 
@@ -90,12 +94,30 @@ INLINE void find_weights(Fragment& left, const float (&scores)[2][4], const Lane
   set_left(left, weights);
 }
 
+// The weights of the 16 steps from 16 j on; zero for steps after the warp's own, with which it multiplies as others do.
+template <bool kBranchless>
+INLINE void find_weights_of_group(Fragment& left, const float (&scores)[2][4], const LaneSteps& own, const ChunkSteps& steps,
+                                  int rows, int j, const Seat& seat) {
+  if constexpr (kBranchless) {
+    find_weights<Kept::kByNumber>(left, scores, own, steps, j, seat);
+  } else if (j < rows) {
+    find_weights<Kept::kAll>(left, scores, own, steps, j, seat);
+  } else if (j == rows) {
+    find_weights<Kept::kTriangle>(left, scores, own, steps, j, seat);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPlanes * 4; ++i) left.at[i / 4][i % 4] = 0;
+  }
+}
+
+// D of a head where it is one number, to be read long before it is needed.
+INLINE float skip_of(const OutputsArguments& p, int head) { return p.D && !kSkipPerNumber ? p.D[head * p.D_head] : 0.0f; }
+
 template <typename Rows>
-INLINE void add_skip(Outputs& y, const Rows& x_rows, const OutputsArguments& p, int head, int first_column,
+INLINE void add_skip(Outputs& y, const Rows& x_rows, const OutputsArguments& p, float of_head, int head, int first_column,
                      int rows, int lane) {
   const Seat seat(lane);
-  const float* D = p.D + head * p.D_head + (kSkipPerNumber ? first_column : 0);
-  const float of_head = kSkipPerNumber ? 0.0f : *D;
+  const float* D = p.D + head * p.D_head + first_column;
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
     const int column = n * 8 + seat.column;
@@ -123,7 +145,7 @@ INLINE Pack<float, 2> read_pair(const Stored* from) {
 }
 
 // y becomes y silu(z); or, with kGateGradient, the gradient of y, and dz that of z.
-INLINE void gate(Outputs& y, Outputs& dz, const OutputsArguments& p, const OutputsPlace& place,
+INLINE void gate(Outputs& y, Outputs& dz, const OutputsArguments& p, const ChunkPlace& place,
                  int head, int first_column, int rows, int lane) {
   const Seat seat(lane);
 #pragma unroll
@@ -154,7 +176,7 @@ INLINE void gate(Outputs& y, Outputs& dz, const OutputsArguments& p, const Outpu
   }
 }
 
-INLINE void write_tile(Stored* to, const Outputs& y, const OutputsArguments& p, const OutputsPlace& place,
+INLINE void write_tile(Stored* to, const Outputs& y, const OutputsArguments& p, const ChunkPlace& place,
                        int head, int first_column, int rows, int lane) {
   const Seat seat(lane);
 #pragma unroll
@@ -170,9 +192,9 @@ INLINE void write_tile(Stored* to, const Outputs& y, const OutputsArguments& p, 
 
 // What happens to the outputs of 16 steps once they are there: skip, gate, and out they go.
 template <typename Rows>
-INLINE void write_outputs(Outputs& y, const Rows& x_rows, const OutputsArguments& p, const OutputsPlace& place, int head,
-                          int first_column, int rows, int lane) {
-  if (p.D) add_skip(y, x_rows, p, head, first_column, rows, lane);
+INLINE void write_outputs(Outputs& y, const Rows& x_rows, const OutputsArguments& p, const ChunkPlace& place, float skip,
+                          int head, int first_column, int rows, int lane) {
+  if (p.D) add_skip(y, x_rows, p, skip, head, first_column, rows, lane);
   if constexpr (kGateGradient) {
     Outputs dz;
     gate(y, dz, p, place, head, first_column, rows, lane);

@@ -80,27 +80,14 @@ INLINE void add_states(Outputs& y, const OutputsStage& stage, const OutputsWideS
   }
 }
 
-// The weights of the 16 steps from 16 j on; zero for steps after the warp's own, with which it multiplies as others do.
-INLINE void find_weights_of_group(Fragment& left, const float (&scores)[2][4], const LaneSteps& own, const ChunkSteps& steps,
-                                  int rows, int j, const Seat& seat) {
-  if constexpr (kStraight) {
-    find_weights<Kept::kByNumber>(left, scores, own, steps, j, seat);
-  } else if (j < rows) {
-    find_weights<Kept::kAll>(left, scores, own, steps, j, seat);
-  } else if (j == rows) {
-    find_weights<Kept::kTriangle>(left, scores, own, steps, j, seat);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kPlanes * 4; ++i) left.at[i / 4][i % 4] = 0;
-  }
-}
-
 // The outputs of a unit: of the 16 lower steps of each warp and, in a chunk of 128, of its 16 upper ones.
 INLINE void find_outputs(const Scores& scores, const OutputsStage& stage, const OutputsWideShared& shared,
                          const OutputsArguments& p, const OutputsPlace& place, int unit, bool states, int lower, int upper,
                          int lane) {
   const Seat seat(lane);
   const LaneSteps of_lower(stage.steps, shared.firsts, lower, seat), of_upper(stage.steps, shared.firsts, upper, seat);
+  const int head = place.heads.first + unit / kHeadTiles, first_column = unit % kHeadTiles * kHeadTile;
+  const float skip = skip_of(p, head);
   Outputs y_lower, y_upper;
   clear(y_lower);
   clear(y_upper);
@@ -117,7 +104,7 @@ INLINE void find_outputs(const Scores& scores, const OutputsStage& stage, const 
 #pragma unroll
   for (int j = 0; j < kGroupWarps; ++j) {
     Fragment left, left_upper;
-    find_weights_of_group(left, scores.lower[j], of_lower, stage.steps, lower, j, seat);
+    find_weights_of_group<kStraight>(left, scores.lower[j], of_lower, stage.steps, lower, j, seat);
     if constexpr (kUpper) find_weights<Kept::kAll>(left_upper, scores.upper[j], of_upper, stage.steps, j, seat);
     multiply_together<false>(y_lower, left, stage.x, j * 2, 0);
     if constexpr (kUpper) multiply_together<false>(y_upper, left_upper, stage.x, j * 2, 0);
@@ -126,16 +113,15 @@ INLINE void find_outputs(const Scores& scores, const OutputsStage& stage, const 
 #pragma unroll
     for (int j = kGroupWarps; j < kSteps16; ++j) {
       Fragment left;
-      find_weights_of_group(left, scores.upper[j], of_upper, stage.steps, upper, j, seat);
+      find_weights_of_group<kStraight>(left, scores.upper[j], of_upper, stage.steps, upper, j, seat);
       multiply_together<false>(y_upper, left, stage.x, j * 2, 0);
     }
   }
-  const int head = place.heads.first + unit / kHeadTiles, first_column = unit % kHeadTiles * kHeadTile;
   finish(y_lower);
-  write_outputs(y_lower, stage.x, p, place, head, first_column, lower, lane);
+  write_outputs(y_lower, stage.x, p, place, skip, head, first_column, lower, lane);
   if constexpr (kUpper) {
     finish(y_upper);
-    write_outputs(y_upper, stage.x, p, place, head, first_column, upper, lane);
+    write_outputs(y_upper, stage.x, p, place, skip, head, first_column, upper, lane);
   }
 }
 

@@ -89,6 +89,6 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states(con
   if (!p.walk) {
     keep_segment(sums, decay, p, place, warp, lane);
   } else if (walk.end && place.segment + 1 == p.segments) {
-    for_each_plain(walk.end, p, place, sums, lane, [](float* to, float sum) { *to = sum; });
+    write_end(sums, p, walk, place, lane);
   }
 }

@@ -121,7 +121,7 @@ INLINE void write_states(const StatesArguments& p, const Walk& walk, const State
   });
 }
 
-// `visit(address, sum)` for the states in a plain array (row, head, head_dim, state) that are present.
+// `visit(address, low, high)` for the pairs of adjacent states in a plain array (row, head, head_dim, state) that are present.
 template <typename Number, typename Visit>
 INLINE void for_each_plain(Number* plain, const StatesArguments& p, const StatesPlace& place, States& sums, int lane,
                            Visit visit) {
@@ -132,8 +132,7 @@ INLINE void for_each_plain(Number* plain, const StatesArguments& p, const States
     const int row = place.head_tile * kHeadTile + place.head_row + row_block * 8 + seat.row;
     const int column = place.state_tile * kStateTile + place.state_column + column_block * 8 + seat.column;
     if (row >= p.sizes.head_dim || column >= p.sizes.states) return;
-    visit(from + row * p.sizes.states + column, low);
-    visit(from + row * p.sizes.states + column + 1, high);
+    visit(from + row * p.sizes.states + column, low, high);
   });
 }
 
@@ -141,8 +140,15 @@ INLINE void for_each_plain(Number* plain, const StatesArguments& p, const States
 INLINE void set_out(States& sums, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int lane) {
   sums.clear();
   if (walk.start && p.walk && place.head < place.heads) {
-    for_each_plain(walk.start, p, place, sums, lane, [](const float* from, float& sum) { sum = *from; });
+    for_each_plain(walk.start, p, place, sums, lane, [](const float* from, float& low, float& high) { low = from[0], high = from[1]; });
   }
+}
+
+// The states after the last step.
+INLINE void write_end(States& sums, const StatesArguments& p, const Walk& walk, const StatesPlace& place, int lane) {
+  for_each_plain(walk.end, p, place, sums, lane, [](float* to, float low, float high) {
+    *reinterpret_cast<Pack<float, 2>*>(to) = Pack<float, 2>{{low, high}};
+  });
 }
 
 constexpr int kSumsOfThread = kRowTiles * kColumnTiles * 8;

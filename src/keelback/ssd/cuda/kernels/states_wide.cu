@@ -19,42 +19,61 @@ struct StatesStage {
 struct StatesWideShared {
   StatesStage stages[kStages];
   CopyBarrier full[kStages];
+  int finished[kStages][kGroupWarps];  // warpgroups that have passed through a stage, as the warps of each number count
 };
 
 EXPORTED_SIZE(states_wide_shared_bytes, StatesWideShared)
 
-INLINE void fetch_stage(StatesStage& stage, CopyBarrier& full, const StatesWideArguments& arguments,
-                        const Walk& walk, const StatesPlace& place, int chunk, int part, int thread) {
+// A stage: in half precision a part of it by one thread, of four; else all of it, by all threads.
+INLINE void fetch_stage(int part, StatesStage& stage, CopyBarrier& full, const StatesWideArguments& arguments,
+                        const Walk& walk, const StatesPlace& place, int chunk, int of_chunk, int thread) {
   const StatesArguments& p = arguments.states;
-  if (kHalf && thread) return;
-  const int time = chunk * kChunk + part * kRows, rows = p.sizes.length - time;
+  const int time = chunk * kChunk + of_chunk * kRows, rows = p.sizes.length - time;
   constexpr int kOfHead = sizeof(stage.x[0]) + sizeof(stage.decays[0]) + sizeof(stage.entering[0]);
-  if (kHalf) expect_bytes(full, sizeof(stage.B) + place.heads * kOfHead);
+  if (!kHalf || part == 0) {
+    if (kHalf) expect_bytes(full, sizeof(stage.B) + place.heads * kOfHead);
+    const int number = place.state_tile * kStateTile;
+    fetch_rows<kThreads>(stage.B, arguments.maps[place.back][1], walk.B, number, place.group, time, place.row, rows,
+                         p.sizes.states - number, full, thread);
+  }
 #pragma unroll
   for (int head = 0; head < kHeads; ++head) {
     if (head >= place.heads) break;
-    const int number = place.head_tile * kHeadTile;
-    fetch_rows<kThreads>(stage.x[head], arguments.maps[place.back][0], walk.x, number, place.first_head + head, time, place.row, rows,
-                         p.sizes.head_dim - number, full, thread);
-    const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.first_head + head, chunk);
-    fetch_floats<kThreads, kRows>(stage.decays[head], steps + decays_of(place) + part * kRows, full, thread);
-    fetch_floats<kThreads, 4>(stage.entering[head], steps + kLastEntering, full, thread);
+    if (!kHalf || part == 1 + head % 2) {
+      const int number = place.head_tile * kHeadTile;
+      fetch_rows<kThreads>(stage.x[head], arguments.maps[place.back][0], walk.x, number, place.first_head + head, time, place.row,
+                           rows, p.sizes.head_dim - number, full, thread);
+    }
+    if (!kHalf || part == 3) {
+      const float* steps = p.steps.fields + steps_of(p.sizes, place.row, place.first_head + head, chunk);
+      fetch_floats<kThreads, kRows>(stage.decays[head], steps + decays_of(place) + of_chunk * kRows, full, thread);
+      fetch_floats<kThreads, 4>(stage.entering[head], steps + kLastEntering, full, thread);
+    }
   }
-  const int number = place.state_tile * kStateTile;
-  fetch_rows<kThreads>(stage.B, arguments.maps[place.back][1], walk.B, number, place.group, time, place.row, rows,
-                       p.sizes.states - number, full, thread);
 }
 
 INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace& place, int lane) {
   const Seat seat(lane);
+  if constexpr (kHalf) {
+    Fragment left[kRows / 16];
 #pragma unroll
-  for (int k = 0; k < kRows; k += 16) {
-    Fragment left;
-    load_left_transposed(left, stage.x[place.head], k / 8, place.head_row / 8, lane);
-    scale_columns(left, stage.decays[place.head], k, seat);
-    multiply_together<false>(sums.at[0], left, stage.B, k / 8, 0);
+    for (int k = 0; k < kRows / 16; ++k) {
+      load_left_transposed(left[k], stage.x[place.head], k * 2, place.head_row / 8, lane);
+      scale_columns(left[k], stage.decays[place.head], k * 16, seat);
+    }
+    start_products<false>(sums.at[0], left, stage.B);
+    await<0>(sums.at[0]);
+    let_go(left);
+  } else {
+#pragma unroll
+    for (int k = 0; k < kRows; k += 16) {
+      Fragment left;
+      load_left_transposed(left, stage.x[place.head], k / 8, place.head_row / 8, lane);
+      scale_columns(left, stage.decays[place.head], k, seat);
+      multiply_together<false>(sums.at[0], left, stage.B, k / 8, 0);
+    }
+    finish(sums.at[0]);
   }
-  finish(sums.at[0]);
 }
 
 KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states_wide(const GRID_CONSTANT StatesWideArguments arguments) {
@@ -71,6 +90,8 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states_wid
     for (int i = 0; i < kStages; ++i) set_up(shared.full[i]);
     publish_barriers();
   }
+  const int of_head = warp % kGroupWarps;
+  if (thread < kStages * kGroupWarps) shared.finished[thread / kGroupWarps][thread % kGroupWarps] = 0;
   synchronize_block();
   const auto chunk_of = [&](int i) {
     const int passed = first + i / kStagesPerChunk;
@@ -78,13 +99,19 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states_wid
   };
   const auto fetch = [&](int i) {
     if (i < count) {
-      fetch_stage(shared.stages[i % kStages], shared.full[i % kStages], arguments, walk, place, chunk_of(i), i % kStagesPerChunk, thread);
+      fetch_stage(of_head, shared.stages[i % kStages], shared.full[i % kStages], arguments, walk, place, chunk_of(i),
+                  i % kStagesPerChunk, thread);
     }
   };
+  wait_for_kernel_before();
+  let_next_begin();
+  if (!kHalf || (place.head == 0 && lane == 0)) {
 #pragma unroll 1
-  for (int i = 0; i < kStages; ++i) fetch(i);
+    for (int i = 0; i < kStages; ++i) fetch(i);
+  }
 
   const bool active = place.head < place.heads;
+  if (kHalf && !active) return;
   States sums;
   float decay = 1.0f;
   set_out(sums, p, walk, place, lane);
@@ -108,14 +135,20 @@ KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_states_wid
       }
       add_steps(sums, stage, place, lane);
     }
-    synchronize_block();
-    fetch(i + kStages);
+    if constexpr (kHalf) {
+      // The last warpgroup to finish with a stage has it filled again: none waits for another.
+      synchronize_group(place.head);
+      if (lane == 0 && count_in(shared.finished[at][of_head]) % place.heads == place.heads - 1) fetch(i + kStages);
+    } else {
+      synchronize_block();
+      fetch(i + kStages);
+    }
     if (++at == kStages) at = 0, parity ^= 1;
   }
   if (!active) return;
   if (!p.walk) {
     keep_segment(sums, decay, p, place, warp, lane);
   } else if (walk.end && place.segment + 1 == p.segments) {
-    for_each_plain(walk.end, p, place, sums, lane, [](float* to, float sum) { *to = sum; });
+    write_end(sums, p, walk, place, lane);
   }
 }

@@ -25,6 +25,7 @@ INLINE float logarithm(float x) { return log2f(x); }
 INLINE float power(double log) { return power_of_two(static_cast<float>(log)); }
 
 KERNEL void __launch_bounds__(kWarps * 32) keelback_steps(const StepsArguments p) {
+  let_next_begin();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int of_heads = blockIdx.x % ((p.sizes.heads + kWarps - 1) / kWarps), head = of_heads * kWarps + warp;
   const int of_rows = blockIdx.x / ((p.sizes.heads + kWarps - 1) / kWarps);
