@@ -25,7 +25,7 @@ from keelback.compiled.layouts import layouts_of, signature_of
 from keelback.errors import JobError
 from keelback.ssd._operands import Operands
 from keelback.ssd.cuda.backward import BackwardPass
-from keelback.ssd.cuda.configuration import Tiles
+from keelback.ssd.cuda.configuration import OutputsConfiguration, Tiles
 from keelback.ssd.cuda.forward import ForwardPass
 from keelback.ssd.cuda.launch import CudaSsd
 from keelback.ssd.cuda.plan import (
@@ -132,6 +132,7 @@ def forward_of(version: Version, scan: CudaSsd, card: Card) -> ForwardPlan:
             outputs=dataclasses.replace(walk.outputs, stages=stages),
         )
     plan = chunks_plan(sizes, traits, card)
+    assert isinstance(plan.outputs, OutputsConfiguration)
     chunk = version.chunk or plan.cut.chunk
     tiles = _tiles(version, plan.outputs.tiles, chunk)
     outputs = dataclasses.replace(
