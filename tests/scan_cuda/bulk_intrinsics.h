@@ -221,3 +221,36 @@ inline void synchronize_group(int group) {
   }
   meet(host_group_meetings[group][target % 2]);
 }
+
+struct HostMeetingPlace {
+  int arrivals = 0;
+  char meeting[2];
+};
+static HostMeetingPlace host_places[16];
+static int host_places_block = 0;
+
+// How many are to have arrived, all phases counted, before this one may go on.
+inline int arrive_at(int barrier, int threads) {
+  const Unwatched unwatched;
+  if (host_places_block != host_block.number) {
+    for (HostMeetingPlace& place : host_places) place.arrivals = 0;
+    host_places_block = host_block.number;
+  }
+  HostMeetingPlace& place = host_places[barrier];
+  const int phase = place.arrivals++ / threads;
+  arrive(place.meeting[phase % 2]);
+  return (phase + 1) * threads;
+}
+
+inline void wait_at(int barrier, int threads) {
+  const int target = arrive_at(barrier, threads);
+  const Unwatched unwatched;
+  HostMeetingPlace& place = host_places[barrier];
+  while (place.arrivals < target) host_yield();
+  meet(place.meeting[(target / threads - 1) % 2]);
+}
+
+template <int>
+void take_registers() {}
+template <int>
+void leave_registers() {}

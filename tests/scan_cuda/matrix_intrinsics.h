@@ -251,6 +251,28 @@ void multiply_group(Format, float (&sums)[kCount], const unsigned (&left)[4], co
   products.open.push_back({make, products.closed});
 }
 
+// The left factor's rows in shared memory are columns of its transpose.
+template <bool kTransposed, typename Format, int kCount>
+void multiply_group(Format, float (&sums)[kCount], const HostRight& left, const HostRight& right) {
+  const auto number = [](unsigned word) { return widen_low(Format(), word); };
+  const int lane = host_lane(), first = host_block.running / kHostWarp % 4 * 16 + lane / 4;
+  float* to = sums;
+  const auto make = [=] {
+    for (int i = 0; i < kCount; ++i) {
+      const int column = i / 4 * 8 + lane % 4 * 2 + i % 2, row = first + i / 2 % 2 * 8;
+      double sum = to[i];
+      for (int k = 0; k < 16; ++k) {
+        const float of_left = number(*static_cast<const unsigned short*>(left.address(k, row, true)));
+        sum += static_cast<double>(of_left) * number(*static_cast<const unsigned short*>(right.address(k, column, kTransposed)));
+      }
+      to[i] = static_cast<float>(sum);
+    }
+  };
+  HostProducts& products = products_of_thread();
+  const Unwatched unwatched;
+  products.open.push_back({make, products.closed});
+}
+
 inline void publish_to_matrix_unit() {}
 inline void begin_products() {}
 

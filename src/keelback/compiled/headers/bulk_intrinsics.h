@@ -77,4 +77,22 @@ INLINE int count_in(int& counter) { return atomicAdd(&counter, 1); }
 // All threads of a warpgroup arrive.
 INLINE void synchronize_group(int group) { asm volatile("bar.sync %0, 128;" :: "r"(group + 1) : "memory"); }
 
+// A barrier of so many threads, of which some may arrive only, and go on.
+INLINE void arrive_at(int barrier, int threads) { asm volatile("bar.arrive %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
+INLINE void wait_at(int barrier, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
+
+// A warpgroup has so many registers for each thread from here on: more, which others leave, or fewer.
+template <int kCount>
+INLINE void take_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(kCount));
+#endif
+}
+template <int kCount>
+INLINE void leave_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(kCount));
+#endif
+}
+
 #define GRID_CONSTANT __grid_constant__

@@ -104,6 +104,17 @@ INLINE void start_products(float (&sums)[kTiles][2][4], const Fragment (&lefts)[
   for (int k = 0; k < kCount; ++k) multiply_planes<kTransposed>(sums, lefts[k], right, k * 2, 0);
   close_products();
 }
+// And for a left factor of 64 rows that lies in shared memory, of which each warp has 16: nothing of it is in registers.
+template <bool kTransposed, int kTiles, int kRows, int kColumns, typename Right>
+INLINE void start_products(float (&sums)[kTiles][2][4], const Panels<kRows, kColumns>& left, const Right& right) {
+  static_assert(kRows == 64 && kPlanes == 1, "a warpgroup's rows, in half precision");
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < kColumns / 16; ++k) {
+    multiply_group<kTransposed>(Element(), flat(sums), right_of<true>(left, 0, k * 2, 0), right_of<kTransposed>(right, 0, k * 2, 0));
+  }
+  close_products();
+}
 template <int kLeft, int kTiles>
 INLINE void await(float (&sums)[kTiles][2][4]) {
   wait_for_products<kLeft>();

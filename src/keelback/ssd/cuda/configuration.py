@@ -104,7 +104,7 @@ class StatesConfiguration:
         scalars = FLOAT * self.heads * (rows + 4)
         if tiles.wide:
             stage = aligned(self.heads * x + b + scalars, PANEL)
-            return aligned(self.stages * (stage + BARRIER), PANEL)
+            return aligned(self.stages * (stage + BARRIER + 4 * FLOAT), PANEL)
         return self.stages * aligned(self.heads * x + b + scalars)
 
     @cached_property
@@ -187,7 +187,7 @@ class OutputsConfiguration:
 
 @dataclass(frozen=True)
 class WalkConfiguration:
-    """For `walk_wide.cu`: a block has `heads` heads, each a warpgroup."""
+    """For `walk_wide.cu`: a block has `heads` heads, each a warpgroup, and one that fetches."""
 
     sources: ClassVar[str] = "keelback.ssd.cuda"
     kernel: ClassVar[str] = "walk_wide"
@@ -199,12 +199,14 @@ class WalkConfiguration:
     has_reset: bool
     skip_per_number: bool
     signed: bool
+    from_memory: bool = True
+    one_fence: bool = True
     overlaps: bool = True
 
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return 128 * self.heads
+        return 128 * (self.heads + 1)
 
     @property
     def shared_bytes(self) -> int:
@@ -215,8 +217,7 @@ class WalkConfiguration:
         h = tiles.bytes_of(tiles.head_tile, tiles.padded_states)
         of_heads = self.heads * (x + tiles.step_bytes)
         stage = aligned(2 * matrix + of_heads + FLOAT * chunk, PANEL)
-        counted = self.stages * (BARRIER + 4 * FLOAT)
-        return aligned(self.stages * stage + self.heads * (x + h) + counted, PANEL)
+        return aligned(self.stages * (stage + BARRIER) + self.heads * (x + h), PANEL)
 
     @cached_property
     def header(self) -> str:
@@ -235,6 +236,8 @@ class WalkConfiguration:
             "kHasReset": self.has_reset,
             "kSkipPerNumber": self.skip_per_number,
             "kSigned": self.signed,
+            "kFromMemory": self.from_memory,
+            "kOneFence": self.one_fence,
         }
         return self.tiles.header({}, integers, flags)
 
