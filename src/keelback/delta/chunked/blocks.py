@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.compiled.chunks import parts
 from keelback.delta._operands import DeltaSizes, Operands, Options
 from keelback.delta.chunked.inverse import inverse_of_unit_lower
 from keelback.delta.reference import normalised
@@ -71,13 +72,7 @@ class Chunks:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, _ = self.k.shape
         numbers = steps * steps * self.logs.shape[-1]
-        affordable = max(1, NUMBERS_AT_A_TIME // numbers)
-        rows_at_a_time = min(rows, affordable)
-        chunks_at_a_time = max(1, affordable // rows_at_a_time)
-        firsts = range(0, chunks, chunks_at_a_time)
-        of_rows = [slice(first, min(first + chunks_at_a_time, chunks)) for first in firsts]
-        for row in range(0, rows, rows_at_a_time):
-            yield slice(row, min(row + rows_at_a_time, rows)), of_rows
+        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME)
 
 
 class Pairs:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.by_rows import ByRows
+from keelback.compiled.chunks import by_step, cut, parts
 from keelback.compiled.layouts import Signature, layouts_of
 from keelback.delta._generalised_operands import Operands
 from keelback.delta.chunked.inverse import inverse_of_unit_lower
@@ -53,7 +54,7 @@ class Chunks:
         if not by_factors:
             chunk, logs = CHUNK_OF_PAIRS, _logs(given, CHUNK_OF_PAIRS)
         heads = given.v.shape[2]
-        q, k, v, a, b = (_cut(x, chunk) for x in (given.q, given.k, given.v, given.a, given.b))
+        q, k, v, a, b = (cut(x, chunk) for x in (given.q, given.k, given.v, given.a, given.b))
         epochs = None
         if given.reset is not None:
             filled = F.pad(given.reset, (0, -given.reset.shape[1] % chunk))
@@ -70,30 +71,12 @@ class Chunks:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, keys = self.k.shape
         numbers = steps * steps * (1 if self.by_factors else keys)
-        affordable = max(1, NUMBERS_AT_A_TIME // numbers)
-        rows_at_a_time = min(rows, affordable)
-        chunks_at_a_time = max(1, affordable // rows_at_a_time)
-        firsts = range(0, chunks, chunks_at_a_time)
-        of_rows = [slice(first, min(first + chunks_at_a_time, chunks)) for first in firsts]
-        for row in range(0, rows, rows_at_a_time):
-            yield slice(row, min(row + rows_at_a_time, rows)), of_rows
-
-
-def _cut(x: Tensor, chunk: int) -> Tensor:
-    """(batch, length, heads, n) as r c t n."""
-    by_head = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % chunk)).transpose(1, 2)
-    return by_head.reshape(-1, by_head.shape[2] // chunk, chunk, x.shape[-1])
+        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME)
 
 
 def _logs(given: Operands[Tensor], chunk: int) -> Tensor:
     """Of the decays from the start of each chunk, r c t d, float64."""
-    return _cut(given.g, chunk).double().clamp(min=_SMALLEST_LOG[given.v.dtype]).cumsum(2)
-
-
-def _by_step(x: Tensor, like: Tensor) -> Tensor:
-    """r c t n as (batch, length, heads, n), without what filled up the last chunk."""
-    batch, length, heads = like.shape[:3]
-    return x.flatten(1, 2)[:, :length].unflatten(0, (batch, heads)).transpose(1, 2)
+    return cut(given.g, chunk).double().clamp(min=_SMALLEST_LOG[given.v.dtype]).cumsum(2)
 
 
 def _apart(chunks: Chunks, diagonal: int) -> Tensor:
@@ -237,7 +220,7 @@ def run_forward(given: Operands[Tensor]) -> tuple[Tensor, Tensor]:
             entered = (inside.entering_q * part.q) @ before
             y[rows, span] = entered + inside.k_to_q @ part.v + inside.b_to_q @ read
         last[rows] = h
-    return _by_step(y, given.v).contiguous(), last.unflatten(0, given.v.shape[::2][:2])
+    return by_step(y, given.v).contiguous(), last.unflatten(0, given.v.shape[::2][:2])
 
 
 def run_backward(
@@ -245,7 +228,7 @@ def run_backward(
 ) -> tuple[Tensor, ...]:
     """The gradients of q, k, v, a, b, g and the initial states."""
     chunks, start = Chunks.of(given), _start(given).flatten(0, 1)
-    of_outputs = _cut(torch.zeros_like(given.v) if dy is None else dy, chunks.v.shape[2])
+    of_outputs = cut(torch.zeros_like(given.v) if dy is None else dy, chunks.v.shape[2])
     of_last = torch.zeros_like(start) if dlast is None else dlast.flatten(0, 1)
     found = [torch.empty_like(x) for x in (chunks.q, chunks.k, chunks.v, chunks.a, chunks.b)]
     found.append(torch.empty_like(chunks.k))
@@ -264,7 +247,7 @@ def run_backward(
             for whole, gradient in zip(found, gradients, strict=True):
                 whole[rows, span] = gradient
         dstart[rows] = g
-    *floating, dlogs = (_by_step(x, given.v) for x in found)
+    *floating, dlogs = (by_step(x, given.v) for x in found)
     if given.reset is not None:  # Nothing is left to decay there.
         dlogs = dlogs.masked_fill(given.reset[:, :, None, None], 0.0)
     return (*floating, dlogs, dstart.unflatten(0, given.v.shape[::2][:2]))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.compiled.chunks import parts
 from keelback.ssd._operands import Operands
 
 CHUNK = 64
@@ -144,15 +145,10 @@ def whole_block(given: Operands[Tensor], step_sizes: Tensor) -> Block:
 def parts_of(whole: Block) -> Iterator[tuple[slice, slice]]:
     """Rows and chunks to work on at a time, the chunks of some rows in their order."""
     rows, chunks, groups, heads, chunk = whole.sizes.shape
-    affordable = max(1, NUMBERS_AT_A_TIME // (groups * heads * chunk * chunk))
-    rows_at_a_time = min(rows, affordable)
-    chunks_at_a_time = max(1, affordable // rows_at_a_time)
-    for row in range(0, rows, rows_at_a_time):
-        for first in range(0, chunks, chunks_at_a_time):
-            yield (
-                slice(row, min(row + rows_at_a_time, rows)),
-                slice(first, min(first + chunks_at_a_time, chunks)),
-            )
+    numbers = groups * heads * chunk * chunk
+    for some, spans in parts(rows, chunks, numbers, NUMBERS_AT_A_TIME):
+        for span in spans:
+            yield some, span
 
 
 def across(block: Block) -> Tensor:

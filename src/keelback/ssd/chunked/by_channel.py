@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.compiled.chunks import by_step, cut, parts
 from keelback.ssd._attention_operands import Operands
 
 #: Steps of a chunk, at most; a power of two.
@@ -44,8 +44,8 @@ class Chunks:
         decays = given.g.exp()
         if given.reset is not None:
             decays = decays.masked_fill(given.reset[:, :, None, None], 0.0)
-        q, k, x = (_cut(one, chunk) for one in (q, k, inputs))
-        return cls(q, k, x, _cut(decays, chunk, 1.0))
+        q, k, x = (cut(one, chunk) for one in (q, k, inputs))
+        return cls(q, k, x, cut(decays, chunk, 1.0))
 
     def part(self, part: Part) -> "Chunks":
         """Some of them."""
@@ -54,29 +54,11 @@ class Chunks:
     def parts(self) -> Iterator[tuple[slice, list[slice]]]:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, keys = self.k.shape
-        affordable = max(1, NUMBERS_AT_A_TIME // (steps * keys))
-        rows_at_a_time = min(rows, affordable)
-        chunks_at_a_time = max(1, affordable // rows_at_a_time)
-        firsts = range(0, chunks, chunks_at_a_time)
-        of_rows = [slice(first, min(first + chunks_at_a_time, chunks)) for first in firsts]
-        for row in range(0, rows, rows_at_a_time):
-            yield slice(row, min(row + rows_at_a_time, rows)), of_rows
+        return parts(rows, chunks, steps * keys, NUMBERS_AT_A_TIME)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
     return x.repeat_interleave(heads // x.shape[2], dim=2)
-
-
-def _cut(x: Tensor, chunk: int, filler: float = 0.0) -> Tensor:
-    """(batch, length, heads, n) as r c t n."""
-    filled = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % chunk), value=filler).transpose(1, 2)
-    return filled.reshape(-1, filled.shape[2] // chunk, chunk, x.shape[-1])
-
-
-def _by_step(x: Tensor, like: Tensor) -> Tensor:
-    """r c t n as (batch, length, heads, n), without what filled up the last chunk."""
-    batch, length, heads = like.shape[:3]
-    return x.flatten(1, 2)[:, :length].unflatten(0, (batch, heads)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -168,7 +150,7 @@ def run_forward(given: Operands[Tensor]) -> tuple[Tensor, Tensor]:
             entered = (inside.entering * part.q) @ before
             y[rows, span] = entered + inside.scores(part.q, part.k) @ part.x
         last[rows] = h
-    return _by_step(y, given.v).contiguous(), _by_matrix(last, given.v)
+    return by_step(y, given.v).contiguous(), _by_matrix(last, given.v)
 
 
 def _weighted(given: Operands[Tensor]) -> Tensor:
@@ -186,7 +168,7 @@ def run_backward(
     """The gradients of q, k, v, g, the weights and the initial states."""
     chunks = Chunks.of(given, _weighted(given))
     start = _start(given, chunks.x)
-    of_outputs = _cut(torch.zeros_like(given.v) if dy is None else dy, chunks.x.shape[2])
+    of_outputs = cut(torch.zeros_like(given.v) if dy is None else dy, chunks.x.shape[2])
     of_last = torch.zeros_like(start) if dlast is None else dlast.flatten(0, 1).mT
     found = [torch.empty_like(x) for x in (chunks.q, chunks.k, chunks.x, chunks.decays)]
     dstart = torch.empty_like(start)
@@ -204,7 +186,7 @@ def run_backward(
             for whole, gradient in zip(found, gradients, strict=True):
                 whole[rows, span] = gradient
         dstart[rows] = g
-    dq, dk, dx, dlogs = (_by_step(x, given.v) for x in found)
+    dq, dk, dx, dlogs = (by_step(x, given.v) for x in found)
     if given.reset is not None:  # Nothing is left to decay there.
         dlogs = dlogs.masked_fill(given.reset[:, :, None, None], 0.0)
     groups = (given.k.shape[2], -1)
