@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import Recurrence, alike
+from keelback.audit._recurrence import MatrixRecurrence, alike
 
 
-class DeltaRuleRecurrence(Recurrence):
+class DeltaRuleRecurrence(MatrixRecurrence):
     """`S_t = (I - beta_t k_t k_t^T) diag(exp(delta_t A)) S_{t-1} + beta_t k_t v_t^T`.
 
     The output is `y_t = S_t^T q_t`, and `S_t` is `(key_dim, value_dim)` in each head. There is one
@@ -36,11 +36,6 @@ class DeltaRuleRecurrence(Recurrence):
             query, key, value, beta, delta, A
         )
         self._output: Tensor | None = None
-
-    @property
-    def state_size(self) -> int:
-        """States per channel of the value: the key dimension."""
-        return self.key.shape[-1]
 
     @property
     def _heads(self) -> int:
@@ -72,10 +67,6 @@ class DeltaRuleRecurrence(Recurrence):
                 pass
         assert self._output is not None
         return self._output
-
-    def without_state(self) -> Float[Tensor, "batch length channels"]:
-        """Nothing: there is no way round the state."""
-        return torch.zeros_like(self.value).flatten(-2)
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of the state, or of a key dimension's row of it, after each of `positions`."""

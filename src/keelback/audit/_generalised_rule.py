@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import Recurrence, alike, pausing
+from keelback.audit._recurrence import ScannedRecurrence, alike, pausing
 from keelback.delta import generalised_delta_rule
 
 
-class GeneralisedDeltaRecurrence(Recurrence):
+class GeneralisedDeltaRecurrence(ScannedRecurrence):
     """`S_t = (diag(exp(delta_t A)) + b_t a_t^T) S_{t-1} + k_t v_t^T`, `y_t = S_t^T q_t`.
 
     `S_t` is `(key_dim, value_dim)` in each head, with one rate for each head and key dimension,
@@ -40,12 +40,6 @@ class GeneralisedDeltaRecurrence(Recurrence):
             query, key, value, reads, moves, delta, A
         )
         self._log_decay = (self.delta * self.A[:, 0]).unflatten(-1, self.key.shape[2:])
-        self._output: Tensor | None = None
-
-    @property
-    def state_size(self) -> int:
-        """States per channel of the value: the key dimension."""
-        return self.key.shape[-1]
 
     def _scan(self, window: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
         operands = (self.query, self.key, self.value, self.reads, self.moves, self._log_decay)
@@ -53,16 +47,6 @@ class GeneralisedDeltaRecurrence(Recurrence):
         result = generalised_delta_rule(q, k, v, a, b, g, state, return_final_states=True)
         assert isinstance(result, tuple)
         return result
-
-    def output(self) -> Float[Tensor, "batch length channels"]:
-        """`y`, heads flattened into channels, before the norm and gate."""
-        if self._output is None:
-            self._output = self._scan(slice(None), None)[0].flatten(-2)
-        return self._output
-
-    def without_state(self) -> Float[Tensor, "batch length channels"]:
-        """Nothing: there is no way round the state."""
-        return torch.zeros_like(self.value).flatten(-2)
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of a key dimension's row of the state, after each of `positions`."""

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import Recurrence, alike, pausing
+from keelback.audit._recurrence import ScannedRecurrence, alike, pausing
 from keelback.ssd import gated_linear_attention
 
 
-class LinearAttentionRecurrence(Recurrence):
+class LinearAttentionRecurrence(ScannedRecurrence):
     """`S_t = S_{t-1} diag(exp(delta_t A)) + v_t k_t^T`, `y_t = S_t q_t`.
 
     `S_t` is `(value_dim, key_dim)` in each head. There is one rate per head (simple gated linear
@@ -34,12 +34,6 @@ class LinearAttentionRecurrence(Recurrence):
     ) -> None:
         self.query, self.key, self.value, self.delta, self.A = alike(query, key, value, delta, A)
         self._log_decay = (self.delta * self.A[:, 0]).unflatten(-1, (self.key.shape[2], -1))
-        self._output: Tensor | None = None
-
-    @property
-    def state_size(self) -> int:
-        """States per channel of the value: the key dimension."""
-        return self.key.shape[-1]
 
     @property
     def _by_head(self) -> bool:
@@ -51,16 +45,6 @@ class LinearAttentionRecurrence(Recurrence):
         result = gated_linear_attention(q, k, v, g, None, states, return_final_states=True)
         assert isinstance(result, tuple)
         return result
-
-    def output(self) -> Float[Tensor, "batch length channels"]:
-        """`y`, heads flattened into channels, before the norm and gate."""
-        if self._output is None:
-            self._output = self._scan(slice(None), None)[0].flatten(-2)
-        return self._output
-
-    def without_state(self) -> Float[Tensor, "batch length channels"]:
-        """Nothing: there is no way round the state."""
-        return torch.zeros_like(self.value).flatten(-2)
 
     def state_norms(self, positions: Sequence[int]) -> Float[Tensor, "batch positions rates"]:
         """Norm of a head's states, or size of those of a key dimension, after each position.

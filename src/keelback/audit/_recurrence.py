@@ -89,6 +89,38 @@ class Recurrence(ABC):
         """
 
 
+class MatrixRecurrence(Recurrence):
+    """One whose state is a matrix in each head, and all that the output comes from."""
+
+    key: Float[Tensor, "batch length heads key_dim"]
+    value: Float[Tensor, "batch length heads value_dim"]
+
+    @property
+    def state_size(self) -> int:
+        """States per channel of the value: the key dimension."""
+        return self.key.shape[-1]
+
+    def without_state(self) -> Float[Tensor, "batch length channels"]:
+        """Nothing: there is no way round the state."""
+        return torch.zeros_like(self.value).flatten(-2)
+
+
+class ScannedRecurrence(MatrixRecurrence):
+    """One whose output and states a scan of the library computes, from the states before."""
+
+    _output: Tensor | None = None
+
+    @abstractmethod
+    def _scan(self, window: slice, states: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Output at the positions of a window, and the states after it."""
+
+    def output(self) -> Float[Tensor, "batch length channels"]:
+        """`y`, heads flattened into channels, before the norm and gate."""
+        if self._output is None:
+            self._output = self._scan(slice(None), None)[0].flatten(-2)
+        return self._output
+
+
 class SelectiveRecurrence(Recurrence):
     """`h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t`, `y_t = C_t . h_t + D u_t`.
 
