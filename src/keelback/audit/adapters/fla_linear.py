@@ -20,6 +20,7 @@ from keelback.audit.adapters.fla_positions import (
 )
 
 _NORMS = ("g_norm", "g_norm_swish_gate")
+_OF_FORGET_GATES = ("o_proj", "gate_logit_normalizer", "head_k_dim", "num_kv_groups")
 
 
 class _LinearAttentionAdapter(Adapter):
@@ -48,7 +49,7 @@ class _LinearAttentionAdapter(Adapter):
         """Queries, keys and values of each head, as the layer's kernel is given them."""
         convolutions = CONVOLUTIONS if module.use_short_conv else (None, None, None)
         query, key, value = (
-            at_all_positions(call, convolved_at(call, module, name, convolution))
+            convolved_at(call, module, name, convolution)
             for name, convolution in zip(("q_proj", "k_proj", "v_proj"), convolutions, strict=True)
         )
         query, key = (x.unflatten(-1, (-1, module.head_k_dim)) for x in (query, key))
@@ -93,8 +94,9 @@ class GatedLinearAttentionAdapter(_LinearAttentionAdapter):
 
     def matches(self, module: Any) -> bool:
         """Told by a forget gate of low rank and its root."""
-        own = (*self.watched, "o_proj", "gate_logit_normalizer", "head_k_dim", "num_kv_groups")
-        return has_parts(module, *own) and isinstance(module.gk_proj, nn.Sequential)
+        return has_parts(module, *self.watched, *_OF_FORGET_GATES) and isinstance(
+            module.gk_proj, nn.Sequential
+        )
 
     def log_decays(self, module: Any, call: LayerCall) -> Float[Tensor, "batch length rates"]:
         """The log of the sigmoid, divided, and clamped where the layer does."""
@@ -115,8 +117,9 @@ class SimpleGatedLinearAttentionAdapter(_LinearAttentionAdapter):
 
     def matches(self, module: Any) -> bool:
         """Told by a forget gate of one projection and its root."""
-        own = (*self.watched, "o_proj", "gate_logit_normalizer", "head_k_dim", "num_kv_groups")
-        return has_parts(module, *own) and not isinstance(module.gk_proj, nn.Sequential)
+        return has_parts(module, *self.watched, *_OF_FORGET_GATES) and not isinstance(
+            module.gk_proj, nn.Sequential
+        )
 
     def rates(self, module: Any) -> int:
         """One per head."""
@@ -208,7 +211,7 @@ class Hgrn2Adapter(_LinearAttentionAdapter):
     @staticmethod
     def _given(module: Any, call: LayerCall, gate: str) -> Tensor:
         convolution = f"{gate}_conv1d" if module.use_short_conv else None
-        return at_all_positions(call, convolved_at(call, module, f"{gate}_proj", convolution))
+        return convolved_at(call, module, f"{gate}_proj", convolution)
 
 
 _EPSILON = 1e-5

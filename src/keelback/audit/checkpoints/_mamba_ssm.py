@@ -85,7 +85,7 @@ def from_mamba_ssm(
         vocab_size = weights.tensors[names["backbone.embeddings.weight"]].shape[0]
         built = _sizes(config, shapes, folder)
         with torch.device("meta"):
-            model = _build(config, shapes, vocab_size, folder)
+            model = _build(config, built, shapes, vocab_size, folder)
     except KeyError as error:
         raise InputError(f"{folder} has no tensor {error} of a mamba_ssm model") from None
     _refuse_contradictions(config, {**built, "vocab_size": vocab_size}, folder)
@@ -223,9 +223,12 @@ def _refuse_open_groups(config: Mapping[str, Any], built: Mapping[str, Any], fol
 
 
 def _build(
-    config: Mapping[str, Any], shapes: Mapping[str, Any], vocab_size: int, folder: Path
+    config: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    shapes: Mapping[str, Any],
+    vocab_size: int,
+    folder: Path,
 ) -> Any:
-    sizes = _sizes(config, shapes, folder)
     if sizes["layer"] == "Mamba3":
         return build_mamba3(config, sizes, vocab_size, folder)
     import transformers
