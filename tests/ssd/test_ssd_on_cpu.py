@@ -116,6 +116,31 @@ def test_a_state_that_grows_overflows_as_the_recurrence_does() -> None:
     assert relative_error(y[:, :5], expected[:, :5]) < 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "rate"), [(torch.float32, 2.0), (DOUBLE, 18.0)])
+def test_growth_before_a_reset_is_not_felt_after_it(dtype: torch.dtype, rate: float) -> None:
+    """No sequence of 20 steps overflows; without the resets between them a chunk of 64 would."""
+    case = Case(length=130, dtype=dtype, softplus=False, bias=False, initial=True)
+    given = make_operands(case)
+    given["A"], given["dt"] = torch.full_like(given["A"], rate), torch.ones_like(given["dt"])
+    given["reset"] = torch.zeros(given["dt"].shape[:2], dtype=torch.bool)
+    given["reset"][:, 10::20] = True
+    exact = precise(given)
+    expected, expected_last = ssd_reference(**exact)
+    names = [name for name, x in exact.items() if isinstance(x, Tensor) and x.requires_grad]
+    leaves = [given[name].requires_grad_() for name in names]
+    y, last = ssd(**given, return_final_states=True)
+    eps = 100 * torch.finfo(dtype).eps
+    assert relative_error(last, expected_last) < eps
+    for t in range(130):  # The largest outputs must not hide the first ones of a sequence.
+        assert relative_error(y[:, t], expected[:, t]) < eps, t
+    gradients = torch.autograd.grad(y.sum() + last.sum(), leaves)
+    of_exact = torch.autograd.grad(
+        expected.sum() + expected_last.sum(), [exact[name] for name in names]
+    )
+    for name, one, other in zip(names, gradients, of_exact, strict=True):
+        assert relative_error(one, other) < eps, name
+
+
 def test_nan_at_a_step_is_in_no_output_before_its_chunk() -> None:
     given = make_operands(Case(batch=1, length=200))
     clean = ssd(**given)

@@ -84,8 +84,8 @@ class Block:
         return self.sizes.dtype
 
     def _kept(self, decays: Tensor, present: Tensor) -> Tensor:
-        """Decays, zero where there is a reset in between."""
-        return decays * present[:, :, None, None]
+        """These decays, zero across a reset. (A product would make nan of those that overflow.)"""
+        return decays.masked_fill_(~present[:, :, None, None], 0.0)
 
     def decays(self) -> Tensor:
         """From each step j to each i: r c g h i j."""
