@@ -26,7 +26,9 @@ from keelback.experiments.length.byte_lm import loss_figure
 from keelback.experiments.measures import tables
 from keelback.experiments.second_paper import (
     gate_alignment,
+    locality,
     locality_laws,
+    majority_laws,
     majority_voting,
     sample_complexity,
 )
@@ -95,6 +97,17 @@ def of_locality_laws(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     yield locality_laws.regimes_figure(settings, numbers["grid"])
 
 
+def of_locality(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    setting = numbers["setting"]
+    which: Numbers = {"quick": True} if setting == "quick" else {"setting": setting}
+    yield locality.grid_figure(GatedSettings(**which), numbers["grid"])
+
+
+def of_majority_laws(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
+    settings = majority_laws.MajorityLawSettings(quick=numbers["setting"] == "quick")
+    yield majority_laws.grid_figure(settings, numbers["grid"])
+
+
 def of_byte_lm(numbers: Numbers, _: dict[str, Any]) -> Iterator[Figure]:
     for study in numbers["studies"]:
         before, after = (_losses(study[end]["loss_by_position"]) for end in ("before", "after"))
@@ -114,6 +127,8 @@ DRAWN: dict[str, Callable[[Numbers, dict[str, Any]], Iterator[Figure]]] = {
     "sample-complexity": of_sample_complexity,
     "gate-alignment": of_gate_alignment,
     "locality-laws": of_locality_laws,
+    "locality": of_locality,
+    "majority-laws": of_majority_laws,
     "byte-lm": of_byte_lm,
     "measures": of_measures,
 }

@@ -46,16 +46,31 @@ def without_notes(path):
 
 
 def test_figures_come_from_the_numbers_alone_which_stay_as_they_are(redraw, tmp_path):
-    names = ("baselines-listops", "sample-complexity-majority-paper")
+    names = (
+        "baselines-listops",
+        "sample-complexity-majority-paper",
+        "locality-theorem",
+        "majority-laws-full",
+    )
     shown = redraw(*names)
     drawn = [path for path in tmp_path.rglob("*.png") if path.read_bytes() != b"old"]
-    assert len(drawn) == shown.count("from results.json") == 2
+    assert len(drawn) == shown.count("from results.json") == len(names)
     for path in drawn:
         assert path.with_suffix(".pdf").exists()
         assert load_figure(path.with_suffix(".json")).name == path.stem
     for name in names:
         again = tmp_path / name / "results.json"
         assert without_notes(again) == without_notes(COMMITTED / name / "results.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["locality-quick/locality-epochs-quick", "locality-laws-full/locality-laws-full"]
+)
+def test_numbers_give_the_figure_that_their_report_drew(redraw, tmp_path, name):
+    folder, _, figure = name.partition("/")
+    redraw(name)
+    drawn = load_figure(tmp_path / folder / "figures" / f"{figure}.json")
+    assert drawn == load_figure(COMMITTED / folder / "figures" / f"{figure}.json")
 
 
 def test_the_result_notes_who_drew_it_and_from_what(redraw, tmp_path):

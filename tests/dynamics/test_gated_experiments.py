@@ -10,19 +10,16 @@ import pytest
 
 from keelback.dynamics import (
     GaussianNoise,
-    Interval,
     Locality,
     MajorityVoting,
-    PowerLaw,
     StudentNoise,
 )
 from keelback.errors import InputError
 from keelback.experiments import get_experiment
 from keelback.experiments.second_paper.gate_alignment_trials import HarnessTrials
-from keelback.experiments.second_paper.gated_experiment import order_claim
-from keelback.experiments.second_paper.gated_reading import exponent_claim, trial_row
+from keelback.experiments.second_paper.gated_reading import trial_row
 from keelback.experiments.second_paper.gated_trials import GatedTrials, outcomes_of
-from keelback.experiments.second_paper.locality_gate import first_rows, gate_claim, last_rows
+from keelback.experiments.second_paper.locality_gate import first_rows, last_rows
 from keelback.experiments.second_paper.sample_complexity import _at_gap, _ranked
 from keelback.experiments.second_paper.sample_threshold import (
     SampleThreshold,
@@ -177,28 +174,6 @@ def test_crossings():
     )
 
 
-def law(value, low, high, points=4):
-    return PowerLaw(Interval(value, low, high), 0.0, points, 0)
-
-
-@pytest.mark.parametrize(
-    ("fitted", "sufficient", "verdict", "holds"),
-    [
-        (law(-2.1, -2.2, -1.9), False, "holds", True),
-        (law(-2.2, -2.3, -2.1), False, "holds within 10%", None),
-        (law(-1.0, -1.2, -0.8), False, "does not hold", False),
-        (law(-1.0, -1.2, -0.8), True, "consistent, not tight: less is enough", None),
-        (law(-3.0, -3.2, -2.8), True, "does not hold", False),
-        (law(-2.0, -2.1, -1.9, points=2), False, "not measured", None),
-        (None, False, "not measured", None),
-    ],
-)
-def test_verdicts_on_exponents(fitted, sufficient, verdict, holds):
-    claim = exponent_claim("x", fitted, -2.0, sufficient=sufficient)
-    assert claim.verdict == verdict
-    assert claim.holds is holds
-
-
 @pytest.mark.parametrize(
     ("name", "given"),
     [
@@ -305,22 +280,6 @@ def test_an_experiment_from_end_to_end(tmp_path, monkeypatch, name, given):
     assert experiment.outcome(settings, results[:3]).experiment == outcome.experiment
 
 
-@pytest.mark.parametrize(
-    ("medians", "verdict", "evidence"),
-    [
-        ([40.0, 200.0, None], "holds", "40, 200; 2 of 3 separations have a median"),
-        ([40.0, 30.0, 90.0], "does not hold", "40, 30, 90; 3 of 3 separations have a median"),
-        ([40.0, None, None], "not measured", "1 of 3 separations have a median"),
-        ([None, None, None], "not measured", "0 of 3 separations have a median"),
-    ],
-)
-def test_growth_is_claimed_of_two_medians_or_more(medians, verdict, evidence):
-    rows = [{"series": "s", "near": n, "epochs": m} for n, m in enumerate(medians, start=1)]
-    grows = order_claim("Epochs grow.", rows, "grows", "near = 1", "separations")
-    assert grows.verdict == verdict
-    assert grows.evidence.endswith(evidence)
-
-
 def test_bad_settings_are_refused():
     experiment = get_experiment("majority-voting")
     with pytest.raises(InputError, match="trials"):
@@ -406,29 +365,6 @@ def test_samples_for_pairs_are_those_to_have_learned_them(given):
         assert (run.target, run.target_accuracy) == (0.1, 0.99)
         assert (run.source, run.noise.scale) == ("fixed", 0)
     assert settings.scale.goal == "accuracy 0.99 and hinge 0.1"
-
-
-def gate_row(irrelevant, relevant=0.0):
-    shares = dict.fromkeys(("projection_o_plus", "projection_o_minus"), relevant)
-    return {"seed": 0, "epoch": 7, "projection_irrelevant_mean": irrelevant, **shares}
-
-
-@pytest.mark.parametrize(
-    ("near", "rows", "verdict"),
-    [
-        (3, [gate_row(-2.0, 0.4), gate_row(-1.0, -0.1)], "holds"),
-        (3, [gate_row(-2.0, -0.6)], "does not hold"),
-        (3, [gate_row(-2.0), gate_row(0.1)], "does not hold"),
-        (1, [gate_row(0.2), gate_row(0.1)], "holds"),
-        (1, [gate_row(0.2), gate_row(-0.1)], "does not hold"),
-        (2, [], "not measured"),
-    ],
-)
-def test_the_gate_is_judged_by_stage(near, rows, verdict):
-    claim = gate_claim(near, rows, "at loss 0.5")
-    assert claim.verdict == verdict
-    assert claim.holds is {"holds": True, "does not hold": False, "not measured": None}[verdict]
-    assert claim.statement.startswith(f"near = {near}, at loss 0.5: ")
 
 
 def test_stages_of_a_course_are_the_first_rows_that_meet_them(tmp_path):

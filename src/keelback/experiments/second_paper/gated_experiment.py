@@ -1,5 +1,6 @@
 """What the experiments on how a gated SSM learns share: settings, results by run, claims."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -50,26 +51,39 @@ def count_of_trainings(rows: Sequence[dict[str, Any]], target: str) -> str:
 
 
 def order_claim(
-    statement: str,
-    points: Sequence[dict[str, Any]],
-    order: Literal["falls", "grows"],
-    first: str,
-    points_are: str,
+    statement: str, points: Sequence[dict[str, Any]], order: Literal["falls", "grows"], first: str
 ) -> Claim:
     """Whether the median epochs of consecutive points only fall, or only grow.
 
-    Points whose median was not reached are left out and counted; `first` says what the first
-    point is, `points_are` what they are.
+    It holds if the intervals of all neighbours lie apart and in this order. It does not hold if
+    those of two neighbours lie apart the other way round. Otherwise it is not decided: intervals
+    overlap, or two neighbouring medians were not reached. What was not reached counts as longer
+    than all that was, so all points must have been allowed equally many epochs.
+
+    Args:
+        statement: what is claimed.
+        points: rows of `trial_row`.
+        order: which order is claimed.
+        first: what the first point is, for the evidence.
     """
-    medians = [row["epochs"] for row in points if row["epochs"] is not None]
-    counted = f"{len(medians)} of {len(points)} {points_are} have a median"
-    if len(medians) < 2:
+    medians = [row["epochs"] for row in points]
+    if len(medians) < 2 or not any(medians):
+        counted = f"{sum(map(bool, medians))} of {len(medians)} points have a median"
         return Claim(statement, "not measured", counted)
-    sign = 1 if order == "grows" else -1
-    holds = all(sign * (b - a) > 0 for a, b in pairwise(medians))
+    ends = [(_or_inf(row["epochs_low"]), _or_inf(row["epochs_high"])) for row in points]
+    steps = list(pairwise(ends if order == "grows" else reversed(ends)))
+    right = sum(later[0] > earlier[1] for earlier, later in steps)
+    wrong = sum(later[1] < earlier[0] for earlier, later in steps)
+    holds = True if right == len(steps) else False if wrong else None
+    shown = ", ".join("censored" if m is None else f"{m:.0f}" for m in medians)
     return Claim(
         statement,
-        "holds" if holds else "does not hold",
-        f"median epochs from {first} up: {', '.join(f'{m:.0f}' for m in medians)}; {counted}",
+        "not decided" if holds is None else "holds" if holds else "does not hold",
+        f"median epochs from {first} up: {shown}; neighbours whose intervals lie apart in this "
+        f"order: {right} of {len(steps)}",
         holds=holds,
     )
+
+
+def _or_inf(epochs: float | None) -> float:
+    return math.inf if epochs is None else epochs

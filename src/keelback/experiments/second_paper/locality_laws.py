@@ -268,7 +268,6 @@ def _claims(
             points,
             "grows",
             f"near = {points[0]['near']}",
-            "separations",
         ),
         exponent_claim(
             f"T of the order of L^2 / (eta (2^-near - 2^-far)) is enough for {goal} {where}.",

@@ -7,7 +7,7 @@ the paper's: whether the exponent goes to the theorem's as steps and gap get sma
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import PositiveInt
 
@@ -27,7 +27,7 @@ from keelback.experiments.second_paper.gated_reading import (
     trial_row,
 )
 from keelback.experiments.second_paper.gated_trials import GatedTrials
-from keelback.outcome import Claim, Outcome
+from keelback.outcome import Claim, Figure, Outcome
 from keelback.sweeps.store import StoredRun
 
 THEORY = -2.0
@@ -119,27 +119,13 @@ class MajorityLaws(Experiment[MajorityLawSettings]):
             for name, pairs in found.items()
             if len(pairs) > _SMALL
         }
-        label = "quick" if settings.quick else "full"
-        figures = (
-            [
-                epochs_figure(
-                    f"majority-laws-{label}",
-                    "Majority voting: epochs by step size, no noise",
-                    "gap α_r − α_c",
-                    "epochs to test loss 0.001",
-                    rows,
-                    THEORY,
-                )
-            ]
-            if rows
-            else []
-        )
+        label = settings.label
         return Outcome(
             experiment=f"{self.name}-{label}",
             title="Majority voting: the law of small steps",
             summary=count_of_trainings(rows, "test loss 1e-3"),
             claims=[*_claims(laws), *_claims(small)],
-            figures=figures,
+            figures=[grid_figure(settings, rows)] if rows else [],
             tables=[
                 grid_table(f"majority-law-grid-{label}", "Epochs to test loss 1e-3", "gap", rows),
                 exponent_table(
@@ -157,6 +143,18 @@ class MajorityLaws(Experiment[MajorityLawSettings]):
                 },
             },
         )
+
+
+def grid_figure(settings: MajorityLawSettings, rows: Sequence[dict[str, Any]]) -> Figure:
+    """Epochs to the target against the gap, one line per step size."""
+    return epochs_figure(
+        f"majority-laws-{settings.label}",
+        "Majority voting: epochs by step size, no noise",
+        "gap α_r − α_c",
+        "epochs to test loss 0.001",
+        rows,
+        THEORY,
+    )
 
 
 def _scale(settings: MajorityLawSettings) -> _Scale:

@@ -189,7 +189,7 @@ def _rate_claims(laws: dict[int, PowerLaw | None], rows: Sequence[dict[str, Any]
     for samples, law in laws.items():
         points = [row for row in rows if row["samples"] == samples]
         statement = f"Epochs to test loss 1e-3 fall as the gap grows (N = {samples})."
-        claims.append(order_claim(statement, points, "falls", "the least gap", "gaps"))
+        claims.append(order_claim(statement, points, "falls", "the least gap"))
         claims.append(exponent_claim(f"T ~ 1 / (eta gap^2) (N = {samples}).", law, THEORY))
     return claims
 
