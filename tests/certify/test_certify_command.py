@@ -98,7 +98,9 @@ def test_json_states_every_certificate(
     for held in result["held_out"].values():
         assert held["error"] == held["errors"] / held["examples"] <= held["bound"]
     for name in ("a_priori", "a_posteriori"):
-        assert set(result[name]["risk"]) == {"published", "sharpened", "covering"}
+        # The published theorem has fixed tokens: of a trained embedding it says nothing.
+        assert set(result[name]["risk"]) == {"sharpened", "covering"}
+        assert "published" in result[name]["rademacher"]
     assert "PAC-Bayes" in result["verdict"]
     assert "vacuous" in result["verdict"]
     assert result["constants"]["m"] == 150
@@ -122,7 +124,7 @@ def test_tables_end_with_the_verdict(capsys: pytest.CaptureFixture[str], checkpo
     assert out.startswith("The test examples are drawn independently by a program")
     for text in ("Class constants", "No certificate", "Held out", "always answering"):
         assert text in out
-    assert "Each of these 7 statements" in " ".join(out.split())
+    assert "Each of these 6 statements" in " ".join(out.split())
 
 
 def test_each_attempt_pays_and_all_together_have_delta(
@@ -166,7 +168,7 @@ def test_without_python_flint_the_numbers_are_close_and_called_approximate(
         for pick in (
             lambda found: found["pac_bayes"]["error_bound"],
             lambda found: found["held_out"]["fresh"]["bound"],
-            lambda found: found["a_posteriori"]["risk"]["published"]["log10"],
+            lambda found: found["a_posteriori"]["risk"]["sharpened"]["log10"],
             lambda found: found["a_posteriori"]["risk"]["covering"]["log10"],
         ):
             assert pick(outer) == pytest.approx(pick(results[-1]), rel=1e-6)
@@ -183,8 +185,8 @@ def test_the_best_constant_answer_is_fixed_by_the_training_split(
     constant = result["best_constant"]["test"]
     assert constant["label"] == label
     assert constant["errors"] == int((test.labels != label).sum())
-    assert result["statements"] == 7
-    assert result["joint_confidence"] == pytest.approx(1 - 7 * 0.05)
+    assert result["statements"] == 6
+    assert result["joint_confidence"] == pytest.approx(1 - 6 * 0.05)
     assert result["a_priori"]["is_certificate"] is False
 
 

@@ -35,8 +35,8 @@ class ClassCertificate:
         sample_risk: empirical ramp risk at the margin, on the training split, rounded up; of the
             model with real numbers for floats (docs/studies/bounds.md, Certificates).
         summary: every bound of the class.
-        log_risk: logarithms of upper bounds on the true error, by route: published (of the plain
-            selective SSM alone), sharpened, covering (never above 0).
+        log_risk: logarithms of upper bounds on the true error, by route: sharpened, covering (never
+            above 0). The published theorem has fixed tokens, and here the embedding is trained.
 
     Examples:
         >>> from keelback import get_task
@@ -129,7 +129,7 @@ def certify_class(
             log_risk = {
                 route: float(np.logaddexp(log(sample_risk), summary.log_risk[route]))
                 for route in summary.log_risk
-                if route != "covering"
+                if route not in ("covering", "published")
             }
             log_risk["covering"] = math.log(
                 covering_risk(sample_risk, constants, margin=margin, delta=delta, **sizes)
