@@ -11,7 +11,8 @@ file that a row names, when `python tools/fill_tables.py` fills the page. A row 
                 numbers on; `name=value` picks from a list the entry that has it, `*` takes all that
                 have what the next key names
     unit        what the number counts
-    seeds       where the number of seeds, trials or models lies, in the same way, or a list of them
+    seeds       where the number of seeds, trials or models lies, in the same way, or a list of
+                them; `name=()` picks the entry that the statement names in parentheses
     expects     "below 0" or "above 0": the verdict where the result has no statement
     within      the verdict says at how many places `effect` is at most this in size
     bound       where a guaranteed upper bound lies; `logarithm = true` if as a power of ten
@@ -20,6 +21,7 @@ file that a row names, when `python tools/fill_tables.py` fills the page. A row 
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -78,7 +80,8 @@ def _rows(one: Row) -> list[list[str]]:
         measured, interval = _measured(one, numbers) or (evidence, "")
         text = one.get("claim", statement).removesuffix(".")
         on = one.get("of", "")
-        cells = [text, NAMES.get(on, on), verdict, measured, interval, _seeds(one, numbers)]
+        seeds = _seeds(one, numbers, statement)
+        cells = [text, NAMES.get(on, on), verdict, measured, interval, seeds]
         cells = [cell.replace("<", "&lt;").replace("|", "\\|") for cell in cells]
         cells.append(f"`{file.relative_to(ROOT)}`")
         found.append([f"arXiv {one['paper']}", *cells] if "paper" in one else cells)
@@ -177,12 +180,12 @@ def _shown(number: float, signed: bool = True) -> str:
     return f"{number:+.3g}" if signed else f"{number:.3g}"
 
 
-def _seeds(one: Row, numbers: Mapping[str, Any]) -> str:
+def _seeds(one: Row, numbers: Mapping[str, Any], statement: str) -> str:
     if "seeds" not in one:
         return ""
-    found = [
-        len(count) if isinstance(count, list) else count for count in select(numbers, one["seeds"])
-    ]
+    named = re.search(r"\((.*)\)\.?$", statement)
+    keys = [key.replace("=()", f"={named[1] if named else ''}") for key in one["seeds"]]
+    found = [len(count) if isinstance(count, list) else count for count in select(numbers, keys)]
     least, most = min(found), max(found)
     return str(least) if least == most else f"{least} to {most}"
 

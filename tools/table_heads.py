@@ -213,7 +213,7 @@ HEADS: dict[str, dict[str, str]] = {
         "fresh": "accuracy on fresh examples",
         "published_train": "training accuracy, published",
         "published_test": "test accuracy, published",
-        "test_difference": "test accuracies' difference (standard errors)",
+        "test_difference": "test accuracies' difference (sums of both standard errors)",
         "abscissa": "s_A at the start",
         "above_zero": "trained, but s_A above 0",
         "zeroed_steps": "steps without gradient",

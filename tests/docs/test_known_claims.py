@@ -108,6 +108,10 @@ def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             ["Small", "", "certified", "at most 0.124", "one-sided", ""],
         ),
         (
+            {"statement": "A gate", "seeds": ["rows", "name=()", "n"]},
+            ["A gate opens (a)", "", "holds", "3 of 3 &lt; 4", "", "5"],
+        ),
+        (
             {"claim": "Count.", "effect": ["rows", "name=b", "n"]},
             ["Count", "", "measured", "4", "", ""],
         ),

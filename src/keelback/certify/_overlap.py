@@ -3,7 +3,8 @@
 A near copy shares most of its shingles, runs of five tokens, with another example: a Jaccard
 similarity of about 0.8 or more, estimated from 128 minima of hashes (MinHash). The seeds are fixed,
 so that whether an example is a copy of the training data depends on these two alone; the examples
-that are left are then independent draws from what remains of the distribution.
+that are left are then independent draws from what remains of the distribution. For repeats within
+the sample this is not so: who leaves them out assumes that the others are independent draws.
 """
 
 import hashlib

@@ -11,7 +11,6 @@ from keelback.errors import InputError
 
 
 @runtime_checkable
-@runtime_checkable
 class Noise(Protocol):
     """What a noise family offers: its standard deviation per coordinate and a way to draw it.
 
