@@ -60,7 +60,7 @@ def nested_chaining(log_count: LogCount, m: int) -> float:
         Rad <= e_n + sum_{j >= 1} e_{j-1} sqrt(2 log N(e_j) / m).
 
     The net of radius e_j lies in the class, and a point of the net j is sent to its nearest point
-    of the net j - 1, so level j needs only N(e_j) differences, each of length at most e_{j-1}
+    of the net j - 1. So level j needs only N(e_j) differences, each of length at most e_{j-1}
     (Massart's lemma, level by level). One level is Massart's bound for a single net; halving radii
     give Dudley's integral with 4 sqrt(2) in place of 12. The radii are chosen by dynamic
     programming on a fixed grid, and every choice is a valid bound.

@@ -150,9 +150,9 @@ def residual_class(
     """The output bound and the parameters of a residual stack, those next to the head first.
 
     However large the residual stream is, each block reads tokens of norm sqrt(d_model) max |gamma|,
-    so that bounds on outputs do not multiply over the blocks. A move of the stream is passed on by
-    a norm with the factor max |gamma| / sqrt(eps) at most, and by a block and the residual around
-    it with 1 more than what norm and block do together. These factors multiply, but a cover pays
+    so that bounds on outputs do not multiply over the blocks. A norm passes a move of the stream on
+    with the factor max |gamma| / sqrt(eps) at most. With the residual around it the factor of a
+    block is 1 more than that of norm and block together. These factors multiply, but a cover pays
     for their logarithm alone.
 
     Args:

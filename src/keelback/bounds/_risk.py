@@ -78,9 +78,9 @@ def log_risk_gap(
 ) -> float:
     """Logarithm of the largest excess of risk over empirical ramp (margin) risk.
 
-    With probability at least 1 - delta over the sample, for every f in the class,
-    R(f) <= R_S(f) + 2 factor Rad + 3 sqrt(log(2/delta) / (2 m)), and the zero-one risk is at most
-    the ramp risk R(f). The class and the margin must not depend on the sample.
+    With probability at least 1 - delta over a sample of independent examples, for every f in the
+    class, R(f) <= R_S(f) + 2 factor Rad + 3 sqrt(log(2/delta) / (2 m)). The share of errors is at
+    most the ramp risk R(f). The class and the margin must not depend on the sample.
 
     Args:
         log_rademacher: logarithm of a bound on the empirical Rademacher complexity of one logit.

@@ -120,8 +120,9 @@ def selective_blocks(
 def log_token_reach(constants: ClassFormulas) -> Real:
     """Log of how far the output moves, in units of b, when every token moves by B_u.
 
-    3 + B_u B_q (S1 + S2) / S1: a token is a value, a key and (the last one) a query, and it sets
-    its step. The bound is on the largest change of a token, so it does not grow with T.
+    3 + B_u B_q (S1 + S2 + max(s_A, 0) S3) / S1: a token is a value, a key and (the last one) a
+    query, and it sets its step. The bound is on the largest change of a token, so that the number
+    of tokens does not count anew.
 
     Source: docs/studies/bounds.md, Lemma 5.
     """

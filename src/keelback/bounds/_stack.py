@@ -63,8 +63,9 @@ def stacked_log_rademacher(layers: Sequence[ClassConstants]) -> float:
     """Logarithm of the sharpened Rademacher bound of z = w . y_T after several layers.
 
     A change of layer l's parameters moves its output sequence, token by token, by at most its
-    own reach, and every layer k above passes a change of its tokens on with at most the factor
-    B_B B_C B_u^2 (3 S1 + B_u B_q (S1 + S2)) of layer k. All layers are covered together.
+    own reach. Every layer k above passes a change of its tokens on with at most the factor
+    B_B B_C B_u^2 (3 S1 + B_u B_q (S1 + S2 + max(s_A, 0) S3)) of layer k. All layers are covered
+    together.
 
     Args:
         layers: the constants of each layer, bottom first, as for `stack_layers`.

@@ -50,8 +50,8 @@ class Certification:
 
     Attributes:
         delta: failure probability of each statement.
-        attempt: the how manieth configuration this is that was tried on these examples; it is paid
-            for, so that attempts 1, 2, 3, ... hold all together, at whichever one stops.
+        attempt: which attempt on these examples this is, from 1; it is paid for, so that attempts
+            1, 2, 3, ... hold all together, at whichever one stops.
         shifted_test: whether the test split has another distribution than the training split.
         class_bounds: bounds for the whole class of the checkpoint.
         held_out: of the checkpoint, by split.
@@ -223,11 +223,11 @@ def certify_model(
     drawn from another distribution, also on fresh examples of the training distribution.
 
     Args:
-        model: a `SelectiveClassifier` for the task.
+        model: a classifier for the task, of an architecture that `read_class` knows.
         task: where its examples come from.
         delta: failure probability of each statement.
         pac_bayes: whether to do (2), which trains a model.
-        attempt: the how manieth configuration this is that is tried on these examples.
+        attempt: which attempt on these examples this is, from 1.
         overlap: what to do where examples that should be unseen are copies of training examples or
             of each other: refuse, drop them, or allow them and say so.
         prior_share: share of the training split that the prior's mean is trained on.

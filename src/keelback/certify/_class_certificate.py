@@ -33,7 +33,7 @@ class ClassCertificate:
         margin: ramp width.
         delta: failure probability available to this class.
         sample_risk: empirical ramp risk at the margin, on the training split, rounded up; of the
-            model with real numbers for floats (docs/studies/bounds.md, Certificates).
+            model with real numbers for floats (docs/studies/bounds.md, Floats and reals).
         summary: every bound of the class.
         log_risk: logarithms of upper bounds on the true error, by route: sharpened, covering (never
             above 0). The published theorem has fixed tokens, and here the embedding is trained.
@@ -96,7 +96,7 @@ def certify_class(
     Raises:
         InputError: another architecture, weights that are not finite, or delta outside (0, 1).
 
-    Source: docs/studies/bounds.md, Theorems 4, 6 and 7, Corollaries 8 and 9.
+    Source: docs/studies/bounds.md, Theorems 4, 6 and 7, Corollaries 5, 8, 9, 14 and 15.
 
     Examples:
         >>> from keelback import get_task

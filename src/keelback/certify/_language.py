@@ -63,7 +63,7 @@ class LanguageCertification:
 
     Attributes:
         delta: failure probability of each statement.
-        attempt: the how manieth configuration this is that was tried on these documents.
+        attempt: which attempt on these documents this is, from 1.
         sample: the documents and what was found among them.
         statements: the certified numbers.
         measured: bits per byte and error on the documents, of the model and of n-gram models, and
@@ -130,7 +130,7 @@ def certify_language(
         window: tokens that it predicts at a time.
         training: what the n-gram models are made from; the documents themselves where None.
         delta: failure probability of each statement.
-        attempt: the how manieth configuration this is that is tried on these documents.
+        attempt: which attempt on these documents this is, from 1.
         alphabet: what the model reads; part of its code.
 
     Raises:

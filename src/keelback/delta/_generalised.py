@@ -63,8 +63,8 @@ def generalised_delta_rule(
         h_t = (diag(exp(g_t)) + b_t a_t^T) h_{t-1} + k_t v_t^T        y_t = h_t^T q_t
 
     with a matrix h (key, value) per head: a diagonal matrix plus one of rank one moves the state.
-    In RWKV-7 q is the receptance r, g the log decay, k the replacement key, and of a removal key of
-    norm 1 (kappa) and an in-context learning rate per channel (eta) a = -kappa and
+    In RWKV-7 q is the receptance r, g the log decay, and k the replacement key. With a removal key
+    of norm 1 (kappa) and an in-context learning rate per channel (eta), a = -kappa and
     b = eta kappa. Differentiable in every floating operand. float32 and float64 are computed as
     they are, bfloat16 and float16 in float32. Steps are computed by chunks of 64 or 16, on a GPU
     too, in PyTorch's matrix products: an inf or nan in an operand is in all later outputs that the

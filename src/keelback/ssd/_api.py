@@ -45,9 +45,9 @@ def ssd(
     taken on the matrix units and everything is added up in float32, the states too. Steps are
     multiplied by chunks of up to 128: an inf or nan in x, B or C is in all later outputs, as in the
     recurrence, and may be in earlier ones of its chunk, which `backend="reference"` keeps apart.
-    Where A dt > 0 the states grow. If they would grow within a chunk by more than the dtype holds
-    (e^88 in float32), outputs and gradients of it and of later chunks may be inf or nan, even where
-    the state is zero. Growth before a reset is not felt after it.
+    Where A dt > 0 the states grow. A growth within a chunk that the dtype does not hold (e^88 in
+    float32) may make outputs and gradients of it and of later chunks inf or nan, even where the
+    state is zero. Growth before a reset is not felt after it.
 
     Args:
         x: The input.
