@@ -1,4 +1,4 @@
-"""Every GPU kernel compiled for NVIDIA's architectures by NVRTC, which needs no GPU.
+"""Every GPU kernel compiled for four of NVIDIA's architectures by NVRTC, which needs no GPU.
 
 What the kernels do is tested on the host (tests/scan_cuda and its kin) and on GPUs; here, that the
 compiler of today's CUDA takes them, on machines that have nothing but a processor.
@@ -23,6 +23,7 @@ import step_cases
 import torch
 
 from keelback.compiled import nvrtc
+from keelback.compiled.cuda_card import Card
 from keelback.compiled.cuda_driver import Compilable
 from keelback.compiled.layouts import layouts_of, signature_of
 from keelback.delta import cuda as delta_cuda
@@ -32,6 +33,8 @@ from keelback.ssd.cuda import step as ssd_step
 
 F32, BF16 = torch.float32, torch.bfloat16
 CARDS = {"sm_80": host.AMPERE, "sm_90a": host.HOPPER, "sm_120": host.DESKTOP}
+#: Without matrix units for bfloat16; scans by heads and delta rules have no kernels there.
+CARDS["sm_75"] = Card(processors=40, shared_bytes=64 << 10, multiplies=False)
 
 
 @cache
@@ -121,8 +124,15 @@ ROOMS: dict[str, Callable[[], None]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", CARDS)
-@pytest.mark.parametrize("room", ROOMS)
+CASES = [
+    (room, architecture)
+    for room in ROOMS
+    for architecture, card in CARDS.items()
+    if card.multiplies or room in ("keelback.scan.cuda", "keelback.conv.cuda")
+]
+
+
+@pytest.mark.parametrize(("room", "architecture"), CASES)
 def test_the_compiler_takes_every_kernel(
     room: str, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
