@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 INDEX, BY_HAND = RESULTS / "index.json", RESULTS / "made_by.toml"
 DIRTY, TIMES = RESULTS / "dirty.txt", RESULTS / "times.json"
+#: What reports write beside a result, and .gitignore leaves out.
+PAGE = "report.html"
 
 SHOWN = re.compile(r"(?<![\w/])(?:\.\./)?(results/[\w./-]*\w)")
 _OUT = re.compile(r"(?<= --out[ =])('[^']*'|\S+)")
@@ -86,6 +88,7 @@ def results() -> dict[str, Result]:
     found: dict[str, Result] = {}
     files = sorted(path for path in RESULTS.rglob("*") if path.is_file())
     files = [path for path in files if path not in (INDEX, BY_HAND, DIRTY, TIMES)]
+    files = [path for path in files if path.name != PAGE]
     for path in files:
         if path.suffix == ".json" and "provenance" in (document := read(path)):
             whole = path.parent if path.name == "results.json" else path

@@ -176,6 +176,11 @@ class TestATreeOfItsOwn:
         with pytest.raises(SystemExit, match=r"two\.csv"):
             index.results()
 
+    def test_a_page_that_is_not_committed_is_not_in_the_index(self, tree: Path) -> None:
+        before = index.index()
+        (tree / "benchmarks/report.html").write_text("<p>")
+        assert index.index() == before
+
     def test_a_file_that_a_refused_command_left_empty_is_named(self, tree: Path) -> None:
         (tree / "benchmarks/one.json").write_text("")
         with pytest.raises(SystemExit, match=r"one\.json is not JSON"):
