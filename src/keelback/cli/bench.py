@@ -107,6 +107,8 @@ def _print_rows(result: Mapping[str, Any]) -> None:
         table.add_row(*(_text(row.get(name)) for name in names))
     terminal = console()
     terminal.print(table)
+    if {"ours_ms", "ratio"} <= set(names):
+        terminal.print("ours_ms: keelback's time. ratio: the fastest peer's time / keelback's.")
     for name, exponent in result.get("exponents", {}).items():
         terminal.print(f"{name}: time grows as length ** {exponent:.3f}")
 

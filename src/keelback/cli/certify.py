@@ -281,4 +281,5 @@ def _print(found: "Certification") -> None:
         for route, log in certificate.log_risk.items():
             table.add_row(route + (" (vacuous)" if log >= 0 else ""), log10_shown(log))
         terminal.print(table)
-    terminal.print(found.verdict())
+    for sentence in found.sentences():
+        terminal.print(f"- {sentence}")
