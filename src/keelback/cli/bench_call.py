@@ -41,7 +41,7 @@ def call(
     out: OutFile = None,
     json: Json = False,
 ) -> None:
-    """Time calls on small inputs, in microseconds: without graph, with graph, with backward."""
+    """Time calls on small inputs, in microseconds: without gradients, with them, with backward."""
     from keelback.benchmarks.call_speed import OPERATORS, SHAPES, benchmark
     from keelback.benchmarks.scan_inputs import ScanSize
 

@@ -105,8 +105,8 @@ Ignored = Annotated[
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        help="Checkpoint of a classifier: .safetensors, or .pth of the reference code; e.g. "
-        "out/runs/NAME/model.safetensors."
+        help="Checkpoint of a classifier: .safetensors, the folder of a run, or .pth of the "
+        "reference code; e.g. out/runs/NAME/model.safetensors."
     ),
 ]
 Text = Annotated[
