@@ -3,7 +3,8 @@
 In the repository a page names a figure as `../../results/...`; on the site `results` lies beside
 the pages. A figure is given its size, and a frame in which it scrolls where the screen is narrower
 than its labels can be read on. A formula becomes MathML when the site is built, so that no script
-has to draw it; the font for it comes out of ziamath, of which nothing else is used.
+has to draw it; the font for it comes out of ziamath, of which nothing else is used. No line ends
+within a number such as 8e-07, or after the dashes of an option.
 """
 
 import html
@@ -26,6 +27,9 @@ FOLDER = "results"
 OUTSIDE = re.compile(rf"\(((?:\.\./)*)\.\./{FOLDER}/")
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</(?:span|div)>', re.DOTALL
+)
+WHOLE = re.compile(
+    r"<(pre|script|style)\b.*?</\1>|<[^>]*>|(?<![\w-])(--\w[\w-]*|\d[\d.]*e-\d+)", re.DOTALL
 )
 FIGURES = re.compile(r"<p>\s*((?:<img [^>]*/>\s*)+)</p>")
 PICTURE = re.compile(rf'(<img [^>]*src="(?:\.\./)*({FOLDER}/[^"]+\.png)")')
@@ -55,7 +59,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    return FIGURES.sub(framed, FORMULA.sub(mathml, content))
+    return WHOLE.sub(unbroken, FIGURES.sub(framed, FORMULA.sub(mathml, content)))
+
+
+def unbroken(found: re.Match[str]) -> str:
+    """An option or a number that a line may not break; tags and blocks of code as they are."""
+    return f'<span class="whole">{found[2]}</span>' if found[2] else found[0]
 
 
 def framed(figures: re.Match[str]) -> str:

@@ -16,7 +16,6 @@ that is called a bound, or certified, rounded up.
 
 import argparse
 import csv
-import json
 import math
 import re
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import known_claims
-from results_index import ROOT, documents, refused, shown
+from results_index import ROOT, documents, read, refused, shown
 from table_heads import head_of
 from upward import significant_up
 
@@ -72,7 +71,7 @@ def _escaped(text: str) -> str:
 
 def _benchmark(path: Path, part: str) -> list[list[str]]:
     part, _, chosen = (part or "rows").partition("/")
-    rows = json.loads(path.read_text())[part]
+    rows = read(path)[part]
     if part == "claims":
         return _claims(rows)
     if "call_ms" in rows[0]:
@@ -124,10 +123,10 @@ def _by_measure(rows: list[dict[str, Any]], measures: list[str]) -> list[list[st
     }
     for measure in measures:
         title, quantity, unit = MEASURES[measure]
-        for way in rows[0].get(measure, ()):
+        for way in dict.fromkeys(way for row in rows for way in row.get(measure, ())):
             name = "keelback" if way == "ours" else way
             columns[f"{title}, {name}"] = partial(_measured, measure, way, unit)
-        if measure in rows[0]["ratios"]:
+        if any(measure in row["ratios"] for row in rows):
             columns[f"{quantity}, best peer / keelback"] = partial(_ratio, measure)
     return [list(columns), *([str(of(row)) for of in columns.values()] for row in rows)]
 

@@ -95,7 +95,7 @@ WORKING = (
     "bench calibration",
     "bench ssd --repeats 1 --shape 1,8,2,4,4,1",
     "bench sweep --seq-len 6 --seeds 1 --epochs 1 --empty-runs 2",
-    "bench transformers --length 8 --layers 1 --d-model 16 --no-loop",
+    "bench transformers --length 8 --layers 1 --d-model 16 --without transformers",
 )
 """Commands that work and are done soon; {x} is a file of `fuzz_materials`, {new} is not there."""
 

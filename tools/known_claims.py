@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from results_index import ROOT
+from results_index import ROOT, read
 from upward import at_most
 
 HEADING = ["claim", "on", "verdict", "measured", "95 % interval", "seeds", "file"]
@@ -90,7 +90,7 @@ def _rows(one: Row) -> list[list[str]]:
 
 @cache
 def _document(file: Path) -> Mapping[str, Any]:
-    return dict(json.loads(file.read_text()))
+    return dict(read(file))
 
 
 def _numbers(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ no file says: the command of a file without provenance, and today's form of a re
 script has other options now. `results/dirty.txt` lists the results that were made from code that
 differed from its commit. That list may only shrink: the docs show no such result that is not in it.
 `results/times.json` holds how long it took to rebuild each (`tools/rebuild_results.py`).
+A file that a benchmark has not finished is refused: it names the rows that it lacks.
 
 In a command `IMDB`, `VOCAB` and `CHECKPOINTS` stand for where the reviews, BERT's vocabulary and
 the checkpoints of the first paper's reference implementation lie, `PACKAGES` for a folder where
@@ -32,8 +33,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 INDEX, BY_HAND = RESULTS / "index.json", RESULTS / "made_by.toml"
 DIRTY, TIMES = RESULTS / "dirty.txt", RESULTS / "times.json"
+#: What reports write beside a result, and .gitignore leaves out.
+PAGE = "report.html"
 
 SHOWN = re.compile(r"(?<![\w/])(?:\.\./)?(results/[\w./-]*\w)")
+_OUT = re.compile(r"(?<= --out[ =])('[^']*'|\S+)")
 PLACES = {
     "../shared/data/imdb": "IMDB",
     "../shared/data/bert-base-uncased/vocab.txt": "VOCAB",
@@ -84,8 +88,9 @@ def results() -> dict[str, Result]:
     found: dict[str, Result] = {}
     files = sorted(path for path in RESULTS.rglob("*") if path.is_file())
     files = [path for path in files if path not in (INDEX, BY_HAND, DIRTY, TIMES)]
+    files = [path for path in files if path.name != PAGE]
     for path in files:
-        if path.suffix == ".json" and "provenance" in (document := _read(path)):
+        if path.suffix == ".json" and "provenance" in (document := read(path)):
             whole = path.parent if path.name == "results.json" else path
             name = _name(whole)
             commands = by_hand.get(name, {}).get("commands") or _commands(document, name)
@@ -95,7 +100,7 @@ def results() -> dict[str, Result]:
         if name not in found:
             found[name] = Result(name, written["commands"], made_from=_owners(written["from"]))
             for source in written["from"]:
-                _note(_read(ROOT / source), found[name])
+                _note(read(ROOT / source), found[name])
     orphans = []
     for path in files:
         name = _name(path)
@@ -120,11 +125,22 @@ def _owners(sources: Iterable[str]) -> list[str]:
     return [source.removesuffix("/results.json") for source in sources]
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """The JSON of a file.
+
+    Raises:
+        SystemExit: it is no JSON, or a benchmark that did not measure all of its rows.
+    """
     try:
-        return json.loads(path.read_text())
+        document = json.loads(path.read_text())
     except ValueError as error:
         sys.exit(f"{_name(path)} is not JSON ({error}); git checkout {_name(path)} brings it back")
+    if isinstance(document, dict) and (missing := document.get("not_measured")):
+        sys.exit(
+            f"{_name(path)} is not finished, it lacks {'; '.join(missing)}; the command in its "
+            "provenance continues it"
+        )
+    return document
 
 
 def _name(path: Path) -> str:
@@ -157,6 +173,8 @@ def _commands(document: Mapping[str, Any], name: str) -> list[str]:
     if made_by.startswith("keelback report "):
         runs = dict.fromkeys(as_of_today(run["command"]) for run in document["runs"])
         return [f"{command} --report-to {name}" for command in runs]
+    if made_by.startswith("keelback bench ") and name not in made_by and _OUT.search(made_by):
+        return [_OUT.sub(name, made_by)]  # It was written elsewhere and moved here.
     writes_it = name in made_by or made_by.startswith("make ")
     return [made_by if writes_it else f"{made_by} > {name}"]
 

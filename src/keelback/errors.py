@@ -60,15 +60,18 @@ _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:
-    """`; did you mean X?` where one of `names` is close to `name`, else nothing.
+    """`; did you mean X?` where one of `names` begins with `name` or is close to it, else nothing.
 
     Examples:
         >>> nearest("majorty", ["imdb", "majority"])
         '; did you mean majority?'
+        >>> nearest("repro", ["report", "reproduce"])
+        '; did you mean reproduce?'
         >>> nearest("zebra", ["imdb", "majority"])
         ''
     """
-    close = difflib.get_close_matches(name, names, n=1)
+    longer = [one for one in names if len(name) > 2 and one.startswith(name)]
+    close = longer or difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -27,6 +27,7 @@ except ModuleNotFoundError:
     READY, LANGUAGE = False, {}
 
 FORMAT = "keelback certificate 1"
+USAGE = "usage: keelback-check CERTIFICATE.json [--file CHECKPOINT]"
 SIGMAS = 12
 KEYS = ["notices", "format", "attempt", "checkpoint", "data", "code", "statements",
         "joint_confidence", "digest"]  # fmt: skip
@@ -195,8 +196,12 @@ def no_number(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """keelback-check CERTIFICATE.json [--file CHECKPOINT]: 0 accepted, 1 refused, 2 unreadable."""
     given = sys.argv[1:] if arguments is None else arguments
+    if given in (["-h"], ["--help"]):
+        ends = "Exit code: 0 accepted, 1 refused, 2 a file cannot be read."
+        print(USAGE, (__doc__ or "").strip(), ends, sep="\n\n")
+        return 0
     if len(given) not in (1, 3) or given[0].startswith("-") or given[1:2] not in ([], ["--file"]):
-        print("usage: keelback-check CERTIFICATE.json [--file CHECKPOINT]", file=sys.stderr)
+        print(USAGE, file=sys.stderr)
         return 2
     if not READY:
         print("error: needs python-flint: pip install 'keelback[certify]'", file=sys.stderr)

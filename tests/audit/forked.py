@@ -1,5 +1,6 @@
 """Processes for the tests, forked from one that has loaded what takes each of them seconds."""
 
+import faulthandler
 import multiprocessing
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,14 @@ def on_processes(count: int, function: Callable[..., None], *arguments: Any) -> 
 
     Raises:
         ProcessRaisedException: one of them failed.
+        ProcessExitedException: a signal ended one; where it stood is on its standard error.
     """
     multiprocessing.set_forkserver_preload(["torch", "transformers.modeling_utils"])
     torch.multiprocessing.start_processes(
-        function, args=arguments, nprocs=count, start_method="forkserver"
+        _on_one, args=(function, *arguments), nprocs=count, start_method="forkserver"
     )
+
+
+def _on_one(rank: int, function: Callable[..., None], *arguments: Any) -> None:
+    faulthandler.enable()
+    function(rank, *arguments)

@@ -3,11 +3,17 @@
 import csv
 import io
 import statistics
+from dataclasses import asdict
 
 import pytest
 
-from keelback.benchmarks.audit_speed import audit_speed
-from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
+from keelback.benchmarks.audit_speed import benchmark as audit_benchmark
+from keelback.benchmarks.monitor_foresight import (
+    Training,
+    benchmark,
+    overhead,
+    summary_csv,
+)
 from keelback.benchmarks.monitor_trainings import (
     FromUnstableStarts,
     LengtheningSequences,
@@ -18,7 +24,7 @@ from keelback.errors import InputError
 
 @pytest.mark.slow
 def test_an_audit_beside_the_forward_pass() -> None:
-    found = audit_speed(1, 16, 64, "cpu", 2, with_transformers=False)
+    found = audit_benchmark(1, 16, 64, "cpu", 2, with_transformers=False).run()
     audit, forward = found["rows"]
     assert forward["run"] == "forward pass, keelback's scan"
     assert audit["seconds"] > forward["seconds"] > 0
@@ -26,7 +32,30 @@ def test_an_audit_beside_the_forward_pass() -> None:
     assert all(row["peak_gib"] > 0.1 for row in found["rows"])
     assert found["audit_over_forward"]["seconds"] == audit["seconds"] / forward["seconds"]
     with pytest.raises(InputError, match="layers is 0"):
-        audit_speed(0, 16, 64, "cpu", 1, with_transformers=False)
+        audit_benchmark(0, 16, 64, "cpu", 1, with_transformers=False)
+
+
+def test_ratios_are_of_the_runs_that_there_are() -> None:
+    planned = audit_benchmark(1, 16, 64, "cpu", 2, with_transformers=True)
+    audit, forward, transformers = planned.names
+    row = {"seconds": 6.0, "peak_gib": 3.0}
+    assert planned.result({forward: row}) == {"rows": [row]}
+    result = planned.result({audit: row, transformers: {"seconds": 3.0, "peak_gib": 1.0}})
+    assert result["audit_over_transformers"] == {"seconds": 2.0, "peak_gib": 3.0}
+    assert "audit_over_forward" not in result
+
+
+def test_trainings_are_counted_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FromUnstableStarts, "lengths", (50,))
+    monkeypatch.setattr(FromUnstableStarts, "abscissae", (3.0,))
+    planned = benchmark([0, 1], families=[FromUnstableStarts()])
+    name = "unstable start, seq_len 50, spectral_abscissa 3.0, seed {}"
+    assert planned.names == [name.format(0), name.format(1)]
+    died = Training("unstable start", {"seq_len": 50}, 0, 5, 2, 3.0, saved=True, saved_loss=0.1)
+    part = planned.result({name.format(0): asdict(died)})
+    assert part["trainings"] == [asdict(died)]
+    [counts] = part["families"]
+    assert (counts["died"], counts["saved"], counts["updates_before"]) == (1, 1, [3])
 
 
 def test_foresight_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +63,7 @@ def test_foresight_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FromUnstableStarts, "lengths", (50,))
     monkeypatch.setattr(FromUnstableStarts, "abscissae", (-5.0, 3.0))
     monkeypatch.setattr(FromUnstableStarts, "epochs", 1)
-    found = foresight([0, 1], families=[FromUnstableStarts()])
+    found = benchmark([0, 1], families=[FromUnstableStarts()]).run()
     (counts,) = found["families"]
     assert (counts["died"], counts["foreseen"], counts["updates_before"]) == (2, 2, [0, 0])
     assert (counts["healthy"], counts["false_alarms"]) == (2, 0)
@@ -49,7 +78,7 @@ def test_a_warning_comes_long_before_sequences_are_too_long(
 ) -> None:
     monkeypatch.setattr(LengtheningSequences, "learning_rates", (1e-4,))
     monkeypatch.setattr(LengtheningSequences, "abscissae", (-0.05, 0.05))
-    found = foresight([0], families=[LengtheningSequences()])
+    found = benchmark([0], families=[LengtheningSequences()]).run()
     (counts,) = found["families"]
     assert (counts["died"], counts["foreseen"], counts["saved"]) == (1, 1, 1)
     assert (counts["healthy"], counts["false_alarms"]) == (1, 0)
@@ -63,7 +92,7 @@ def test_a_rate_that_is_too_high_is_noticed_before_the_loss_is_nan(
     monkeypatch.setattr(UnclippedLanguageModels, "rates", rates)
     monkeypatch.setattr(UnclippedLanguageModels, "steps", 60)
     seeds = [1, 2, 3]  # A diverging training is chaotic: the last bit decides on the step.
-    (counts,) = foresight(seeds, families=[UnclippedLanguageModels()])["families"]
+    (counts,) = benchmark(seeds, families=[UnclippedLanguageModels()]).run()["families"]
     assert (counts["died"], counts["foreseen"]) == (len(seeds), len(seeds))
     assert (counts["healthy"], counts["false_alarms"]) == (len(seeds), 0)
     assert min(counts["updates_before"]) >= 1

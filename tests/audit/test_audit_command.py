@@ -94,6 +94,7 @@ def test_words_and_a_report(run: Run, byte_model: Path, tmp_path: Path) -> None:
     assert "Stable: every state decays." in words
     for column in ("abscissa", "delta", "horizon", "99 %", "growth"):
         assert f" {column}: " in words, "a column of the table has no legend"
+    assert "e+0" not in out
     assert "report.html" in err
     page = (out_folder / "report.html").read_text()
     assert "State growth: state norm beyond the training length" in page

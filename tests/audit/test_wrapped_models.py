@@ -1,7 +1,6 @@
 """Models inside wrappers, in other types, placed elsewhere: audited as the model inside."""
 
 import copy
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,10 +177,11 @@ def test_placed_by_accelerate(
     assert any(p.is_meta for p in model.parameters())
 
 
-def _distributed(rank: int, world: int, kind: str, results: Any) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29711"}
+def _distributed(rank: int, world: int, kind: str, meeting: Path, results: Any) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    # They meet at a file: a port may be taken, and its server is one more thread of process 0.
+    store = torch.distributed.FileStore(str(meeting), world)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     torch.manual_seed(0)
     config = transformers.MambaConfig(
         vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4
@@ -200,7 +200,7 @@ def _distributed(rank: int, world: int, kind: str, results: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp", "fsdp-mixers"])
-def test_spread_over_processes(kind: str) -> None:
+def test_spread_over_processes(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.MambaConfig(
         vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4
@@ -208,7 +208,7 @@ def test_spread_over_processes(kind: str) -> None:
     expected = audited(transformers.MambaForCausalLM(config).eval()).to_json()
     with mp.Manager() as manager:
         results = manager.dict()
-        forked.on_processes(2, _distributed, 2, kind, results)
+        forked.on_processes(2, _distributed, 2, kind, tmp_path / "meeting", results)
         found = dict(results)
     assert sorted(found) == [0, 1]
     for own in found.values():

@@ -232,6 +232,13 @@ def test_unreadable_files_and_wrong_arguments_end_with_two(
     assert capsys.readouterr().out.startswith("REFUSED: ")
 
 
+def test_the_checkers_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert keelback_check.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: keelback-check")
+    assert "shares no code with keelback" in out
+
+
 def test_without_its_library_it_names_it(tmp_path: Path) -> None:
     program = "import sys; sys.modules['flint'] = None; import keelback_check as k; k._exit()"
     done = subprocess.run(

@@ -125,6 +125,7 @@ def test_tables_end_with_the_verdict(capsys: pytest.CaptureFixture[str], checkpo
     for text in ("Class constants", "No certificate", "Held out", "always answering"):
         assert text in out
     assert "Each of these 6 statements" in " ".join(out.split())
+    assert out.count("\n- Held out, for the checkpoint itself, on the ") == 2
 
 
 def test_each_attempt_pays_and_all_together_have_delta(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from keelback.benchmarks.call_speed import OPERATORS, PASSES, ScanSize, compare_calls
+from keelback.benchmarks.call_speed import OPERATORS, PASSES, ScanSize, benchmark
 from keelback.errors import InputError
 
 
@@ -25,4 +25,4 @@ def test_every_operator_and_pass_has_a_row() -> None:
 
 def test_an_unknown_operator_is_named() -> None:
     with pytest.raises(InputError, match="operator is 'scan'; it should be one of selective_scan"):
-        compare_calls(["scan"], ScanSize(1, 1, 1, 1), "cpu", "float32", 1)
+        benchmark(["scan"], ScanSize(1, 1, 1, 1), "cpu", "float32", 1)

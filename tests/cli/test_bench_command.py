@@ -8,6 +8,7 @@ import torch
 from keelback.benchmarks import ScanSize, scan_cost, scan_peers
 from keelback.benchmarks.scan_inputs import Inputs
 from keelback.cli import main
+from keelback.cli.bench import _print_rows
 from keelback.errors import InputError
 
 
@@ -37,6 +38,15 @@ def test_each_row_holds_our_time_the_peers_and_the_ratio_to_the_fastest(capsys) 
         assert row["ours_ms"] > 0
         assert "torch_associative_scan" in row["peers"]
         assert row["ratio"] == pytest.approx(min(row["peers"].values()) / row["ours_ms"])
+
+
+def test_the_table_says_what_its_ratio_is(capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"dtype": "float32", "ours_ms": 2.0, "peers": {"loop": 6.0}, "ratio": 3.0}
+    _print_rows({"rows": [times]})
+    words = " ".join(capsys.readouterr().out.split())
+    assert "ratio: the fastest peer's time / keelback's" in words
+    _print_rows({"rows": [{"ratio": 1.5}]})  # as --memory has it
+    assert "fastest" not in capsys.readouterr().out
 
 
 def test_an_absent_peer_is_named(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

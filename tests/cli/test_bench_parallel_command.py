@@ -1,12 +1,21 @@
 """`keelback bench parallel`: two processes compute what one does."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 
+from keelback.benchmarks.long_scans import LongScan
+from keelback.benchmarks.parallel import Sizes, benchmark
+from keelback.benchmarks.parallel_training import TrainingSize
+from keelback.benchmarks.processes import on_processes
 from keelback.cli import main
+from keelback.errors import JobError
+from keelback.training import Place
 
 pytest.importorskip("accelerate")
 
@@ -35,6 +44,48 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 )
 def test_what_cannot_be_measured_is_refused(capsys, arguments: list[str], message: str) -> None:
     assert message in refused(capsys, *arguments)
+
+
+def count(place: Place, upto: int) -> Iterator[int]:
+    yield from range(upto)
+    raise ValueError("there are no more")
+
+
+def wait(place: Place) -> Iterator[int]:
+    yield os.getpid()
+    time.sleep(600.0)
+
+
+@pytest.mark.slow
+def test_values_are_there_before_a_failure() -> None:
+    values = on_processes(count, 2, "cpu", 3)
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(JobError, match=r"one of 2 processes failed: .*there are no more"):
+        next(values)
+
+
+@pytest.mark.slow
+def test_processes_end_with_whoever_wants_their_values() -> None:
+    values = on_processes(wait, 2, "cpu")
+    process = next(values)
+    os.kill(process, 0)
+    values.close()  # type: ignore[attr-defined]
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_rows_so_far_are_in_the_parts_of_the_result() -> None:
+    large = TrainingSize(16, 1, 16, batch=1)
+    sizes = Sizes(large, [2, 4], [LongScan(96, 16, 4)], [], repeats=1)
+    planned = benchmark(2, "cpu", sizes)
+    curve, two, four, scan = planned.names
+    assert (curve, scan) == ("loss curve of 32 channels", "scan of 96 steps, A times 1")
+    assert (two, four) == ("training, 2 examples per process", "training, 4 examples per process")
+    found = {curve: {"loss_curves": [1]}, two: {"scaling": [2, 3], "loss_curves": [4]}}
+    assert planned.result(found) == {"loss_curves": [1, 4], "scaling": [2, 3]}
+    found |= {four: {"scaling": [5]}, scan: {"scans": [6]}}
+    assert planned.result(found)["scaling"] == [2, 3, 5]
+    assert list(planned.result(found)) == ["loss_curves", "scaling", "scans"]
 
 
 @pytest.mark.slow

@@ -93,6 +93,23 @@ def test_each_way_has_a_row_and_the_same_step(capsys, family: str) -> None:
     assert result["refused"] == {}
 
 
+def test_generation_is_measured_alone_where_training_is_known() -> None:
+    size = ModelSize("mamba", layers=1, d_model=32, length=40)
+    planned = transformers_speed.benchmark(size, "cpu", 1, new_tokens=3)
+    training = {"ms": {"keelback": 500.0, "transformers": 2000.0}, "parameters": 7}
+    training |= {"differences": {"transformers": {"loss": 0.5}}, "refused": {}}
+    part = planned.result({"training": training})
+    assert part["ratios"] == {"training": {"transformers": 4.0}}
+    assert [row["generated tokens a second"] for row in part["rows"]] == [None, None]
+    [found] = planned.measured({"training": training})
+    assert found["training"] == training
+    whole = planned.result(found)
+    assert [row["seconds a training step"] for row in whole["rows"]] == [0.5, 2.0]
+    assert set(whole["ratios"]) == {"training", "generation"}
+    assert whole["differences"] == {"transformers": {"loss": 0.5}}
+    assert whole["parameters"] > 7
+
+
 def test_packages_are_a_peer_and_the_own_path_does_without_them(capsys, monkeypatch) -> None:
     calls = install(monkeypatch)
     assert set(who_computes(modeling).values()) == {"mamba_ssm", "causal_conv1d"}

@@ -122,6 +122,8 @@ class Evil:
     ("arguments", "complaint"),
     [
         ("trian", "there is no command 'trian'; did you mean train?"),
+        ("repro", "there is no command 'repro'; did you mean reproduce?"),
+        ("train --task majorty --out new", "no task 'majorty'; choose one of imdb, listops, maj"),
         ("train --tsk majority", "there is no option --tsk; did you mean --task?"),
         ("train --task", "--task needs a value"),
         ("train --task majority --out new --cpu=1", "--cpu takes no value"),
@@ -165,6 +167,8 @@ class Evil:
         ("evaluate absent.pth --task majority --seq-len 10", "no checkpoint at absent.pth"),
         ("evaluate evil.pth --task majority --seq-len 10", "run code"),
         ("evaluate file --task majority --seq-len 10", "file"),
+        ("evaluate file --task majority", "seq_len is missing; give --seq-len, the sequence len"),
+        ("certify file --task majority", "seq_len is missing; give --seq-len, the sequence len"),
         ("evaluate cut.safetensors --task majority --seq-len 10", "not a whole safetensors"),
         ("evaluate file --task majority --seq-len 10 --split valid", "train or test"),
     ],

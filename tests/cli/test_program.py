@@ -205,6 +205,18 @@ def test_doctor_says_what_does_not_work(
     assert err == "error: failed: scan on cpu\n"
 
 
+def test_doctor_cuts_no_path(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keelback.cli import doctor
+
+    folder = "/".join(["", *(f"folder-{number}" for number in range(20))])
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(doctor, "examine", lambda: iter([doctor.Check("cache", "ok", folder)]))
+    _, out, _ = run(["doctor"], capfd)
+    assert folder in "".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("interrupt", "code", "said"),
     [("KeyboardInterrupt", 130, "interrupted"), ("_Terminated", 143, "terminated")],

@@ -67,5 +67,5 @@ def test_escapes_in_a_checkpoints_names_are_shown_as_marks(tmp_path: Path, cli: 
 def test_escapes_in_options_are_shown_as_marks(cli: Cli) -> None:
     code, _, err = cli("train", "--task", RED, "--out", "nowhere")
     assert code == 2
-    assert err.startswith("error: unknown task")
+    assert err.startswith("error: there is no task")
     assert not any(letter in err for letter in "\x1b\x07\x9b\u202e")

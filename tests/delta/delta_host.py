@@ -8,7 +8,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scan_cuda"))
 
-from host_kernels import COMPILER, HostKernel, host_kernel, host_map
+from host_kernels import (
+    AMPERE,
+    COMPILER,
+    DESKTOP,
+    HOPPER,
+    HostKernel,
+    host_kernel,
+    host_map,
+)
 
 from keelback.compiled import cuda_launch
 from keelback.compiled.cuda_card import Card
@@ -16,10 +24,7 @@ from keelback.compiled.layouts import signature_of
 from keelback.delta._operands import Operands, scale_of
 from keelback.delta.cuda import launch, step
 
-__all__ = ["AMPERE", "COMPILER", "HOPPER", "delta_rule_by_kernels", "on_host"]
-
-HOPPER = Card(processors=132, shared_bytes=227 << 10, wide=True)
-AMPERE = Card(processors=108, shared_bytes=163 << 10)
+__all__ = ["AMPERE", "COMPILER", "DESKTOP", "HOPPER", "delta_rule_by_kernels", "on_host"]
 
 
 def measured_kernel(name: str, configuration: Any, device: int | None) -> HostKernel:

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from delta_cases import Case, errors_of, make_operands, relative_error, tolerance
-from delta_host import AMPERE, COMPILER, HOPPER, delta_rule_by_kernels, on_host
+from delta_host import AMPERE, COMPILER, DESKTOP, HOPPER, delta_rule_by_kernels, on_host
 
 from keelback.compiled.layouts import layouts_of, signature_of
-from keelback.delta._operands import Operands
+from keelback.delta._operands import DeltaSizes, Operands
 from keelback.delta.chunked.call import ChunkedDelta
 from keelback.delta.cuda import launch, prepare_step
+from keelback.delta.cuda.plan import Traits, plan_of
 from keelback.delta.reference import delta_rule_step_reference
 
 pytestmark = [
@@ -81,6 +82,25 @@ def test_warps_multiply_where_warpgroups_cannot(
         assert error < tolerance(case), errors
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(SMALL, key=128, value=128),
+        replace(BY_CHANNEL, key=128, value=128, strong=-9.0),
+        replace(SMALL, dtype=torch.float32),
+    ],
+    ids=str,
+)
+def test_blocks_with_less_shared_memory_take_less_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    on_host(monkeypatch.setattr, DESKTOP)
+    case = replace(case, heads=2, initial=True, reset=0.05, decay=0.05)
+    errors = errors_of(case, delta_rule_by_kernels)
+    for error in errors.values():
+        assert error < tolerance(case), errors
+
+
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_segments_of_the_length_change_nothing(
     monkeypatch: pytest.MonkeyPatch, by_channel: bool
@@ -96,6 +116,15 @@ def test_segments_of_the_length_change_nothing(
     errors = errors_of(case, delta_rule_by_kernels)
     for error in errors.values():
         assert error < tolerance(case), errors
+
+
+def test_float32_has_kernels_for_as_many_keys_as_a_block_has_room_for() -> None:
+    sizes = DeltaSizes(batch=1, length=64, heads=1, value=128, groups=1, key=128)
+    traits = Traits(torch.float32, torch.float32, torch.float32, 3, True, True)
+    for card, most in ((HOPPER, 128), (AMPERE, 128), (DESKTOP, 64)):
+        for key in (64, 128):
+            found = plan_of(replace(sizes, key=key), traits, card)
+            assert (found is not None) == (key <= most)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Each number of the docs leads to a committed file, and from there to a command that exists."""
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -175,10 +176,60 @@ class TestATreeOfItsOwn:
         with pytest.raises(SystemExit, match=r"two\.csv"):
             index.results()
 
+    def test_a_page_that_is_not_committed_is_not_in_the_index(self, tree: Path) -> None:
+        before = index.index()
+        (tree / "benchmarks/report.html").write_text("<p>")
+        assert index.index() == before
+
     def test_a_file_that_a_refused_command_left_empty_is_named(self, tree: Path) -> None:
         (tree / "benchmarks/one.json").write_text("")
         with pytest.raises(SystemExit, match=r"one\.json is not JSON"):
             index.results()
+
+    def test_an_unfinished_file_is_named_by_every_tool(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tree / "benchmarks/one.json"
+        document = json.loads(file.read_text())
+        file.write_text(json.dumps(document | {"not_measured": []}))
+        assert fill.as_markdown("results/benchmarks/one.json") == "| a |\n| --- |\n| 1 |\n"
+        file.write_text(json.dumps(document | {"not_measured": ["forward", "backward"]}))
+        said = r"benchmarks/one\.json is not finished, it lacks forward; backward"
+        for read in (index.results, index.index, index.refused):
+            with pytest.raises(SystemExit, match=said):
+                read()
+        with pytest.raises(SystemExit, match=said):
+            fill.as_markdown("results/benchmarks/one.json")
+        known = tool("known_claims")
+        with pytest.raises(SystemExit, match=said):
+            known._document(file)
+        for module, name in ((fill, "fill_tables.py"), (index, "results_index.py")):
+            for options in ([], ["--check"]):
+                monkeypatch.setattr(sys, "argv", [name, *options])
+                with pytest.raises(SystemExit, match=said):
+                    module.main()
+
+    def test_a_peer_that_refused_the_first_row_has_its_columns(self, tree: Path) -> None:
+        file = tree / "benchmarks/one.json"
+        row = {"batch": 1, "pass": "forward", "call_ms": {"ours": 2.0}, "ratios": {}}
+        other = {"call_ms": {"ours": 2.0, "fla": 4.0}, "ratios": {"call_ms": 2.0}}
+        rows = [row, row | {"pass": "step"} | other]
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"rows": rows}))
+        heads, _, *lines = fill.as_markdown("results/benchmarks/one.json#rows/call_ms").splitlines()
+        assert heads.count("fla") == 1
+        assert heads.count("best peer / keelback") == 1
+        assert lines == ["| 1 | forward | 2 |  |  |", "| 1 | step | 2 | 4 | 2 |"]
+
+    @pytest.mark.parametrize("out", ["/tmp/x/one.json", "'a b/one.json'"])
+    def test_a_file_that_was_moved_here_is_written_here_again(self, tree: Path, out: str) -> None:
+        file = tree / "benchmarks/one.json"
+        document = json.loads(file.read_text())
+        document["provenance"]["command"] = f"keelback bench conv --out {out} --repeats 3"
+        file.write_text(json.dumps(document))
+        [result] = index.results().values()
+        assert result.commands == [
+            "keelback bench conv --out results/benchmarks/one.json --repeats 3"
+        ]
 
     def test_a_file_made_from_results_is_as_dirty_as_they(self, tree: Path) -> None:
         self.write(tree, "abc123-dirty")

@@ -33,7 +33,8 @@ if Path("runs/broken").exists() and Path("runs/broken").read_text() == name:
 commit = Path("runs/commit").read_text()
 record = {"command": f"python tools/fake.py {name}", "commit": commit, "python": "3"}
 record |= {"versions": {}, "device": "a CPU", "date": "2026"}
-print(json.dumps({"provenance": record, "rows": [{"a": 1}]}))
+missing = {"not_measured": ["b"]} if Path("runs/unfinished").exists() else {}
+print(json.dumps({"provenance": record, **missing, "rows": [{"a": 1}]}))
 """
 TABLE = "import sys; from pathlib import Path; Path(sys.argv[2]).write_text('a,b\\n')\n"
 
@@ -245,6 +246,14 @@ class TestARebuild:
         (tree / "runs/commit").write_text(BEFORE)
         assert called(monkeypatch, "--run", "--only", "two") == 1
         assert f"do not say that {NOW} made them" in capsys.readouterr().out
+        assert value(tree, "two") == 0
+
+    def test_a_command_that_did_not_measure_all_has_failed(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tree / "runs/unfinished").touch()
+        assert called(monkeypatch, "--run", "--only", "two") == 1
+        assert "results/benchmarks/two.json is not finished, it lacks b" in capsys.readouterr().out
         assert value(tree, "two") == 0
 
     def test_what_a_killed_call_put_aside_comes_back(

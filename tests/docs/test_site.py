@@ -102,6 +102,16 @@ def test_figures_of_results_get_a_frame_and_their_size() -> None:
     assert site_hooks.on_page_content(plain) == plain
 
 
+def test_options_and_numbers_stay_on_one_line() -> None:
+    text = '<p id="a--b">Give <code>--train-length 64</code>: 8e-07, a-b -- c</p>'
+    assert site_hooks.on_page_content(text) == (
+        '<p id="a--b">Give <code><span class="whole">--train-length</span> 64</code>: '
+        '<span class="whole">8e-07</span>, a-b -- c</p>'
+    )
+    block = "<pre><code>keelback audit --out 1e-05</code></pre>"
+    assert site_hooks.on_page_content(block) == block
+
+
 @pytest.mark.parametrize(
     "text",
     [

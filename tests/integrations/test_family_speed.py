@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keelback.benchmarks.family_sizes import realistic
-from keelback.benchmarks.family_speed import Trial, _row, compare_families
+from keelback.benchmarks.family_speed import Trial, _row, benchmark
 from keelback.benchmarks.worker import Worker
 from keelback.errors import InputError
 
@@ -57,18 +57,20 @@ def test_a_row_names_what_was_left_out() -> None:
 
 
 def test_families_that_were_measured_before_are_not_measured_again() -> None:
-    settings: dict[str, Any] = {
-        "trial": {**asdict(TRIAL), "lengths": [4, 8]},
-        "limit_s": 60.0,
-        "size": asdict(realistic(TRIAL.d_model)),
-    }
-    earlier = {**settings, "rows": [{"family": "mamba"}], "times": []}
     told: list[str] = []
-    results = list(compare_families(["mamba"], TRIAL, 60.0, told.append, earlier))
-    assert results == [earlier]
+    planned = benchmark(["mamba", "mamba2"], TRIAL, 60.0, told.append)
+    assert planned.names == ["mamba", "mamba2"]
+    assert planned.about["trial"] == {**asdict(TRIAL), "lengths": [4, 8]}
+    assert planned.about["size"] == asdict(realistic(TRIAL.d_model))
+    earlier = {
+        "mamba": {"row": {"family": "mamba"}, "times": [{"ours_ms": 1}, {"ours_ms": 2}]},
+        "mamba2": {"row": {"family": "mamba2"}, "times": [{"ours_ms": 3}]},
+    }
+    assert list(planned.measured(earlier)) == []
     assert told == []
-    with pytest.raises(InputError, match="of other settings; name another file"):
-        next(compare_families(["mamba"], TRIAL, 61.0, told.append, earlier))
+    result = planned.result(earlier)
+    assert result["rows"] == [{"family": "mamba"}, {"family": "mamba2"}]
+    assert [times["ours_ms"] for times in result["times"]] == [1, 2, 3]
 
 
 def test_a_width_that_makes_no_whole_heads_is_refused() -> None:

@@ -12,8 +12,8 @@ from keelback.report._files import distinct_stems
 from keelback.report._tables import data_frame, format_cell
 
 
-def printed(outcome):
-    console = Console(file=io.StringIO(), width=200, color_system=None)
+def printed(outcome, width=200):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     for table in terminal_tables(outcome):
         console.print(table)
     return console.file.getvalue()
@@ -81,6 +81,18 @@ def test_terminal_cuts_long_tables(outcome):
     text = printed(Outcome("e", "t", "s", tables=[table]))
     assert "59 more rows not shown" in text
     assert "40" not in text
+
+
+def test_no_word_of_a_heading_is_cut_on_a_terminal():
+    """Eighty columns hold a table of nine, as that of length-independence."""
+    labels = ["T", "survived", "train", "test", "fresh", "gap", "train, paper"]
+    labels += ["test, paper", "errors apart"]
+    row = dict.fromkeys(labels, "0.935 (0.006)") | {"T": 25, "survived": "5 of 5", "gap": 0.0642}
+    table = Table("t", "", [Column(label, label) for label in labels], [row])
+    text = printed(Outcome("e", "t", "s", tables=[table]), width=80)
+    assert "…" not in text
+    words = text.replace(",", " ").split()
+    assert all(word in words for label in labels for word in label.replace(",", " ").split())
 
 
 def test_a_report_holds_page_figures_and_tables(outcome, tmp_path):

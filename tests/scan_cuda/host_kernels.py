@@ -14,11 +14,17 @@ from typing import Any
 import torch
 
 from keelback.compiled import cuda_launch
+from keelback.compiled.cuda_card import Card
 from keelback.compiled.cuda_driver import Compilable
 from keelback.compiled.nvrtc import kernel_sources
 from keelback.conv.cuda import launch as conv_launch
 from keelback.scan.cuda import launch as scan_launch
 from keelback.scan.cuda import step
+
+#: A GPU with warpgroups, one without, and one of a desktop: there blocks have less shared memory.
+HOPPER = Card(processors=132, shared_bytes=227 << 10, wide=True)
+AMPERE = Card(processors=108, shared_bytes=163 << 10)
+DESKTOP = Card(processors=128, shared_bytes=99 << 10)
 
 COMPILER = shutil.which("g++")
 # Where this is set, ThreadSanitizer watches every launch: its library must be loaded first.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from host_kernels import HostKernel, host_kernel, host_map
+from host_kernels import AMPERE, DESKTOP, HOPPER, HostKernel, host_kernel, host_map
 from torch import Tensor
 
 from keelback.compiled import cuda_launch
@@ -10,8 +10,8 @@ from keelback.compiled.cuda_card import Card
 from keelback.compiled.layouts import signature_of
 from keelback.ssd.cuda import launch
 
-HOPPER = Card(processors=132, shared_bytes=227 << 10, wide=True)
-AMPERE = Card(processors=108, shared_bytes=163 << 10)
+__all__ = ["AMPERE", "DESKTOP", "HOPPER", "on_host", "prepared", "run_backward", "run_forward"]
+
 OPERANDS = 10
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from host import AMPERE, HOPPER, on_host, run_backward, run_forward
+from host import AMPERE, DESKTOP, HOPPER, on_host, run_backward, run_forward
 from host_kernels import COMPILER
 from ssd_cases import Case, errors_of, tolerance
 
@@ -59,6 +59,19 @@ def kernels_on_host(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
 def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
     if case.dtype == torch.float32 and case.state == 256 and not launch.card_of(CPU).wide:
         pytest.skip("more shared memory than the card has")
+    errors = errors_of(case, run_forward, run_backward)
+    for error in errors.values():
+        assert error < tolerance(case), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "state"), [(torch.float32, 64), (BF16, 128)])
+def test_blocks_with_less_shared_memory_take_less_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, state: int
+) -> None:
+    on_host(monkeypatch.setattr, DESKTOP)
+    options = {"initial": True, "reset": True, "z": True, "D": "number"}
+    case = Case(batch=1, heads=2, head_dim=64, state=state, dtype=dtype, **options)
     errors = errors_of(case, run_forward, run_backward)
     for error in errors.values():
         assert error < tolerance(case), errors

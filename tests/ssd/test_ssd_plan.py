@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from host import AMPERE, HOPPER
+from host import AMPERE, DESKTOP, HOPPER
 
+from keelback.compiled.cuda_card import Card
 from keelback.ssd._operands import SsdSizes
 from keelback.ssd.cuda.configuration import WalkConfiguration
+from keelback.ssd.cuda.launch import _fits
 from keelback.ssd.cuda.plan import Traits, forward_plan
 
 BF16 = torch.bfloat16
@@ -40,3 +42,15 @@ def test_one_long_sequence_fills_the_card() -> None:
     plan = forward_plan(replace(SIZES, batch=1, length=131072), TRAITS, HOPPER)
     blocks = plan.states.segments * plan.states.blocks_of_segment(plan.cut)
     assert HOPPER.processors * 0.8 < blocks <= HOPPER.processors
+
+
+@pytest.mark.parametrize(("card", "states"), [(HOPPER, 256), (AMPERE, 128), (DESKTOP, 64)])
+def test_float32_has_kernels_for_as_many_states_as_a_block_has_room_for(
+    card: Card, states: int
+) -> None:
+    for head_dim in (16, 64, 128, 256):
+        shape = replace(SIZES, head_dim=head_dim)
+        for count in (16, 64, 128, 256):
+            assert _fits(replace(shape, states=count), BF16, card)
+            fits = _fits(replace(shape, states=count), torch.float32, card)
+            assert fits == (count <= states), (head_dim, count)

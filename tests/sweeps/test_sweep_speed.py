@@ -40,10 +40,21 @@ def test_the_benchmark_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < result["overhead"]["ms_per_run_resumed"] < result["overhead"]["ms_per_run"]
 
 
+def test_a_part_of_the_lengths_is_not_compared_with_the_whole_sweep() -> None:
+    planned = sweep_speed.benchmark([4, 6], seeds=2, epochs=1, workers=1)
+    assert planned.names == ["runs that do nothing", "the sweep", "length 4", "length 6"]
+    row = {"one_by_one_s": 3.0, "plain_loop_s": 5.0}
+    found = {"the sweep": {"sweep_s": 2.0, "load_average": 0.5}, "length 4": row}
+    assert planned.result(found) == {"sweep_s": 2.0, "rows": [row], "load_average": 0.5}
+    whole = planned.result(found | {"length 6": row})
+    assert whole["ratio_to_one_by_one"] == 3.0
+    assert [one["times as long"] for one in whole["summary"]] == [1.0, 3.0, 5.0]
+
+
 def test_another_training_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: LoopClassifier, tokens: torch.Tensor) -> torch.Tensor:
         return self.w.sum() * tokens.sum(1)
 
     monkeypatch.setattr(LoopClassifier, "forward", wrong)
     with pytest.raises(JobError, match="not the same training"):
-        sweep_speed.sweep_speed([4], seeds=1, epochs=1, workers=1)
+        sweep_speed.benchmark([4], seeds=1, epochs=1, workers=1, empty_runs=1).run()

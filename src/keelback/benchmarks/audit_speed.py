@@ -8,12 +8,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.errors import InputError, JobError
 
 RUNS = {
@@ -24,7 +25,7 @@ RUNS = {
 """What is measured, in this order, so that the audit is the first to need a compiled kernel."""
 
 
-def audit_speed(
+def benchmark(
     layers: int,
     d_model: int,
     length: int,
@@ -33,7 +34,7 @@ def audit_speed(
     *,
     with_transformers: bool,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
+) -> Benchmark:
     """Seconds and peak memory of a forward pass and of an audit of one random Mamba.
 
     The first run in a process counts what a process does once: kernels compiled or read from
@@ -48,33 +49,38 @@ def audit_speed(
             machine without mamba_ssm is a loop over the tokens and takes minutes.
         report: called with each row once it is measured.
 
+    Measuring raises a JobError where a measurement fails.
+
     Raises:
         InputError: a size below 1.
-        JobError: a measurement fails.
     """
     sizes = {"layers": layers, "d_model": d_model, "length": length, "repeats": repeats}
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1")
-    rows: dict[str, dict[str, Any]] = {}
-    for name, run in RUNS.items():
-        if with_transformers or name != "transformers":
+
+    def measured(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for name in names:
             measured = _in_own_process(name, layers, d_model, length, device, repeats)
-            rows[name] = {"run": run, **measured}
-            report(rows[name])
-    audit = rows["audit"]
+            row = {"run": RUNS[name], **measured}
+            report(row)
+            yield row
+
+    rows = {RUNS[name]: name for name in RUNS if with_transformers or name != "transformers"}
+    about = {**sizes, "device": device, "threads": torch.get_num_threads()}
+    return Benchmark([Group(rows, measured)], _result, about)
+
+
+def _result(found: Found) -> dict[str, Any]:
+    """The rows, and how many times the audit takes what another run takes."""
+    rows = {name: found[run] for name, run in RUNS.items() if run in found}
+    audit = rows.pop("audit", None)
     ratios = {
         f"audit_over_{name}": {key: audit[key] / row[key] for key in ("seconds", "peak_gib")}
         for name, row in rows.items()
-        if name != "audit"
+        if audit is not None
     }
-    return {
-        **sizes,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "rows": list(rows.values()),
-        **ratios,
-    }
+    return {"rows": list(found.values()), **ratios}
 
 
 def _in_own_process(*arguments: object) -> dict[str, float]:

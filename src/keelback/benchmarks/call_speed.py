@@ -5,7 +5,7 @@ one, as long as the kernels are shorter.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks import scan_peers, ssd_peers
+from keelback.benchmarks.benchmark import Benchmark, Group
 from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
 from keelback.benchmarks.scan_peers import Call
+from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.ssd_peers import SsdShape
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.conv import causal_conv1d, causal_conv1d_update
@@ -41,7 +43,6 @@ class Case:
 
     ours: Call
     peers: Mapping[str, Callable[[], Call]]
-    differentiable: bool = True
 
 
 def _scan(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
@@ -92,7 +93,7 @@ def _step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
 
         return called(theirs)
 
-    return Case(called(selective_state_update), {"mamba_ssm": mamba_ssm}, False)
+    return Case(called(selective_state_update), {"mamba_ssm": mamba_ssm})
 
 
 def _convolution_step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
@@ -111,7 +112,7 @@ def _convolution_step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
 
         return called(theirs)
 
-    return Case(called(causal_conv1d_update), {"causal_conv1d": package}, False)
+    return Case(called(causal_conv1d_update), {"causal_conv1d": package})
 
 
 def _scan_by_heads(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
@@ -139,55 +140,75 @@ OPERATORS: dict[str, Callable[[ScanSize, str, torch.dtype], Case]] = {
     "selective_state_update": _step,
     "causal_conv1d_update": _convolution_step,
 }
+#: The operators of one step, which have no gradients.
+STEPS = ("selective_state_update", "causal_conv1d_update")
 
 
-def compare_calls(
+def benchmark(
     operators: Sequence[str],
     shape: ScanSize,
     device: str,
     dtype: str,
     repeats: int,
     required: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> Benchmark:
     """Time calls of operators beside their peers, in one process, bursts interleaved.
 
-    Returns:
-        One row for each operator and pass, with `ours_us`, `peers` (microseconds by name) and
-        `ratio`, the time of the fastest peer over ours (absent if there is no peer).
+    Its result has one row for each operator and pass, with `ours_us`, `peers` (microseconds by
+    name) and `ratio`, the time of the fastest peer over ours (absent if there is no peer).
+    Measuring raises an InputError where a required peer is not installed, and a JobError where a
+    peer's output is not ours.
 
     Raises:
         InputError: An operator, a required peer or the dtype is unknown.
-        JobError: A required peer is not installed, or a peer's output is not ours.
     """
     for peer in required:
         if peer not in PEERS:
             raise InputError(f"peer is {peer!r}; it should be one of {', '.join(PEERS)}")
-    rows = []
     for name in operators:
         if name not in OPERATORS:
             known = ", ".join(OPERATORS)
             raise InputError(f"operator is {name!r}; it should be one of {known}")
-        case = OPERATORS[name](shape, device, dtype_named(dtype))
-        ways = {"ours": case.ours, **scan_peers.load_peers(case.peers, required)}
-        _require_same(name, ways)
-        for pass_ in PASSES if case.differentiable else PASSES[:1]:
-            calls = {way: _call(one, pass_) for way, one in ways.items()}
-            found = interleaved_medians(calls, device, repeats, BURST)
-            times = {way: 1e3 * milliseconds for way, milliseconds in found.items()}
-            ours = times.pop("ours")
-            row = {
-                "operator": name,
-                "batch": shape.batch,
-                "length": shape.length if case.differentiable else 1,
-                "channels": shape.channels,
-                "state": shape.state,
-                "dtype": dtype,
-                "pass": pass_,
-                "ours_us": ours,
-                "peers": times,
-            }
-            rows.append({**row, **({"ratio": min(times.values()) / ours} if times else {})})
-    return rows
+    stored = dtype_named(dtype)
+    groups = [
+        Group(
+            {f"{pass_} of {name}": pass_ for pass_ in (PASSES[:1] if name in STEPS else PASSES)},
+            partial(_rows, name, shape, device, stored, repeats, required),
+        )
+        for name in operators
+    ]
+    return Benchmark(groups, about={"versions": versions()})
+
+
+def _rows(
+    name: str,
+    shape: ScanSize,
+    device: str,
+    stored: torch.dtype,
+    repeats: int,
+    required: Sequence[str],
+    passes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    case = OPERATORS[name](shape, device, stored)
+    ways = {"ours": case.ours, **scan_peers.load_peers(case.peers, required)}
+    _require_same(name, ways)
+    for pass_ in passes:
+        calls = {way: _call(one, pass_) for way, one in ways.items()}
+        found = interleaved_medians(calls, device, repeats, BURST)
+        times = {way: 1e3 * milliseconds for way, milliseconds in found.items()}
+        ours = times.pop("ours")
+        row = {
+            "operator": name,
+            "batch": shape.batch,
+            "length": 1 if name in STEPS else shape.length,
+            "channels": shape.channels,
+            "state": shape.state,
+            "dtype": str(stored).removeprefix("torch."),
+            "pass": pass_,
+            "ours_us": ours,
+            "peers": times,
+        }
+        yield {**row, **({"ratio": min(times.values()) / ours} if times else {})}
 
 
 def _require_same(name: str, ways: Mapping[str, Call]) -> None:

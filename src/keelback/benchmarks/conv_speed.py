@@ -1,14 +1,17 @@
 """The causal convolution with bias and SiLU beside PyTorch's, and causal-conv1d's if installed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Group
 from keelback.benchmarks.scan_cuda import medians
 from keelback.benchmarks.scan_inputs import dtype_named
+from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.conv import causal_conv1d
 from keelback.errors import InputError, JobError
@@ -20,6 +23,7 @@ SHAPES = {
     "cpu": [(1, 512, 1536), (64, 250, 128), (256, 500, 16)],
     "cuda": [(8, 2048, 1536), (1, 32768, 1536), (256, 500, 16)],
 }
+PASSES = ("forward", "forward+backward")
 
 
 def _ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -51,54 +55,68 @@ def _peers(device: str) -> dict[str, Conv]:
     }
 
 
-def compare_convolutions(
+def benchmark(
     shapes: Sequence[tuple[int, ...]], device: str, dtype: str, repeats: int, width: int = 4
-) -> list[dict[str, Any]]:
+) -> Benchmark:
     """Time forward, and forward with backward, behind a projection to x and the gate.
 
-    Returns:
-        A row a shape and pass, with `ours_ms`, `peers` (milliseconds by name) and `ratio`.
+    Its result has a row a shape and pass, with `ours_ms`, `peers` (milliseconds by name) and
+    `ratio`. Measuring raises a JobError where a peer's output is not ours.
 
     Raises:
-        InputError: A shape has not three sizes.
-        JobError: A peer's output is not ours.
+        InputError: A shape has not three sizes, or the dtype is unknown.
     """
-    rows = []
+    stored = dtype_named(dtype)
     for shape in shapes:
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"shape is {shape}; it should be batch,length,channels")
-        batch, length, channels = shape
-        generator = torch.Generator().manual_seed(0)
+    groups = [
+        Group(
+            {f"{pass_} on {','.join(map(str, shape))}": pass_ for pass_ in PASSES},
+            partial(_rows, shape, device, stored, repeats, width),
+        )
+        for shape in shapes
+    ]
+    return Benchmark(groups, about={"versions": versions()})
 
-        def normal(*size: int, generator: torch.Generator = generator) -> Tensor:
-            return torch.randn(size, generator=generator).to(device)
 
-        projected = normal(batch, length, 2 * channels).to(dtype_named(dtype))
-        x, weight, bias = projected.chunk(2, dim=-1)[0], normal(channels, width), normal(channels)
-        leaves = [leaf.detach().requires_grad_() for leaf in (x, weight, bias)]
-        dy = normal(batch, length, channels).to(projected.dtype)
-        ways: dict[str, Conv] = {"ours": _ours, **_peers(device)}
-        _require_same(ways, leaves)
-        for pass_ in ("forward", "forward+backward"):
-            calls = {name: _call(conv, leaves, dy, pass_) for name, conv in ways.items()}
-            if device == "cpu":
-                times = interleaved_medians(calls, device, repeats)
-            else:
-                times = medians(calls, repeats)
-            ours_ms = times.pop("ours")
-            rows.append(
-                {
-                    "batch": batch,
-                    "length": length,
-                    "channels": channels,
-                    "dtype": dtype,
-                    "pass": pass_,
-                    "ours_ms": ours_ms,
-                    "peers": times,
-                    "ratio": min(times.values()) / ours_ms,
-                }
-            )
-    return rows
+def _rows(
+    shape: tuple[int, ...],
+    device: str,
+    stored: torch.dtype,
+    repeats: int,
+    width: int,
+    passes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    batch, length, channels = shape
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(device)
+
+    projected = normal(batch, length, 2 * channels).to(stored)
+    x, weight, bias = projected.chunk(2, dim=-1)[0], normal(channels, width), normal(channels)
+    leaves = [leaf.detach().requires_grad_() for leaf in (x, weight, bias)]
+    dy = normal(batch, length, channels).to(stored)
+    ways: dict[str, Conv] = {"ours": _ours, **_peers(device)}
+    _require_same(ways, leaves)
+    for pass_ in passes:
+        calls = {name: _call(conv, leaves, dy, pass_) for name, conv in ways.items()}
+        if device == "cpu":
+            times = interleaved_medians(calls, device, repeats)
+        else:
+            times = medians(calls, repeats)
+        ours_ms = times.pop("ours")
+        yield {
+            "batch": batch,
+            "length": length,
+            "channels": channels,
+            "dtype": str(stored).removeprefix("torch."),
+            "pass": pass_,
+            "ours_ms": ours_ms,
+            "peers": times,
+            "ratio": min(times.values()) / ours_ms,
+        }
 
 
 def _require_same(ways: dict[str, Conv], leaves: Sequence[Tensor]) -> None:

@@ -1,15 +1,18 @@
 """One decoding step of a selective scan, or of one by heads, beside peers, for some batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Group
 from keelback.benchmarks.scan_cuda import medians
 from keelback.benchmarks.scan_inputs import dtype_named
 from keelback.benchmarks.scan_peers import load_peers
+from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.errors import InputError, JobError
 from keelback.scan import selective_state_update
@@ -116,59 +119,73 @@ def _steps(
     return run
 
 
-def compare_steps(
+def benchmark(
     batches: Sequence[int],
     device: str,
     dtype: str,
     repeats: int,
     shape: DecodeShape,
     required: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> Benchmark:
     """Time `selective_state_update` and its peers, with gate, skip, bias and softplus.
 
-    Peers that are not installed are left out, unless they are required.
-
-    Returns:
-        For each batch a row of the pass "call", the time of a call when many follow each other;
-        on a GPU before it one of the pass "kernel", the time on the GPU alone with cold caches.
+    Peers that are not installed are left out, unless they are required. Its result has for each
+    batch a row of the pass "call", the time of a call when many follow each other; on a GPU before
+    it one of the pass "kernel", the time on the GPU alone with cold caches. Measuring raises a
+    JobError where a peer's output is not ours.
 
     Raises:
-        InputError: The dtype or a required peer is unknown.
-        JobError: A peer's output is not ours, or a required peer is not installed.
+        InputError: The dtype or a required peer is unknown, or a required one is not installed.
     """
     stored = dtype_named(dtype)
     if stored == torch.float64:
         raise InputError("dtype is 'float64'; it should be one of float32, bfloat16, float16")
     peers = _peers(required, shape.heads is not None, device)
+    passes = ("call",) if device == "cpu" else ("kernel", "call")
+    groups = [
+        Group(
+            {f"{pass_} at batch {batch}": pass_ for pass_ in passes},
+            partial(_rows, batch, device, stored, repeats, shape, peers),
+        )
+        for batch in batches
+    ]
+    return Benchmark(groups, about={"versions": versions()})
+
+
+def _rows(
+    batch: int,
+    device: str,
+    stored: torch.dtype,
+    repeats: int,
+    shape: DecodeShape,
+    peers: Mapping[str, Update],
+    passes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
     sizes = {name: size for name, size in asdict(shape).items() if shape.heads or name in _PLAIN}
-    rows = []
-    for batch in batches:
-        operands = _operands(shape, batch, stored, device)
-        updates: dict[str, Update] = {"ours": selective_state_update, **peers}
-        states = {
-            name: torch.zeros(batch, *shape.of_channels, shape.state, device=device)
-            for name in updates
+    operands = _operands(shape, batch, stored, device)
+    updates: dict[str, Update] = {"ours": selective_state_update, **peers}
+    states = {
+        name: torch.zeros(batch, *shape.of_channels, shape.state, device=device) for name in updates
+    }
+    outputs = [update(states[name], *operands) for name, update in updates.items()]
+    if any((outputs[0] - y).norm() > 1e-2 * outputs[0].norm() for y in outputs):
+        raise JobError(f"the steps of {', '.join(updates)} differ at batch {batch}")
+    for pass_ in passes:
+        steps = STEPS[device] if pass_ == "call" else 1
+        runs = {name: _steps(f, states[name], operands, steps) for name, f in updates.items()}
+        if pass_ == "call":
+            of_runs = interleaved_medians(runs, device, repeats, BURST)
+            found = {name: total / steps for name, total in of_runs.items()}
+        else:
+            found = medians(runs, repeats)
+        ours_ms = found.pop("ours")
+        row = {
+            "batch": batch,
+            "length": 1,
+            **sizes,
+            "dtype": str(stored).removeprefix("torch."),
+            "pass": pass_,
+            "ours_ms": ours_ms,
+            "peers": found,
         }
-        outputs = [update(states[name], *operands) for name, update in updates.items()]
-        if any((outputs[0] - y).norm() > 1e-2 * outputs[0].norm() for y in outputs):
-            raise JobError(f"the steps of {', '.join(updates)} differ at batch {batch}")
-        steps = STEPS[device]
-        many = {name: _steps(f, states[name], operands, steps) for name, f in updates.items()}
-        of_call = interleaved_medians(many, device, repeats, BURST)
-        times = {"call": {name: total / steps for name, total in of_call.items()}}
-        if device != "cpu":
-            one = {name: _steps(f, states[name], operands, 1) for name, f in updates.items()}
-            times = {"kernel": medians(one, repeats), **times}
-        for pass_, found in times.items():
-            ours_ms = found.pop("ours")
-            row = {
-                "batch": batch,
-                "length": 1,
-                **sizes,
-                "dtype": dtype,
-                "pass": pass_,
-                "ours_ms": ours_ms,
-                "peers": found,
-            }
-            rows.append({**row, **({"ratio": min(found.values()) / ours_ms} if found else {})})
-    return rows
+        yield {**row, **({"ratio": min(found.values()) / ours_ms} if found else {})}

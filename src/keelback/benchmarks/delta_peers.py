@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,9 @@ class DeltaShape:
     key: int
     value: int
     groups: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, astuple(self)))
 
     @property
     def numbers(self) -> int:

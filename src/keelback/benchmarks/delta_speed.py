@@ -4,7 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Group
 from keelback.benchmarks.delta_peers import (
     OURS,
     DeltaInputs,
@@ -24,8 +25,9 @@ from keelback.benchmarks.delta_peers import (
 from keelback.benchmarks.scan_cost import resident
 from keelback.benchmarks.scan_cuda import peak_bytes
 from keelback.benchmarks.scan_inputs import dtype_named
-from keelback.benchmarks.scan_peers import Call
-from keelback.benchmarks.ssd_speed import BURST, graph_median
+from keelback.benchmarks.scan_peers import Call, leave_out_what_fails
+from keelback.benchmarks.scan_speed import versions
+from keelback.benchmarks.ssd_speed import BURST, graph_median, rows_and_refused
 from keelback.benchmarks.timing import interleaved_times
 from keelback.errors import JobError
 
@@ -39,71 +41,74 @@ PASSES = ("forward", "forward+backward", "step")
 _DIFFERENT = 0.05
 
 
-def compare(
+def benchmark(
     shapes: Sequence[DeltaShape],
     decays: Sequence[str],
     device: str,
     dtype: str,
     repeats: int,
     required: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Benchmark:
     """Time forward, forward with backward, and one step, of `delta_rule` and its peers.
 
-    Returns:
-        `rows`, one per shape, decay and pass, with numbers by name: `call_ms`, milliseconds of
-        calls that follow each other; `gpu_ms`, of the kernels, from calls inside a CUDA graph, on a
-        GPU only; `peak_bytes` of a training step beyond the operands (on a CPU of a process's
-        resident memory), not of a step; `errors`, relative in the Euclidean norm, against
-        `delta_rule` in float64, not of a step. `ratios` are those of the fastest peer, or the one
-        with the least memory, to ours: for `call_ms` the median of the ratios of runs side by side.
-        And `refused`: what a peer said that could not run a pass.
+    Its result has `rows`, one per shape, decay and pass, with numbers by name: `call_ms`,
+    milliseconds of calls that follow each other; `gpu_ms`, of the kernels, from calls inside a CUDA
+    graph, on a GPU only; `peak_bytes` of a training step beyond the operands (on a CPU of a
+    process's resident memory), not of a step; `errors`, relative in the Euclidean norm, against
+    `delta_rule` in float64, not of a step. `ratios` are those of the fastest peer, or the one with
+    the least memory, to ours: for `call_ms` the median of the ratios of runs side by side. And
+    `refused`: what a peer said that could not run a pass. Measuring raises a JobError where a
+    peer's output is not ours.
 
     Raises:
-        InputError: A decay, a dtype or a required peer is unknown.
-        JobError: A peer's output is not ours, or a required peer is not installed.
+        InputError: A decay, the dtype or a required peer is unknown, or a required one is not
+            installed.
     """
-    refused: dict[str, str] = {}
-    rows = [
-        row
+    stored = dtype_named(dtype)
+    ways = {decay: ways_of(decay, device, required) for decay in decays}
+    groups = [
+        Group(
+            {f"{pass_}, decay per {decay}, on {shape}": pass_ for pass_ in PASSES},
+            partial(_rows, shape, decay, device, stored, repeats, ways[decay]),
+        )
         for shape in shapes
         for decay in decays
-        for row in _rows(shape, decay, device, dtype, repeats, required, refused)
     ]
-    return {"rows": rows, "refused": refused}
+    return Benchmark(groups, rows_and_refused, {"versions": versions()})
 
 
 def _rows(
     shape: DeltaShape,
     decay: str,
     device: str,
-    dtype: str,
+    stored: torch.dtype,
     repeats: int,
-    required: Sequence[str],
-    refused: dict[str, str],
-) -> list[dict[str, Any]]:
-    inputs, dy = make_inputs(shape, decay, device, dtype_named(dtype))
-    ways = ways_of(decay, device, required)
+    ways: Mapping[str, Way],
+    passes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    dtype = str(stored).removeprefix("torch.")
+    inputs, dy = make_inputs(shape, decay, device, stored)
     calls = {name: way.call(inputs, dy) for name, way in ways.items()}
     runs: dict[str, dict[str, Callable[[], Any]]] = {
         "forward": {name: call.forward for name, call in calls.items()},
         "forward+backward": {name: call.forward_and_backward for name, call in calls.items()},
         "step": {name: partial(_one_step, way, inputs) for name, way in ways.items()},
     }
-    for pass_, of_pass in runs.items():
-        _leave_out_what_fails(of_pass, f"{pass_}, decay per {decay}", refused)
+    refused = {
+        pass_: leave_out_what_fails(of_pass, f"{pass_}, decay per {decay}")
+        for pass_, of_pass in runs.items()
+    }
     _require_same_step(runs["step"])
     trained = {name: call for name, call in calls.items() if name in runs["forward+backward"]}
     errors = errors_of(inputs, dy, {name: calls[name] for name in runs["forward"]}, set(trained))
     peaks = {name: _peak(name, call, shape, decay, dtype) for name, call in trained.items()}
     sizes = {**shape.__dict__, "decay": decay, "dtype": dtype}
-    rows = []
-    for pass_, of_pass in runs.items():
-        training = {} if pass_ == "step" else {"peak_bytes": peaks, "errors": errors}
-        rows.append({**sizes, "pass": pass_, **_times(of_pass, device, repeats), **training})
-    for row in rows:
-        if "peak_bytes" in row:
+    for pass_ in passes:
+        row: dict[str, Any] = {**sizes, "pass": pass_, **_times(runs[pass_], device, repeats)}
+        if pass_ != "step":
+            row |= {"peak_bytes": peaks, "errors": errors}
             row["ratios"] |= _ratio_of("peak_bytes", peaks)
-    return rows
+        yield {"row": row, "refused": refused[pass_]}
 
 
 def _times(
@@ -135,22 +140,6 @@ def _ratio_of(measure: str, values: Mapping[str, float]) -> dict[str, float]:
     """Empty without peers, and where so little is allocated that no page is new."""
     peers = [value for name, value in values.items() if name != "ours"]
     return {measure: min(peers) / values["ours"]} if peers and values["ours"] > 0 else {}
-
-
-def _leave_out_what_fails(
-    runs: dict[str, Callable[[], Any]], pass_: str, refused: dict[str, str]
-) -> None:
-    """Run each once; those of peers that raise are left out, and what they said is kept."""
-    for name, run in list(runs.items()):
-        try:
-            run()
-        except Exception as error:
-            if name == "ours":
-                raise
-            message = (str(error).strip() or type(error).__name__).splitlines()[0]
-            refused[f"{name}, {pass_}"] = message
-            print(f"refused: {name}, {pass_} ({message})", file=sys.stderr)
-            del runs[name]
 
 
 def _one_step(way: Way, inputs: DeltaInputs) -> tuple[Tensor, Tensor]:

@@ -7,56 +7,29 @@ defined, and in the attention form, which only holds for this model but needs no
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.dynamics import MajorityVoting, sample_patterns
 from keelback.dynamics.descent import GatedTraining, measured_epochs, train_gated
 from keelback.dynamics.gated import Form, GatedSSM, hinge_loss
 from keelback.dynamics.patterns import PatternBatch, stream
 from keelback.errors import InputError
 
-
-@dataclass(frozen=True)
-class DynamicsTiming:
-    """Seconds of one training (all its epochs), medians over repeats."""
-
-    device: str
-    epochs: int
-    replicas: int
-    batched: float
-    quadratic: float
-    recurrent: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """One row a way to train: its speed, and how many times faster the batch is."""
-        ways = {
-            "one batch of replicas": self.batched,
-            "one by one, attention form": self.quadratic,
-            "one by one, recurrence": self.recurrent,
-        }
-        return {
-            "device": self.device,
-            "epochs": self.epochs,
-            "replicas": self.replicas,
-            "rows": [
-                {
-                    "way": way,
-                    "seconds a training": seconds,
-                    "trainings a second": 1 / seconds,
-                    "times slower than the batch": seconds / self.batched,
-                }
-                for way, seconds in ways.items()
-            ],
-        }
+_BATCH = "one batch of replicas"
+_ONE_BY_ONE: dict[Form, str] = {
+    "quadratic": "one by one, attention form",
+    "recurrent": "one by one, recurrence",
+}
+"""The ways to train, in words."""
 
 
-def time_dynamics(
+def benchmark(
     device: str,
     *,
     replicas: int,
@@ -64,38 +37,70 @@ def time_dynamics(
     peer_epochs: int = 20,
     repeats: int = 3,
     backend: str | None = None,
-) -> DynamicsTiming:
+) -> Benchmark:
     """Time the paper's majority-voting setting (d = 32, m = 50, L = 30, N = 400).
 
     The batch trains for `epochs` with its test set measured as always; drawing the data is part of
     it. The peer trains for `peer_epochs`, scaled up to `epochs`, and measures its test set once,
     scaled up to as many times as the batch does: either costs the same throughout. Both are timed
-    side by side, `repeats` times.
+    side by side, `repeats` times. Its result has one row a way to train, by medians over the
+    repeats: its speed, and how many times faster the batch is.
 
     Raises:
         InputError: for counts below 1.
     """
     if min(replicas, epochs, peer_epochs, repeats) < 1:
         raise InputError("bench dynamics: replicas, epochs and repeats are at least 1")
+    group = Group(
+        {f"repeat {count}": count for count in range(1, repeats + 1)},
+        partial(_times, device, replicas, epochs, peer_epochs, backend),
+    )
+    about = {"device": device, "epochs": epochs, "replicas": replicas}
+    return Benchmark([group], _result, about)
+
+
+def _times(
+    device: str,
+    replicas: int,
+    epochs: int,
+    peer_epochs: int,
+    backend: str | None,
+    counts: Sequence[int],
+) -> Iterator[dict[str, float]]:
+    """Seconds of one training (all its epochs) by each way, once for each of the counts."""
     training = GatedTraining(MajorityVoting(0.4, 0.1), epochs=epochs, target=None)
     batch = [_with_seed(training, seed) for seed in range(replicas)]
     warm = _with_seed(GatedTraining(training.pattern, epochs=2, target=None), 0)
     train_gated([warm], device=device, backend=backend)
-    times: dict[str, list[float]] = {"batched": [], "quadratic": [], "recurrent": []}
-    forms: tuple[Form, Form] = ("quadratic", "recurrent")
-    peers = {form: _Peer(training, form, device) for form in forms}
+    peers = {form: _Peer(training, form, device) for form in _ONE_BY_ONE}
     for peer in peers.values():
         peer.train(2)
         peer.measure()
-    for _ in range(repeats):
+    for _ in counts:
         run = _timed(lambda: train_gated(batch, device=device, backend=backend), device)
-        times["batched"].append(run / replicas)
+        seconds = {_BATCH: run / replicas}
         for form, peer in peers.items():
             epoch = _timed(partial(peer.train, peer_epochs), device) / peer_epochs
             measurement = _timed(peer.measure, device)
-            times[form].append(epochs * epoch + len(measured_epochs(epochs)) * measurement)
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    return DynamicsTiming(device, epochs, replicas, **medians)
+            whole = epochs * epoch + len(measured_epochs(epochs)) * measurement
+            seconds[_ONE_BY_ONE[form]] = whole
+        yield seconds
+
+
+def _result(found: Found) -> dict[str, Any]:
+    ways = (_BATCH, *_ONE_BY_ONE.values())
+    medians = {way: statistics.median(one[way] for one in found.values()) for way in ways}
+    return {
+        "rows": [
+            {
+                "way": way,
+                "seconds a training": seconds,
+                "trainings a second": 1 / seconds,
+                "times slower than the batch": seconds / medians[_BATCH],
+            }
+            for way, seconds in medians.items()
+        ],
+    }
 
 
 def _with_seed(training: GatedTraining, seed: int) -> GatedTraining:

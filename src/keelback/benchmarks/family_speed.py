@@ -1,7 +1,7 @@
 """A model of each family of transformers with keelback's operators and with transformers' own."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.families import FAMILIES, LINEAR, NORMALISED, build
 from keelback.benchmarks.family_sizes import TINY, realistic
+from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.benchmarks.worker import Worker
 from keelback.errors import InputError
@@ -48,46 +50,46 @@ def timed_families() -> list[str]:
     return [*FAMILIES, *LINEAR, *NORMALISED]
 
 
-def compare_families(
-    families: list[str],
-    trial: Trial,
-    limit: float,
-    report: Callable[[str], None],
-    earlier: Mapping[str, Any] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """The result after each family: one row per family, and the times that are compared.
+def benchmark(
+    families: list[str], trial: Trial, limit: float, report: Callable[[str], None]
+) -> Benchmark:
+    """One row per family, and the times that are compared.
 
     Args:
         limit: Seconds for a family; what was not measured by then is named in "left out".
         report: Is told each family as its turn comes.
-        earlier: A result of the same settings, whose families are not measured again.
 
     Raises:
-        InputError: `d_model` is no multiple of 256, or the earlier result has other settings.
+        InputError: `d_model` is no multiple of 256.
     """
-    settings = {
+    about = {
+        "versions": versions(),
         "trial": {**asdict(trial), "lengths": list(trial.lengths)},
         "limit_s": limit,
         "size": asdict(realistic(trial.d_model)),
     }
-    if earlier is not None and any(earlier.get(name) != own for name, own in settings.items()):
-        raise InputError("the file holds a result of other settings; name another file")
-    rows: list[dict[str, Any]] = list(earlier["rows"]) if earlier else []
-    times: list[dict[str, Any]] = list(earlier["times"]) if earlier else []
-    measured_before = {row["family"] for row in rows}
-    with Worker(measured, trial, warm_up) as worker:
-        for family in families:
-            if family not in measured_before:
+
+    def of_families(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        with Worker(measured, trial, warm_up) as worker:
+            for family in names:
                 report(family)
                 found, end = worker.results_of(family, limit)
                 by_name = dict(found)
-                rows.append(_row(family, trial, by_name, end))
-                times += [
+                times = [
                     {"family": family, "measured": name, **by_name[name]}
                     for name in trial.planned
                     if name in by_name and "ours_ms" in by_name[name]
                 ]
-            yield {**settings, "rows": rows, "times": times}
+                yield {"row": _row(family, trial, by_name, end), "times": times}
+
+    return Benchmark([Group({name: name for name in families}, of_families)], _result, about)
+
+
+def _result(found: Found) -> dict[str, Any]:
+    return {
+        "rows": [one["row"] for one in found.values()],
+        "times": [times for one in found.values() for times in one["times"]],
+    }
 
 
 def warm_up(trial: Trial) -> None:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from keelback.audit import (
     undo_repair,
 )
 from keelback.audit._losses import LanguageModel
+from keelback.benchmarks.benchmark import Benchmark, Group
 from keelback.benchmarks.families import EVERY, VOCAB, build
 from keelback.errors import InputError
 
@@ -32,15 +33,18 @@ def every_family() -> list[str]:
     return list(EVERY)
 
 
-def support(
-    of: Iterable[str] | None = None, report: Callable[[str], None] = lambda family: None
-) -> list[dict[str, Any]]:
+def benchmark(
+    of: Sequence[str] | None = None, report: Callable[[str], None] = lambda family: None
+) -> Benchmark:
     """One row per family; see `row`."""
-    rows = []
-    for family in every_family() if of is None else of:
-        report(family)
-        rows.append(row(family))
-    return rows
+
+    def rows(families: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for family in families:
+            report(family)
+            yield row(family)
+
+    chosen = every_family() if of is None else of
+    return Benchmark([Group({family: family for family in chosen}, rows)])
 
 
 def row(family: str) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.audit import Action, TrainingMonitor
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.monitor_trainings import FAMILIES, Family, Setting
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.models import MambaLanguageModelConfig
@@ -37,24 +39,44 @@ class Training:
     saved_loss: float | None = None
 
 
-def foresight(
+def benchmark(
     seeds: Sequence[int],
     report: Callable[[Training], None] = lambda training: None,
     families: Sequence[Family] = FAMILIES,
-) -> dict[str, Any]:
-    """Watch trainings of each family; those that die are run again with the monitor acting."""
-    found = []
-    for family in families:
-        for setting in family.settings():
-            for seed in seeds:
-                found.append(_watched(family, setting, seed))
-                report(found[-1])
+) -> Benchmark:
+    """Watch trainings of each family; those that die are run again with the monitor acting.
+
+    Its result has counts of each of the `families`, and all `trainings`; `report` is told each.
+    """
+
+    def trainings(chosen: Sequence[tuple[Family, Setting, int]]) -> Iterator[dict[str, Any]]:
+        for family, setting, seed in chosen:
+            training = _watched(family, setting, seed)
+            report(training)
+            yield asdict(training)
+
+    rows = {
+        f"{family.name}, {in_words(setting)}, seed {seed}": (family, setting, seed)
+        for family in families
+        for setting in family.settings()
+        for seed in seeds
+    }
+    return Benchmark([Group(rows, trainings)], partial(_result, families))
+
+
+def in_words(setting: Setting) -> str:
+    """The values of a setting by their names."""
+    return ", ".join(f"{name} {value}" for name, value in setting.items())
+
+
+def _result(families: Sequence[Family], found: Found) -> dict[str, Any]:
+    trainings = [Training(**one) for one in found.values()]
     return {
         "families": [
-            _counts(family, [one for one in found if one.family == family.name])
+            _counts(family, [one for one in trainings if one.family == family.name])
             for family in families
         ],
-        "trainings": [asdict(one) for one in found],
+        "trainings": list(found.values()),
     }
 
 
@@ -81,7 +103,7 @@ def _counts(family: Family, found: Sequence[Training]) -> dict[str, Any]:
 
 
 def summary_csv(found: Mapping[str, Any]) -> str:
-    """The counts of `foresight` as a CSV file with a row for each family."""
+    """The counts as a CSV file with a row for each family."""
     file = io.StringIO()
     rows = [_row(counts) for counts in found["families"]]
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -143,6 +165,16 @@ def _train(
         start.optimizer.step()
         last = float(loss.detach())
     return None, last, monitor
+
+
+def overhead_benchmark(every: int, repeats: int) -> Benchmark:
+    """`overhead`, as one row."""
+
+    def rows(counts: Sequence[int]) -> Iterator[dict[str, float]]:
+        for count in counts:
+            yield overhead(count, repeats)
+
+    return Benchmark([Group({f"a reading every {every} steps": every}, rows)])
 
 
 def overhead(every: int, repeats: int) -> dict[str, float]:

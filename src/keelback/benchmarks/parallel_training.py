@@ -61,39 +61,43 @@ def trained(place: Place, size: TrainingSize) -> Training:
     return Training(losses, size.steps / seconds)
 
 
+def loss_curve(place: Place, processes: int, size: TrainingSize) -> dict[str, Any]:
+    """How far the mean losses of an epoch are apart, of several processes and one.
+
+    And of one and the same training again, since kernels add in any order. Empty in all processes
+    but the first.
+    """
+    return _curve(place, processes, size, _one(place, size), trained(place, size))
+
+
 def compare_training(
-    place: Place, processes: int, small: TrainingSize, large: TrainingSize, batches: list[int]
+    place: Place, processes: int, size: TrainingSize, *, with_curve: bool
 ) -> dict[str, Any]:
     """One process against all of them, in the same processes one after the other.
 
     Args:
         place: All processes.
         processes: Their number.
-        small: What to compare loss curves of, in float32.
-        large: What to time, and to compare loss curves of.
-        batches: Examples a step and process at the large size.
+        size: What to time; its batch is the examples a step and process.
+        with_curve: Whether to compare loss curves too, of all processes' examples a step.
 
     Returns:
-        `loss_curves`: the largest difference between the mean losses of an epoch, of several
-        processes and one, and of one and the same training again (kernels add in any order).
         `scaling`: steps a second; strong scaling keeps the examples of a step, weak scaling those
-        of a process.
+        of a process. `loss_curves` as of `loss_curve`, if wanted.
     """
-    curves = [_curve(place, processes, small, _one(place, small), trained(place, small))]
+    whole = replace(size, batch=processes * size.batch)
+    one_part, one_whole = _one(place, size), _one(place, whole)
+    many = trained(place, whole)
     scaling: list[dict[str, Any]] = []
-    for batch in batches:
-        part, whole = replace(large, batch=batch), replace(large, batch=processes * batch)
-        one_part, one_whole = _one(place, part), _one(place, whole)
-        many = trained(place, whole)
-        if one_part is not None and one_whole is not None:
-            scaling += [
-                _scaling("weak", processes, batch, one_part, many, gain=1),
-                _scaling("strong", processes, whole.batch, one_whole, many, gain=processes),
-            ]
-            _report(*scaling[-2:])
-        if batch == batches[0]:
-            curves.append(_curve(place, processes, whole, one_whole, many))
-    return {"loss_curves": curves, "scaling": scaling}
+    if one_part is not None and one_whole is not None:
+        scaling = [
+            _scaling("weak", processes, size.batch, one_part, many, gain=1),
+            _scaling("strong", processes, whole.batch, one_whole, many, gain=processes),
+        ]
+        _report(*scaling)
+    if not with_curve:
+        return {"scaling": scaling}
+    return {"loss_curves": [_curve(place, processes, whole, one_whole, many)], "scaling": scaling}
 
 
 def _one(place: Place, size: TrainingSize) -> Training | None:

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from keelback.device import chosen_device
 from keelback.errors import InputError, JobError
 from keelback.training import AcceleratePlace, Place
 
-Job = Callable[..., Any]
-"""Called in every process with its place and the arguments; the first one's JSON value counts."""
+Job = Callable[..., Iterator[Any]]
+"""Called in every process with its place and the arguments; the first one's JSON values count."""
+
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def require_processes(processes: int, device: str) -> None:
@@ -38,21 +40,37 @@ def require_processes(processes: int, device: str) -> None:
         raise InputError("several processes need accelerate: pip install 'keelback[hf]'")
 
 
-def on_processes(job: Job, processes: int, device: str, *arguments: Any) -> Any:
-    """What `job` returns in the first of several processes.
+def on_processes(job: Job, processes: int, device: str, *arguments: Any) -> Iterator[Any]:
+    """What `job` yields in the first of several processes, each as soon as it is there.
+
+    The processes are ended where the caller wants no more of it.
 
     Raises:
         JobError: A process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
+        out = Path(folder) / "values"
+        out.touch()
         given = (job, processes, device, _free_port(), out, arguments)
+        context: Any = spawn(_run, given, nprocs=processes, join=False)
+        failure: Exception | None = None
+        ended, rest = False, ""
         try:
-            spawn(_run, given, nprocs=processes)
-        except ProcessException as error:
-            last_line = str(error).strip().splitlines()[-1]
-            raise JobError(f"one of {processes} processes failed: {last_line}") from error
-        return json.loads(out.read_text())
+            with out.open(encoding="utf-8") as file:
+                while not ended:
+                    try:
+                        ended = context.join(timeout=_SECONDS_BETWEEN_LOOKS)
+                    except ProcessException as error:
+                        failure, ended = error, True
+                    *lines, rest = (rest + file.read()).split("\n")
+                    yield from map(json.loads, lines)
+        finally:
+            for process in context.processes:
+                process.terminate()
+                process.join()
+        if failure is not None:
+            last_line = str(failure).strip().splitlines()[-1]
+            raise JobError(f"one of {processes} processes failed: {last_line}") from failure
 
 
 def alone(place: Place, call: Callable[[], Any]) -> Any:
@@ -83,10 +101,11 @@ def _run(
         torch.cuda.set_device(rank)
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    with AcceleratePlace(cpu=device == "cpu") as place:
-        result = job(place, *arguments)
-        if place.is_main:
-            out.write_text(json.dumps(result))
+    with AcceleratePlace(cpu=device == "cpu") as place, out.open("a", encoding="utf-8") as file:
+        for value in job(place, *arguments):
+            if place.is_main:
+                file.write(json.dumps(value) + "\n")
+                file.flush()
 
 
 def _free_port() -> int:

@@ -5,11 +5,15 @@ import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.scan_inputs import ScanSize, make_inputs
 from keelback.benchmarks.scan_peers import keelback
 from keelback.benchmarks.timing import interleaved_medians
@@ -30,26 +34,53 @@ def scaling(device: str, repeats: int, channels: int = 16, state: int = 16) -> d
         `rows` (length, forward_ms, forward_backward_ms) and `exponents`, the slopes of the
         logarithm of time against that of length.
     """
+    return scaling_benchmark(device, repeats, channels, state).run()
+
+
+def scaling_benchmark(device: str, repeats: int, channels: int = 16, state: int = 16) -> Benchmark:
+    """`scaling`, length by length."""
     chosen_device(device)
-    rows = []
-    for length in LENGTHS:
+    rows = {f"length {length}": length for length in LENGTHS}
+    group = Group(rows, partial(_times, device, repeats, channels, state))
+    return Benchmark([group], partial(_scaled, channels, state))
+
+
+def _times(
+    device: str, repeats: int, channels: int, state: int, lengths: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    for length in lengths:
         call = keelback(make_inputs(ScanSize(1, length, channels, state), device, torch.float32))
         times = interleaved_medians(
             {"forward_ms": call.forward, "forward_backward_ms": call.forward_and_backward},
             device,
             repeats,
         )
-        rows.append({"length": length, **times})
+        yield {"length": length, **times}
+
+
+def _scaled(channels: int, state: int, found: Found) -> dict[str, Any]:
+    rows = list(found.values())
     logs = [math.log(row["length"]) for row in rows]
+    passes = ("forward", "forward_backward") if len(rows) > 1 else ()
     return {
         "channels": channels,
         "state": state,
         "rows": rows,
         "exponents": {
-            name: _slope(logs, [math.log(row[f"{name}_ms"]) for row in rows])
-            for name in ("forward", "forward_backward")
+            name: _slope(logs, [math.log(row[f"{name}_ms"]) for row in rows]) for name in passes
         },
     }
+
+
+def memory_benchmark(shapes: Sequence[ScanSize]) -> Benchmark:
+    """`memory_ratio` on each of the shapes."""
+    rows = {f"a training step on {shape}": shape for shape in shapes}
+    return Benchmark([Group(rows, _memory_rows)])
+
+
+def _memory_rows(shapes: Sequence[ScanSize]) -> Iterator[dict[str, Any]]:
+    for shape in shapes:
+        yield {**asdict(shape), **memory_ratio(shape)}
 
 
 def memory_ratio(shape: ScanSize) -> dict[str, Any]:

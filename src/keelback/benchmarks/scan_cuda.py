@@ -2,7 +2,7 @@
 
 import ctypes
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -20,6 +20,7 @@ FLUSHES = 4
 #: Exponentials that a multiprocessor's special-function units start in one clock (compute
 #: capability 7.0 to 9.0).
 EXPONENTIALS_PER_CLOCK = 16
+PASSES = ("forward", "backward")
 _CLOCK_RATE = 13  # CU_DEVICE_ATTRIBUTE_CLOCK_RATE, in kilohertz
 
 
@@ -90,11 +91,16 @@ def backward(call: Call) -> Callable[[], tuple[Tensor, ...]]:
 
 
 def compare_on_gpu(
-    shape: ScanSize, inputs: Inputs, calls: Mapping[str, Call], best: Limits, repeats: int
-) -> list[dict[str, Any]]:
+    shape: ScanSize,
+    inputs: Inputs,
+    calls: Mapping[str, Call],
+    best: Limits,
+    repeats: int,
+    passes: Sequence[str] = PASSES,
+) -> Iterator[dict[str, Any]]:
     """Time forward and backward of calls on the same inputs; "ours" is among them.
 
-    Returns:
+    Yields:
         One row a pass, with `ours_ms`, `peers` (milliseconds by name), `ratio` (the fastest peer
         over ours), `floor_ms`, and `peak_bytes` of a training step by name.
     """
@@ -106,8 +112,7 @@ def compare_on_gpu(
         "backward": 2 * operand_bytes + output_bytes,
     }
     peaks = {name: peak_bytes(call) for name, call in calls.items()}
-    rows = []
-    for pass_, moved_bytes in moved.items():
+    for pass_ in passes:
         runs = {
             name: call.forward if pass_ == "forward" else backward(call)
             for name, call in calls.items()
@@ -119,11 +124,10 @@ def compare_on_gpu(
             "dtype": str(inputs.u.dtype).removeprefix("torch."),
             "pass": pass_,
             "ours_ms": ours_ms,
-            "floor_ms": best.floor_ms(moved_bytes, exponentials),
+            "floor_ms": best.floor_ms(moved[pass_], exponentials),
             "peers": times,
             "peak_bytes": peaks,
         }
         if times:
             row["ratio"] = min(times.values()) / ours_ms
-        rows.append(row)
-    return rows
+        yield row

@@ -8,7 +8,7 @@ A and delta into decays is, since that is part of the scan.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -155,3 +155,27 @@ def load_peers(loaders: Mapping[str, Callable[[], T]], required: Sequence[str]) 
                 raise InputError(f"peer {name} cannot be imported: {error}{advice}") from error
             print(f"absent: {name} ({error})", file=sys.stderr)
     return found
+
+
+def leave_out_what_fails(runs: dict[str, Callable[[], Any]], what: str) -> dict[str, str]:
+    """Run each once, and take out those of peers that raise, which are named on stderr.
+
+    Args:
+        runs: By the name of the way, "ours" among them; changed in place.
+        what: What they are runs of, in words.
+
+    Returns:
+        What each of these said, by its name and `what`.
+    """
+    refused: dict[str, str] = {}
+    for name, run in list(runs.items()):
+        try:
+            run()
+        except Exception as error:
+            if name == "ours":
+                raise
+            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            refused[f"{name}, {what}"] = message
+            print(f"refused: {name}, {what} ({message})", file=sys.stderr)
+            del runs[name]
+    return refused

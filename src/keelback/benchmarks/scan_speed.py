@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Group
+from keelback.benchmarks.scan_cuda import PASSES as PASSES_ON_GPU
 from keelback.benchmarks.scan_cuda import compare_on_gpu, limits
 from keelback.benchmarks.scan_inputs import Inputs, ScanSize, dtype_named, make_inputs
 from keelback.benchmarks.scan_peers import PEERS, Call, keelback, load_peers
@@ -21,6 +23,11 @@ from keelback.errors import InputError, JobError
 from keelback.progress import tell
 
 PASSES = {"forward": "forward", "forward+backward": "forward_and_backward"}
+#: What may be compared, by the name of its distribution.
+COMPARED = (
+    *("keelback", "torch", "numba", "transformers", "mambapy", "triton", "mamba-ssm"),
+    *("causal-conv1d", "fla-core"),
+)
 _PIECE = 16
 """Steps of a sequence on which a peer is tried first, before it is timed."""
 _ENOUGH = 0.2
@@ -32,7 +39,7 @@ _LONG = 2.0
 def versions() -> dict[str, str]:
     """Versions of what is compared, as far as it is installed."""
     found = {}
-    for name in ("keelback", "torch", "numba", "transformers", "mambapy", "mamba-ssm"):
+    for name in COMPARED:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -67,7 +74,25 @@ def compare(
             none.
         JobError: A peer's output is not ours, or a required peer is not installed.
     """
+    result = benchmark([shape], device, dtype, repeats, required, without).run()
+    return list(result["rows"])
+
+
+def benchmark(
+    shapes: Sequence[ScanSize],
+    device: str,
+    dtype: str,
+    repeats: int,
+    required: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> Benchmark:
+    """`compare` over shapes, with the device and the versions.
+
+    Raises:
+        InputError: The device, dtype or a required peer is unknown.
+    """
     chosen_device(device)
+    stored = dtype_named(dtype)
     for name in (*required, *without):
         if name not in PEERS[device]:
             known = ", ".join(PEERS[device])
@@ -75,8 +100,34 @@ def compare(
     both = sorted(set(required) & set(without))
     if both:
         raise InputError(f"peer {both[0]} is both required and left out")
-    inputs = make_inputs(shape, device, dtype_named(dtype))
     chosen = {name: peer for name, peer in PEERS[device].items() if name not in without}
+    passes = tuple(PASSES) if device == "cpu" else PASSES_ON_GPU
+    about = {
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    groups = [
+        Group(
+            {f"{pass_} on {shape}": pass_ for pass_ in passes},
+            partial(_rows, shape, device, stored, repeats, chosen, required),
+        )
+        for shape in shapes
+    ]
+    return Benchmark(groups, about=about)
+
+
+def _rows(
+    shape: ScanSize,
+    device: str,
+    stored: torch.dtype,
+    repeats: int,
+    chosen: Mapping[str, Callable[[Inputs], Call]],
+    required: Sequence[str],
+    passes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    dtype = str(stored).removeprefix("torch.")
+    inputs = make_inputs(shape, device, stored)
     loaders = {name: partial(prepare, inputs) for name, prepare in chosen.items()}
     ours, peers = keelback(inputs), load_peers(loaders, required)
     if device == "cpu":
@@ -95,12 +146,15 @@ def compare(
         if not _near(found, expected):
             raise JobError(f"the output of {name} differs from ours on {shape}")
     if device == "cuda":
-        return compare_on_gpu(shape, inputs, {"ours": ours, **peers}, limits(), repeats)
-    rows = []
-    for pass_, method in PASSES.items():
-        calls = {name: getattr(call, method) for name, call in {"ours": ours, **peers}.items()}
+        calls = {"ours": ours, **peers}
+        yield from compare_on_gpu(shape, inputs, calls, limits(), repeats, passes)
+        return
+    for pass_ in passes:
+        runs = {
+            name: getattr(call, PASSES[pass_]) for name, call in {"ours": ours, **peers}.items()
+        }
         tell(f"{pass_} on {shape}")
-        times = interleaved_medians(calls, device, repeats)
+        times = interleaved_medians(runs, device, repeats)
         ours_ms = times.pop("ours")
         row: dict[str, Any] = {
             **asdict(shape),
@@ -111,8 +165,7 @@ def compare(
         }
         if times:
             row["ratio"] = min(times.values()) / ours_ms
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _name_slow(
@@ -154,24 +207,3 @@ def _estimate(prepare: Callable[[Inputs], Call], shape: ScanSize, dtype: str, me
             growth = math.log2(seconds / before) if before else 1.0
             return float(seconds * (shape.length / length) ** min(2.0, max(1.0, growth)))
         length, before = min(2 * length, shape.length), seconds
-
-
-def summary(
-    shapes: Sequence[ScanSize],
-    device: str,
-    dtype: str,
-    repeats: int,
-    required: Sequence[str] = (),
-    without: Sequence[str] = (),
-) -> dict[str, Any]:
-    """`compare` over shapes, with the device and the versions."""
-    rows = [
-        row for shape in shapes for row in compare(shape, device, dtype, repeats, required, without)
-    ]
-    name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "rows": rows,
-    }

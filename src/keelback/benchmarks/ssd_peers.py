@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ class SsdShape:
     head_dim: int
     state: int
     groups: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, astuple(self)))
 
     @property
     def numbers(self) -> int:

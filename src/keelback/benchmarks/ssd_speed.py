@@ -1,16 +1,18 @@
 """Mamba-2's scan by heads beside its peers: time on the GPU, time per call, memory, error."""
 
-import contextlib
-import importlib.metadata
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.scan_cuda import peak_bytes
 from keelback.benchmarks.scan_inputs import dtype_named
+from keelback.benchmarks.scan_peers import leave_out_what_fails
+from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.ssd_peers import (
     SsdCall,
     SsdInputs,
@@ -43,65 +45,77 @@ PASSES = ("forward", "forward+backward")
 #: Calls in one CUDA graph, and seconds of calls in a row.
 CALLS_OF_GRAPH = 5
 BURST = 0.05
-_COMPARED = ("torch", "transformers", "triton", "mamba-ssm", "fla-core")
 _GRADIENTS = ("x", "dt", "A", "B", "C", "D", "dt_bias")
 #: Relative error of the output above which a peer computes something else.
 _DIFFERENT = 0.05
 
 
-def versions() -> dict[str, str]:
-    """Versions of what is compared, as far as it is installed."""
-    found = {}
-    for name in _COMPARED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def compare(
+def benchmark(
     shapes: Sequence[SsdShape],
     device: str,
     dtype: str,
     repeats: int,
     required: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> Benchmark:
     """Time forward, and forward with backward, of `ssd` and its peers.
 
-    Returns:
-        A row per shape and pass, with milliseconds by name: `gpu_ms`, of the kernels, from calls
-        inside a CUDA graph, on a GPU only; `call_ms`, of calls that follow each other; `peak_bytes`
-        of a training step beyond the operands; and `errors`, relative in the Euclidean norm,
-        against `ssd` in float64. `ratios` are those of the fastest peer, or the one with the least
-        memory, to ours.
+    Its result has `rows`, one per shape and pass, with milliseconds by name: `gpu_ms`, of the
+    kernels, from calls inside a CUDA graph, on a GPU only; `call_ms`, of calls that follow each
+    other; `peak_bytes` of a training step beyond the operands; and `errors`, relative in the
+    Euclidean norm, against `ssd` in float64. `ratios` are those of the fastest peer, or the one
+    with the least memory, to ours. And `refused`: what a peer said that could not run a pass.
+    Measuring raises a JobError where a peer's output is not ours.
 
     Raises:
-        JobError: A peer's output is not ours, or a required peer is not installed.
+        InputError: The dtype or a required peer is unknown, or a required one is not installed.
     """
-    peers = peers_of(device, required)
-    return [
-        row for shape in shapes for row in _rows(shape, device, dtype_named(dtype), repeats, peers)
+    peers, stored = peers_of(device, required), dtype_named(dtype)
+    groups = [
+        Group(
+            {f"{pass_} on {shape}": pass_ for pass_ in PASSES},
+            partial(_rows, shape, device, stored, repeats, peers),
+        )
+        for shape in shapes
     ]
+    return Benchmark(groups, rows_and_refused, {"versions": versions()})
+
+
+def rows_and_refused(found: Found) -> dict[str, Any]:
+    """The result of rows that each come with what was refused."""
+    refused = {name: said for one in found.values() for name, said in one["refused"].items()}
+    return {"rows": [one["row"] for one in found.values()], "refused": refused}
 
 
 def _rows(
-    shape: SsdShape, device: str, dtype: torch.dtype, repeats: int, peers: Mapping[str, SsdPeer]
-) -> list[dict[str, Any]]:
+    shape: SsdShape,
+    device: str,
+    dtype: torch.dtype,
+    repeats: int,
+    peers: Mapping[str, SsdPeer],
+    passes: Sequence[str],
+) -> Iterator[dict[str, Any]]:
     inputs = make_inputs(shape, device, dtype)
     calls = {"ours": keelback(inputs), **{name: peer(inputs) for name, peer in peers.items()}}
-    errors = errors_of(inputs, calls)
+    runs: dict[str, dict[str, Callable[[], Any]]] = {
+        "forward": {name: call.forward for name, call in calls.items()},
+        "forward+backward": {name: call.forward_and_backward for name, call in calls.items()},
+    }
+    refused = {
+        pass_: leave_out_what_fails(of_pass, f"{pass_} on {shape}")
+        for pass_, of_pass in runs.items()
+    }
+    trained = runs["forward+backward"]
+    errors = errors_of(inputs, {name: calls[name] for name in runs["forward"]}, set(trained))
     peaks = {}
     if device == "cuda":
-        peaks = {name: peak_bytes(call) for name, call in calls.items()}
-    rows = []
-    for pass_ in PASSES:
-        runs = {
-            name: call.forward if pass_ == "forward" else call.forward_and_backward
-            for name, call in calls.items()
-        }
+        peaks = {name: peak_bytes(calls[name]) for name in trained}
+    for pass_ in passes:
         found: dict[str, dict[str, float]] = {}
         if device == "cuda":
-            found["gpu_ms"] = {name: graph_median(run, repeats) for name, run in runs.items()}
-        found["call_ms"] = interleaved_medians(runs, device, repeats, BURST)
+            found["gpu_ms"] = {
+                name: graph_median(run, repeats) for name, run in runs[pass_].items()
+            }
+        found["call_ms"] = interleaved_medians(runs[pass_], device, repeats, BURST)
         if peaks:
             found["peak_bytes"] = dict(peaks)
         row: dict[str, Any] = {
@@ -112,8 +126,7 @@ def _rows(
             "errors": errors,
             "ratios": {name: _ratio(values) for name, values in found.items() if len(values) > 1},
         }
-        rows.append(row)
-    return rows
+        yield {"row": row, "refused": refused[pass_]}
 
 
 def _ratio(values: Mapping[str, float]) -> float:
@@ -144,8 +157,10 @@ def graph_median(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def errors_of(inputs: SsdInputs, calls: Mapping[str, SsdCall]) -> dict[str, dict[str, float]]:
-    """Relative errors of the output and, of calls with the same operands, of the gradients.
+def errors_of(
+    inputs: SsdInputs, calls: Mapping[str, SsdCall], trained: Set[str]
+) -> dict[str, dict[str, float]]:
+    """Relative errors of the output and, of trained calls with the same operands, of gradients.
 
     Raises:
         JobError: An output is not that of `ssd` in float64.
@@ -156,14 +171,11 @@ def errors_of(inputs: SsdInputs, calls: Mapping[str, SsdCall]) -> dict[str, dict
     y = y.detach()
     found = {}
     for name, call in calls.items():
-        leaves = [leaf.detach().requires_grad_() for leaf in call.leaves]
-        output = call.run(*leaves)
-        if not call.skips:
-            unskipped = y - inputs.D.double().unsqueeze(-1) * inputs.x.double()
-            found[name] = {"y": _error(output, unskipped)}
-        else:
-            of_leaves = torch.autograd.grad(output, leaves, call.dy)
-            found[name] = {"y": _error(output, y)} | {
+        skip = 0.0 if call.skips else inputs.D.double().unsqueeze(-1) * inputs.x.double()
+        found[name] = {"y": _error(call.forward(), y - skip)}
+        if name in trained and call.skips:
+            of_leaves = call.forward_and_backward()
+            found[name] |= {
                 f"d{operand}": _error(ours, theirs)
                 for operand, ours, theirs in zip(_GRADIENTS, of_leaves, gradients, strict=True)
             }

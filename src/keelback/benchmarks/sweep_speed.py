@@ -4,53 +4,102 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.loop_baseline import train_by_loop
+from keelback.benchmarks.runner_overhead import runner_overhead
 from keelback.errors import JobError
 from keelback.experiments import get_experiment
 from keelback.models import model_config
 from keelback.sweeps import RunResult, Store, TrainingRun, available_cores, sweep
 from keelback.training import epoch_order
 
+_OVERHEAD, _SWEEP = "runs that do nothing", "the sweep"
+"""Names of what is measured beside the rows of the lengths."""
 
-def sweep_speed(
+
+def benchmark(
     lengths: Sequence[int | str] | None = None,
     seeds: int = 5,
     epochs: int | None = None,
     workers: int | None = None,
-) -> dict[str, Any]:
-    """Time the sweep whole, and both of its alternatives on samples of the same trainings.
+    empty_runs: int = 10_000,
+) -> Benchmark:
+    """Time the sweep whole, both of its alternatives on samples of the same trainings, and no work.
 
     `one_by_one` trains seed 1 at every length as the only run of its batch, in this process, and
     multiplies by the number of seeds. `plain_loop` times one epoch of seed 1 at every length and
     multiplies by the numbers of epochs and seeds; making the data and scoring the models are left
-    out of it, and its loss must be that of keelback's training.
+    out of it, and its loss must be that of keelback's training: if not, measuring raises a
+    JobError. `overhead` is that of `runner_overhead`.
 
     Raises:
-        JobError: the plain loop's loss is not keelback's.
+        InputError: a value is wrong, or this machine lacks the memory for their sizes.
     """
     runs = require_sweep(lengths, seeds, epochs)
     workers = workers or available_cores()
-    with tempfile.TemporaryDirectory(prefix="keelback-bench-") as folder:
-        started = time.perf_counter()
-        sweep(runs, Store.create(Path(folder) / "sweep"), workers=workers)
-        ours = time.perf_counter() - started
-    _warm_up(runs[0])
     firsts = [run for run in runs if run.seed == runs[0].seed]
-    rows = [_row(run, seeds) for run in firsts]
-    one_by_one = sum(row["one_by_one_s"] for row in rows)
-    plain_loop = sum(row["plain_loop_s"] for row in rows)
-    return {
-        "lengths": [row["seq_len"] for row in rows],
+    about = {
+        "lengths": [run.task_settings["seq_len"] for run in firsts],
         "seeds": seeds,
         "epochs": runs[0].recipe.epochs,
         "workers": workers,
-        "sweep_s": ours,
+    }
+    groups = [
+        Group({_OVERHEAD: empty_runs}, partial(_overheads, workers)),
+        Group({_SWEEP: runs}, partial(_whole, workers)),
+        Group(
+            {f"length {run.task_settings['seq_len']}": run for run in firsts},
+            partial(_rows, runs[0], seeds),
+        ),
+    ]
+    return Benchmark(groups, partial(_result, workers, len(firsts)), about)
+
+
+def _overheads(workers: int, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for runs in counts:
+        yield runner_overhead(runs, workers)
+
+
+def _whole(workers: int, sweeps: Sequence[Sequence[TrainingRun]]) -> Iterator[dict[str, float]]:
+    for runs in sweeps:
+        with tempfile.TemporaryDirectory(prefix="keelback-bench-") as folder:
+            started = time.perf_counter()
+            sweep(runs, Store.create(Path(folder) / "sweep"), workers=workers)
+            yield {"sweep_s": time.perf_counter() - started, "load_average": os.getloadavg()[0]}
+
+
+def _rows(first: TrainingRun, seeds: int, runs: Sequence[TrainingRun]) -> Iterator[dict[str, Any]]:
+    _warm_up(first)
+    for run in runs:
+        yield _row(run, seeds)
+
+
+def _result(workers: int, lengths: int, found: Found) -> dict[str, Any]:
+    """Sums and ratios only once all that they are of is there."""
+    rows = [row for name, row in found.items() if name not in (_OVERHEAD, _SWEEP)]
+    whole = found.get(_SWEEP)
+    result: dict[str, Any] = {}
+    if whole is not None:
+        result["sweep_s"] = whole["sweep_s"]
+    if whole is not None and len(rows) == lengths:
+        result |= _compared(workers, whole["sweep_s"], rows)
+    result["rows"] = rows
+    if whole is not None:
+        result["load_average"] = whole["load_average"]
+    return result | ({"overhead": found[_OVERHEAD]} if _OVERHEAD in found else {})
+
+
+def _compared(workers: int, ours: float, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    one_by_one = sum(row["one_by_one_s"] for row in rows)
+    plain_loop = sum(row["plain_loop_s"] for row in rows)
+    return {
         "one_by_one_s": one_by_one,
         "plain_loop_s": plain_loop,
         "ratio_to_one_by_one": one_by_one / ours,
@@ -67,8 +116,6 @@ def sweep_speed(
                 ("a plain Python loop over time, one after the other", plain_loop),
             )
         ],
-        "rows": rows,
-        "load_average": os.getloadavg()[0],
     }
 
 

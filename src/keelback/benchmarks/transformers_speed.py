@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.scan_inputs import dtype_named
 from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.timing import SLOW, interleaved_medians
@@ -153,38 +154,60 @@ def _own_path(module: ModuleType) -> Replacement:
     return replacement
 
 
-def compare_in_transformers(
+def benchmark(
     size: ModelSize,
     device: str,
     repeats: int,
     new_tokens: int = 64,
     required: Sequence[str] = (),
     without: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Benchmark:
     """Seconds of a training step, and tokens that are generated a second.
 
     A training step is forward and backward, without the optimizer. Generation is greedy, from a
     prompt of 32 tokens; the tokens of all sequences of the batch count. Each is the median of calls
     side by side in one process; one that takes more than 10 seconds is run once.
 
-    Returns:
-        `rows`, one for each way; `ratios`, how many times longer a peer's training step takes, and
-        its generation; `differences`, how far the loss of a peer and the gradients of the layers'
-        parameters are from ours, relative, in the Euclidean norm; `refused`, what a peer said that
-        could not do it.
+    Its result has `rows`, one for each way; `ratios`, how many times longer a peer's training step
+    takes, and its generation; `differences`, how far the loss of a peer and the gradients of the
+    layers' parameters are from ours, relative, in the Euclidean norm; `refused`, what a peer said
+    that could not do it. Measuring raises a JobError where the loss or the gradient of a peer is
+    not ours.
 
     Raises:
-        InputError: a peer is unknown, or a required one is not installed.
-        JobError: the loss or the gradient of a peer is not ours.
+        InputError: a peer or the dtype is unknown, or a required peer is not installed.
     """
     ways = ways_of(size.family, required, without)
+    dtype_named(size.dtype)
+    about = {
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        **asdict(size),
+    }
+    group = Group(
+        {name: name for name in ("training", "generation")},
+        partial(_measured, size, ways, device, repeats, new_tokens),
+    )
+    return Benchmark([group], partial(_result, list(ways), size.batch * new_tokens), about)
+
+
+def _measured(
+    size: ModelSize,
+    ways: Ways,
+    device: str,
+    repeats: int,
+    new_tokens: int,
+    chosen: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """Milliseconds by each way of training or generation, and what it takes to read them."""
     model = size.model(device)
+    parameters = sum(p.numel() for p in model.parameters())
     generator = torch.Generator().manual_seed(0)
     shape = (size.batch, size.length)
     tokens = torch.randint(size.vocabulary, shape, generator=generator).to(device)
     found: dict[str, list[Tensor]] = {}
     differences: dict[str, dict[str, float]] = {}
-    refused: dict[str, str] = {}
 
     def trained(way: str) -> None:
         step = [_training_step(model, tokens), *_gradients_of_layers(model)]
@@ -194,17 +217,25 @@ def compare_in_transformers(
             differences[way] = _differences(step, found["ours"])
             _require_same(way, differences[way], dtype_named(size.dtype))
 
+    train = partial(_training_step, model, tokens)
     generate = partial(_generate, model, tokens[:, :_PROMPT], new_tokens)
-    run = partial(_milliseconds, ways, device, repeats, refused)
-    training = run("training", partial(_training_step, model, tokens), trained)
-    generation = run("generation", generate, lambda way: generate())
-    generated = size.batch * new_tokens
+    for what in chosen:
+        refused: dict[str, str] = {}
+        run = partial(_milliseconds, ways, device, repeats, refused, what)
+        times = run(train, trained) if what == "training" else run(generate, lambda _: generate())
+        yield {
+            "ms": times,
+            "parameters": parameters,
+            "differences": dict(differences) if what == "training" else {},
+            "refused": refused,
+        }
+
+
+def _result(ways: Sequence[str], generated: int, found: Found) -> dict[str, Any]:
+    times = {what: one["ms"] for what, one in found.items()}
+    training, generation = times.get("training", {}), times.get("generation", {})
     return {
-        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        **asdict(size),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": max(one["parameters"] for one in found.values()),
         "rows": [
             {
                 "scan": way,
@@ -215,9 +246,11 @@ def compare_in_transformers(
             }
             for way in ways
         ],
-        "ratios": {"training": _ratios(training), "generation": _ratios(generation)},
-        "differences": differences,
-        "refused": refused,
+        "ratios": {what: _ratios(ms) for what, ms in times.items()},
+        "differences": {
+            way: of for one in found.values() for way, of in one["differences"].items()
+        },
+        "refused": {name: said for one in found.values() for name, said in one["refused"].items()},
     }
 
 

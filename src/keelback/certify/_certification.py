@@ -143,6 +143,10 @@ class Certification:
 
     def verdict(self) -> str:
         """What is certified, one sentence per bound, and how far all of it holds together."""
+        return " ".join(self.sentences())
+
+    def sentences(self) -> list[str]:
+        """The verdict, one bound per entry."""
         says = [text for text in self.notices if text.startswith("WARNING")]
         routes = self.class_bounds.a_posteriori.log_risk
         says.append(
@@ -179,7 +183,7 @@ class Certification:
                 "Numbers are approximate, to about ten digits: pip install 'keelback[certify]' to "
                 "round them outward."
             )
-        return " ".join(says)
+        return says
 
 
 def paid(delta: float, attempt: int) -> Fraction:

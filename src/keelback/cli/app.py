@@ -181,6 +181,9 @@ class _Notes(logging.Handler):
         print(f"note: {printable(record.getMessage())}", file=sys.stderr, flush=True)
 
 
+_typed: list[str] = []
+"""The words of the command line, as they were given."""
+
 _allow_dirty = False
 _WRITES = ("out", "report_to", "export_to", "certificate")
 """The parameters of commands that say where to write."""
@@ -208,7 +211,7 @@ def print_measured(result: Mapping[str, Any]) -> None:
 
 def command_line() -> str:
     """The command that is running, as a shell would take it."""
-    return shlex.join(["keelback", *sys.argv[1:]])
+    return shlex.join(["keelback", *_typed])
 
 
 def provenance_of_command() -> dict[str, Any]:
@@ -280,8 +283,8 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when the job failed, 2 on wrong input."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    arguments = _flags_first(arguments)
+    _typed[:] = sys.argv[1:] if arguments is None else arguments
+    arguments = _flags_first(_typed or ["--help"])
     load_commands()
     _end_on_sigterm()
     missed: list[int] = []

@@ -164,9 +164,9 @@ def _write(result: "AuditResult", out: Path) -> None:
 
 _LEGEND = (
     "abscissa: below 0, every state decays. delta: step size, median. horizon: tokens until a "
-    "state falls to 1/e, median over the layer's rates. 99 %: the horizon that so many of them do "
-    "not exceed. growth: state norm beyond the training length, over that in contexts no longer "
-    "than in training, median."
+    "state falls to 1/e, median over the layer's rates. 99 %: 99 % of the rates have at most this "
+    "horizon. growth: state norm beyond the training length, divided by the norm in contexts no "
+    "longer than in training, median."
 )
 
 
@@ -189,7 +189,7 @@ def _show(result: "AuditResult") -> None:
             escape(printable(row["name"])),
             escape(printable(row["kind"])),
             *(
-                "–" if math.isnan(row[key]) else f"{row[key]:.3g}"
+                _three_digits(row[key])
                 for key in (
                     "spectral_abscissa",
                     "delta_median",
@@ -207,3 +207,10 @@ def _show(result: "AuditResult") -> None:
     advice = list(dict.fromkeys(f.advice for f in result.findings if f.advice))
     if advice:
         terminal.print("try: " + escape(printable("; ".join(advice))))
+
+
+def _three_digits(value: float) -> str:
+    """A number for the table: thousands in full, as in the findings, other numbers rounded."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

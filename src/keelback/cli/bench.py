@@ -1,14 +1,13 @@
 """`keelback bench`: speed and memory, side by side with peers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import Commands, app, print_measured
-from keelback.cli.options import Device, DType, Json, Repeats, refuse_beside
-from keelback.cli.progress import work_progress
+from keelback.cli.app import Commands, app
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, DType, Json, OutFile, Repeats, refuse_beside
 from keelback.cli.terminal import console
 from keelback.errors import InputError
 from keelback.memory import require_tensors
@@ -68,12 +67,13 @@ def scan(
         bool,
         typer.Option("--memory", help="Measure instead the peak memory of a training step."),
     ] = False,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Compare the selective scan with the fastest of its peers on this machine."""
-    from keelback.benchmarks import ScanSize, default_shapes, memory_ratio
-    from keelback.benchmarks import scaling as scaling_of
-    from keelback.benchmarks.scan_speed import summary
+    from keelback.benchmarks import ScanSize, default_shapes
+    from keelback.benchmarks.scan_cost import memory_benchmark, scaling_benchmark
+    from keelback.benchmarks.scan_speed import benchmark
 
     if scaling and (memory or shape):
         other = "--memory" if memory else "--shape"
@@ -85,23 +85,17 @@ def scan(
     shapes = [ScanSize.parse(text) for text in shape or []]
     for one in shapes:
         require_tensors("cpu" if memory else device, one.numbers, f"the operands at {one}")
-    result: dict[str, Any]
-    with work_progress("bench scan"):
-        if memory:
-            measured = shapes or [ScanSize(1, 100_000, 64, 16)]
-            result = {"rows": [{**asdict(one), **memory_ratio(one)} for one in measured]}
-        elif scaling:
-            result = scaling_of(device, repeats)
-        else:
-            chosen = shapes or default_shapes(device)
-            result = summary(chosen, device, dtype, repeats, peer or [], without or [])
-    if json:
-        print_measured(result)
+    if memory:
+        chosen = memory_benchmark(shapes or [ScanSize(1, 100_000, 64, 16)])
+    elif scaling:
+        chosen = scaling_benchmark(device, repeats)
     else:
-        _print_rows(result)
+        sizes = shapes or default_shapes(device)
+        chosen = benchmark(sizes, device, dtype, repeats, peer or [], without or [])
+    run_benchmark("bench scan", chosen, out, as_json=json, show=_print_rows)
 
 
-def _print_rows(result: dict[str, Any]) -> None:
+def _print_rows(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     rows = [_flat(row) for row in result["rows"]]
@@ -113,6 +107,8 @@ def _print_rows(result: dict[str, Any]) -> None:
         table.add_row(*(_text(row.get(name)) for name in names))
     terminal = console()
     terminal.print(table)
+    if {"ours_ms", "ratio"} <= set(names):
+        terminal.print("ours_ms: keelback's time. ratio: the fastest peer's time / keelback's.")
     for name, exponent in result.get("exponents", {}).items():
         terminal.print(f"{name}: time grows as length ** {exponent:.3f}")
 

@@ -1,14 +1,14 @@
 """`keelback bench audit`: an audit beside the model's plain forward pass."""
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import DeviceOrBest, Json
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import DeviceOrBest, Json, OutFile
 from keelback.device import chosen_device
 from keelback.extras import require_extra
 from keelback.memory import require_tensors
@@ -28,33 +28,34 @@ def audit(
     with_transformers: Annotated[
         bool, typer.Option("--with-transformers", help="Also time transformers without keelback.")
     ] = False,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Compare an audit with the model's forward pass, in seconds and memory."""
-    from keelback.benchmarks.audit_speed import audit_speed
+    from keelback.benchmarks.audit_speed import benchmark
     from keelback.benchmarks.mamba_size import mamba_numbers
 
     require_extra("hf", "bench audit")
     chosen = chosen_device(device)
     require_tensors(chosen, mamba_numbers(layers, d_model, length), "the weights and activations")
-    with work_progress("bench audit"):
-        result = audit_speed(
-            layers,
-            d_model,
-            length,
-            chosen,
-            repeats,
-            with_transformers=with_transformers,
-            report=_say,
-        )
-    if json:
-        print_measured(result)
-        return
-    ratio = result["audit_over_forward"]
-    print(
-        f"the audit takes {ratio['seconds']:.2f} times the forward pass's time and "
-        f"{ratio['peak_gib']:.2f} times its memory"
+    measured = benchmark(
+        layers,
+        d_model,
+        length,
+        chosen,
+        repeats,
+        with_transformers=with_transformers,
+        report=_say,
     )
+    run_benchmark("bench audit", measured, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    if ratio := result.get("audit_over_forward"):
+        print(
+            f"the audit takes {ratio['seconds']:.2f} times the forward pass's time and "
+            f"{ratio['peak_gib']:.2f} times its memory"
+        )
 
 
 def _say(row: dict[str, Any]) -> None:

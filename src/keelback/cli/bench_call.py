@@ -1,13 +1,13 @@
 """`keelback bench call`: what a call costs the host."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Device, DType, Json, Repeats
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, DType, Json, OutFile, Repeats
 from keelback.device import chosen_device
 from keelback.memory import require_tensors
 
@@ -38,21 +38,22 @@ def call(
             "default none is needed; e.g. mamba_ssm."
         ),
     ] = None,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
-    """Time calls on small inputs, in microseconds: without graph, with graph, with backward."""
-    from keelback.benchmarks.call_speed import OPERATORS, SHAPES, compare_calls
+    """Time calls on small inputs, in microseconds: without gradients, with them, with backward."""
+    from keelback.benchmarks.call_speed import OPERATORS, SHAPES, benchmark
     from keelback.benchmarks.scan_inputs import ScanSize
 
     chosen_device(device)
     names = operator or list(OPERATORS)
     sizes = ScanSize.parse(shape) if shape else SHAPES[device]
     require_tensors(device, sizes.numbers, f"the operands at {sizes}")
-    with work_progress("bench call"):
-        rows = compare_calls(names, sizes, device, dtype, repeats, peer or [])
-    if json:
-        print_measured({"rows": rows})
-        return
-    for row in rows:
+    chosen = benchmark(names, sizes, device, dtype, repeats, peer or [])
+    run_benchmark("bench call", chosen, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    for row in result["rows"]:
         peers = "".join(f", {name} {time:.1f} us" for name, time in row["peers"].items())
         print(f"{row['operator']}, {row['pass']}: {row['ours_us']:.1f} us{peers}")

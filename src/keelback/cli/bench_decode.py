@@ -1,13 +1,13 @@
 """`keelback bench decode`: one step of the recurrence, as in generation."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Device, Json, Repeats
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, Json, OutFile, Repeats
 from keelback.device import chosen_device
 from keelback.memory import require_tensors
 
@@ -46,11 +46,11 @@ def decode(
             "transformers; may be repeated; by default none is needed; e.g. mamba_ssm."
         ),
     ] = None,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Time a decoding step of Mamba or Mamba-2 beside those of mamba-ssm and transformers."""
-    from keelback.benchmarks.decode_speed import DecodeShape, compare_steps
-    from keelback.benchmarks.ssd_speed import versions
+    from keelback.benchmarks.decode_speed import DecodeShape, benchmark
 
     chosen_device(device)
     shape = DecodeShape(channels, state, heads, groups)
@@ -59,11 +59,11 @@ def decode(
         require_tensors(
             device, channels * (float(state) * (count + 1) + 4 * count), "the states and operands"
         )
-    with work_progress("bench decode"):
-        rows = compare_steps(batches, device, dtype, repeats, shape, peer or [])
-    if json:
-        print_measured({"versions": versions(), "rows": rows})
-        return
-    for row in rows:
+    chosen = benchmark(batches, device, dtype, repeats, shape, peer or [])
+    run_benchmark("bench decode", chosen, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    for row in result["rows"]:
         peers = "".join(f", {name} {time:.4f} ms" for name, time in row["peers"].items())
         print(f"batch {row['batch']}, {row['pass']}: {row['ours_ms']:.4f} ms{peers}")

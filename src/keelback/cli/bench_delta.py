@@ -1,14 +1,13 @@
 """`keelback bench delta`: delta rules."""
 
-from dataclasses import astuple
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench, print_times
-from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, DTypeOfDevice, Json, OutFile, Repeats
 from keelback.device import chosen_device
 from keelback.memory import require_tensors
 
@@ -39,23 +38,23 @@ def delta(
             "repeated; by default none is needed; e.g. transformers."
         ),
     ] = None,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Compare delta rules, and one step of them, with transformers and flash-linear-attention."""
     from keelback.benchmarks.delta_peers import DECAYS, DeltaShape
-    from keelback.benchmarks.delta_speed import DTYPES, SHAPES, compare
-    from keelback.benchmarks.ssd_speed import versions
+    from keelback.benchmarks.delta_speed import DTYPES, SHAPES, benchmark
 
     chosen_device(device)
     shapes = [DeltaShape.parse(text) for text in shape or []] or SHAPES[device]
     for one in shapes:
-        require_tensors(device, one.numbers, f"the operands at {','.join(map(str, astuple(one)))}")
-    with work_progress("bench delta"):
-        result = compare(
-            shapes, decay or DECAYS, device, dtype or DTYPES[device], repeats, peer or []
-        )
-    if json:
-        print_measured({"versions": versions(), **result})
-        return
+        require_tensors(device, one.numbers, f"the operands at {one}")
+    chosen = benchmark(
+        shapes, decay or DECAYS, device, dtype or DTYPES[device], repeats, peer or []
+    )
+    run_benchmark("bench delta", chosen, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
     for row in result["rows"]:
         print_times(row, ("batch", "length", "heads", "key", "value", "groups", "decay"))

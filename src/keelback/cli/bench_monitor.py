@@ -1,15 +1,14 @@
 """`keelback bench monitor`: what the training monitor foresees, and what it costs."""
 
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured, provenance_of_command
 from keelback.cli.bench import bench
-from keelback.cli.options import LARGEST_SEED, Json, refuse_beside
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark, run_into_folder
+from keelback.cli.options import LARGEST_SEED, Json, OutFolder, refuse_beside
 
 if TYPE_CHECKING:
     from keelback.benchmarks.monitor_foresight import Training
@@ -27,41 +26,29 @@ def monitor(
         bool,
         typer.Option("--cost", help="Measure instead the time that the monitor adds to a step."),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the results; by default none; e.g. foresight.")
-    ] = None,
+    out: OutFolder = None,
     json: Json = False,
 ) -> None:
     """Train models that diverge and models that do not, and count what was foreseen."""
-    from keelback.benchmarks.monitor_foresight import foresight, overhead, summary_csv
+    from keelback.benchmarks.monitor_foresight import benchmark, overhead_benchmark, summary_csv
 
-    found: dict[str, Any]
     if cost:
         refuse_beside("--cost", {"out": out, "seeds": seeds, "first_seed": first_seed}, monitor)
-        with work_progress("bench monitor"):
-            measured = overhead(every=50, repeats=15)
-        found = {"rows": [measured]}
-        line = (
-            f"a reading every {measured['every']} steps adds {measured['overhead']:.1%} to a step"
-        )
+        chosen = overhead_benchmark(every=50, repeats=15)
+        run_benchmark("bench monitor", chosen, None, as_json=json, show=_show_cost)
     else:
-        with work_progress("bench monitor"):
-            found = foresight(range(first_seed, first_seed + seeds), _say)
-        if out is not None:
-            _write(out, found, summary_csv(found))
-        line = "\n".join(_in_words(counts) for counts in found["families"])
-    if json:
-        print_measured(found)
-    else:
-        print(line)
+        chosen = benchmark(range(first_seed, first_seed + seeds), _say)
+        tables = {"foresight.csv": summary_csv}
+        run_into_folder("bench monitor", chosen, out, tables, as_json=json, show=_show)
 
 
-def _write(out: Path, found: dict[str, Any], table: str) -> None:
-    from keelback.files import adding_to, made, write_atomically, write_json
+def _show_cost(result: Mapping[str, Any]) -> None:
+    [row] = result["rows"]
+    print(f"a reading every {row['every']} steps adds {row['overhead']:.1%} to a step")
 
-    with made(out), adding_to(out) as partial:
-        write_json(partial / "results.json", {"provenance": provenance_of_command(), **found})
-        write_atomically(partial / "foresight.csv", table)
+
+def _show(result: Mapping[str, Any]) -> None:
+    print("\n".join(_in_words(counts) for counts in result["families"]))
 
 
 def _in_words(counts: dict[str, Any]) -> str:
@@ -75,9 +62,10 @@ def _in_words(counts: dict[str, Any]) -> str:
 def _say(one: "Training") -> None:
     died = "lived" if one.died_at is None else f"died at step {one.died_at}"
     warned = "no warning" if one.warned_at is None else f"warned at step {one.warned_at}"
-    setting = ", ".join(f"{name} {value}" for name, value in one.setting.items())
+    from keelback.benchmarks.monitor_foresight import in_words
+
     print(
-        f"{one.family}, {setting}, seed {one.seed}: {died}, {warned}",
+        f"{one.family}, {in_words(one.setting)}, seed {one.seed}: {died}, {warned}",
         file=sys.stderr,
         flush=True,
     )

@@ -1,13 +1,13 @@
 """`keelback bench parallel`: several processes, one GPU each, against one."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Device, DTypeOfDevice, Json, refuse_beside
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, DTypeOfDevice, Json, OutFile, refuse_beside
 from keelback.errors import InputError
 from keelback.memory import require_tensors
 
@@ -66,12 +66,13 @@ def parallel(
     repeats: Annotated[
         int, typer.Option(min=1, help="Number of timed scans; the median counts.")
     ] = 5,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Compare training and long scans on several processes with the same on one."""
     from keelback.benchmarks.long_scans import LongScan, LongScanByHeads
     from keelback.benchmarks.mamba_size import mamba_numbers
-    from keelback.benchmarks.parallel import Sizes, compare_parallel
+    from keelback.benchmarks.parallel import Sizes, benchmark
     from keelback.benchmarks.parallel_training import TrainingSize
 
     if only not in (None, *PARTS):
@@ -114,11 +115,11 @@ def parallel(
         scans_by_heads=by_heads,
         repeats=repeats,
     )
-    with work_progress("bench parallel"):
-        result: dict[str, Any] = compare_parallel(processes, device, sizes)
-    if json:
-        print_measured(result)
-        return
+    chosen = benchmark(processes, device, sizes)
+    run_benchmark("bench parallel", chosen, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
     for part in ("loss_curves", "scaling", "scans", "scans_by_heads"):
         for row in result.get(part, []):
             print(", ".join(f"{name}: {value}" for name, value in row.items()))

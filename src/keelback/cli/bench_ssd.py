@@ -1,14 +1,13 @@
 """`keelback bench ssd`: Mamba-2's scan by heads."""
 
-from dataclasses import astuple
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench, print_times
-from keelback.cli.options import Device, DTypeOfDevice, Json, Repeats
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, DTypeOfDevice, Json, OutFile, Repeats
 from keelback.device import chosen_device
 from keelback.memory import require_tensors
 
@@ -32,20 +31,21 @@ def ssd(
             "may be repeated; by default none is needed; e.g. mamba_ssm."
         ),
     ] = None,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Compare Mamba-2's scan by heads with transformers, mamba-ssm and flash-linear-attention."""
     from keelback.benchmarks.ssd_peers import SsdShape
-    from keelback.benchmarks.ssd_speed import DTYPES, SHAPES, compare, versions
+    from keelback.benchmarks.ssd_speed import DTYPES, SHAPES, benchmark
 
     chosen_device(device)
     shapes = [SsdShape.parse(text) for text in shape or []] or SHAPES[device]
     for one in shapes:
-        require_tensors(device, one.numbers, f"the operands at {','.join(map(str, astuple(one)))}")
-    with work_progress("bench ssd"):
-        rows = compare(shapes, device, dtype or DTYPES[device], repeats, peer or [])
-    if json:
-        print_measured({"versions": versions(), "rows": rows})
-        return
-    for row in rows:
+        require_tensors(device, one.numbers, f"the operands at {one}")
+    chosen = benchmark(shapes, device, dtype or DTYPES[device], repeats, peer or [])
+    run_benchmark("bench ssd", chosen, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    for row in result["rows"]:
         print_times(row, ("batch", "length", "heads", "head_dim", "state", "groups"))

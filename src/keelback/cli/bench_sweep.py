@@ -1,13 +1,13 @@
 """`keelback bench sweep`: the runner and its replica axis against one training after another."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Json
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Json, OutFile
 from keelback.memory import require_memory
 
 _BYTES_OF_RUN = 10_000.0
@@ -33,6 +33,7 @@ def sweep(
     empty_runs: Annotated[
         int, typer.Option(min=1, help="Number of runs that do nothing, for the runner's own cost.")
     ] = 10_000,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Time the Majority sweep beside the same trainings one after the other.
@@ -40,23 +41,24 @@ def sweep(
     Both alternatives are timed on a part of the trainings and extrapolated; `extrapolated` says
     from what.
     """
-    from keelback.benchmarks.runner_overhead import runner_overhead
-    from keelback.benchmarks.sweep_speed import require_sweep, sweep_speed
+    from keelback.benchmarks.sweep_speed import benchmark
 
     lengths = None if seq_len is None else seq_len.split(",")
     require_memory(_BYTES_OF_RUN * empty_runs, f"{empty_runs} runs and what they leave")
-    require_sweep(lengths, seeds, epochs)
-    with work_progress("bench sweep"):
-        overhead = runner_overhead(empty_runs, workers)
-        result = {**sweep_speed(lengths, seeds, epochs, workers), "overhead": overhead}
-    if json:
-        print_measured(result)
-        return
-    print(
-        f"the sweep: {result['sweep_s']:.1f} s with {result['workers']} workers\n"
-        f"one training after the other: {result['one_by_one_s']:.1f} s, "
-        f"{result['ratio_to_one_by_one']:.1f} times as long\n"
-        f"with a plain Python loop over time: {result['plain_loop_s']:.0f} s, "
-        f"{result['ratio_to_plain_loop']:.0f} times as long\n"
-        f"the runner's own cost at {overhead['runs']} runs: {overhead['ms_per_run']:.2f} ms a run"
-    )
+    chosen = benchmark(lengths, seeds, epochs, workers, empty_runs)
+    run_benchmark("bench sweep", chosen, out, as_json=json, show=_show)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    if "sweep_s" in result:
+        print(f"the sweep: {result['sweep_s']:.1f} s with {result['workers']} workers")
+    if "one_by_one_s" in result:
+        print(
+            f"one training after the other: {result['one_by_one_s']:.1f} s, "
+            f"{result['ratio_to_one_by_one']:.1f} times as long\n"
+            f"with a plain Python loop over time: {result['plain_loop_s']:.0f} s, "
+            f"{result['ratio_to_plain_loop']:.0f} times as long"
+        )
+    if "overhead" in result:
+        runs, each = result["overhead"]["runs"], result["overhead"]["ms_per_run"]
+        print(f"the runner's own cost at {runs} runs: {each:.2f} ms a run")

@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keelback.cli.app import print_measured
 from keelback.cli.bench import bench
-from keelback.cli.options import Device, DType, Json
-from keelback.cli.progress import work_progress
+from keelback.cli.measuring import run_benchmark
+from keelback.cli.options import Device, DType, Json, OutFile
 from keelback.device import chosen_device
 from keelback.extras import require_extra
 from keelback.memory import require_tensors
@@ -46,11 +45,12 @@ def transformers(
             "CPU; may be repeated; by default none; e.g. transformers."
         ),
     ] = None,
+    out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Time a training step and generation of a Mamba or Mamba-2 of Hugging Face transformers."""
     from keelback.benchmarks.mamba_size import mamba_numbers
-    from keelback.benchmarks.transformers_speed import ModelSize, compare_in_transformers
+    from keelback.benchmarks.transformers_speed import ModelSize, benchmark
 
     require_extra("hf", "bench transformers", ["transformers"])
     chosen_device(device)
@@ -59,14 +59,8 @@ def transformers(
     require_tensors(
         device, 3 * mamba_numbers(layers, d_model, tokens), "the weights and activations"
     )
-    with work_progress("bench transformers"):
-        result = compare_in_transformers(
-            size, device, repeats, required=peer or (), without=without or ()
-        )
-    if json:
-        print_measured(result)
-    else:
-        _show(result)
+    chosen = benchmark(size, device, repeats, required=peer or (), without=without or ())
+    run_benchmark("bench transformers", chosen, out, as_json=json, show=_show)
 
 
 def _show(result: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def byte_lm(
     device: DeviceOrBest = None,
     json: Json = False,
 ) -> None:
-    """Train byte-level language models on reviews, run them far beyond that length, repair them."""
+    """Train byte-level language models, run them far beyond their training length, repair them."""
     from keelback.benchmarks.mamba_size import mamba_numbers
     from keelback.experiments.length.byte_lm import (
         chosen_config,

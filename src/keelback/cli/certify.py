@@ -8,7 +8,7 @@ import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
 from keelback.cli.certify_language import certify_text
-from keelback.cli.evaluate import require_fit
+from keelback.cli.evaluate import require_fit, task_of_options
 from keelback.cli.options import (
     LARGEST_SEED,
     Checkpoint,
@@ -177,8 +177,6 @@ def certify(
     unless --allow-overlap or --drop-overlap says what to do.
     """
     from keelback.certify import Policy, certificate_of, certify_model
-    from keelback.cli.reproduce import named_settings
-    from keelback.data import get_task
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
     from keelback.extras import require_extra
@@ -224,16 +222,9 @@ def certify(
     refuse_beside("--kind task", of_language, certify)
     if task is None:
         raise InputError("--task is missing: name the task that the checkpoint was trained on")
-    options: dict[str, Any] = {
-        "seq_len": seq_len,
-        "data_seed": data_seed,
-        "data": data,
-        "tokenizer": tokenizer,
-        **named_settings(setting or []),
-    }
     if not pac_bayes:
         refuse_beside("--no-pac-bayes", of_pac_bayes, certify)
-    chosen = get_task(task, **options)
+    chosen = task_of_options(task, seq_len, data_seed, data, tokenizer, setting)
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
     with work_progress("certify"):
@@ -290,4 +281,5 @@ def _print(found: "Certification") -> None:
         for route, log in certificate.log_risk.items():
             table.add_row(route + (" (vacuous)" if log >= 0 else ""), log10_shown(log))
         terminal.print(table)
-    terminal.print(found.verdict())
+    for sentence in found.sentences():
+        terminal.print(f"- {sentence}")

@@ -179,5 +179,7 @@ def _show(checks: list[Check]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for check in checks:
         found = check.found + (f" - {check.advice}" if check.advice else "")
-        table.add_row(Text(check.state, colours[check.state]), Text(check.name), Text(found))
+        table.add_row(
+            Text(check.state, colours[check.state]), Text(check.name), Text(found, overflow="fold")
+        )
     console(highlight=False).print(table)

@@ -157,7 +157,10 @@ def dynamics(
         ),
     ] = 0,
     paired: Annotated[
-        bool, typer.Option("--paired", help="Repeat every sequence under exchanged classes.")
+        bool,
+        typer.Option(
+            "--paired", help="Use every sequence once more, with the two classes exchanged."
+        ),
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Draw new sequences at every step.")
@@ -166,7 +169,8 @@ def dynamics(
         bool,
         typer.Option(
             "--population",
-            help="Locality with --noise 0: the exact mean over all sequences, on the CPU.",
+            help="Train on the exact mean over all sequences, on the CPU; for locality with "
+            "--noise 0.",
         ),
     ] = False,
     device: Device = "cpu",

@@ -1,7 +1,7 @@
 """`keelback evaluate`: the accuracy of one checkpoint on one split of a task."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from keelback.cli.options import (
 )
 from keelback.cli.progress import work_progress
 
+if TYPE_CHECKING:
+    from keelback.data import Task
+
 
 @app.command()
 def evaluate(
@@ -32,22 +35,14 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Print the accuracy of a checkpoint on a task."""
-    from keelback.cli.reproduce import named_settings
-    from keelback.data import SPLIT_NAMES, get_task
+    from keelback.data import SPLIT_NAMES
     from keelback.errors import InputError, JobError
     from keelback.models import load_model
     from keelback.training import score
 
     if split not in SPLIT_NAMES:
         raise InputError(f"--split is {split!r}; it must be {' or '.join(SPLIT_NAMES)}")
-    options: dict[str, Any] = {
-        "seq_len": seq_len,
-        "data_seed": data_seed,
-        "data": data,
-        "tokenizer": tokenizer,
-        **named_settings(setting or []),
-    }
-    chosen = get_task(task, **options)
+    chosen = task_of_options(task, seq_len, data_seed, data, tokenizer, setting)
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
     examples = chosen.split(next(name for name in SPLIT_NAMES if name == split))
@@ -64,6 +59,38 @@ def evaluate(
         )
     else:
         print(f"{share:.5f}")
+
+
+def task_of_options(
+    task: str,
+    seq_len: int | None,
+    data_seed: int | None,
+    data: Path | None,
+    tokenizer: Path | None,
+    setting: list[str] | None,
+) -> "Task":
+    """The task of a command line.
+
+    Raises:
+        InputError: there is no such task or setting, or the task needs `--seq-len`.
+    """
+    from keelback.cli.reproduce import named_settings
+    from keelback.data import get_task
+    from keelback.errors import InputError
+
+    options: dict[str, Any] = {
+        "seq_len": seq_len,
+        "data_seed": data_seed,
+        "data": data,
+        "tokenizer": tokenizer,
+        **named_settings(setting or []),
+    }
+    try:
+        return get_task(task, **options)
+    except InputError as error:
+        if str(error).endswith(": seq_len is missing"):
+            raise InputError(f"{error}; give --seq-len, the sequence length in tokens") from None
+        raise
 
 
 def require_fit(model: Any, vocab_size: int, n_classes: int, checkpoint: Path, task: str) -> None:

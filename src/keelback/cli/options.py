@@ -15,6 +15,26 @@ _LARGEST = 2**63 - 1
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 """The option of every command that can print its result for programs."""
 
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="File for the result as JSON, written after each row; the same command given again "
+        "measures only the rows that it lacks; by default none; e.g. result.json.",
+    ),
+]
+"""The option of every benchmark whose result is one file."""
+
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder for the results, written after each row; the same command given again "
+        "measures only the rows that they lack; by default none; e.g. out.",
+    ),
+]
+"""The option of the benchmarks whose result is a JSON file and a table."""
+
 TaskName = Annotated[
     str,
     typer.Option(
@@ -85,8 +105,8 @@ Ignored = Annotated[
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        help="Checkpoint of a classifier: .safetensors, or .pth of the reference code; e.g. "
-        "out/runs/NAME/model.safetensors."
+        help="Checkpoint of a classifier: .safetensors, the folder of a run, or .pth of the "
+        "reference code; e.g. out/runs/NAME/model.safetensors."
     ),
 ]
 Text = Annotated[

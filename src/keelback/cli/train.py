@@ -60,7 +60,10 @@ def train(
     ] = None,
     parametrisation: Annotated[
         str | None,
-        typer.Option(help="Parametrisation of A, free or stable; default free; e.g. stable."),
+        typer.Option(
+            help="Parametrisation of A: free (any entries) or stable (entries that cannot reach "
+            "0); default free; e.g. stable."
+        ),
     ] = None,
     bound_penalty: Annotated[
         float | None,

@@ -31,7 +31,16 @@ def _nvrtc() -> ctypes.CDLL:
     """The NVRTC library of the CUDA version that PyTorch was built for."""
     if torch.version.cuda is None:
         raise JobError("this build of PyTorch has no CUDA: install a CUDA build to scan on the GPU")
-    name = f"libnvrtc.so.{torch.version.cuda.split('.')[0]}"
+    return library_of(torch.version.cuda.split(".")[0])
+
+
+def library_of(cuda: str) -> ctypes.CDLL:
+    """The NVRTC library of a major version of CUDA.
+
+    Raises:
+        JobError: It is not installed.
+    """
+    name = f"libnvrtc.so.{cuda}"
     for folder in _library_folders():
         if (folder / name).exists():
             for builtins in folder.glob("libnvrtc-builtins.so.*"):

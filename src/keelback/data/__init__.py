@@ -14,6 +14,7 @@ from keelback.data.task import (
     fresh_seed,
     get_task,
     register_task,
+    require_task,
     task_name,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "fresh_seed",
     "get_task",
     "register_task",
+    "require_task",
     "task_name",
 ]
 

@@ -266,6 +266,23 @@ def task_name(task: str) -> str:
     return only_part(TASKS, task) if task.endswith(".py") else task
 
 
+def require_task(name: str) -> None:
+    """Check that a task of this name is registered.
+
+    Raises:
+        InputError: there is none.
+
+    Examples:
+        >>> require_task("majority")
+    """
+    if name not in TASKS:
+        known = sorted(TASKS)
+        raise InputError(
+            f"there is no task {name!r}; choose one of {', '.join(known)}, or name a "
+            f"Python file that registers one{nearest(name, known)}"
+        )
+
+
 def get_task(name: str, **settings: object) -> Task:
     """Make the task `name` with these settings; a setting that is None keeps its default.
 
@@ -280,12 +297,7 @@ def get_task(name: str, **settings: object) -> Task:
         torch.Size([1000, 100])
     """
     name = task_name(name)
-    if name not in TASKS:
-        known = sorted(TASKS)
-        raise InputError(
-            f"there is no task {name!r}; choose one of {', '.join(known)}, or name a "
-            f"Python file that registers one{nearest(name, known)}"
-        )
+    require_task(name)
     task = TASKS[name]
     given = {key: value for key, value in settings.items() if value is not None}
     fields = list(task.settings_type.model_fields)

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from rich.console import Group
@@ -98,7 +99,8 @@ def _terminal_table(table: Table) -> Group:
     drawn = TerminalTable(box=None, pad_edge=False, header_style="dim")
     for column in table.columns:
         numeric = is_numeric(table, column)
-        drawn.add_column(Text(printable(column.label)), justify="right" if numeric else "left")
+        side: Literal["right", "left"] = "right" if numeric else "left"
+        drawn.add_column(Text(printable(column.label)), justify=side, overflow="fold")
     for row in table.rows[:TERMINAL_ROWS]:
         drawn.add_row(*(Text(format_cell(row.get(c.key), c.spec)) for c in table.columns))
     left_out = len(table.rows) - TERMINAL_ROWS

@@ -16,7 +16,7 @@ from keelback.compiled.cuda_tiles import (
     aligned,
 )
 
-WARPS = 8  # of a block that finds gradients, or has a chunk with a decay per key channel
+WARPS = 8  # of a block that finds gradients
 SUMS, SUMS_OF_CHANNELS = 6, 4  # of gradients.cu and gradients_channels.cu
 
 
@@ -99,7 +99,6 @@ class InsideConfiguration:
 
     sources: ClassVar[str] = "keelback.delta.cuda"
     kernel: ClassVar[str] = "inside"
-    threads: ClassVar[int] = 128
     most_blocks: ClassVar[int] = 4  # of a processor, for which registers suffice
 
     tiles: Tiles
@@ -109,6 +108,11 @@ class InsideConfiguration:
     has_reset: bool
     gradients: bool = False
     blocks_per_processor: int = 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 128
 
     @property
     def shared_bytes(self) -> int:
@@ -133,8 +137,12 @@ class InsideChannelsConfiguration(InsideConfiguration):
     """For `inside_channels.cu`, the same with a decay per key channel."""
 
     kernel: ClassVar[str] = "inside_channels"
-    threads: ClassVar[int] = 32 * WARPS
     most_blocks: ClassVar[int] = 3
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block: a warp has 16 steps of q or of k."""
+        return 2 * self.tiles.chunk // BLOCK_OF_TILE * 32
 
     @property
     def shared_bytes(self) -> int:

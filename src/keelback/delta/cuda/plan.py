@@ -18,8 +18,9 @@ from keelback.delta.cuda.configuration import (
     WalkConfiguration,
 )
 
-#: Steps of a chunk in half precision and in float32, whose tiles are three times as large.
-CHUNK, CHUNK_OF_FLOATS = 64, 32
+#: Steps of a chunk in half precision and in float32, whose tiles are three times as large; and
+#: where blocks have too little shared memory for chunks of 64.
+CHUNK, CHUNK_OF_FLOATS, SHORT_CHUNK = 64, 32, 32
 #: Values of a block that walks: fewer, where half of the processors would have none.
 VALUE_TILE, NARROW_TILE = 64, 32
 #: Keys and values of a head for which there are kernels: a warp has its states in registers.
@@ -68,13 +69,20 @@ class Plan:
     gradients: GradientsConfiguration
     segments: int
 
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block of whichever kernel needs most."""
+        kernels = (self.inside, self.inside_for_gradients, self.ahead, self.again, self.back)
+        return max(one.shared_bytes for one in (*kernels, self.gradients))
+
 
 def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     """The kernels for these sizes, or None where there are none.
 
     There are none for float64, for keys that are not cut into whole tiles, for heads that are too
     wide for a warp's registers, and where a block's shared memory is too small; for decays per key
-    channel, none for float32.
+    channel, none for float32. A card whose blocks have less of it takes fewer values at a time, and
+    then shorter chunks.
     """
     half = traits.dtype in (torch.bfloat16, torch.float16)
     if not card.multiplies or not (half or traits.dtype == torch.float32):
@@ -86,15 +94,26 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         return None
     if sizes.value % 8 or sizes.value > WIDEST_VALUE:
         return None
-    width = VALUE_TILE
+    width, chunk = VALUE_TILE, CHUNK if half else CHUNK_OF_FLOATS
     wide = half and card.wide and sizes.key in COLUMNS_OF_GROUPS
     blocks = sizes.batch * sizes.heads * -(-sizes.value // width)
     few = sizes.value <= NARROW_TILE or 2 * blocks <= card.processors
     if half and not wide and few:
         width = NARROW_TILE
+    cuts = [(chunk, width, wide)]
+    cuts += [(c, w, False) for c in (chunk, SHORT_CHUNK) for w in (VALUE_TILE, NARROW_TILE)]
+    plans = (_plan_in(sizes, traits, card, *cut) for cut in cuts)
+    return next((plan for plan in plans if plan.shared_bytes <= card.shared_bytes), None)
+
+
+def _plan_in(
+    sizes: DeltaSizes, traits: Traits, card: Card, chunk: int, width: int, wide: bool
+) -> Plan:
+    """The kernels by chunks of so many steps, and so many values at a time."""
+    half = traits.dtype != torch.float32
     tiles = Tiles(
         traits.dtype,
-        CHUNK if half else CHUNK_OF_FLOATS,
+        chunk,
         sizes.key,
         width,
         -(-sizes.value // width),
@@ -109,11 +128,13 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
         for gradients in (False, True)
     )
     of_groups = traits.dtype if sizes.heads_per_group == 1 else torch.float32
-    at_once = VALUE_TILE if tiles.values % VALUE_TILE == 0 else width
+    at_once = VALUE_TILE if width == VALUE_TILE and tiles.values % VALUE_TILE == 0 else width
     # Four parts of the keys, which warpgroups multiply by 32 or more.
     unit_of_parts = 4 * BLOCK_OF_TILE * (2 if wide else 1)
     split = half and at_once == VALUE_TILE and sizes.key % unit_of_parts == 0
     split = split and (traits.by_channel or not wide)
+    # A warp has 16 steps and 16 values or more.
+    warps = min(2 * WARPS if split else WARPS, chunk * at_once // BLOCK_OF_TILE**2)
     gradients = _staged(
         of_gradients(
             tiles,
@@ -123,7 +144,7 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
             traits.normalise,
             traits.has_reset,
             width=at_once,
-            warps=2 * WARPS if split else WARPS,
+            warps=warps,
             stages=1,
         ),
         card,
@@ -133,13 +154,10 @@ def plan_of(sizes: DeltaSizes, traits: Traits, card: Card) -> Plan | None:
     many = sizes.length >= SEGMENTS * _CHUNKS_OF_SEGMENT * tiles.chunk
     segments = SEGMENTS if wide and many and 2 * walks <= card.processors else 1
     ahead, again, back = (
-        _staged(WalkConfiguration(tiles, back, outputs, stages=1), card, _MOST_STAGES)
+        _staged(WalkConfiguration(tiles, back, outputs, stages=2), card, _MOST_STAGES)
         for back, outputs in ((False, True), (False, False), (True, False))
     )
-    kernels = (inside, inside_for_gradients, ahead, again, back, gradients)
-    if any(one.shared_bytes > card.shared_bytes for one in kernels):
-        return None
-    return Plan(tiles, *kernels, segments)
+    return Plan(tiles, inside, inside_for_gradients, ahead, again, back, gradients, segments)
 
 
 def _crowded(configuration: InsideConfiguration, card: Card) -> InsideConfiguration:
@@ -150,8 +168,8 @@ def _crowded(configuration: InsideConfiguration, card: Card) -> InsideConfigurat
 
 
 def _staged(configuration: Staged, card: Card, most: int) -> Staged:
-    """With as many stages as there is shared memory for."""
-    for stages in range(most, 1, -1):
+    """With as many stages as there is shared memory for, and those that it has at least."""
+    for stages in range(most, configuration.stages, -1):
         found = replace(configuration, stages=stages)
         if found.shared_bytes <= card.shared_bytes:
             return found

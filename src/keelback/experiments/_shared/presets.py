@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
-from keelback.data import TASKS, Task, get_task
+from keelback.data import Task, get_task, require_task
 from keelback.errors import InputError
 from keelback.models import BASELINES, SelectiveSSMConfig, matched_baseline, model_config
 from keelback.registry import is_from_outside
@@ -140,11 +140,7 @@ def preset(presets: Mapping[str, P], task: str) -> P:
     """
     if task in presets:
         return presets[task]
-    if task not in TASKS:
-        raise InputError(
-            f"unknown task {task!r} for this experiment; there are {', '.join(sorted(presets))}, "
-            "and those that a plugin registers"
-        )
+    require_task(task)
     return replace(presets["majority"], **_FROM_OUTSIDE)
 
 

@@ -340,9 +340,9 @@ def _table(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Table:
     columns.append(Column("gap", "gap", "+.3f"))
     if any("published_test" in row for row in rows):
         columns += [
-            Column("published_train", "train, published", ".3f"),
-            Column("published_test", "test, published"),
-            Column("test_difference", "difference, standard errors", "+.1f"),
+            Column("published_train", "train, paper", ".3f"),
+            Column("published_test", "test, paper"),
+            Column("test_difference", "errors apart", "+.1f"),
         ]
     return Table(
         name=f"length-independence-{settings.label}",
@@ -350,12 +350,10 @@ def _table(settings: LengthIndependenceSettings, rows: Sequence[Row]) -> Table:
         columns=columns,
         rows=[_shown(row) for row in rows],
         caption=(
-            "Mean (standard deviation) over the seeds that survived. Fresh: new examples of the "
-            "training distribution. Difference: test accuracy less the published mean, in sums "
-            "of the two means' standard errors."
-            if "fresh" in splits
-            else "Mean (standard deviation) over the seeds that survived. Difference: test "
-            "accuracy less the published mean, in sums of the two means' standard errors."
+            "Mean (standard deviation) over the seeds that survived. "
+            + ("Fresh: new examples of the training distribution. " if "fresh" in splits else "")
+            + "Errors apart: test accuracy less the paper's mean, divided by the sum of the two "
+            "means' standard errors."
         ),
     )
 

@@ -158,29 +158,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTAN
   const int rows = warp % kRowBlocks, part = warp / kRowBlocks, column = part * kPart;
   const Place place(p.sizes, blockIdx.x);
   const Seat seat(lane);
-  const int group = p.sizes.group_of(place.head);
-  const auto start = [&](int tile) {
-    if (tile < kValues / kWidth && (!kWide || thread == 0)) {
-      fetch_values(shared.stages[tile % kStages], p, place, tile, shared.values[tile % kStages], thread);
-    }
-    close_copies();
-  };
-  if (!kWide || thread == 0) {
-    if constexpr (kWide) {
-      set_up(shared.operands);
-#pragma unroll
-      for (int i = 0; i < kStages; ++i) set_up(shared.values[i]);
-      publish_barriers();
-      expect_bytes(shared.operands, sizeof(shared.q) + sizeof(shared.k) + kStepsBytes);
-    }
-    fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
-    fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
-    fetch_numbers<kThreads, kStepsBytes / 4>(reinterpret_cast<float*>(&shared.steps),
-                                             reinterpret_cast<const float*>(p.steps + place.number), shared.operands, thread);
-  }
-  close_copies();
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) start(i);
+  start_chunk(shared, p, place, thread);
   arrive_with_copies<kStages>();
   if constexpr (kWide) wait_for_bytes(shared.operands, 0);
   scale_rows_of(shared.q, shared.steps.q_factors, thread);
@@ -188,19 +166,10 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTAN
   share();
 
   KeySums sums;
-  clear(sums.of_states[0]), clear(sums.of_states[1]), clear(sums.of_adjoints), clear(sums.pairs);
   float driven[2] = {}, across = 0.0f;
-#pragma unroll 1
-  for (int tile = 0; tile < kValues / kWidth; ++tile) {
-    if constexpr (kWide) wait_for_bytes(shared.values[tile % kStages], tile / kStages % 2);
-    else arrive_with_copies<kStages - 1>();
-    const ValueStage& stage = shared.stages[tile % kStages];
+  sum_values(sums, driven, shared, p, place, rows, part, thread, [&](const ValueStage& stage) {
     across += product_of_tiles(stage.states, stage.adjoints, thread);
-    add_values(sums, driven, shared, stage, p, place, tile, rows, part, lane);
-    synchronize_block();
-    start(tile + kStages);
-  }
-  wait_for_copies<0>();
+  });
   across = sum_of_warp(across);
   if (lane == 0) shared.across[warp] = across;
   if (part < 2) keep_pairs(shared, sums, driven, rows, part, lane);

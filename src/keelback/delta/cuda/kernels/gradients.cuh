@@ -34,6 +34,37 @@ INLINE void fetch_values(ValueStage& stage, const Arguments& p, const Place& pla
                   full, thread);
 }
 
+// Those of a tile, if there are so many.
+template <typename Shared, typename Arguments>
+INLINE void start_values(Shared& shared, const Arguments& p, const Place& place, int tile, int thread) {
+  if (tile < kValues / kWidth && (!kWide || thread == 0)) {
+    fetch_values(shared.stages[tile % kStages], p, place, tile, shared.values[tile % kStages], thread);
+  }
+  close_copies();
+}
+
+// Starts to copy q and k, what is known of the steps, and the first values.
+template <typename Shared, typename Arguments>
+INLINE void start_chunk(Shared& shared, const Arguments& p, const Place& place, int thread) {
+  const int group = p.sizes.group_of(place.head);
+  if (!kWide || thread == 0) {
+    if constexpr (kWide) {
+      set_up(shared.operands);
+#pragma unroll
+      for (int i = 0; i < kStages; ++i) set_up(shared.values[i]);
+      publish_barriers();
+      expect_bytes(shared.operands, sizeof(shared.q) + sizeof(shared.k) + sizeof(shared.steps));
+    }
+    fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
+    fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
+    fetch_numbers<kThreads, sizeof(shared.steps) / 4>(reinterpret_cast<float*>(&shared.steps),
+                                                      reinterpret_cast<const float*>(p.steps + place.number), shared.operands, thread);
+  }
+  close_copies();
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) start_values(shared, p, place, i, thread);
+}
+
 // Rows of a tile times what they are to be multiplied by.
 INLINE void scale_rows_of(Operand<kChunk, kKey>& tile, const float* factors, int thread) {
   constexpr int kPairs = kChunk * kKey / 2;
@@ -137,4 +168,22 @@ INLINE void add_values(KeySums& sums, float (&driven)[2], const Shared& shared, 
   end_products(sums.of_states[1]);
   end_products(sums.of_adjoints);
   end_products(sums.pairs);
+}
+
+// All that is summed over the values. `add(stage)` takes from some of them what else is needed.
+template <typename Shared, typename Arguments, typename Add>
+INLINE void sum_values(KeySums& sums, float (&driven)[2], Shared& shared, const Arguments& p, const Place& place, int rows, int part,
+                       int thread, const Add& add) {
+  clear(sums.of_states[0]), clear(sums.of_states[1]), clear(sums.of_adjoints), clear(sums.pairs);
+#pragma unroll 1
+  for (int tile = 0; tile < kValues / kWidth; ++tile) {
+    if constexpr (kWide) wait_for_bytes(shared.values[tile % kStages], tile / kStages % 2);
+    else arrive_with_copies<kStages - 1>();
+    const ValueStage& stage = shared.stages[tile % kStages];
+    add(stage);
+    add_values(sums, driven, shared, stage, p, place, tile, rows, part, thread % 32);
+    synchronize_block();
+    start_values(shared, p, place, tile + kStages, thread);
+  }
+  wait_for_copies<0>();
 }

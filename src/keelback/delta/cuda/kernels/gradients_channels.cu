@@ -313,29 +313,7 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients_channels(const GRI
   const int rows = warp % kRowBlocks, part = warp / kRowBlocks, column = part * kPart;
   const Place place(p.sizes, blockIdx.x);
   const Seat seat(lane);
-  const int group = p.sizes.group_of(place.head);
-  const auto start = [&](int tile) {
-    if (tile < kValues / kWidth && (!kWide || thread == 0)) {
-      fetch_values(shared.stages[tile % kStages], p, place, tile, shared.values[tile % kStages], thread);
-    }
-    close_copies();
-  };
-  if (!kWide || thread == 0) {
-    if constexpr (kWide) {
-      set_up(shared.operands);
-#pragma unroll
-      for (int i = 0; i < kStages; ++i) set_up(shared.values[i]);
-      publish_barriers();
-      expect_bytes(shared.operands, sizeof(shared.q) + sizeof(shared.k) + kChannelStepsBytes);
-    }
-    fetch<kThreads>(shared.q, p.of_q, p.q, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
-    fetch<kThreads>(shared.k, p.of_k, p.k, place.row, place.time, group, 0, place.rows, kKey, shared.operands, thread);
-    fetch_numbers<kThreads, kChannelStepsBytes / 4>(reinterpret_cast<float*>(&shared.steps),
-                                                    reinterpret_cast<const float*>(p.steps + place.number), shared.operands, thread);
-  }
-  close_copies();
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) start(i);
+  start_chunk(shared, p, place, thread);
   find_logs(shared.logs, shared.blocks, p, place, thread);
   arrive_with_copies<kStages>();
   if constexpr (kWide) wait_for_bytes(shared.operands, 0);
@@ -343,20 +321,11 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients_channels(const GRI
   scale_rows_of(shared.k, shared.steps.k_factors, thread);
 
   KeySums sums;
-  clear(sums.of_states[0]), clear(sums.of_states[1]), clear(sums.of_adjoints), clear(sums.pairs);
   float driven[2] = {};
   Pair crossed[kBlocksOfWarp] = {};
-#pragma unroll 1
-  for (int tile = 0; tile < kValues / kWidth; ++tile) {
-    if constexpr (kWide) wait_for_bytes(shared.values[tile % kStages], tile / kStages % 2);
-    else arrive_with_copies<kStages - 1>();
-    const ValueStage& stage = shared.stages[tile % kStages];
+  sum_values(sums, driven, shared, p, place, rows, part, thread, [&](const ValueStage& stage) {
     add_crossed(crossed, stage, warp % kWarps, seat);
-    add_values(sums, driven, shared, stage, p, place, tile, rows, part, lane);
-    synchronize_block();
-    start(tile + kStages);
-  }
-  wait_for_copies<0>();
+  });
   keep_crossed(shared, crossed, warp, seat);
   keep_sums(shared, kDriven, driven, part, rows, seat);
   if (part < 2) keep_pairs(shared, sums.pairs, rows, part, seat);

@@ -26,9 +26,8 @@ struct InsideChannelsArguments {
   Stored* inverse;                         // T, (step, step), for the gradients
 };
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-static_assert(kWarps == 2 * kRowBlocks, "half of the warps have queries, half keys");
+constexpr int kWarps = 2 * kRowBlocks;  // half of them have queries, half keys
+constexpr int kThreads = kWarps * 32;
 static_assert(kColumnThreads <= kThreads, "each has two channels of 16 steps at most");
 
 struct InsideChannelsShared {
