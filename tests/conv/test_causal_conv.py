@@ -215,6 +215,32 @@ def test_wider_kernels_than_there_are_compiled_are_pytorchs() -> None:
     )
 
 
+@pytest.mark.parametrize(("width", "backend"), [(4, "reference"), (40, None)])
+@pytest.mark.parametrize("shape", [(0, 5, 4), (2, 0, 4), (2, 5, 0)])
+def test_pytorchs_gives_nothing_for_nothing_too(
+    shape: tuple[int, int, int], width: int, backend: str | None
+) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    weight = torch.randn(shape[2], width, requires_grad=True)
+    y = causal_conv1d(x, weight, activation="silu", backend=backend)
+    assert y.shape == shape
+    dx, dweight = torch.autograd.grad(y.sum(), [x, weight])
+    assert dx.shape == shape
+    assert not dweight.any()
+
+
+def test_an_initial_state_is_not_rounded_to_the_type_of_what_follows() -> None:
+    x, weight, _ = (one.float() for one in operands(2, 3, 4, 4))
+    state = torch.randn(2, 3, 4)
+    y, last = causal_conv1d(
+        x.bfloat16(), weight, initial_state=state, return_last_state=True, backend="cpu"
+    )
+    expected = causal_conv1d(x.bfloat16().float(), weight, initial_state=state)
+    assert torch.equal(y, expected.bfloat16())
+    again, _ = causal_conv1d(x.bfloat16(), weight, None, None, last, return_last_state=True)
+    assert again.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -48,6 +48,13 @@ def with_gradients(function: Any, given: list[Tensor], **options: Any) -> list[T
     return [*(x.detach() for x in found), *gradients]
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_refused(scale: float) -> None:
+    given = operands(1, 5, 2, 3, 4)[:5]
+    with pytest.raises(InputError, match=r"scale is .*; it should be a finite number"):
+        mlstm(*given, scale=scale)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     batch=st.integers(1, 2), length=st.integers(1, 140), heads=st.integers(1, 2),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ssd_cases import Case, make_operands
@@ -34,6 +35,13 @@ def operands(**changes: Any) -> dict[str, Any]:
         ({"reset": torch.zeros(2, 10)}, "reset has dtype torch.float32; it should be torch.bool"),
         ({"reset": torch.zeros(2, 9, dtype=torch.bool)}, r"reset has shape \(2, 9\)"),
         ({"dt_limit": (0.5, 0.1)}, r"dt_limit is \(0.5, 0.1\)"),
+        ({"dt_limit": None}, "dt_limit is None; it should be"),
+        ({"dt_limit": (0.1,)}, r"dt_limit is \(0.1,\); it should be"),
+        ({"x": None}, "x is None; it should be a tensor"),
+        ({"x": np.zeros((2, 10, 3, 16))}, "x is a ndarray; it should be a tensor"),
+        ({"reset": [[True] * 10] * 2}, "reset is a list; it should be a tensor"),
+        ({"reset": None, "seq_idx": [[0] * 10] * 2}, "seq_idx is a list; it should be a tensor"),
+        ({"reset": None, "cu_seqlens": [0, 10]}, "cu_seqlens is a list; it should be a tensor"),
         ({"x": torch.zeros(2, 10, 3, 16).long()}, "x has dtype torch.int64"),
         ({"A": torch.zeros(3, dtype=DOUBLE)}, "A has dtype torch.float64 and x torch.float32"),
         ({"backend": "cuda"}, "backend is 'cuda' and x is on cpu"),
@@ -45,6 +53,14 @@ def operands(**changes: Any) -> dict[str, Any]:
 def test_wrong_operands_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ssd(**operands(**changes))
+
+
+@pytest.mark.parametrize("how", ["reset", "seq_idx"])
+def test_of_no_steps_nothing_begins(how: str) -> None:
+    begins = {"reset": torch.zeros(2, 0, dtype=torch.bool), "seq_idx": torch.zeros(2, 0).long()}
+    given = {name: x for name, x in operands().items() if name not in ("reset", "backend")}
+    none = {name: given[name][:, :0] for name in ("x", "dt", "B", "C", "z")}
+    assert ssd(**{**given, **none}, **{how: begins[how]}).shape == (2, 0, 3, 16)
 
 
 def test_a_step_names_its_states() -> None:

@@ -1,5 +1,6 @@
 """What the operands of any operator must look like."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ class Typed(Protocol):
 
 def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | str]) -> None:
     """Raise unless x, or its shape, is one of the allowed shapes; a string stands for any size."""
+    if not isinstance(x, (Tensor, tuple)):
+        require_tensor(name, x)
     found = x.shape if isinstance(x, Tensor) else x
     for shape in allowed:
         if found == shape:
@@ -36,6 +39,39 @@ def require_shape(name: str, x: Tensor | torch.Size, *allowed: Sequence[int | st
             return
     wanted = " or ".join("(" + ", ".join(str(size) for size in shape) + ")" for shape in allowed)
     raise InputError(f"{name} has shape {tuple(found)}; it should be {wanted}")
+
+
+def require_tensor(name: str, x: Any) -> None:
+    """Raise unless x is a tensor, or what is known of one."""
+    if not isinstance(getattr(x, "dtype", None), torch.dtype):
+        kind = "None" if x is None else f"a {type(x).__name__}"
+        raise InputError(f"{name} is {kind}; it should be a tensor")
+
+
+def shapes_of(given: Iterable[Any], names: Sequence[str]) -> Any:
+    """The shapes of a record's operands but the last, `reset`, or None of those that are absent.
+
+    `names` are theirs, with `?` behind those that may be absent.
+    """
+    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
+    for name, x in zip(names, differentiable, strict=True):
+        if x is not None or not name.endswith("?"):
+            require_tensor(name.rstrip("?"), x)
+    return [None if x is None else x.shape for x in differentiable]
+
+
+def finite_scale(scale: float | None, k: Tensor) -> float:
+    """By what queries are multiplied: one over the root of the size of the keys k if not given.
+
+    Raises:
+        InputError: It is not a finite number.
+    """
+    if scale is None:
+        key = k.shape[-1] if k.ndim else 1
+        return max(int(key), 1) ** -0.5  # A number also for compilers.
+    if not math.isfinite(scale):
+        raise InputError(f"scale is {scale}; it should be a finite number")
+    return float(scale)
 
 
 def computing_dtype(operands: Mapping[str, Typed | None]) -> torch.dtype:

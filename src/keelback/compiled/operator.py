@@ -20,7 +20,12 @@ from torch.compiler import is_compiling
 from keelback.compiled.backends import Backend, Prepared
 from keelback.compiled.layouts import signature_of
 from keelback.compiled.replicas import VmapInfo, fold, one_replica, unfold
-from keelback.compiled.watchers import inside_transform, needs_gradient, runs_eagerly
+from keelback.compiled.watchers import (
+    has_tangent,
+    inside_transform,
+    needs_gradient,
+    runs_eagerly,
+)
 from keelback.errors import InputError
 
 _library = torch.library.Library("keelback", "FRAGMENT")
@@ -130,6 +135,11 @@ class Operator:
         """The outputs for operands in dtypes that kernels take, without the axis of replicas."""
         if runs_eagerly(*operands):
             return self.run(self.prepared(operands, *options), operands, *options)
+        if has_tangent(*operands):
+            raise NotImplementedError(
+                f"the compiled {self.name} has no derivatives in forward mode; for these call "
+                f"{self.name}(..., backend='reference')"
+            )
         if torch.onnx.is_in_onnx_export():
             raise InputError(
                 f"ONNX has no {self.name}: with backend='reference' it exports as plain "

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from keelback.compiled.checks import require_shape
+from keelback.compiled.checks import require_shape, require_tensor
 from keelback.compiled.watchers import runs_eagerly
 from keelback.errors import InputError
 
 
 def require_reset(reset: Any, rows: torch.Size, device: torch.device, name: str = "u") -> None:
     """Raise unless a mask, or its layout, is of (batch, length) and where the operand `name` is."""
+    require_tensor("reset", reset)
     require_shape("reset", reset.shape, tuple(rows))
     if reset.dtype != torch.bool:
         raise InputError(f"reset has dtype {reset.dtype}; it should be torch.bool")
@@ -50,7 +51,11 @@ def starts_of(
         return reset
     if reset is not None:
         raise InputError("seq_idx is given with reset or cu_seqlens; one of the three should be")
+    require_shape(name, x, axes)
+    require_tensor("seq_idx", seq_idx)
     require_shape("seq_idx", seq_idx, tuple(x.shape[:2]))
+    if not seq_idx.shape[1]:
+        return torch.zeros_like(seq_idx, dtype=torch.bool)
     return F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (1, 0))
 
 
@@ -59,6 +64,7 @@ def reset_of(cu_seqlens: Tensor, reset: Tensor | None, u: Tensor) -> Tensor:
     if reset is not None:
         raise InputError("both reset and cu_seqlens are given; one of them should be")
     batch, length = u.shape[:2]
+    require_tensor("cu_seqlens", cu_seqlens)
     require_shape("cu_seqlens", cu_seqlens, ("sequences + 1",))
     if cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise InputError(f"cu_seqlens has dtype {cu_seqlens.dtype}; it should be int32 or int64")

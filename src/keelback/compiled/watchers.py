@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
@@ -48,6 +49,18 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return False
 
 
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode differentiation follows one of these."""
+    if not _is_forward_mode():
+        return False
+    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+
+
+def _is_forward_mode() -> bool:
+    """Whether tensors may have tangents, which nothing about a plain one tells."""
+    return forward_ad._current_level >= 0
+
+
 def runs_eagerly(*tensors: Tensor | None) -> bool:
     """Whether all tensors are plain ones on one kind of device, and nothing intercepts operators.
 
@@ -60,6 +73,7 @@ def runs_eagerly(*tensors: Tensor | None) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._get_tracing_state() is not None
+        or _is_forward_mode()
     ):
         return False
     keys, plain = torch._C._dispatch_keys, None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.checks import require_shape
+from keelback.compiled.checks import computing_dtype, require_shape
 from keelback.compiled.scripting import for_script
 from keelback.conv._op import advance, convolve
 from keelback.conv._operands import require_activation, require_weight
@@ -66,10 +66,14 @@ def causal_conv1d(
     if initial_state is not None:
         require_shape("initial_state", initial_state, (batch, width - 1, channels))
     past = 0 if initial_state is None else width - 1
-    entire = x if initial_state is None else torch.cat([initial_state.to(x.dtype), x], dim=1)
+    entire = x
+    if initial_state is not None:
+        computing_dtype({"x": x, "weight": weight, "bias": bias, "initial_state": initial_state})
+        stored = torch.promote_types(x.dtype, initial_state.dtype)
+        entire = torch.cat([initial_state.to(stored), x.to(stored)], dim=1)
     silu = activation is not None
-    y = convolve(entire, weight, bias, silu, initial_state, backend)
-    y = y[:, past:] if past else y
+    y = convolve(entire, weight, bias, silu, backend)
+    y = (y[:, past:] if past else y).to(x.dtype)
     if not return_last_state:
         return y
     missing = max(0, width - 1 - entire.shape[1])

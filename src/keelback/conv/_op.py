@@ -37,16 +37,14 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None,
     silu: bool,
-    initial_state: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The convolution of x alone; of `initial_state` only the dtype counts here.
+    """The convolution of x alone, in its dtype.
 
     Raises:
         InputError: A dtype or device is wrong, or the backend is not for it.
     """
-    given = {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}
-    dtype = computing_dtype(given)
+    dtype = computing_dtype({"x": x, "weight": weight, "bias": bias})
     chosen = choose_backend(backend, x.device, BACKENDS)
     weight = weight.to(dtype)
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.to(dtype)

@@ -5,9 +5,10 @@ from typing import Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from keelback.compiled.checks import finite_scale
 from keelback.compiled.resets import starts_of
 from keelback.delta._op import delta_rule_of, step
-from keelback.delta._operands import Operands, scale_of
+from keelback.delta._operands import Operands
 
 
 def delta_rule(
@@ -78,7 +79,7 @@ def delta_rule(
     """
     mask = starts_of(reset, cu_seqlens, seq_idx, v, ("batch", "length", "heads", "value"), "v")
     operands = Operands(q, k, v, g, beta, initial_states, mask)
-    y, final = delta_rule_of(operands, bool(normalise), scale_of(scale, k), backend)
+    y, final = delta_rule_of(operands, bool(normalise), finite_scale(scale, k), backend)
     return (y, final) if return_final_states else y
 
 
@@ -114,4 +115,4 @@ def delta_rule_step(
         (torch.Size([1, 2, 3]), torch.Size([1, 2, 4, 3]))
     """
     operands = Operands(q, k, v, g, beta, states)
-    return step(operands, bool(normalise), scale_of(scale, k))
+    return step(operands, bool(normalise), finite_scale(scale, k))

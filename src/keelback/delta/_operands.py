@@ -1,14 +1,12 @@
 """The operands of a delta rule, in one record: what they must look like, and their sizes."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from keelback.compiled.checks import HALF, require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape, shapes_of
 from keelback.compiled.resets import require_reset
-from keelback.errors import InputError
 
 T = TypeVar("T")
 
@@ -84,9 +82,7 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states: str) -> None:
     """Raise unless the shapes fit, where `rows` are the axes before the heads."""
-    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
-    shapes: Any = [None if one is None else one.shape for one in differentiable]
-    q, k, v, g, beta, states = shapes
+    q, k, v, g, beta, states = shapes_of(given, DIFFERENTIABLE)
     require_shape("v", v, (*rows, "heads", "value"))
     *sizes, heads, value = v
     require_shape("k", k, (*sizes, "groups", "key"))
@@ -97,20 +93,6 @@ def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states:
     require_shape("beta", beta, (*sizes, heads))
     if states is not None:
         require_shape(name_of_states, states, (v[0], heads, key, value))
-
-
-def scale_of(scale: float | None, k: torch.Tensor) -> float:
-    """The scale: one over the root of the key's size if it is not given.
-
-    Raises:
-        InputError: It is not a finite number.
-    """
-    if scale is None:
-        key = k.shape[-1] if k.ndim else 1
-        return max(int(key), 1) ** -0.5  # A number also for compilers.
-    if not math.isfinite(scale):
-        raise InputError(f"scale is {scale}; it should be a finite number")
-    return float(scale)
 
 
 def dtype_of_states(computing: torch.dtype) -> torch.dtype:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.checks import computing_dtype, require_shape
+from keelback.compiled.checks import computing_dtype, finite_scale, require_shape
 from keelback.compiled.watchers import without_autocast
 from keelback.ssd import gated_linear_attention
 
@@ -92,7 +92,7 @@ def mlstm(
         queries, keys, values, logs, decays = given
         m, weights, moved = _stabilised(logs, decays.clamp(min=LOWEST_LOG), states.exponent)
         sums, last = gated_linear_attention(
-            queries * _scale(scale, k),
+            queries * finite_scale(scale, k),
             keys,
             torch.cat([values, torch.ones_like(values[..., :1])], -1),
             moved,
@@ -137,7 +137,7 @@ def mlstm_step(
         kept = decay.clamp(min=LOWEST_LOG) + exponent
         m = torch.maximum(kept, log)
         kept, written = (kept - m).exp().unsqueeze(-1), (log - m).exp().unsqueeze(-1)
-        key, query = key * written, query * _scale(scale, k)
+        key, query = key * written, query * finite_scale(scale, k)
         normaliser = torch.addcmul(key, kept, normaliser)
         memory = torch.addcmul(kept.unsqueeze(-1) * memory, key.unsqueeze(-1), value.unsqueeze(-2))
         above = (query.unsqueeze(-2) @ memory).squeeze(-2)
@@ -178,10 +178,6 @@ def _checked(
         zeros = [v.new_zeros(size, dtype=dtype) for size in ((*shape, value), shape, shape[:2])]
         return given, MlstmStates(*zeros)
     return given, MlstmStates(*(x.to(dtype) for x in states))
-
-
-def _scale(scale: float | None, k: Tensor) -> float:
-    return max(int(k.shape[-1]), 1) ** -0.5 if scale is None else scale
 
 
 def _one(exponent: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from keelback.compiled.checks import HALF, require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape, shapes_of
 from keelback.compiled.resets import require_reset
 
 T = TypeVar("T")
@@ -97,9 +97,7 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(axes: tuple[str, ...], given: Operands[Any], state_name: str) -> None:
     """Raise unless the shapes fit, where `axes` come before the channels of u."""
-    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
-    shapes: Any = [None if x is None else x.shape for x in differentiable]
-    u, delta, A, B, C, D, z, delta_bias, state = shapes
+    u, delta, A, B, C, D, z, delta_bias, state = shapes_of(given, DIFFERENTIABLE)
     require_shape("u", u, (*axes, "channels"))
     *rows, channels = u
     require_shape("A", A, (channels, "state"))

@@ -2,7 +2,7 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from keelback.compiled.checks import require_groups, require_shape
+from keelback.compiled.checks import require_groups, require_shape, shapes_of
 from keelback.compiled.resets import require_reset
 
 T = TypeVar("T")
@@ -51,9 +51,7 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states: str) -> None:
     """Raise unless the shapes fit, where `rows` are the axes before the heads."""
-    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
-    shapes: Any = [None if one is None else one.shape for one in differentiable]
-    q, k, v, g, weights, states = shapes
+    q, k, v, g, weights, states = shapes_of(given, DIFFERENTIABLE)
     require_shape("v", v, (*rows, "heads", "value"))
     *sizes, heads, value = v
     require_shape("k", k, (*sizes, "groups", "key"))

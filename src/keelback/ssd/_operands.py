@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from keelback.compiled.checks import HALF, require_groups, require_shape
+from keelback.compiled.checks import HALF, require_groups, require_shape, shapes_of
 from keelback.compiled.layouts import Layout
 from keelback.compiled.resets import require_reset
 from keelback.errors import InputError
@@ -96,9 +96,7 @@ def require_step(given: Operands[Any]) -> None:
 
 def _require_shapes(rows: tuple[str, ...], given: Operands[Any], name_of_states: str) -> None:
     """Raise unless the shapes fit, where `rows` are the axes before the heads."""
-    *differentiable, _ = given  # PyTorch 2.8's compiler takes no slice of a named tuple.
-    shapes: Any = [None if one is None else one.shape for one in differentiable]
-    x, dt, A, B, C, D, z, dt_bias, states = shapes
+    x, dt, A, B, C, D, z, dt_bias, states = shapes_of(given, DIFFERENTIABLE)
     require_shape("x", x, (*rows, "heads", "head_dim"))
     *sizes, heads, head_dim = x
     require_shape("dt", dt, (*sizes, heads))
@@ -151,7 +149,10 @@ def options_of(dt_softplus: bool, dt_limit: DtLimit) -> Options:
     Raises:
         InputError: The limits of the step size are not two numbers in order.
     """
-    low, high = map(float, dt_limit)
+    try:
+        low, high = map(float, dt_limit)
+    except (TypeError, ValueError):
+        low = high = math.nan
     if math.isnan(low) or math.isnan(high) or low > high:
         raise InputError(f"dt_limit is {dt_limit}; it should be (lowest, highest) step size")
     return bool(dt_softplus), low, high
