@@ -229,6 +229,20 @@ def test_a_checkpoint_with_nan_is_refused(
     assert "ssm.W_B holds NaN or infinity" in err
 
 
+def test_a_model_that_decides_nothing_is_not_certified(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    """Its logits are NaN; as the sign of a number they would all be of one class."""
+    model = load_model(checkpoint)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e30)
+    save_model(model, checkpoint)
+    code, out, err = run(capsys, str(checkpoint), *MAJORITY, "--no-pac-bayes")
+    assert (code, out) == (1, "")
+    assert "NaN instead of a decision for 100 of 100 examples; nothing is certified" in err
+
+
 @pytest.mark.shared
 def test_reference_majority_checkpoint_is_certified_on_the_data_it_saw(
     capsys: pytest.CaptureFixture[str], shared: Path
@@ -251,3 +265,11 @@ def test_a_printed_logarithm_is_not_below_the_bound(log: float) -> None:
         exact = mpmath.mpf(log) / mpmath.log(10)
         assert mpmath.mpf(log10_shown(log)) >= exact
         assert math.isinf(log) or mpmath.mpf(log10_shown(log)) < exact + mpmath.mpf("0.00011")
+
+
+@given(st.floats(1e16, 1e300))
+def test_a_large_logarithm_is_shown_with_four_digits_and_rounded_up(log: float) -> None:
+    with mpmath.workdps(400):
+        exact = mpmath.mpf(log) / mpmath.log(10)
+        assert exact <= mpmath.mpf(log10_shown(log)) < exact * mpmath.mpf("1.0011")
+    assert len(log10_shown(log)) < 12

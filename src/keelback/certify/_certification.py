@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -365,12 +365,24 @@ def _worth(log: float) -> str:
         return f"error at most {_up(math.exp(log) * (1 + 1e-12))}"
     if log == 0:
         return "vacuous (1)"
-    return f"vacuous by {log / math.log(10):.1f} orders of magnitude"
+    orders = log / math.log(10)
+    shown = f"{orders:.1f}" if orders < _MOST_IN_FULL else f"{orders:.3g}"
+    return f"vacuous by {shown} orders of magnitude"
 
 
 def _up(bound: float, place: str = "0.001") -> str:
-    """A bound with three digits after the point, or to another place, rounded up."""
-    return str(Decimal(bound).quantize(Decimal(place), rounding=ROUND_CEILING))
+    """A bound with three digits after the point, or to another place, rounded up.
+
+    A bound far beyond that has four digits in all.
+    """
+    exact = Decimal(bound)
+    if abs(exact) >= _MOST_IN_FULL:
+        return f"{Context(prec=4, rounding=ROUND_CEILING).plus(exact):g}"
+    return str(exact.quantize(Decimal(place), rounding=ROUND_CEILING))
+
+
+_MOST_IN_FULL = 10**15
+"""Numbers from here on are written with an exponent."""
 
 
 def _against(bound: float, constant: HeldOut) -> str:

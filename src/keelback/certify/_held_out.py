@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from keelback.certify._measure import logits
 from keelback.certify._rounding import clopper_pearson
 from keelback.data import Split
-from keelback.training import wrong
+from keelback.errors import JobError
+from keelback.training import undecided, wrong
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,22 @@ def hold_out(classifier: nn.Module | int, split: Split, delta: Fraction) -> Held
         classifier: a model, or a label that is always given; fixed without looking at the split.
         split: the examples.
         delta: failure probability.
+
+    Raises:
+        JobError: the model gives NaN for some example.
     """
     rows: list[int] = []
     if isinstance(classifier, int):
         errors = int((split.labels != classifier).sum())
     else:
-        rows = wrong(logits(classifier, split), split.labels).nonzero().flatten().tolist()
+        found = logits(classifier, split)
+        without = int(undecided(found, split.labels).sum())
+        if without:
+            raise JobError(
+                f"the model gives NaN instead of a decision for {without} of {len(split)} "
+                "examples; nothing is certified"
+            )
+        rows = wrong(found, split.labels).nonzero().flatten().tolist()
         errors = len(rows)
     return HeldOut(
         errors=errors,

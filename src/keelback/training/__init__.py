@@ -9,7 +9,15 @@ from keelback.training.monitor import StabilityMonitor
 from keelback.training.place import AcceleratePlace, Place
 from keelback.training.recipe import Recipe
 from keelback.training.recompute import recompute_layers
-from keelback.training.scores import Score, accuracy, correct, error_rate, score, wrong
+from keelback.training.scores import (
+    Score,
+    accuracy,
+    correct,
+    error_rate,
+    score,
+    undecided,
+    wrong,
+)
 
 __all__ = [
     "AcceleratePlace",
@@ -27,5 +35,6 @@ __all__ = [
     "recompute_layers",
     "score",
     "train",
+    "undecided",
     "wrong",
 ]

@@ -29,13 +29,25 @@ def correct(
 def wrong(
     logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
 ) -> Bool[Tensor, "*batch"]:
-    """Which examples are labelled wrong: those that are not `correct`.
+    """Which examples are labelled wrong: those that are not `correct`, or have a logit of NaN.
 
     Examples:
         >>> wrong(torch.tensor([2.0, -1.0]), torch.tensor([1, 1]))
         tensor([False,  True])
     """
-    return correct(logits, labels) == 0
+    return (correct(logits, labels) == 0) | undecided(logits, labels)
+
+
+def undecided(
+    logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]
+) -> Bool[Tensor, "*batch"]:
+    """For which examples a logit is not a number, so that nothing is decided.
+
+    Examples:
+        >>> undecided(torch.tensor([2.0, float("nan")]), torch.tensor([1, 1]))
+        tensor([False,  True])
+    """
+    return logits.isnan() if logits.ndim == labels.ndim else logits.isnan().any(-1)
 
 
 def error_rate(logits: Float[Tensor, "*batch_and_classes"], labels: Int[Tensor, "*batch"]) -> float:
@@ -93,7 +105,7 @@ def score(model: Classifier, split: Split, batch_size: int = 512) -> Score:
         >>> score(SelectiveSSMConfig(vocab_size=2).build(), test).undecided
         0
     """
-    hits = undecided = 0
+    hits = without = 0
     with _evaluating(model):
         for start in range(0, len(split), batch_size):
             batch = slice(start, start + batch_size)
@@ -104,8 +116,8 @@ def score(model: Classifier, split: Split, batch_size: int = 512) -> Score:
                     "for each is needed or, for more than two classes, one for each class"
                 )
             hits += int(correct(logits, labels).sum())
-            undecided += int(logits.reshape(len(labels), -1).isnan().any(1).sum())
-    return Score(hits / len(split), undecided)
+            without += int(undecided(logits, labels).sum())
+    return Score(hits / len(split), without)
 
 
 @contextlib.contextmanager
