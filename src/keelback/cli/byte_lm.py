@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
-from keelback.cli.options import DeviceOrBest, Json
+from keelback.cli.options import DeviceOrBest, Json, require_once
 from keelback.cli.progress import work_progress
 from keelback.device import chosen_device
 from keelback.extras import require_extra
@@ -60,6 +60,7 @@ def byte_lm(
 
     require_extra("hf", "byte-lm", ["transformers", *(["datasets"] if data is None else [])])
     require_extra("report", "the report of byte-lm")
+    require_once(fields or [], {})
     require_own_page(out)
     configs = {preset: chosen_config(preset, fields or []) for preset in presets or ["tiny"]}
     for preset in configs:

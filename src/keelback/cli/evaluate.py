@@ -83,8 +83,8 @@ def task_of_options(
         "data_seed": data_seed,
         "data": data,
         "tokenizer": tokenizer,
-        **named_settings(setting or []),
     }
+    options |= named_settings(setting or [], options)
     try:
         return get_task(task, **options)
     except InputError as error:

@@ -1,7 +1,7 @@
 """Options that several commands share, and the check of every number that a command is given."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,6 +184,33 @@ def refuse_beside(what: str, given: Mapping[str, Any], command: Callable[..., An
         if value != parameter.default and value != []:
             option = parameter.flags[-1] if parameter.flags else parameter.name
             raise InputError(f"{option} has no effect beside {what}; leave one of them out")
+
+
+def require_once(settings: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuse a setting that is given twice, by --set or by an option of its own as well.
+
+    Args:
+        settings: what --set was given, each NAME=VALUE.
+        options: the values of the options that are settings too, by the settings' names.
+
+    Raises:
+        InputError: one is.
+    """
+    from keelback.errors import InputError
+
+    names = [pair.partition("=")[0] for pair in settings]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--set {name} is given twice; leave one of them out")
+    for name, value in options.items():
+        if name in names and value is not None:
+            own = name.rpartition(".")[2]
+            option = _OWN_OPTIONS.get(own, f"--{own.replace('_', '-')}")
+            raise InputError(f"{option} and --set {name} are one setting; leave one of them out")
+
+
+_OWN_OPTIONS = {"spectral_abscissa": "--abscissa"}
+"""Options that are not called as their settings are."""
 
 
 def require_numbers(options: Mapping[str, Any]) -> None:

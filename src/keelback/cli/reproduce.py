@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +110,7 @@ def reproduce(
     }
     given["seq_len"] = _lengths(seq_len)
     given = {name: value for name, value in given.items() if value is not None}
-    given |= named_settings(setting or [])
+    given |= named_settings(setting or [], given)
     if "task" in given:
         given["task"] = task_name(given["task"])
     skipped: list[str] = []
@@ -227,17 +227,21 @@ def _lengths(given: list[str] | None) -> list[str] | None:
     return [part.strip() for value in given for part in value.split(",")]
 
 
-def named_settings(pairs: Sequence[str]) -> dict[str, str]:
+def named_settings(pairs: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:
     """Settings that are given as NAME=VALUE.
 
+    `options` are the values of options that are settings too, by their names.
+
     Raises:
-        InputError: one is not.
+        InputError: one is not, or is given twice.
     """
+    from keelback.cli.options import require_once
     from keelback.errors import InputError
 
     for pair in pairs:
         if "=" not in pair:
             raise InputError(f"--set {pair!r} is not NAME=VALUE")
+    require_once(pairs, options)
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -17,6 +17,7 @@ from keelback.cli.options import (
     SeqLen,
     TaskName,
     TokenizerFile,
+    require_once,
 )
 
 if TYPE_CHECKING:
@@ -138,27 +139,39 @@ def train(
     from keelback.experiments._shared.presets import LENGTH_INDEPENDENCE, preset, selective_ssm_run
     from keelback.sweeps import Store, train_single
 
+    of_recipe = {"epochs": epochs, "precision": precision, "bound_penalty": bound_penalty}
+    of_model = {
+        "spectral_abscissa": abscissa,
+        "parametrisation": parametrisation,
+        "initial_sensitivity": initial_sensitivity,
+    }
+    require_once(
+        setting or [],
+        {
+            **{f"recipe.{name}": value for name, value in of_recipe.items()},
+            **{f"model.{name}": value for name, value in of_model.items()},
+            "task_settings.seq_len": seq_len,
+            "task_settings.data": data,
+            "task_settings.tokenizer": tokenizer,
+        },
+    )
     task = task_name(task)
     chosen = preset(LENGTH_INDEPENDENCE, task)
-    length = chosen.lengths[-1] if seq_len is None and chosen.lengths else seq_len
     of_task = _settings_of_task(setting or [])
+    longest = chosen.lengths[-1] if chosen.lengths else None
+    length = of_task.get("seq_len", longest if seq_len is None else seq_len)
     chosen = replace(chosen, task_settings={**chosen.task_settings, **of_task})
     given = {"data": data, "tokenizer": tokenizer}
     paths = {name: path.resolve() for name, path in given.items() if path is not None}
     run = selective_ssm_run(task, chosen, seq_len=length, seed=seed, epochs=epochs, paths=paths)
-    own = {
-        "spectral_abscissa": abscissa,
-        "parametrisation": parametrisation,
-        "initial_sensitivity": initial_sensitivity,
-        "initial_length": None if initial_sensitivity is None else length,
-    }
+    if initial_sensitivity is not None:
+        of_model["initial_length"] = length
     run = _with_settings(
         run,
         model,
         [
-            *(f"model.{name}={value}" for name, value in own.items() if value is not None),
-            *([f"recipe.precision={precision}"] if precision is not None else []),
-            *([f"recipe.bound_penalty={bound_penalty}"] if bound_penalty is not None else []),
+            *(f"model.{name}={value}" for name, value in of_model.items() if value is not None),
+            *(f"recipe.{name}={value}" for name, value in of_recipe.items() if value is not None),
             *(setting or []),
         ],
     )
@@ -207,8 +220,21 @@ def _with_settings(run: "TrainingRun", model: str, settings: Sequence[str]) -> "
                 raise InputError(f"--set {setting!r}: {parent} has no fields")
         inner[last] = value
     changed = cast(TrainingRun, run_from_fields(fields))
-    changed.get_task()
+    _require_fit(changed)
     return changed
+
+
+def _require_fit(run: "TrainingRun") -> None:
+    """Check that the model reads the task's tokens and decides between its classes."""
+    from keelback.errors import InputError
+
+    task = run.get_task()
+    for name, size in (("vocab_size", task.vocab_size), ("n_classes", task.n_classes)):
+        if run.model.get(name) != size:
+            raise InputError(
+                f"model.{name} is {run.model.get(name)}; it should be {size}, as in the task "
+                f"{run.task}"
+            )
 
 
 def _settings_of_task(settings: Sequence[str]) -> dict[str, Any]:
@@ -219,16 +245,15 @@ def _settings_of_task(settings: Sequence[str]) -> dict[str, Any]:
 
 def _parsed(setting: str) -> list[Any]:
     """The parts of a field's path, then its value, JSON where it is that and else text."""
-    import json
-
     from keelback.errors import InputError
+    from keelback.files import parsed_json
 
     path, equals, text = setting.partition("=")
     parts: list[Any] = path.split(".")
     if not equals or len(parts) < 2:
         raise InputError(f"--set {setting!r} is not PART.NAME=VALUE, as in recipe.batch_size=32")
     try:
-        return [*parts, json.loads(text)]
+        return [*parts, parsed_json(text)]
     except ValueError:
         return [*parts, text]
 

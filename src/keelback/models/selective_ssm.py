@@ -213,7 +213,7 @@ class SelectiveSSMConfig(BaseModel):
     d_state: int = Field(default=4, gt=0)
     spectral_abscissa: float = Field(default=0.0, ge=-LARGEST, le=LARGEST)
     parametrisation: Literal["free", "stable"] = "free"
-    margin: float = Field(default=DEFAULT_MARGIN, ge=0, allow_inf_nan=False)
+    margin: float = Field(default=DEFAULT_MARGIN, ge=0, le=LARGEST)
     initial_sensitivity: float | None = Field(default=None, gt=0, le=LARGEST)
     initial_length: int = Field(default=100, gt=0, le=10**6)
 

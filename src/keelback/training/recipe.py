@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from torch import Tensor
 
+_MOST = 1e30
+"""Numbers beyond it soon leave what float32 holds."""
+
 
 class Recipe(BaseModel):
     """Adam with L2 decay, a plateau schedule, clipping and a collapse penalty.
@@ -33,18 +36,18 @@ class Recipe(BaseModel):
 
     epochs: int = Field(default=40, ge=0)
     batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-2, gt=0, le=_MOST)
+    weight_decay: float = Field(default=1e-5, ge=0, le=_MOST)
     plateau_factor: float = Field(default=0.9, gt=0, lt=1)
     plateau_patience: int = Field(default=5, ge=0)
     plateau_threshold: float = Field(default=0.01, ge=0, lt=1)
     clip_norm: float = Field(default=5.0, gt=0)
-    collapse_penalty: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    collapse_spread: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    collapse_penalty: float = Field(default=10.0, ge=0, le=_MOST)
+    collapse_spread: float = Field(default=0.1, ge=0, le=_MOST)
     early_stop: int | None = Field(default=None, ge=1)
     norm_precision: Literal["float32", "float64"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"
-    bound_penalty: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    bound_penalty: float = Field(default=0.0, ge=0, le=_MOST)
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: Any) -> dict[str, Any]:

@@ -62,9 +62,9 @@ class ByteLMConfig(BaseModel):
     batch: int = Field(default=64, gt=0)
     steps: int = Field(default=2500, gt=0)
     max_seconds: float = Field(default=3600.0, gt=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    initial_rate_scale: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1e30)
+    weight_decay: float = Field(default=0.1, ge=0, le=1e30)
+    initial_rate_scale: float = Field(default=1.0, gt=0, le=1e30)
     seed: int = 0
     stored_as: Literal["float32", "bfloat16"] = "float32"
 
