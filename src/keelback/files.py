@@ -129,6 +129,27 @@ def write_table(path: Path, table: "pl.DataFrame") -> None:
     write_atomically(path, content.getvalue())
 
 
+def parsed_json(text: str | bytes, *, once: bool = False) -> Any:
+    """What a JSON text says; with `once`, no object of it may have two values of one name.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once if once else None)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} stands in it twice")
+        found[name] = value
+    return found
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write a document as JSON in one step.
 

@@ -74,6 +74,7 @@ def test_token_files(tmp_path: Path, suffix: str) -> None:
         ("b.json", "[[1, 2], [3, 4]]"),
         ("c.json", "[1.5]"),
         ("d.json", '{"a": 1}'),
+        ("e.json", "[" * 100_000),
     ],
 )
 def test_files_that_hold_no_tokens(tmp_path: Path, name: str, content: str) -> None:

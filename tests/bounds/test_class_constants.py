@@ -80,7 +80,8 @@ def test_empty_intervals_are_refused() -> None:
         ("[1, 2]", "one JSON object"),
         ("", "is not JSON"),
         (json.dumps(GOOD).replace("1.3", "NaN"), "B_u = nan must be finite"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "is not JSON: it is nested too deeply"),
+        (json.dumps(GOOD)[:-1] + ', "B_u": 2}', "is not JSON: B_u stands in it twice"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:

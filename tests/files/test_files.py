@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from keelback.files import filling, remove_with_parts, replacing, write_atomically, write_json
+from keelback.files import (
+    filling,
+    parsed_json,
+    remove_with_parts,
+    replacing,
+    write_atomically,
+    write_json,
+)
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
@@ -20,6 +27,24 @@ def test_text_and_bytes(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.txt", b"\x00new")
     assert (tmp_path / "a.txt").read_bytes() == b"\x00new"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "once", "message"),
+    [
+        ("[" * 100_000, False, "nested too deeply"),
+        ('{"a": [{"b": 1, "b": 2}]}', True, "b stands in it twice"),
+        ("{", True, "Expecting"),
+    ],
+)
+def test_json_that_cannot_be_read(text: str, once: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parsed_json(text, once=once)
+
+
+def test_the_last_value_of_a_name_counts_where_that_is_allowed() -> None:
+    assert parsed_json('{"a": 1, "a": 2}') == {"a": 2}
+    assert parsed_json('{"a": {"a": 1}}', once=True) == {"a": {"a": 1}}
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:

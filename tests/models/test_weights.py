@@ -40,6 +40,14 @@ def test_a_saved_model_comes_back_bit_for_bit(
     assert torch.equal(loaded(tokens), model(tokens))
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"d_model": ' + "9" * 5000 + "}"])
+def test_a_configuration_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"keelback": text})
+    with pytest.raises(InputError, match=r"the configuration inside .* is not JSON"):
+        load_model(path)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(("split", "expected"), [("train", 0.967), ("test", 0.883)])
 def test_the_reference_majority_checkpoint_scores_what_was_published(

@@ -1,6 +1,5 @@
 """Token ids to run a model on: from a text through a tokenizer, or straight from a file."""
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from keelback.audit._hub import why_not_there
 from keelback.errors import InputError
+from keelback.files import parsed_json
 
 
 class Tokenizer(Protocol):
@@ -152,7 +152,7 @@ def read_tokens(path: Path) -> Int[Tensor, " tokens"]:
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         elif path.suffix == ".json":
-            values = np.array(json.loads(path.read_text(encoding="utf-8")))
+            values = np.array(parsed_json(path.read_text(encoding="utf-8")))
         else:
             values = np.array([int(word) for word in path.read_text(encoding="utf-8").split()])
     except OSError as error:

@@ -1,6 +1,5 @@
 """The constants that describe a class of selective SSMs, checked once and then trusted."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from keelback.bounds._numbers import Real, ball, log, total
 from keelback.bounds._series import log_softplus
 from keelback.errors import InputError
+from keelback.files import parsed_json
 
 _LARGEST_REAL = 1e60
 _LARGEST_COUNT = 10**18
@@ -181,12 +181,12 @@ class ClassConstants(ClassFormulas):
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parsed_json(path.read_text(encoding="utf-8"), once=True)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise InputError(f"{path} is not a UTF-8 text file") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{path} is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise InputError(f"{path} must hold one JSON object of constants by name")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from keelback.data.ragged import Ragged
 from keelback.errors import InputError
-from keelback.files import filling
+from keelback.files import filling, parsed_json
 
 FORMAT = 1
 
@@ -85,7 +85,7 @@ def _write(folder: Path, key: CacheKey, texts: TokenisedTexts) -> None:
 def _read(folder: Path, key: CacheKey) -> TokenisedTexts:
     remedy = f"delete {folder} and it will be made again"
     try:
-        found = json.loads((folder / _META).read_text())
+        found = parsed_json((folder / _META).read_text())
         values, offsets, labels = (
             np.load(folder / name, mmap_mode="r", allow_pickle=False)
             for name in (_VALUES, _OFFSETS, _LABELS)

@@ -1,13 +1,12 @@
 """Which experiments a store was made for, so that a report can be written again from it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from keelback.errors import InputError, PluginError
 from keelback.experiments._catalogue import get_experiment
 from keelback.experiments.experiment import EXPERIMENTS, Settings
-from keelback.files import write_json
+from keelback.files import parsed_json, write_json
 from keelback.outcome import Outcome
 from keelback.plugins import files_of
 from keelback.sweeps.claims import byte_of
@@ -63,7 +62,7 @@ def outcomes(store: Store) -> list[Outcome]:
 
 def _outcome(store: Store, path: Path) -> Outcome:
     try:
-        record = json.loads(path.read_text())
+        record = parsed_json(path.read_text())
         name, given = record["experiment"], dict(record["settings"])
         plugins = dict(record.get("plugins", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keelback.errors import InputError
-from keelback.files import replacing
+from keelback.files import parsed_json, replacing
 from keelback.models._registry import MODELS, model_config, require_room
 from keelback.models.selective_ssm import SelectiveClassifier, SelectiveSSMConfig
 from keelback.plugins import digests, origins
@@ -109,8 +109,8 @@ def _load_safetensors(path: Path) -> nn.Module:
             f"{missing if alone else ''}"
         )
     try:
-        fields = json.loads(metadata["keelback"])
-    except json.JSONDecodeError:
+        fields = parsed_json(metadata["keelback"])
+    except ValueError:
         raise InputError(f"the configuration inside {path} is not JSON") from None
     _require_known(fields, metadata.get("keelback-plugin"), path)
     config = model_config(fields)
@@ -129,9 +129,9 @@ def _require_known(fields: Any, plugin: str | None, path: Path) -> None:
     if not isinstance(fields, dict):
         raise InputError(f"the configuration inside {path} is not a JSON object")
     try:
-        made_by = json.loads(plugin) if plugin else {}
+        made_by = parsed_json(plugin) if plugin else {}
         origin, digest = str(made_by.get("model")), made_by.get("digest")
-    except (json.JSONDecodeError, AttributeError):
+    except (ValueError, AttributeError):
         raise InputError(f"the name of the plugin inside {path} is not a JSON object") from None
     kind = str(fields.get("kind"))
     if not made_by:

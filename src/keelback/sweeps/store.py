@@ -28,7 +28,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from keelback.errors import InputError, JobError
-from keelback.files import filling, write_atomically, write_json
+from keelback.files import filling, parsed_json, write_atomically, write_json
 from keelback.plugins import PluginFile, files_of, loaded_plugins
 from keelback.sweeps.claims import byte_of, held, lock
 from keelback.sweeps.provenance import provenance as provenance_now
@@ -150,7 +150,7 @@ class Store:
 
     def _check_version(self) -> None:
         try:
-            manifest = json.loads(self._manifest_path.read_text())
+            manifest = parsed_json(self._manifest_path.read_text())
             version, ours = manifest["version"], manifest["format"] == _FORMAT
         except (OSError, ValueError, KeyError, TypeError):
             version, ours = None, False
@@ -183,7 +183,7 @@ class Store:
         if not path.is_file():
             raise InputError(f"{path} is missing: a half-copied store? {cure}")
         try:
-            record = json.loads(path.read_text())
+            record = parsed_json(path.read_text())
             stored = StoredRun(
                 name,
                 folder,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from keelback.data import Split
 from keelback.errors import InputError, JobError
-from keelback.files import remove_with_parts, replacing
+from keelback.files import parsed_json, remove_with_parts, replacing
 from keelback.training._state import TrainingState
 from keelback.training.place import Place
 from keelback.training.recipe import Recipe
@@ -85,7 +85,7 @@ class Checkpoint:
                 if (metadata.get("format"), metadata.get("identity")) != (_FORMAT, identity):
                     _log.warning("%s is of another training: beginning anew", self.path)
                     return None
-                facts: dict[str, Any] = json.loads(metadata["facts"])
+                facts: dict[str, Any] = parsed_json(metadata["facts"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             aside = self.path.with_name(f"{self.path.name}.damaged")

@@ -1,6 +1,5 @@
 """The runs that a store's experiments plan, from the notes that `keelback reproduce` leaves."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from keelback.errors import InputError, in_one_line
 from keelback.experiments import EXPERIMENTS, get_experiment
 from keelback.experiments.requests import PATHS
+from keelback.files import parsed_json
 from keelback.sweeps.claims import byte_of
 from keelback.sweeps.run import name_of
 from keelback.sweeps.store import Store
@@ -69,7 +69,7 @@ class Plans:
         require_inside(path, self._store.directory)
         if not path.is_file():
             raise InputError(f"{path} is no file of the store")
-        record = json.loads(path.read_text())
+        record = parsed_json(path.read_text())
         name, given = str(record["experiment"]), dict(record["settings"])
         if any(given.get(setting) is not None for setting in PATHS):
             return _listed(record)

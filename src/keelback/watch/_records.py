@@ -1,6 +1,5 @@
 """What a store holds of its runs: records of the finished ones, checkpoints of those under way."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keelback.errors import InputError, in_one_line
+from keelback.files import parsed_json
 from keelback.sweeps.store import Store, StoredRun
 from keelback.watch._snapshot import Points, curves_of, require_inside
 
@@ -126,7 +126,7 @@ def _checkpointed(path: Path) -> Checkpointed:
     if not path.is_file():
         raise InputError(f"{path} is no file")
     with safe_open(path, "pt") as file:
-        facts = json.loads((file.metadata() or {})["facts"])
+        facts = parsed_json((file.metadata() or {})["facts"])
     histories = [[row for row in rows if isinstance(row, Mapping)] for rows in facts["histories"]]
     return Checkpointed(
         path.stem,

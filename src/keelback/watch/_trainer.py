@@ -1,6 +1,5 @@
 """The folder of a `Trainer` of transformers, as its newest checkpoint describes the training."""
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keelback.errors import InputError
+from keelback.files import parsed_json
 from keelback.progress import in_words
 from keelback.watch._snapshot import (
     Alarm,
@@ -75,9 +75,9 @@ class TrainerReader:
             problems.append(Alarm(where, f"{where} is no file of the folder; it was not read"))
             return None
         try:
-            state = json.loads(path.read_text())
+            state = parsed_json(path.read_text())
             int(state["global_step"]), int(state["max_steps"]), list(state["log_history"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             problems.append(Alarm(where, f"{where} is damaged, or being written"))
             return None
         return dict(state)

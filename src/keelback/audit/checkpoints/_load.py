@@ -1,7 +1,6 @@
 """Loading the model to audit, wherever it comes from, without running any code that it brings."""
 
 import gc
-import json
 import pickle
 import re
 import sys
@@ -28,6 +27,7 @@ from keelback.audit.checkpoints._mamba_ssm import from_mamba_ssm, is_mamba_ssm
 from keelback.audit.checkpoints._memory import fits_in_memory, is_out_of_memory
 from keelback.audit.checkpoints._transformers import can_be_streamed, load_transformers
 from keelback.errors import InputError
+from keelback.files import parsed_json
 from keelback.models import WEIGHTS_FILE, load_model
 
 
@@ -180,9 +180,9 @@ def _load_folder(
     if not config_file.is_file():
         raise InputError(_what_is_missing(folder))
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{config_file} is not JSON ({error})") from None
+        config = parsed_json(config_file.read_text(encoding="utf-8"), once=True)
+    except ValueError as error:
+        raise InputError(f"{config_file} cannot be read as JSON ({error})") from None
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a model configuration")
     if (folder / "adapter_config.json").is_file():
