@@ -208,6 +208,37 @@ def test_wrong_arguments(
         audit(tiny_model("mamba"), **arguments)
 
 
+class Short(nn.Module):
+    """Has learned positions for eight tokens."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.positions = inner, nn.Embedding(8, 1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.inner(tokens).logits + self.positions(torch.arange(tokens.shape[1]))
+
+
+def test_a_model_that_fails_on_the_text_is_named(
+    tiny_model: Callable[[str], Any], text: torch.Tensor
+) -> None:
+    model = Short(tiny_model("mamba")).eval()
+    with pytest.raises(InputError, match="Short cannot be run as it is: IndexError: index out of"):
+        audit(model, text, train_length=20, length=40)
+    assert audit(model, text, train_length=4, length=8).layers.height == 2
+
+
+def test_what_watches_a_model_fails_by_its_own_name(
+    tiny_model: Callable[[str], Any], text: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, *arguments: Any) -> None:
+        raise KeyError("a fault of the audit")
+
+    monkeypatch.setattr("keelback.audit._collect.Collector.receive", broken)
+    with pytest.raises(KeyError, match="a fault of the audit"):
+        audit(tiny_model("mamba"), text, train_length=20, length=40)
+
+
 def test_weights_that_are_not_finite_are_named(text: torch.Tensor) -> None:
     model = SelectiveSSMConfig(vocab_size=VOCAB).build()
     with torch.no_grad():

@@ -170,6 +170,45 @@ def test_settings_of_published_checkpoints(saved: Callable[[str], Path]) -> None
     assert list(load_any_model(folder).unused) == []
 
 
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "falcon-mamba"])
+def test_weights_are_not_initialised_again(saved: Callable[[str], Path], family: str) -> None:
+    """transformers divides the output projections of what it loads, as if they were new."""
+    folder = saved(family)
+    settings(folder, rescale_prenorm_residual=True)
+    loaded = load_any_model(folder)
+    held = loaded.model.state_dict()
+    for name, own in load_file(folder / "model.safetensors").items():
+        assert torch.equal(held[name], own)
+    [remark] = loaded.remarks
+    assert "rescale_prenorm_residual" in remark
+
+
+def test_weights_that_change_on_the_way_are_named(
+    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved("mamba")
+    assert list(load_any_model(folder).remarks) == []
+    load = transformers.MambaForCausalLM.from_pretrained
+
+    def changed(*arguments: Any, **named: Any) -> Any:
+        model, loading = load(*arguments, **named)
+        with torch.no_grad():
+            model.backbone.layers[1].mixer.D.mul_(2)
+        return model, loading
+
+    monkeypatch.setattr(transformers.MambaForCausalLM, "from_pretrained", changed)
+    [remark] = load_any_model(folder).remarks
+    assert "loading changed 1 parameters" in remark
+    assert "backbone.layers.1.mixer.D" in remark
+
+
+def test_a_setting_with_two_values(saved: Callable[[str], Path]) -> None:
+    file = saved("mamba") / "config.json"
+    file.write_text('{"state_size": 8, ' + file.read_text().lstrip()[1:])
+    with pytest.raises(InputError, match="state_size stands in it twice"):
+        load_any_model(file.parent)
+
+
 def test_tensors_that_nothing_uses(
     saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,16 @@ class Hoarding(nn.Module):
         return following * 5.0 / (1 + excess)
 
 
+def test_rates_that_two_layers_share_are_left_as_they_are() -> None:
+    """An edit for one would be one of the other, and undo would put back half an edit."""
+    model = Hoarding(0.0)
+    first, second = (layer.state_matrix for layer in model.layers)
+    second.A = first.A
+    with pytest.raises(InputError, match=r"layers\.0\.state_matrix\.A is shared by several"):
+        repair(model, TEXT, target_length=TARGET, train_length=TRAINED, force=True)
+    assert torch.equal(first.A, torch.zeros_like(first.A))
+
+
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "step-scale"])
 @pytest.mark.parametrize("search", ["shared", "coordinate", "gradient"])
 def test_what_hoards_is_mended(method: str, search: str) -> None:

@@ -1,12 +1,16 @@
 """What a model is run on: token ids, or any tensors (images, sound, series)."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from keelback.errors import InputError
+from keelback.audit.checkpoints._memory import is_out_of_memory
+from keelback.errors import InputError, in_one_line
 
 Inputs = Mapping[str, Any] | Tensor
 """A tensor, or tensors by the names under which the model takes them, the batch first."""
@@ -49,10 +53,43 @@ def _member(x: Any, index: int, batch: int, device: torch.device) -> Any:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """What the model gives on `inputs`."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(inputs)
+    """What the model gives on `inputs`.
+
+    Raises:
+        InputError: the model's own code fails on them.
+    """
+    with failures_of(model):
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(inputs)
+
+
+@contextmanager
+def failures_of(model: nn.Module) -> Iterator[None]:
+    """Within the block, which runs the model, whatever its own code raises is told as wrong input.
+
+    Not what memory lacks, nor what comes of those who watch the model from here.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or _comes_of_here(error):
+            raise
+        raise InputError(
+            f"{type(model).__name__} cannot be run as it is: {in_one_line(error)}"
+        ) from error
+
+
+_HERE = Path(__file__).resolve().parent
+
+
+def _comes_of_here(error: Exception) -> bool:
+    """Whether code of this room, called back from the model's, is among what raised it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    ours = [_HERE in Path(frame.f_code.co_filename).parents for frame, _ in frames]
+    return any(ours[ours.index(False) :]) if False in ours else True
 
 
 def floating_output(output: Any) -> Tensor:

@@ -86,6 +86,8 @@ class Layer:
             return f"{name} is not a weight of its own in this model"
         if not own.is_floating_point() or own.element_size() < 2:
             return f"{name} is quantised ({str(own.dtype).removeprefix('torch.')})"
+        if self.parameters.is_shared(name):
+            return f"{name} is shared by several modules, which an edit would change together"
         return None
 
 

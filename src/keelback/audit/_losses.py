@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from keelback.audit._inputs import floating_tensors
+from keelback.audit._inputs import failures_of, floating_tensors
 from keelback.audit._spans import Span
 from keelback.errors import InputError
 from keelback.models import SelectiveClassifier
@@ -40,7 +40,9 @@ class LanguageModel:
         if isinstance(self._model, SelectiveClassifier):
             return self._model.trace(tokens)["logits"]  # its forward goes round its layer
         flags: dict[str, Any] = {"use_cache": False} if self._takes_cache_flag else {}
-        return _logits_of(self._model(tokens, **flags), tokens)
+        with failures_of(self._model):
+            output = self._model(tokens, **flags)
+        return _logits_of(output, tokens)
 
     def why_no_losses(self, tokens: Int[Tensor, "batch length"]) -> str | None:
         """Why there is no loss by position, from two short trial passes; `None` where there is.
@@ -113,7 +115,8 @@ class LanguageModel:
         return head(hidden.to(dtype) if dtype.is_floating_point else hidden)
 
     def _hidden(self, tokens: Tensor) -> Hidden:
-        output = self._model.base_model(tokens, use_cache=False)  # type: ignore[operator]
+        with failures_of(self._model):
+            output = self._model.base_model(tokens, use_cache=False)  # type: ignore[operator]
         return output[0]
 
     def token_losses(

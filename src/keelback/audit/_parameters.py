@@ -39,6 +39,12 @@ class Parameters:
         """
         return self._model.get_parameter(name)
 
+    def is_shared(self, name: str) -> bool:
+        """Whether several modules have the parameter `name` as their own, such as tied layers."""
+        own = self.own(name)
+        held = (x for module in self._model.modules() for x in module._parameters.values())
+        return sum(x is own for x in held) > 1
+
     def value(self, name: str) -> Tensor:
         """The whole parameter `name`, detached."""
         parameter = self._model.get_parameter(name).detach()

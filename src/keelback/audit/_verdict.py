@@ -102,8 +102,9 @@ def _coverage(
         return Finding(
             "warning",
             f"The reading of {len(unproved)} of {len(found)} layers is not proved.",
-            "Their adapter has no hand_on, so that what it reads cannot be compared with the "
-            f"layers' own results; the first is {unproved[0].layer.name}.",
+            "Their adapter has no hand_on, or what their states contribute is lost in rounding, so "
+            "that what is read cannot be compared with the layers' own results; the first is "
+            f"{unproved[0].layer.name}.",
             measure=_READ,
             value=share,
         )

@@ -4,7 +4,6 @@ Nothing here loads a model. A tensor is known by its name, type, shape and the b
 up, so that one can be read, or replaced in a copy of its file, without touching any other.
 """
 
-import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from keelback.audit.checkpoints._pickled import PickledTensor, pickled_tensors
 from keelback.errors import InputError
+from keelback.files import parsed_json
 
 SAFETENSORS_TYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -83,7 +83,18 @@ class StoredTensor:
                 f"{self.name} is not in one piece in {self.file.name}; save its tensors as "
                 "safetensors"
             )
+        return self._numbers(*self.place).reshape(self.shape)
+
+    def first(self, count: int) -> Tensor:
+        """At most so many of its numbers from the first on, of one in one piece, in a row."""
+        assert self.dtype is not None
+        assert self.place is not None
         start, stop = self.place
+        return self._numbers(start, min(stop, start + count * self.dtype.itemsize))
+
+    def _numbers(self, start: int, stop: int) -> Tensor:
+        """Those between two places in the file, in a row."""
+        assert self.dtype is not None
         data = bytearray(stop - start)
         with self.file.open("rb") as file:
             file.seek(start)
@@ -91,8 +102,8 @@ class StoredTensor:
         if read < len(data):
             raise InputError(f"{self.file.name} ends within {self.name}")
         if not data:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(data, dtype=torch.uint8).view(self.dtype).reshape(self.shape)
+            return torch.empty(0, dtype=self.dtype)
+        return torch.frombuffer(data, dtype=torch.uint8).view(self.dtype)
 
     def bytes_of(self, value: Tensor) -> bytes:
         """What `value`, rounded to the tensor's own type, takes the tensor's place as."""
@@ -131,7 +142,7 @@ def _of_safetensors(file: Path) -> Iterator[tuple[str, StoredTensor]]:
         if length > min(size - 8, _LONGEST_HEADER):
             raise InputError(f"{file}: a safetensors file is damaged or cut off (its header)")
         try:
-            header = json.loads(opened.read(length))
+            header = parsed_json(opened.read(length))
         except ValueError as error:
             raise InputError(f"{file}: a safetensors file is damaged ({error})") from None
     for name, entry in header.items():
@@ -195,7 +206,7 @@ def weight_files(folder: Path, beside: Sequence[str] = ()) -> WeightFiles:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: Any = parsed_json(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{index} is not an index of shards ({error})") from None
     if not isinstance(weight_map, dict) or not all(_is_name(x) for x in weight_map.values()):

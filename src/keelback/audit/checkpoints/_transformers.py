@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from keelback.audit.checkpoints._files import WeightFiles, weight_files
+from keelback.audit.checkpoints._files import StoredTensor, WeightFiles, weight_files
 from keelback.audit.checkpoints._heard import heard_transformers
 from keelback.audit.checkpoints._names import sources_of
 from keelback.audit.checkpoints._quantised import (
@@ -73,6 +73,7 @@ def load_transformers(
         _let_fla_register(given.get("model_type"))
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         cls = _class_of(name, given, config, remarks, ignore)
+        _initialise_nothing_again(config, remarks)
         if stream_to is not None and folder is not None and can_be_streamed(given):
             weights = weight_files(folder, _beside(config))
             model, loading = attach_streamed(cls, config, weights, dtype, stream_to)
@@ -96,9 +97,46 @@ def load_transformers(
         parameters = dict(model.named_parameters())
         floating = {n for p, n in names.items() if p in parameters and _is_float(parameters[p])}
         refuse_numbers_without_scale(weights.tensors.values(), floating)
+        remarks += _changed_on_the_way(parameters, names, weights.tensors)
     return FromTransformers(model, weights, names, sorted([*left, *settings]), remarks)
 
 
+def _initialise_nothing_again(config: Any, remarks: list[str]) -> None:
+    """Keep transformers from dividing weights while it loads them, as if they were new.
+
+    Mamba, Mamba-2 and FalconMamba divide `out_proj.weight` by the root of the number of layers
+    before training, if `rescale_prenorm_residual` is set; `from_pretrained` does so again.
+    """
+    if getattr(config, "rescale_prenorm_residual", False):
+        config.rescale_prenorm_residual = False
+        remarks.append(
+            "from_pretrained divides out_proj.weight of each layer by the root of the number of "
+            "layers (rescale_prenorm_residual), which is for new weights; here they are as stored"
+        )
+
+
+def _changed_on_the_way(
+    parameters: Mapping[str, nn.Parameter],
+    names: Mapping[str, str],
+    tensors: Mapping[str, StoredTensor],
+) -> list[str]:
+    """A remark on parameters that begin with other numbers than they are stored as, if any do."""
+    changed = []
+    for name, own in parameters.items():
+        stored = tensors.get(names.get(name, ""))
+        if stored is None or stored.place is None or not stored.is_plain or own.is_meta:
+            continue
+        first = stored.first(_COMPARED).to(own.dtype)
+        held = own.detach().reshape(-1)[: len(first)].cpu()
+        if not torch.equal(held.nan_to_num(), first.nan_to_num()):
+            changed.append(name)
+    if not changed:
+        return []
+    return [f"loading changed {len(changed)} parameters, which are stored otherwise: {changed[0]}"]
+
+
+_COMPARED = 64
+"""Numbers of each parameter that are compared with the file's."""
 _FLA = "fla.models"
 
 
