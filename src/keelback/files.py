@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent: written under another name, then renamed."""
 
+import hashlib
 import io
 import json
 import os
@@ -23,6 +24,16 @@ def require_new_file(path: Path, option: str, what: str) -> None:
         raise InputError(f"{path} exists already; {what} is written to a new file")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{option} is {path}; its folder does not exist")
+    require_writable(path.absolute().parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise an InputError unless files can be made in a folder, or it where it is not there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file, in which {folder} cannot be made")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {there}; give a folder that you may write to")
 
 
 @contextmanager
@@ -127,6 +138,12 @@ def write_table(path: Path, table: "pl.DataFrame") -> None:
     else:
         table.write_parquet(content)
     write_atomically(path, content.getvalue())
+
+
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def parsed_json(text: str | bytes, *, once: bool = False) -> Any:

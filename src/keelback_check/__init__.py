@@ -34,6 +34,7 @@ KEYS = ["notices", "format", "attempt", "checkpoint", "data", "code", "statement
 OF_A_STATEMENT = ["kind", "about", "examples", "delta", "delta_after_attempts", "bound",
                   "evidence", "words", "symbols"]  # fmt: skip
 DELTA = re.compile(r"0\.[0-9]{1,20}|[0-9](\.[0-9]{1,20})?e-[0-9]{1,3}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_ERRORS = 10**6
 
 
@@ -139,6 +140,8 @@ def check(certificate: dict[str, Any]) -> None:
     need(list(certificate) == KEYS, f"the keys are not {', '.join(KEYS)}, in this order")
     need(certificate["format"] == FORMAT, f"the format is not {FORMAT}")
     need(certificate["digest"] == digest(certificate), "the digest is not that of the content")
+    of = certificate["checkpoint"].get("sha256")
+    need(type(of) is str and SHA256.fullmatch(of), "no hash says which checkpoint it is about")
     samples = certificate["data"]["overlap"]
     notices = [notice(what, found) for what, found in samples.items()]
     notices.sort(key=lambda text: not text.startswith("WARNING"))
@@ -221,8 +224,11 @@ def main(arguments: list[str] | None = None) -> int:
     except RefusedError as reason:
         print(f"REFUSED: {reason}")
         return 1
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        print(f"error: {given[0]} is no JSON: {error}", file=sys.stderr)
         return 2
     except Exception as error:  # Whatever is missing or of another type is a reason to refuse.
         print(f"REFUSED: malformed ({type(error).__name__}: {error!s:.200})")

@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from checkpoint_folders import contents, forced_repair, in_shards, in_types, with_company
 from safetensors.torch import load_file
 
-from keelback.audit import load_any_model, undo_repair
+from keelback.audit import load_any_model, require_savable, undo_repair
 from keelback.audit.checkpoints import REPLACED_FILE, REPORT_FILE
 from keelback.audit.checkpoints._files import stored_tensors
 from keelback.errors import InputError
@@ -178,6 +179,17 @@ def test_a_second_repair_and_a_changed_one(
     assert not (tmp_path / "undone").exists()
     with pytest.raises(InputError, match="was not repaired by keelback"):
         undo_repair(original, tmp_path / "undone")
+
+
+def test_no_room_for_a_copy_is_said_before_the_search(
+    tiny_model: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("mamba").save_pretrained(tmp_path / "model")
+    loaded = load_any_model(tmp_path / "model")
+    require_savable(loaded, tmp_path / "repaired")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1024))
+    with pytest.raises(InputError, match=r"a repair copies .* of weights, and 1\.0 KiB are free"):
+        require_savable(loaded, tmp_path / "repaired")
 
 
 def test_links_are_followed(tiny_model: Callable[[str], Any], tmp_path: Path) -> None:

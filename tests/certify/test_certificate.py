@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import keelback.models
 from keelback.certify import certificate_of, certify_model
 from keelback.cli.app import main
 from keelback.data import get_task
@@ -26,6 +28,10 @@ BEYOND_THE_CHECKER = ("checkpoint", "data.task", "data.settings", "data.fingerpr
                       "statements.*.evidence.prior_sigma",
                       "statements.*.evidence.prior_examples")  # fmt: skip
 """What no recomputation can see: only the digest, the file's hash or the data speak of it."""
+
+
+CERTIFY = ["certify", "--task", "majority", "--seq-len", "20", "--set", "n_train=150",
+           "--set", "n_test=60", "--no-pac-bayes"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +164,8 @@ STRUCTURE: dict[str, Callable[[dict[str, Any]], object]] = {
     "examples without a hash": lambda c: c["data"]["sha256"].popitem(),
     "a statement on other examples": lambda c: c["statements"][0].update(examples="fresh examples"),
     "another key": lambda c: c.update(trust="me"),
+    "no checkpoint": lambda c: c.update(checkpoint={"name": "model.safetensors"}),
+    "a hash that is none": lambda c: c["checkpoint"].update(sha256="0"),
     "kinds exchanged": lambda c: c["statements"][1].update(kind="held out"),
     "the smaller bound of another": lambda c: c["statements"][2].update(
         bound=c["statements"][0]["bound"]
@@ -196,9 +204,7 @@ def test_the_command_writes_what_the_checker_accepts(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "certificate.json"
-    arguments = ["certify", str(checkpoint), "--task", "majority", "--seq-len", "20",
-                 "--set", "n_train=150", "--set", "n_test=60", "--no-pac-bayes",
-                 "--certificate", str(path)]  # fmt: skip
+    arguments = [*CERTIFY, str(checkpoint), "--certificate", str(path)]
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code in (0, None)
@@ -216,13 +222,59 @@ def test_the_command_writes_what_the_checker_accepts(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_folder_is_certified_by_the_file_in_it(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "certificate.json"
+    with pytest.raises(SystemExit) as stopped:
+        main([*CERTIFY, str(checkpoint.parent), "--certificate", str(path)])
+    assert stopped.value.code in (0, None)
+    assert keelback_check.main([str(path), "--file", str(checkpoint)]) == 0
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_not_certified(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of a training that goes on: the certificate would name a model that nobody counted."""
+    own = tmp_path / "model.safetensors"
+    shutil.copy(checkpoint, own)
+    load = keelback.models.load_model
+
+    def then_changed(path: Path) -> Any:
+        model = load(path)
+        with torch.no_grad():
+            changed = copy.deepcopy(model)
+            changed.get_parameter("head.weight").mul_(2)
+        save_model(changed, own)
+        return model
+
+    monkeypatch.setattr("keelback.models.load_model", then_changed)
+    path = tmp_path / "certificate.json"
+    with pytest.raises(SystemExit) as stopped:
+        main([*CERTIFY, str(own), "--certificate", str(path)])
+    assert stopped.value.code == 1
+    said = "model.safetensors was changed while it was certified; no certificate is written"
+    assert said in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert keelback_check.main(["--help"]) == 0
+    assert "keelback-check CERTIFICATE.json" in capsys.readouterr().out
+
+
 def test_unreadable_files_and_wrong_arguments_end_with_two(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "certificate.json"
     assert keelback_check.main([str(path)]) == 2
+    assert capsys.readouterr().err == f"error: {path}: No such file or directory\n"
     path.write_text("{")
     assert keelback_check.main([str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path} is no JSON: ")
     assert keelback_check.main([]) == 2
     path.write_text("[" * 100_000)
     assert keelback_check.main([str(path)]) == 2

@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from keelback.errors import InputError
 from keelback.files import (
     filling,
     parsed_json,
     remove_with_parts,
     replacing,
+    require_new_file,
+    require_writable,
     write_atomically,
     write_json,
 )
@@ -27,6 +30,18 @@ def test_text_and_bytes(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.txt", b"\x00new")
     assert (tmp_path / "a.txt").read_bytes() == b"\x00new"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    require_writable(tmp_path / "new" / "folder")
+    with pytest.raises(InputError, match=r"file is a file, in which .*x/y cannot be made"):
+        require_writable(tmp_path / "file" / "x" / "y")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # As on a read-only file system.
+    with pytest.raises(InputError, match=f"cannot write to {tmp_path}; give"):
+        require_writable(tmp_path / "new" / "folder")
+    with pytest.raises(InputError, match="cannot write to"):
+        require_new_file(tmp_path / "c.json", "--certificate", "a certificate")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keelback.cli.app import app, print_json, provenance_of_command
-from keelback.cli.certify_language import certify_text
+from keelback.cli.certify_language import certify_text, write_certificate
 from keelback.cli.evaluate import require_fit, task_of_options
 from keelback.cli.options import (
     LARGEST_SEED,
@@ -180,8 +180,8 @@ def certify(
     from keelback.errors import InputError
     from keelback.experiments._shared.presets import paper_recipe
     from keelback.extras import require_extra
-    from keelback.files import require_new_file, write_json
-    from keelback.models import load_model
+    from keelback.files import digest_of, require_new_file
+    from keelback.models import WEIGHTS_FILE, load_model
 
     if certificate is not None:
         require_new_file(certificate, "--certificate", "a certificate")
@@ -225,6 +225,8 @@ def certify(
     if not pac_bayes:
         refuse_beside("--no-pac-bayes", of_pac_bayes, certify)
     chosen = task_of_options(task, seq_len, data_seed, data, tokenizer, setting)
+    file = checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
+    read = digest_of(file) if file.is_file() else None
     model = load_model(checkpoint)
     require_fit(model, chosen.vocab_size, chosen.n_classes, checkpoint, task)
     with work_progress("certify"):
@@ -243,10 +245,8 @@ def certify(
         )
     made_by = provenance_of_command()
     if certificate is not None:
-        written = certificate_of(
-            found, checkpoint=checkpoint, task=chosen, made_by=made_by, seed=seed
-        )
-        write_json(certificate, written)
+        written = certificate_of(found, checkpoint=file, task=chosen, made_by=made_by, seed=seed)
+        write_certificate(certificate, written, of=read)
     if json:
         named = {"provenance": made_by, "checkpoint": str(checkpoint), "task": chosen.name}
         print_json({**named, **found.as_dict()})

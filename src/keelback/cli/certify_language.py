@@ -1,5 +1,6 @@
 """`keelback certify --kind language`: bits per byte and errors of a coded language model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def certify_text(
     from keelback.device import chosen_device
     from keelback.errors import InputError, JobError
     from keelback.extras import require_extra
-    from keelback.files import write_json
+    from keelback.files import digest_of
 
     require_extra("certify", "--kind language")
     require_extra("hf", "--kind language", ["transformers"])
@@ -64,6 +65,7 @@ def certify_text(
     on = chosen_device(device)
     hush_transformers()
     made_by = provenance_of_command()
+    read = digest_of(checkpoint) if checkpoint.is_file() else None
     coded = read_coded_model(checkpoint)
     model = coded.build()
     require_alphabet(model, coded.alphabet)
@@ -103,13 +105,30 @@ def certify_text(
         )
     if certificate is not None:
         written = language_certificate(found, coded=checkpoint, made_by=made_by, **named)
-        write_json(certificate, written)
+        write_certificate(certificate, written, of=read)
     if json:
         if coded.header.merges:
             named["tokenizer"] = coded.alphabet.as_dict()
         print_json({"provenance": made_by, "model": str(checkpoint), **named, **found.as_dict()})
     else:
         _print(found)
+
+
+def write_certificate(target: Path, certificate: Mapping[str, Any], *, of: str | None) -> None:
+    """Write a certificate of the file whose hash was `of` when the model was read from it.
+
+    Raises:
+        JobError: the file has another hash now.
+    """
+    from keelback.errors import JobError
+    from keelback.files import write_json
+
+    checkpoint = certificate["checkpoint"]
+    if checkpoint["sha256"] != of:
+        raise JobError(
+            f"{checkpoint['name']} was changed while it was certified; no certificate is written"
+        )
+    write_json(target, certificate)
 
 
 def _print(found: "LanguageCertification") -> None:

@@ -90,7 +90,14 @@ def repair(
     layer is searched for on one half of the text, and measured on the other half. The original is
     not changed. Exits with 1, and writes nothing, where the edit does not help.
     """
-    from keelback.audit import load_any_model, read_input, require_free, save_repaired, undo_repair
+    from keelback.audit import (
+        load_any_model,
+        read_input,
+        require_free,
+        require_savable,
+        save_repaired,
+        undo_repair,
+    )
     from keelback.audit import repair as run_repair
     from keelback.errors import InputError, JobError
 
@@ -120,6 +127,7 @@ def repair(
         loaded = load_any_model(model, ignore=ignore or (), device=device)
     hush_transformers()
     say_of_loading(loaded)
+    require_savable(loaded, out)
     ids, _ = read_input(loaded, text=text, tokens=tokens, tokenizer=tokenizer)
     with sweep_progress("repair") as progress:
         result = run_repair(

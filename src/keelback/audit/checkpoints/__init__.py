@@ -5,6 +5,7 @@ from keelback.audit.checkpoints._record import REPLACED_FILE, REPORT_FILE
 from keelback.audit.checkpoints._save import (
     Undone,
     require_free,
+    require_savable,
     save_repaired,
     undo_repair,
     whole_folder,
@@ -17,6 +18,7 @@ __all__ = [
     "Undone",
     "load_any_model",
     "require_free",
+    "require_savable",
     "save_repaired",
     "undo_repair",
     "whole_folder",

@@ -24,15 +24,6 @@ def copy_with_hash(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_of(file: Path) -> str:
-    """The SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as read:
-        while chunk := read.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def require_replaceable(tensors: Sequence[StoredTensor]) -> None:
     """Refuse tensors whose bytes cannot be replaced without touching those of another.
 

@@ -24,12 +24,12 @@ from keelback.audit.checkpoints._record import (
 )
 from keelback.audit.checkpoints._rewrite import (
     copy_with_hash,
-    hash_of,
     replace_bytes,
     require_replaceable,
 )
 from keelback.errors import InputError, JobError
-from keelback.files import replacing
+from keelback.files import digest_of, replacing, require_writable
+from keelback.memory import in_units
 
 if TYPE_CHECKING:
     from keelback.audit.repairs import Repair
@@ -69,15 +69,8 @@ def save_repaired(loaded: LoadedModel, repair: "Repair", out: Path) -> dict[str,
         >>> Path("repaired/model.safetensors").exists()
         True
     """
-    require_free(out)
+    require_savable(loaded, out)
     source = _source_of(loaded)
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{out} lies inside {source}, which is copied; give another --out")
-    if source.is_dir() and (source / REPORT_FILE).is_file():
-        raise InputError(
-            f"{source} was repaired already; take that back first (keelback repair {source} --undo "
-            "--out FOLDER)"
-        )
     stored = {name: require_stored(loaded, name) for name in repair.replaced}
     require_replaceable(list(stored.values()))
     parameters = Parameters(loaded.model)
@@ -105,6 +98,38 @@ def save_repaired(loaded: LoadedModel, repair: "Repair", out: Path) -> dict[str,
         with replacing(folder / REPLACED_FILE) as file:
             save_file(old, file)
     return written
+
+
+def require_savable(loaded: LoadedModel, out: Path) -> None:
+    """Refuse, before a repair is searched for, what could not be written to `out` in the end.
+
+    Raises:
+        InputError: as for `save_repaired`; or there is no room for a copy of the weights.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from keelback.models import SelectiveSSMConfig, save_model
+        >>> save_model(SelectiveSSMConfig(vocab_size=2).build(), Path("mine.safetensors"))
+        >>> require_savable(load_any_model("mine.safetensors"), Path("mended"))  # can be written
+    """
+    require_free(out)
+    if loaded.weights is None:
+        raise InputError(f"{loaded.name} did not come from files, so there is nothing to copy")
+    source = loaded.weights.folder if loaded.folder is None else loaded.folder
+    if loaded.folder is not None and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{out} lies inside {source}, which is copied; give another --out")
+    if loaded.folder is not None and (source / REPORT_FILE).is_file():
+        raise InputError(
+            f"{source} was repaired already; take that back first (keelback repair {source} --undo "
+            "--out FOLDER)"
+        )
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < loaded.weights.bytes:
+        raise InputError(
+            f"a repair copies {in_units(loaded.weights.bytes)} of weights, and {in_units(free)} "
+            f"are free at {there}; give another --out"
+        )
 
 
 def require_stored(loaded: LoadedModel, name: str) -> StoredTensor:
@@ -206,12 +231,12 @@ def require_free(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already; give --out a folder that does not, or is empty")
+    require_writable(out)
 
 
 def _source_of(loaded: LoadedModel) -> Path:
     """The folder to copy, all of it for a name on the Hub; or the file that is the model."""
-    if loaded.weights is None:
-        raise InputError(f"{loaded.name} did not come from files, so there is nothing to copy")
+    assert loaded.weights is not None
     if loaded.on_hub:
         from huggingface_hub import snapshot_download
 
@@ -242,7 +267,7 @@ def _copy_edited(
         }
         replace_bytes(folder / name, own)
         shutil.copystat(original, folder / name)
-        hashes[name] = {"before": before, "after": hash_of(folder / name)}
+        hashes[name] = {"before": before, "after": digest_of(folder / name)}
     return hashes, copied
 
 
