@@ -2,6 +2,8 @@
 
 import io
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,51 @@ def test_on_a_terminal_bars_may_move_up_and_rich_may_colour(
         console(force_terminal=True, color_system="standard").print("[red]x[/red]")
     assert stream.getvalue() == f"{SHOWN}\x1b[A\n\x1b[31mx\x1b[0m\n"
     assert sys.stdout is stream
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"])
+def test_colours_that_are_forced_leave_no_marks_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv(name, "1")
+    with clean_streams():
+        console().print("[red]x[/red]")
+    assert stream.getvalue() == "x\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_width_that_shows_nothing_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    console().print("a result of thirty characters.")
+    assert stream.getvalue() == "a result of thirty characters.\n"
+
+
+def shell(command: str, folder: Path) -> tuple[int, str, str]:
+    """Run `keelback` as the command says, from a folder."""
+    command = command.replace("keelback", f"{shlex.quote(sys.executable)} -m keelback --quiet")
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
+    code, _, err = shell(f"keelback list {closed}", tmp_path)
+    assert (code, err) == (0, "")
+
+
+def test_a_working_folder_that_was_removed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code, _, err = shell("cd gone; rmdir ../gone; keelback runs /", tmp_path)
+    said = "error: the working folder does not exist any more; change to one that does\n"
+    assert (code, err) == (2, said)
 
 
 def test_escapes_of_stored_runs_are_shown_as_marks(tmp_path: Path, cli: Cli) -> None:

@@ -23,7 +23,7 @@ import typer.core
 import keelback
 from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
-from keelback.cli.terminal import clean_streams
+from keelback.cli.terminal import clean_streams, open_closed_streams
 from keelback.cli.usage import require_words, usage_message
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, in_one_line, printable
@@ -89,8 +89,19 @@ class Grouped(typer.core.TyperGroup):
 
 def _import_heavy() -> None:
     if _HEAVY not in sys.modules:
+        _require_folder()
         with heavy_imports():
             importlib.import_module(_HEAVY)
+
+
+def _require_folder() -> None:
+    """Refuse to run where libraries end the process, since the working folder was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError(
+            "the working folder does not exist any more; change to one that does"
+        ) from None
 
 
 class Commands(typer.Typer):
@@ -285,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when the job failed, 2 on wrong input."""
     _typed[:] = sys.argv[1:] if arguments is None else arguments
     arguments = _flags_first(_typed or ["--help"])
+    open_closed_streams()
     load_commands()
     _end_on_sigterm()
     missed: list[int] = []

@@ -1,5 +1,6 @@
 """What reaches the terminal: nothing in other people's names and texts may steer it."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,20 @@ from keelback.errors import printable
 
 _UP = "\x1b[A"
 """What bars of other libraries move up by on a terminal."""
+
+
+_NARROWEST = 40
+"""Columns of text."""
+
+
+def open_closed_streams() -> None:
+    """Let what is read and written go nowhere where the caller closed stdin, stdout or stderr.
+
+    Files that the program opens would take their places, and get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 class CleanStream:
@@ -55,11 +70,15 @@ def clean_streams() -> Iterator[None]:
 
 
 def console(*, stderr: bool = False, **options: Any) -> Console:
-    """A Rich console, whose own colours and moves reach a terminal.
+    """A Rich console, whose own colours and moves reach a terminal and nothing else.
 
-    Every text that is not the program's own must go through `printable` first.
+    Every text that is not the program's own must go through `printable` first. Where a width is
+    told that shows nothing, as COLUMNS=0 by some terminals, the narrowest counts that does.
     """
     stream = sys.stderr if stderr else sys.stdout
-    if isinstance(stream, CleanStream) and stream.isatty():
+    is_terminal = stream.isatty()
+    if isinstance(stream, CleanStream) and is_terminal:
         stream = stream.steerable
-    return Console(file=stream, **options)
+    made = Console(file=stream, **{"force_terminal": None if is_terminal else False, **options})
+    made.width = max(made.width, _NARROWEST)
+    return made
