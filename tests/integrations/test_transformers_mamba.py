@@ -8,6 +8,7 @@ import torch
 
 from keelback.errors import InputError
 from keelback.integrations import use_in_transformers
+from keelback.integrations._recompute import is_ours
 
 transformers = pytest.importorskip("transformers")
 
@@ -24,6 +25,16 @@ def test_the_logits_are_those_of_their_own_loop_and_the_change_is_undone() -> No
         ours = model(tokens).logits
     assert 0 < float((theirs - ours).detach().abs().max()) < 1e-4
     assert torch.equal(model(tokens).logits, theirs)
+
+
+def test_what_a_call_within_another_replaced_is_the_others_again() -> None:
+    module = transformers.models.mamba.modeling_mamba
+    with use_in_transformers():
+        outer = module.mamba_selective_scan
+        with use_in_transformers():
+            assert module.mamba_selective_scan is not outer
+        assert module.mamba_selective_scan is outer
+    assert not is_ours(module.mamba_selective_scan)
 
 
 def test_the_gradients_are_those_of_their_own_loop() -> None:

@@ -71,7 +71,13 @@ class ours_or_theirs:  # noqa: N801 - it makes functions, and is used as one
                 return ours(*args, **kwargs)
 
         chosen._keelback_theirs = theirs  # type: ignore[attr-defined]
+        chosen._keelback_is_ours = by_default is ours  # type: ignore[attr-defined]
         return chosen
+
+
+def is_ours(function: Any) -> bool:
+    """Whether keelback's function is in the place of this one, put there by an earlier call."""
+    return bool(getattr(function, "_keelback_is_ours", False))
 
 
 class _LastRun:

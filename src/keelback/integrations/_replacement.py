@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from keelback.integrations._recompute import is_waited_for, ours_or_theirs
+from keelback.integrations._recompute import is_ours, is_waited_for, ours_or_theirs
 
 
 class Replacement:
@@ -35,12 +35,14 @@ class Replacement:
     def function(self, owner: ModuleType | type, name: str, ours: Callable[..., Any]) -> None:
         """Replace a function of a module, or of a class in one; checkpointed calls of either are
         run again by the same."""
-        both = ours_or_theirs(ours, getattr(owner, name))
+        before = getattr(owner, name)
+        both = ours_or_theirs(ours, before)
         within = f"{owner.__module__}." if isinstance(owner, type) else ""
         self.names.append(f"{within}{owner.__name__}.{name}")
 
         def restore() -> None:
-            setattr(owner, name, both.late if is_waited_for() else both.theirs)
+            after = both.late if is_waited_for() else both.theirs
+            setattr(owner, name, before if is_ours(before) else after)
 
         self._restore.append(restore)
         setattr(owner, name, both.now)
