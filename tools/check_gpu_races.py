@@ -6,8 +6,8 @@
 Needs an NVIDIA GPU and the CUDA toolkit. The sanitizer's tools look for accesses out of bounds
 (memcheck), for threads that read or write shared memory without a barrier between them (racecheck)
 and for barriers that not all threads reach (synccheck). The scans, with what is before them and
-without, the scans by heads, the delta rules, the steps and convolutions are those of the tests on
-the host, and their results are compared with float64 on the way. PyTorch's own kernels are left
+without, the scans by heads, the delta rules, the steps, convolutions and norms are those of the
+tests on the host, and their results are compared with float64 on the way. PyTorch's own kernels are left
 out, and its allocator keeps no memory, so that the bounds of a tensor are those of its memory. Each
 tool has to find the mistake in a kernel that is made for it, first: else it looks at none of ours
 either.
@@ -31,8 +31,10 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "scan_cuda"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "ssd"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "delta"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "norm"))
 
 import delta_cases
+import norm_cases
 import ssd_cases
 import ssd_step_cases
 import torch
@@ -48,6 +50,8 @@ from test_cuda_kernels_on_host import CASES as SCANS
 from test_cuda_scan_across_on_host import CASES as PARTS
 from test_cuda_scan_across_on_host import Distributed, errors_of_parts
 from test_delta_kernels_on_host import CASES as DELTA_RULES
+from test_norm_kernels_on_host import CASES as NORMS
+from test_norm_on_gpu import by_kernels
 from test_ssd_kernels_on_host import CASES as SCANS_BY_HEADS
 from test_ssd_on_gpu import run_backward, run_forward
 
@@ -98,6 +102,10 @@ def calls() -> dict[str, Callable[[], float]]:
     def convolution(case: ConvCase) -> float:
         return max(convolution_errors(case, "cuda").values()) / TOLERANCE[case.dtype]
 
+    def norm(case: norm_cases.NormCase) -> float:
+        errors = norm_cases.errors_of(case, by_kernels, "cuda")
+        return max(errors.values()) / norm_cases.tolerance(case)
+
     def scan_of_part(case: Case, parts: tuple[int, ...]) -> float:
         # In one part: autograd has one thread for a GPU, which cannot wait for itself.
         return max(errors_of_parts(case, (sum(parts),), "cuda").values()) / tolerance(case)
@@ -124,6 +132,7 @@ def calls() -> dict[str, Callable[[], float]]:
             for name, options in ssd_step_cases.CASES.items()
         },
         **{f"convolution {case}": partial(convolution, case) for case in CONVOLUTIONS},
+        **{f"norm {case}": partial(norm, case) for case in NORMS},
     }
 
 

@@ -20,6 +20,7 @@ _ROOMS = (
     "experiments",
     "integrations",
     "models",
+    "norm",
     "outcome",
     "recurrence",
     "report",

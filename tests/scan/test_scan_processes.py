@@ -142,6 +142,7 @@ def test_the_annotations_hold() -> None:
         scan = ["_api", "_attention", "_inner", "_mamba_ssm", "_step", "_switched", "reference"]
         rooms = [f"keelback.scan.{name}" for name in scan]
         rooms += [f"keelback.conv.{name}" for name in ("_api", "_op", "reference")]
+        rooms += [f"keelback.norm.{name}" for name in ("_api", "reference")]
         install_import_hook(rooms, "beartype.beartype")
         import torch
         from keelback.scan import *
@@ -153,6 +154,10 @@ def test_the_annotations_hold() -> None:
                     x, delta, A, B, B, D, x, D, True, torch.zeros(2, 4, 3), True, backend=backend
                 )
                 y.sum().backward()
+        from keelback.norm import gated_rms_norm
+        for backend in (None, "reference"):
+            gated_rms_norm(x, x, D, backend=backend)
+            gated_rms_norm(x[0, 0], group_size=2, backend=backend)
         selective_scan(x[:1], delta[:1], A, B[:1], B[:1], cu_seqlens=torch.tensor([0, 2, 5]))
         selective_scan(x, delta, A, B, B, reset=torch.zeros(2, 5, dtype=torch.bool))
         selective_scan_step(last, x[:, 0], delta[:, 0], A, B[:, 0], B[:, 0])
