@@ -1,4 +1,4 @@
-"""A stand-in for the package mamba_ssm: the functions of its selective scan, run by keelback."""
+"""A stand-in for the package mamba_ssm: its selective scan and gated norm, run by keelback."""
 
 import sys
 from importlib.util import find_spec
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.conv import causal_conv1d
+from keelback.integrations._mamba_ssm_norm import RMSNorm, rmsnorm_fn
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._stand_in import Contents, replace_in_package, stand_in
 from keelback.scan import mamba_inner, selective_state_update
@@ -16,6 +17,7 @@ from keelback.scan import selective_scan_fn as real_selective_scan_fn
 
 _INTERFACE = "mamba_ssm.ops.selective_scan_interface"
 _STATE_UPDATE = "mamba_ssm.ops.triton.selective_state_update"
+_NORM = "mamba_ssm.ops.triton.layernorm_gated"
 
 
 def provide_mamba_ssm() -> Replacement:
@@ -23,8 +25,10 @@ def provide_mamba_ssm() -> Replacement:
 
     `mamba_ssm.ops.selective_scan_interface` then has `selective_scan_fn`, `selective_scan_ref`,
     `mamba_inner_fn` and `mamba_inner_ref`, `mamba_ssm.ops.triton.selective_state_update` has
-    `selective_state_update`, and the package itself `selective_scan_fn` and `mamba_inner_fn`. Where
-    mamba_ssm is installed its functions are replaced, else modules of these names stand in for it.
+    `selective_state_update`, `mamba_ssm.ops.triton.layernorm_gated` has `rmsnorm_fn`, and the
+    package itself `selective_scan_fn` and `mamba_inner_fn`. Where mamba_ssm is installed its
+    functions are replaced, else modules of these names stand in for it, the last with a layer
+    `RMSNorm` as well.
     Code that has imported the functions before the call keeps those that it has.
 
     Examples:
@@ -46,9 +50,12 @@ def provide_mamba_ssm() -> Replacement:
         _INTERFACE: interface,
         "mamba_ssm.ops.triton": {},
         _STATE_UPDATE: {"selective_state_update": selective_state_update},
+        _NORM: {"rmsnorm_fn": rmsnorm_fn},
     }
-    installed = "mamba_ssm" in sys.modules or find_spec("mamba_ssm") is not None
-    return replace_in_package(contents) if installed else stand_in(contents)
+    if "mamba_ssm" in sys.modules or find_spec("mamba_ssm") is not None:
+        return replace_in_package(contents)  # Whose layer calls the function that is replaced.
+    contents[_NORM]["RMSNorm"] = RMSNorm
+    return stand_in(contents)
 
 
 def selective_scan_fn(
