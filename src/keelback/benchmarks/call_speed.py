@@ -22,6 +22,7 @@ from keelback.benchmarks.ssd_peers import SsdShape
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.conv import causal_conv1d, causal_conv1d_update
 from keelback.errors import InputError, JobError
+from keelback.norm import gated_rms_norm
 from keelback.scan import selective_state_update
 
 PASSES = ("forward without graph", "forward with graph", "forward+backward")
@@ -74,6 +75,24 @@ def _convolution(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
         return Call((x.mT.contiguous(), weight, bias), dy, run)
 
     return Case(Call((x, weight, bias), dy, run), {"causal_conv1d": package})
+
+
+def _gated_norm(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
+    """With the gate first, as Mamba-2 has it."""
+    normal = partial(_normal, device, dtype=dtype)
+    size = (shape.batch, shape.length, shape.channels)
+    x, gate, dy, weight = normal(0, *size), normal(1, *size), normal(2, *size), normal(3, size[-1])
+
+    def package() -> Call:
+        from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
+
+        def run(x: Tensor, gate: Tensor, weight: Tensor) -> Any:
+            return rmsnorm_fn(x, weight, None, gate, eps=1e-5, norm_before_gate=False)
+
+        return Call((x, gate, weight), dy, run)
+
+    peers = {"mamba_ssm": package} if device == "cuda" else {}
+    return Case(Call((x, gate, weight), dy, gated_rms_norm), peers)
 
 
 def _step(shape: ScanSize, device: str, dtype: torch.dtype) -> Case:
@@ -137,6 +156,7 @@ OPERATORS: dict[str, Callable[[ScanSize, str, torch.dtype], Case]] = {
     "selective_scan": _scan,
     "ssd": _scan_by_heads,
     "causal_conv1d": _convolution,
+    "gated_rms_norm": _gated_norm,
     "selective_state_update": _step,
     "causal_conv1d_update": _convolution_step,
 }

@@ -18,8 +18,9 @@ def call(
     operator: Annotated[
         list[str] | None,
         typer.Option(
-            help="Operator to time: selective_scan, ssd, causal_conv1d, selective_state_update or "
-            "causal_conv1d_update; may be repeated; all by default; e.g. selective_scan."
+            help="Operator to time: selective_scan, ssd, causal_conv1d, gated_rms_norm, "
+            "selective_state_update or causal_conv1d_update; may be repeated; all by default; e.g. "
+            "selective_scan."
         ),
     ] = None,
     shape: Annotated[
