@@ -7,10 +7,10 @@ Needs an NVIDIA GPU and the CUDA toolkit. The sanitizer's tools look for accesse
 (memcheck), for threads that read or write shared memory without a barrier between them (racecheck)
 and for barriers that not all threads reach (synccheck). The scans, with what is before them and
 without, the scans by heads, the delta rules, the steps, convolutions and norms are those of the
-tests on the host, and their results are compared with float64 on the way. PyTorch's own kernels are left
-out, and its allocator keeps no memory, so that the bounds of a tensor are those of its memory. Each
-tool has to find the mistake in a kernel that is made for it, first: else it looks at none of ours
-either.
+tests on the host, and their results are compared with float64 on the way. PyTorch's own kernels are
+left out, and its allocator keeps no memory, so that the bounds of a tensor are those of its memory.
+Each tool has to find the mistake in a kernel that is made for it, first: else it looks at none of
+ours either.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scan_cuda"))
 
+import host_kernels
 from host_kernels import COMPILER, WATCH_RACES, host_kernel
 
 from keelback.compiled import cuda_launch
@@ -16,7 +17,7 @@ from keelback.compiled.layouts import signature_of
 from keelback.norm._operands import NormOperands, NormOptions
 from keelback.norm.cuda import launch
 
-__all__ = ["COMPILER", "WATCH_RACES", "by_kernels", "on_host"]
+__all__ = ["COMPILER", "WATCH_RACES", "by_kernels", "host_kernels", "on_host"]
 
 
 def on_host(replace: Any, processors: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""ThreadSanitizer watches the norm's threads, simulated on the host, for races."""
+"""Sanitizers watch the norm's threads, simulated on the host, for races and wrong addresses."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,11 @@ pytestmark = pytest.mark.skipif(sanitizer() is None, reason="needs g++ with Thre
 
 
 @pytest.mark.slow
-def test_no_barrier_is_missing() -> None:
+def test_no_barrier_is_missing_and_every_address_fits_its_pack() -> None:
     library = sanitizer()
     assert library is not None
     command = [sys.executable, Path(__file__).parent / "watched_norms.py"]
     run = watched(command, LD_PRELOAD=library, **{WATCH_RACES: "1"})
     assert REPORT not in run.stderr, run.stderr[run.stderr.index(REPORT) :][:4000]
+    assert "misaligned" not in run.stderr, run.stderr[:4000]
     assert run.returncode == 0, run.stderr[-4000:]

@@ -16,7 +16,7 @@ struct GradientsArguments {
 
 struct GradientsShared {
   TeamSums sums;
-  Real of_teams[kHasWeight && kTeams > 1 ? kTeams : 1][kHasWeight && kTeams > 1 ? kSize : 1];
+  alignas(kPieceBytes) Real of_teams[kHasWeight && kTeams > 1 ? kTeams : 1][kHasWeight && kTeams > 1 ? kSize : 1];
 };
 EXPORTED_SIZE(gradients_shared_bytes, GradientsShared)
 
