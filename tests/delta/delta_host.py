@@ -19,9 +19,10 @@ from host_kernels import (
 )
 
 from keelback.compiled import cuda_launch
+from keelback.compiled.checks import finite_scale
 from keelback.compiled.cuda_card import Card
 from keelback.compiled.layouts import signature_of
-from keelback.delta._operands import Operands, scale_of
+from keelback.delta._operands import Operands
 from keelback.delta.cuda import launch, step
 
 __all__ = ["AMPERE", "COMPILER", "DESKTOP", "HOPPER", "delta_rule_by_kernels", "on_host"]
@@ -72,4 +73,4 @@ def delta_rule_by_kernels(
 ) -> Any:
     """As `delta_rule`, with both outputs."""
     operands = Operands(q, k, v, g, beta, initial_states, reset)
-    return _ByKernels.apply((normalise, False, scale_of(scale, k)), *operands)
+    return _ByKernels.apply((normalise, False, finite_scale(scale, k)), *operands)
