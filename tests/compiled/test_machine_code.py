@@ -16,11 +16,13 @@ import delta_cases
 import delta_host
 import host
 import host_kernels
+import norm_host
 import pytest
 import ssd_cases
 import ssd_step_cases
 import step_cases
 import torch
+from norm_cases import NormCase
 
 from keelback.compiled import nvrtc
 from keelback.compiled.cuda_card import Card
@@ -29,6 +31,7 @@ from keelback.compiled.layouts import layouts_of, signature_of
 from keelback.delta import cuda as delta_cuda
 from keelback.delta._operands import Operands as DeltaOperands
 from keelback.errors import JobError
+from keelback.norm.cuda import launch as norm_launch
 from keelback.ssd.cuda import step as ssd_step
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -89,6 +92,20 @@ def convolutions() -> None:
         conv_step_cases.advanced(*conv_step_cases.ConvStep(dtype=dtype).operands(), True)
 
 
+def norms() -> None:
+    """Of a head, and of all channels."""
+    for case in (
+        NormCase(channels=512, group_size=128, dtype=BF16, norm_before_gate=True),
+        NormCase(channels=1536, dtype=BF16),
+        NormCase(channels=1536),
+    ):
+        given, dy = case.operands()
+        call = norm_launch.prepare(signature_of(given), case.options)
+        assert isinstance(call, norm_launch.CudaNorm)
+        _, scales = call.forward(given, True)
+        call.backward((dy,), (scales,), given)
+
+
 def scans_by_heads() -> None:
     small = ssd_cases.Case(dtype=BF16, length=300, initial=True)
     wide = replace(small, head_dim=64, state=64)
@@ -119,6 +136,7 @@ def delta_rules() -> None:
 ROOMS: dict[str, Callable[[], None]] = {
     "keelback.scan.cuda": scans,
     "keelback.conv.cuda": convolutions,
+    "keelback.norm.cuda": norms,
     "keelback.ssd.cuda": scans_by_heads,
     "keelback.delta.cuda": delta_rules,
 }
@@ -128,7 +146,7 @@ CASES = [
     (room, architecture)
     for room in ROOMS
     for architecture, card in CARDS.items()
-    if card.multiplies or room in ("keelback.scan.cuda", "keelback.conv.cuda")
+    if card.multiplies or room not in ("keelback.ssd.cuda", "keelback.delta.cuda")
 ]
 
 
@@ -140,6 +158,7 @@ def test_the_compiler_takes_every_kernel(
     host.on_host(monkeypatch.setattr, card)
     delta_host.on_host(monkeypatch.setattr, card)
     monkeypatch.setattr(ssd_step, "processors_of", lambda device: card.processors)
+    norm_host.on_host(monkeypatch.setattr, card.processors)
     host_kernels.run_on_host(monkeypatch, card.processors, compiler)
     ROOMS[room]()
     kernels = {name.removesuffix(".cu") for name in nvrtc.kernel_sources(room)}
