@@ -179,7 +179,7 @@ def not_finite(folder: Path) -> None:
         (remote_code, "code of its own, which keelback never runs"),
         (drop("backbone.layers.1.mixer.A_log"), "lacks 1 .*layers.1.mixer.A_log"),
         (not_finite, "64 of 64 entries of backbone.layers.1.mixer.D are NaN"),
-        (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda f: (f / "config.json").write_text("[1]"), "not a model configuration"),
         (lambda f: (f / "config.json").unlink(), "not saved by keelback"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
