@@ -48,9 +48,10 @@ def test_what_is_not_correct_is_wrong(classes: tuple[int, ...]) -> None:
     logits = torch.randn(2, 50, *classes)
     logits[0, :5] = torch.nan
     labels = torch.randint(2, (2, 50))
-    right = correct(logits, labels).double().mean()
-    assert torch.equal(wrong(logits, labels), correct(logits, labels) == 0)
-    assert error_rate(logits, labels) == pytest.approx(1 - float(right), abs=1e-12)
+    expected = correct(logits, labels) == 0
+    expected[0, :5] = True
+    assert torch.equal(wrong(logits, labels), expected)
+    assert error_rate(logits, labels) == pytest.approx(float(expected.double().mean()), abs=1e-12)
     assert 0.2 < error_rate(logits, labels) < 0.9
 
 
