@@ -39,6 +39,9 @@ def test_projections_and_cosines_in_any_basis():
     angles = cosines(w)
     assert sum(c**2 for c in (*angles.classes, *angles.irrelevant)) == pytest.approx(1)
     assert cosines(np.zeros(6)).classes == [0.0, 0.0]
+    assert cosines(np.array([3e30, 4e30, 0.0], dtype=np.float32)).classes == pytest.approx(
+        [0.6, 0.8]
+    )
     assert len(projections(w, classes=3).irrelevant) == 3
     with pytest.raises(InputError, match="6 x 6 basis"):
         projections(w, np.eye(5))

@@ -148,6 +148,7 @@ def test_rotation_keeps_products_and_moves_features_to_columns():
         (lambda: MajorityVoting(0.4, 0.1, 10, 8, classes=1), "at least two classes"),
         (lambda: Locality(0, 3, 10, 8), "1 <= near < far"),
         (lambda: Locality(3, 3, 10, 8), "1 <= near < far"),
+        (lambda: Locality(1, 2, 4, 8), "4 tokens without overlap; 5 tokens always do"),
         (lambda: Locality(2, 10, 10, 8), "do not fit"),
         (lambda: Locality(1, 2, 3, 8), "do not fit"),
         (lambda: GaussianNoise(-0.1), "finite number >= 0"),

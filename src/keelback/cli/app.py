@@ -21,15 +21,13 @@ import typer
 import typer.core
 
 import keelback
+from keelback.cli.interrupts import INTERRUPTED, TERMINATED, ending_at_once
 from keelback.cli.options import require_numbers
 from keelback.cli.plugins import Plugins, load_plugins, taking_plugins, telling_plugins
 from keelback.cli.terminal import clean_streams, open_closed_streams
 from keelback.cli.usage import require_words, usage_message
 from keelback.commit import require_clean
 from keelback.errors import InputError, JobError, in_one_line, printable
-
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and after SIGTERM, as shells have them."""
 
 _SECONDS_TO_END = 10.0
 _SECONDS_TO_LAND = 0.1
@@ -90,7 +88,7 @@ class Grouped(typer.core.TyperGroup):
 def _import_heavy() -> None:
     if _HEAVY not in sys.modules:
         _require_folder()
-        with heavy_imports():
+        with heavy_imports(), ending_at_once():
             importlib.import_module(_HEAVY)
 
 
@@ -297,7 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _typed[:] = sys.argv[1:] if arguments is None else arguments
     arguments = _flags_first(_typed or ["--help"])
     open_closed_streams()
-    load_commands()
+    with ending_at_once():
+        load_commands()
     _end_on_sigterm()
     missed: list[int] = []
     try:

@@ -57,7 +57,7 @@ def cosines(
         [0.6, 0.8]
     """
     products = _checked(gating, basis)
-    length = float(np.linalg.norm(gating))
+    length = float(np.linalg.norm(gating.astype(np.float64)))
     return _split(products / length if length > 0 else np.zeros_like(products), classes)
 
 

@@ -179,7 +179,7 @@ class Locality:
         if len(self.placements) == 0:
             raise InputError(
                 f"locality: pairs {self.near} and {self.far} apart do not fit a sequence of "
-                f"{self.length} tokens; far is at most {self.length - 1} and four tokens are needed"
+                f"{self.length} tokens without overlap; {self.near + self.far + 2} tokens always do"
             )
 
     @property
