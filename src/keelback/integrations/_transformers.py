@@ -17,6 +17,7 @@ from keelback.integrations._delta import BY_CHANNEL, BY_HEAD, delta_rules
 from keelback.integrations._diagonal import rg_lru_scan, rwkv_attention
 from keelback.integrations._mamba2 import scan_by_heads, step_by_heads
 from keelback.integrations._mlstm import mlstm_backend
+from keelback.integrations._norms import replace_norms
 from keelback.integrations._packed import reset_of, telling_of_packing
 from keelback.integrations._replacement import Replacement
 from keelback.integrations._widths import in_one_width
@@ -49,15 +50,16 @@ _PACKAGES = ("transformers", "keelback", "mamba_ssm", "causal_conv1d")
 
 
 def use_in_transformers() -> Replacement:
-    """Let the recurrent layers of transformers' models convolve and scan with keelback.
+    """Let the recurrent layers of transformers' models convolve, scan and normalise with keelback.
 
     These are the Mamba layers of Mamba, FalconMamba, Jamba and Zamba, the Mamba-2 layers of
     Mamba-2, Bamba, FalconH1, GraniteMoeHybrid, NemotronH and Zamba-2, the gated delta rules of
     Qwen3-Next, Qwen3.5 (dense, with experts, and with vision), Qwen4 (experimental), OLMo hybrid
     and LaraMini, the delta attention of Kimi Linear, Bailing hybrid and GLM-5 Next, the RG-LRU of
-    RecurrentGemma, the linear attention of RWKV, and the mLSTM of xLSTM. `names` of the result has
-    what was replaced: a family that the installed transformers does not have, or builds otherwise,
-    is not among them.
+    RecurrentGemma, the linear attention of RWKV, and the mLSTM of xLSTM. Of all but the last three
+    the root-mean-square norms are replaced too, gated and plain, whose code is known. `names` of
+    the result has what was replaced: a family that the installed transformers does not have, or
+    builds otherwise, is not among them.
     Neither mamba-ssm nor causal-conv1d nor flash-linear-attention needs to be installed.
 
     The functions are replaced in transformers' modules, so that models made before the call use
@@ -138,6 +140,7 @@ def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..
     for name, function in {**scans, **_OTHERS}.items():
         if hasattr(module, name):
             replacement.function(module, name, function)
+    replace_norms(replacement, module)
     for model in _models_of(module):
         replacement.attribute(model, "forward", telling_of_packing(model.forward))
 
