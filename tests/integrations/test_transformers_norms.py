@@ -35,6 +35,11 @@ NORMS = known_norms()
 HALF = (torch.bfloat16, torch.float16)
 
 
+@pytest.fixture(autouse=True)
+def _small_inputs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_norms, "_FASTER_FROM", (0, 0))
+
+
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The operands and options of every call that keelback's norm is given from now on."""
     found: list[Any] = []
@@ -201,6 +206,19 @@ def test_what_is_not_for_the_kernels_is_left_to_theirs(monkeypatch: pytest.Monke
         layer(inputs[0], gate=inputs[1])
         layer(hidden_states=inputs[0], gate=inputs[1])
     assert len(calls) == 4
+
+
+def test_small_inputs_on_a_cpu_are_left_to_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = NORMS["transformers.models.mamba2.modeling_mamba2.Mamba2RMSNorm"]
+    numbers = inputs_of(gated_kind(), torch.float32)[0].numel()
+    calls = calls_of(monkeypatch)
+    for least, expected in (((0, numbers), 2), ((numbers + 1, 0), 1), ((numbers + 1,) * 2, 0)):
+        monkeypatch.setattr(_norms, "_FASTER_FROM", least)
+        calls.clear()
+        with use_in_transformers():
+            for kind in (plain, gated_kind()):
+                make_layer(kind, torch.float32)(*inputs_of(kind, torch.float32))
+        assert len(calls) == expected
 
 
 def test_an_activation_without_a_kernel_is_left_to_theirs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ _TYPES = (Tensor, Parameter)
 _DTYPES = (torch.float32, *HALF)
 #: For devices with kernels, the dtypes of x in which they are the faster ones.
 _FASTER = {"cpu": (torch.float32,), "cuda": _DTYPES}
+#: Numbers of x from which on they are that on a CPU, in plain norms and in gated ones.
+_FASTER_FROM = (1 << 18, 1 << 14)
 
 
 def replace_norms(replacement: Replacement, module: ModuleType) -> None:
@@ -57,10 +59,12 @@ def _in_place_of(layer: type, theirs: Callable[..., Any], form: Form) -> Callabl
 
 def _options(layer: Any, form: Form, x: Any, gate: Any) -> NormOptions | None:
     """Those of the operator for a layer, unless the kernels do not compute it, or not faster."""
-    weight, activation = layer.weight, getattr(layer, "activation", "silu")
     if type(x) not in _TYPES or x.ndim == 0 or x.dtype not in _FASTER.get(x.device.type, ()):
         return None
-    if not _fits(weight, x, x.shape[-1:]) or activation not in GATES:
+    if x.device.type == "cpu" and x.numel() < _FASTER_FROM[form.gated]:
+        return None
+    activation = vars(layer).get("activation", "silu")
+    if not _fits(layer.weight, x, x.shape[-1:]) or activation not in GATES:
         return None
     if form.needs_gate if gate is None else not _fits(gate, x, x.shape):
         return None
