@@ -221,6 +221,14 @@ def test_small_inputs_on_a_cpu_are_left_to_theirs(monkeypatch: pytest.MonkeyPatc
         assert len(calls) == expected
 
 
+def test_norms_are_kept_where_asked() -> None:
+    with use_in_transformers(norms=False) as replaced:
+        assert replaced.names
+        assert not [name for name in replaced.names if "Norm" in name]
+    with use_in_transformers() as replaced:
+        assert [name for name in replaced.names if "Norm" in name]
+
+
 def test_an_activation_without_a_kernel_is_left_to_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = NORMS["transformers.models.qwen3_next.modeling_qwen3_next.Qwen3NextRMSNormGated"]
     layer, inputs = make_layer(kind, torch.float32), inputs_of(kind, torch.float32)

@@ -14,7 +14,8 @@ _SCANS = ("mamba_selective_scan", "mamba2_chunk_scan")
 def fast_scans(model: nn.Module) -> AbstractContextManager[object]:
     """Within the block, a model with Mamba layers of transformers scans by `keelback.scan`.
 
-    Not where someone has put another scan or convolution in their place: it is to be seen.
+    Not where someone has put another scan or convolution in their place: it is to be seen. The
+    norms stay, so that a model placed by accelerate gives the numbers of one in memory to the bit.
 
     Examples:
         >>> from keelback.models import MambaLanguageModelConfig
@@ -27,4 +28,4 @@ def fast_scans(model: nn.Module) -> AbstractContextManager[object]:
     modules = {sys.modules[type(part).__module__] for part in model.modules()}
     scanning = [one for one in modules if any(hasattr(one, scan) for scan in _SCANS)]
     known = all(has_its_own_functions(module) for module in scanning)
-    return use_in_transformers() if scanning and known else nullcontext()
+    return use_in_transformers(norms=False) if scanning and known else nullcontext()

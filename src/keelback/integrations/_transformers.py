@@ -49,7 +49,7 @@ _PACKAGES = ("transformers", "keelback", "mamba_ssm", "causal_conv1d")
 """Whose functions modules of transformers may hold, of themselves or after a call of ours."""
 
 
-def use_in_transformers() -> Replacement:
+def use_in_transformers(*, norms: bool = True) -> Replacement:
     """Let the recurrent layers of transformers' models convolve, scan and normalise with keelback.
 
     These are the Mamba layers of Mamba, FalconMamba, Jamba and Zamba, the Mamba-2 layers of
@@ -76,6 +76,11 @@ def use_in_transformers() -> Replacement:
         with keelback.integrations.use_in_transformers():
             model.generate(...)
 
+    Args:
+        norms: also replace the norms. A module to which accelerate has added hooks (`device_map`)
+            keeps the norm that it had then, so that models placed by it and others agree to
+            rounding alone; False makes them agree to the bit.
+
     Raises:
         InputError: transformers is not installed, or is of a version whose models are built
             otherwise.
@@ -92,22 +97,24 @@ def use_in_transformers() -> Replacement:
     if find_spec("transformers") is None:
         raise InputError("transformers is not installed: pip install 'keelback[hf]'")
     replacement = Replacement()
-    for family in FAMILIES:
-        _replace(replacement, family, {_SCAN: _selective_scan, _STEP: _state_update})
+    selective = {_SCAN: _selective_scan, _STEP: _state_update}
+    modules = [_replace(replacement, family, selective) for family in FAMILIES]
     for family in FAMILIES_BY_HEADS:
-        _replace(replacement, family, {_SCAN_BY_HEADS: scan_by_heads})
+        modules.append(_replace(replacement, family, {_SCAN_BY_HEADS: scan_by_heads}))
     for families, names in (
         (FAMILIES_OF_DELTA_RULES, BY_HEAD),
         (FAMILIES_OF_KIMI_DELTA, BY_CHANNEL),
     ):
-        for family in families:
-            _replace_delta_rules(replacement, family, names)
+        modules += [_replace_delta_rules(replacement, family, names) for family in families]
     if not replacement.names:
         version = importlib.import_module("transformers").__version__
         raise InputError(
             f"transformers {version} has no function {_SCAN} in its Mamba models; "
             "5.15 and newer have"
         )
+    for module in modules if norms else []:
+        if module is not None:
+            replace_norms(replacement, module)
     _replace_diagonal_recurrences(replacement)
     _replace_mlstm(replacement)
     return replacement
@@ -132,26 +139,33 @@ def _is_known(function: Any) -> bool:
     return code is not None and any(Path(code.co_filename).is_relative_to(x) for x in roots)
 
 
-def _replace(replacement: Replacement, family: str, scans: dict[str, Callable[..., Any]]) -> None:
-    """Replace the scans of a family and, where all of them are there, what lies around them."""
+def _replace(
+    replacement: Replacement, family: str, scans: dict[str, Callable[..., Any]]
+) -> ModuleType | None:
+    """Replace the scans of a family and, where all of them are there, what lies around them.
+
+    Gives the module in which they were replaced.
+    """
     module = _module_of(family)
     if module is None or not all(hasattr(module, name) for name in scans):
-        return
+        return None
     for name, function in {**scans, **_OTHERS}.items():
         if hasattr(module, name):
             replacement.function(module, name, function)
-    replace_norms(replacement, module)
     for model in _models_of(module):
         replacement.attribute(model, "forward", telling_of_packing(model.forward))
+    return module
 
 
-def _replace_delta_rules(replacement: Replacement, family: str, names: tuple[str, ...]) -> None:
+def _replace_delta_rules(
+    replacement: Replacement, family: str, names: tuple[str, ...]
+) -> ModuleType | None:
     """Replace the delta rules of a family, if its layers look them up when they are called."""
     module = _module_of(family)
     if module is None or not _looked_up(module, names):
-        return
+        return None
     theirs = {name: getattr(module, name) for name in names}
-    _replace(replacement, family, delta_rules(theirs))
+    return _replace(replacement, family, delta_rules(theirs))
 
 
 def _replace_diagonal_recurrences(replacement: Replacement) -> None:
