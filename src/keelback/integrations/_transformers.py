@@ -97,7 +97,7 @@ def use_in_transformers(*, norms: bool = True) -> Replacement:
     if find_spec("transformers") is None:
         raise InputError("transformers is not installed: pip install 'keelback[hf]'")
     replacement = Replacement()
-    selective = {_SCAN: _selective_scan, _STEP: _state_update}
+    selective: dict[str, Callable[..., Any]] = {_SCAN: _selective_scan, _STEP: _state_update}
     modules = [_replace(replacement, family, selective) for family in FAMILIES]
     for family in FAMILIES_BY_HEADS:
         modules.append(_replace(replacement, family, {_SCAN_BY_HEADS: scan_by_heads}))
