@@ -87,8 +87,11 @@ def scans() -> None:
 
 def convolutions() -> None:
     for dtype in (F32, BF16):
-        x, weight, bias, dy = conv_cases.ConvCase(dtype=dtype).operands()
-        conv_cases.convolved(x, weight, bias, dy, True)
+        for case in (
+            conv_cases.ConvCase(dtype=dtype, tap=dtype),
+            conv_cases.ConvCase(dtype=dtype, biased=False, apart=True, channels=5),
+        ):
+            conv_cases.convolved(*case.operands(), True)
         conv_step_cases.advanced(*conv_step_cases.ConvStep(dtype=dtype).operands(), True)
 
 

@@ -23,6 +23,8 @@ SIZES = [
     {"batch": 1, "length": 2, "channels": 64, "width": 9},
     {"batch": 1, "length": 5000, "channels": 1536, "gap": 1536},
     {"replicas": 3, "length": 333, "channels": 24},
+    {"length": 333, "channels": 24, "biased": False},
+    {"length": 333, "channels": 24, "apart": True},
 ]
 
 
@@ -33,6 +35,12 @@ def test_output_and_gradients(size: dict[str, int], silu: bool, dtype: torch.dty
     poison = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(16)]
     del poison
     errors = errors_of(ConvCase(dtype=dtype, silu=silu, **size), "cuda")
+    assert max(errors.values()) < TOLERANCE[dtype], errors
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_in_half_precision(dtype: torch.dtype) -> None:
+    errors = errors_of(ConvCase(dtype=dtype, tap=dtype, length=333, channels=64), "cuda")
     assert max(errors.values()) < TOLERANCE[dtype], errors
 
 

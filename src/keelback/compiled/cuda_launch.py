@@ -87,32 +87,35 @@ class Launch:
         self._blocks, self._threads = blocks, threads
         self._maps = maps
         head = f"={len(maps) * MAP_BYTES}x{len(sizes)}i{len(sizes) % 2 * 4}x"
-        self._start = struct.calcsize(head)
-        values: list[int] = []
+        self._values: list[int] = []
         self._places: list[int] = []
         for field in fields.values():
             if isinstance(field, int):
-                values.append(field)
+                self._values.append(field)
             else:
-                self._places.append(len(values))
-                values += [0, *field]
-        self._argument = struct.pack(head, *sizes) + struct.pack(f"={len(values)}q", *values)
-        if maps:
-            self._argument += bytes(-len(self._argument) % _MAP_ALIGNMENT)
+                self._places.append(len(self._values))
+                self._values += [0, *field]
+        self._head = struct.pack(head, *sizes)
+        count = len(self._values)
+        gap = -(len(self._head) + 8 * count) % _MAP_ALIGNMENT if maps else 0
+        self._pack = struct.Struct(f"={count}q{gap}x").pack
 
     def __call__(self, addresses: Iterable[int], mapped: Iterable[int] = ()) -> None:
         """Run the kernel over tensors at these addresses, in the order of the fields.
 
         `mapped` are the addresses of the tensors that the maps are of.
         """
-        argument = bytearray(self._argument)
-        for place, (of_layout, address) in enumerate(zip(self._maps, mapped, strict=True)):
-            if of_layout is not None:
-                argument[place * MAP_BYTES : (place + 1) * MAP_BYTES] = of_layout(address)
-        words = memoryview(argument)[self._start :].cast("q")
+        values = self._values.copy()
         for place, address in zip(self._places, addresses, strict=True):
-            words[place] = address
-        self._kernel.launch(self._blocks, self._threads, bytes(argument))
+            values[place] = address
+        head = self._head
+        if self._maps:
+            maps = [
+                bytes(MAP_BYTES) if of_layout is None else of_layout(address)
+                for of_layout, address in zip(self._maps, mapped, strict=True)
+            ]
+            head = b"".join([*maps, head[len(maps) * MAP_BYTES :]])
+        self._kernel.launch(self._blocks, self._threads, head + self._pack(*values))
 
 
 class ShortLaunch:

@@ -58,24 +58,21 @@ def causal_conv1d(
         >>> causal_conv1d(x, weight).flatten()
         tensor([1., 2., 3., 3.])
     """
-    require_shape("x", x, ("batch", "length", "channels"))
-    batch, _, channels = x.shape
-    require_weight(weight, bias, channels)
     require_activation(activation)
-    width = weight.shape[1]
+    entire, past = x, 0
     if initial_state is not None:
-        require_shape("initial_state", initial_state, (batch, width - 1, channels))
-    past = 0 if initial_state is None else width - 1
-    entire = x
-    if initial_state is not None:
+        require_shape("x", x, ("batch", "length", "channels"))
+        require_weight(weight, bias, x.shape[2])
+        past = weight.shape[1] - 1
+        require_shape("initial_state", initial_state, (x.shape[0], past, x.shape[2]))
         computing_dtype({"x": x, "weight": weight, "bias": bias, "initial_state": initial_state})
         stored = torch.promote_types(x.dtype, initial_state.dtype)
         entire = torch.cat([initial_state.to(stored), x.to(stored)], dim=1)
-    silu = activation is not None
-    y = convolve(entire, weight, bias, silu, backend)
+    y = convolve(entire, weight, bias, activation is not None, backend)
     y = (y[:, past:] if past else y).to(x.dtype)
     if not return_last_state:
         return y
+    width = weight.shape[1]
     missing = max(0, width - 1 - entire.shape[1])
     last_state = F.pad(entire, (0, 0, missing, 0))[:, missing + entire.shape[1] - width + 1 :]
     return y, last_state

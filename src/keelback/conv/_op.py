@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.backends import choose_backend
+from keelback.compiled.calls import Calls
 from keelback.compiled.checks import computing_dtype, require_shape
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
@@ -24,12 +25,33 @@ BACKENDS: Any = {"cpu": cpu, "cuda": cuda}
 
 CONV = Operator(
     "causal_conv1d",
-    differentiable=ConvOperands._fields,
+    differentiable=("x", "weight", "bias?"),
     options=("silu",),
     outputs=("y",),
     backends=BACKENDS,
     fake=lambda x, *_: (x.new_empty(x.shape),),
 )
+
+
+def _chosen(given: ConvOperands[Any], backend: str | None) -> tuple[Any, ConvOperands[Any]]:
+    """The backend for these operands, or None for the reference, and the dtypes that it takes."""
+    x, weight, bias = given
+    require_shape("x", x.shape, ("batch", "length", "channels"))
+    require_weight(weight, bias, x.shape[2])
+    computing = computing_dtype({"x": x, "weight": weight, "bias": bias})
+    chosen = choose_backend(backend, x.device, BACKENDS, "x")
+    if chosen is None or weight.shape[1] > WIDEST:
+        return None, ConvOperands(computing, computing, computing)
+    if chosen.WIDENS:
+        return chosen, ConvOperands(x.dtype, weight.dtype, None if bias is None else bias.dtype)
+    return chosen, ConvOperands(computing, computing, computing)
+
+
+def _defined(operands: ConvOperands[Tensor], silu: bool) -> tuple[Tensor]:
+    return (causal_conv1d_reference(*operands, silu),)
+
+
+_CALLS = Calls(CONV, ConvOperands, _chosen, _defined)
 
 
 def convolve(
@@ -42,18 +64,9 @@ def convolve(
     """The convolution of x alone, in its dtype.
 
     Raises:
-        InputError: A dtype or device is wrong, or the backend is not for it.
+        InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
-    dtype = computing_dtype({"x": x, "weight": weight, "bias": bias})
-    chosen = choose_backend(backend, x.device, BACKENDS)
-    weight = weight.to(dtype)
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.to(dtype)
-    if chosen is None or weight.shape[1] > WIDEST:
-        with without_autocast(x.device):
-            y = causal_conv1d_reference(x.to(dtype), weight, bias, silu)
-    else:
-        stored = x if chosen.WIDENS else x.to(dtype)
-        (y,) = CONV((stored, weight, bias), silu)
+    (y,) = _CALLS(ConvOperands(x, weight, bias), (silu,), backend)
     return y.to(x.dtype)
 
 

@@ -18,7 +18,7 @@ class ConvOperands(NamedTuple, Generic[T]):
 
     x: T
     weight: T
-    bias: T
+    bias: T | None
 
 
 def require_weight(weight: Any, bias: Any, channels: int) -> None:

@@ -45,6 +45,12 @@ class CpuConv:
         found = tuple([stride * x.element_size() for stride in x.stride()[:-1]])
         return (0,) * (3 - len(found)) + found
 
+    def _biases(self, given: ConvOperands[Tensor]) -> Tensor:
+        """(replica, channel), zeros for none."""
+        if given.bias is None:
+            return given.weight.new_zeros(given.weight.shape[:-1])
+        return given.bias.contiguous()
+
     def forward(self, operands: Sequence[Tensor | None], keep: bool) -> tuple[Tensor]:
         """The output."""
         from keelback.conv.cpu import kernels
@@ -53,7 +59,7 @@ class CpuConv:
         y = self._like_x()
         if self._empty:
             return (y,)
-        x, weights, bias = _adjacent(given.x), _taps_first(given.weight), given.bias.contiguous()
+        x, weights, bias = _adjacent(given.x), _taps_first(given.weight), self._biases(given)
         addresses = (weights.data_ptr(), bias.data_ptr(), y.data_ptr())
         like, strides, sizes = self._like, self._strides(x), self._sizes
         width, silu = self._width, self._silu
@@ -71,7 +77,7 @@ class CpuConv:
         gradients: Sequence[Tensor | None],
         kept: Sequence[Tensor | None],
         operands: Sequence[Tensor | None],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of x, weight and bias."""
         from keelback.conv.cpu import kernels
 
@@ -83,7 +89,7 @@ class CpuConv:
             (dy,) = gradients
             assert dy is not None
             x, dy = _adjacent(given.x), _adjacent(dy)
-            weights, bias = _taps_first(given.weight), given.bias.contiguous()
+            weights, bias = _taps_first(given.weight), self._biases(given)
             found = (dx.data_ptr(), dweight.data_ptr(), dbias.data_ptr())
             read = (self._like, x.data_ptr(), self._strides(x), dy.data_ptr(), self._strides(dy))
             arguments = (*read, weights.data_ptr(), bias.data_ptr(), *found, self._sizes)
@@ -93,7 +99,8 @@ class CpuConv:
                 kernels.correlate(*arguments, width, silu, start, stop)
 
             run_ranges(work, self._sequences * self._tiles, 3 * self._cost)
-        return dx, dweight.sum(-3).mT.flip(-1), dbias.sum(-2)
+        of_bias = None if given.bias is None else dbias.sum(-2)
+        return dx, dweight.sum(-3).mT.flip(-1), of_bias
 
 
 def _adjacent(x: Tensor) -> Tensor:

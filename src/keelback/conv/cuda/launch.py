@@ -11,7 +11,14 @@ from torch import Tensor
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import Launch
-from keelback.compiled.cuda_operands import PACK, aligned, in_packs, outer_strides
+from keelback.compiled.cuda_operands import (
+    PACK,
+    PIECE_BYTES,
+    address,
+    aligned,
+    in_packs,
+    outer_strides,
+)
 from keelback.compiled.layouts import Blank, Layout, Signature, layouts_of
 from keelback.conv._operands import ConvOperands
 
@@ -31,8 +38,11 @@ class ConvConfiguration:
     sources: ClassVar[str] = "keelback.conv.cuda"
 
     dtype: torch.dtype
+    tap: torch.dtype
+    bias: torch.dtype | None
     width: int
     vector: int
+    taps_in_piece: bool
     silu: bool
 
     @property
@@ -49,21 +59,29 @@ class ConvConfiguration:
             "kBatch": self.batch,
             "kThreads": THREADS,
         }
-        return header_text(self.dtype, {}, integers, {"kSilu": self.silu})
+        types = {"Tap": self.tap, "Bias": self.bias or self.tap}
+        flags = {
+            "kTapsInPiece": self.taps_in_piece,
+            "kHasBias": self.bias is not None,
+            "kSilu": self.silu,
+        }
+        return header_text(self.dtype, types, integers, flags)
 
 
 class CudaConv:
     """The convolutions of one signature; see `keelback.compiled.backends.Prepared`."""
 
     def __init__(self, given: ConvOperands[Layout], silu: bool) -> None:
-        x, weight = given.x, given.weight
+        x = given.x
         self.x = x if x.adjacent else x.in_row_major_order()
-        self._silu, self._width, self._device = silu, weight.shape[-1], x.device
+        self._weight, self._bias = given.weight, given.bias
+        self._silu, self._width, self._device = silu, given.weight.shape[-1], x.device
         *replicas, rows, length, channels = x.shape
         self._replicas = tuple(replicas)
         self._sizes = (replicas[0] if replicas else 1, rows, length, channels)
         self._empty = 0 in self._sizes
         self._like_x = Blank(x.shape, x.dtype, x.device)
+        self._real = torch.promote_types(x.dtype, torch.float32)
         self._launches: dict[Any, tuple[Launch, int]] = {}
 
     def runs(self, vector: int) -> tuple[int, int]:
@@ -83,23 +101,35 @@ class CudaConv:
         packed = fits and self._width <= _WIDEST_PACKED and self._sizes[3] % PACK == 0
         return PACK if packed and all(map(in_packs, sequences)) else 1
 
-    def _launch(self, name: str, fits: bool, *sequences: Layout) -> tuple[Launch, int]:
+    def _launch(
+        self, name: str, fits: bool, in_piece: bool, *sequences: Layout
+    ) -> tuple[Launch, int]:
         """Of tensors that lie so; and the runs into which it cuts the length."""
-        key = (name, fits, *[one.stride for one in sequences])
+        key = (name, fits, in_piece, *[one.stride for one in sequences])
         if key not in self._launches:
             vector = self.vector(fits, *sequences)
             runs, run = self.runs(vector)
             replicas, rows, _, channels = self._sizes
             threads = replicas * rows * channels // vector * runs
+            weight, bias = self._weight, self._bias
             inputs = {f"sequence {i}": outer_strides(x, 3) for i, x in enumerate(sequences)}
+            parameters = {"weight": _strides(weight, 3), "bias": _strides(bias, 2)}
             launch = Launch(
                 name,
-                ConvConfiguration(self.x.dtype, self._width, vector, self._silu),
+                ConvConfiguration(
+                    dtype=self.x.dtype,
+                    tap=weight.dtype,
+                    bias=bias.dtype if bias else None,
+                    width=self._width,
+                    vector=vector,
+                    taps_in_piece=in_piece and fits_in_piece(weight),
+                    silu=self._silu,
+                ),
                 self._device.index,
                 -(-threads // THREADS),
                 THREADS,
                 (*self._sizes, runs, run),
-                {**inputs, **dict.fromkeys(_FIELDS_BEHIND[name], ())},
+                {**inputs, **parameters, **dict.fromkeys(_OUTPUTS[name], ())},
             )
             self._launches[key] = launch, runs
         return self._launches[key]
@@ -110,9 +140,9 @@ class CudaConv:
         y = self._like_x()
         if self._empty:
             return (y,)
-        x, weights, bias = _adjacent(given.x), _taps_first(given.weight), given.bias.contiguous()
-        launch, _ = self._launch("convolve", aligned((x,)), self.x)
-        launch(one.data_ptr() for one in (x, weights, bias, y))
+        x, weight = _adjacent(given.x), given.weight.data_ptr()
+        launch, _ = self._launch("convolve", aligned((x,)), not weight % PIECE_BYTES, self.x)
+        launch((x.data_ptr(), weight, address(given.bias), y.data_ptr()))
         return (y,)
 
     def backward(
@@ -120,36 +150,50 @@ class CudaConv:
         gradients: Sequence[Tensor | None],
         kept: Sequence[Tensor | None],
         operands: Sequence[Tensor | None],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of x, weight and bias."""
         given: ConvOperands[Any] = ConvOperands(*operands)
         dx = self._like_x()
         if self._empty:
-            return dx, torch.zeros_like(given.weight), torch.zeros_like(given.bias)
+            of_bias = None if given.bias is None else torch.zeros_like(given.bias)
+            return dx, torch.zeros_like(given.weight), of_bias
         (dy,) = gradients
         assert dy is not None
         x, dy = _adjacent(given.x), _adjacent(dy)
-        weights, bias = _taps_first(given.weight), given.bias.contiguous()
+        weight = given.weight.data_ptr()
         of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
-        launch, runs = self._launch("correlate", aligned((x, dy)), self.x, of_dy)
+        launch, runs = self._launch(
+            "correlate", aligned((x, dy)), not weight % PIECE_BYTES, self.x, of_dy
+        )
         _, rows, _, channels = self._sizes
-        width = self._width
-        partial = weights.new_empty(*self._replicas, rows * runs, width + 1, channels)
-        launch(one.data_ptr() for one in (x, dy, weights, bias, dx, partial))
-        dtaps = partial.sum(-3)
-        return dx, dtaps[..., :width, :].flip(-2).mT, dtaps[..., width, :]
+        taps = self._width * channels
+        size = taps if given.bias is None else taps + channels
+        partial = torch.empty(
+            *self._replicas, rows * runs, size, dtype=self._real, device=self._device
+        )
+        read = (x.data_ptr(), dy.data_ptr(), weight, address(given.bias))
+        launch((*read, dx.data_ptr(), partial.data_ptr()))
+        total = partial.sum(-2)
+        dweight = total[..., :taps].unflatten(-1, (channels, self._width)).to(given.weight.dtype)
+        dbias = None if given.bias is None else total[..., taps:].to(given.bias.dtype)
+        return dx, dweight, dbias
 
 
-#: What a kernel's argument has behind the sequences that it reads.
-_FIELDS_BEHIND = {
-    "convolve": ("weight", "bias", "y"),
-    "correlate": ("weight", "bias", "dx", "partial"),
-}
+#: What a kernel writes; its argument has that last.
+_OUTPUTS = {"convolve": ("y",), "correlate": ("dx", "partial")}
 
 
-def _taps_first(weight: Tensor) -> Tensor:
-    """(replica, channel, tap), the present last, as (replica, tap, channel), the present first."""
-    return weight.flip(-1).mT.contiguous()
+def _strides(parameter: Layout | None, axes: int) -> tuple[int, ...]:
+    """With 0 along the axis of replicas where a parameter lacks it, and for an absent one."""
+    found = parameter.stride if parameter else ()
+    return (0,) * (axes - len(found)) + found
+
+
+def fits_in_piece(x: Layout) -> bool:
+    """Whether the numbers of a channel may move at once, if those of the first may."""
+    count = x.shape[-1]
+    several = count in (2, 4, 8) and count * x.dtype.itemsize <= PIECE_BYTES
+    return several and x.in_packs(count)
 
 
 def _adjacent(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from keelback.compiled.cuda_launch import ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, address
 from keelback.compiled.layouts import Blank, Layout
 from keelback.compiled.state_packs import LARGEST
+from keelback.conv.cuda.launch import fits_in_piece
 
 THREADS = 64
 #: Past inputs, with the present one, that a thread has in registers.
@@ -86,8 +87,8 @@ class CudaConvStep:
             bias=bias.dtype if bias else None,
             past=past,
             width=weight.shape[1],
-            state_in_piece=aligned and _in_piece(state),
-            weight_in_piece=aligned and _in_piece(weight),
+            state_in_piece=aligned and fits_in_piece(state),
+            weight_in_piece=aligned and fits_in_piece(weight),
             silu=self._silu,
         )
         blocks = -(-rows * channels // THREADS)
@@ -121,10 +122,3 @@ def _strides(given: Sequence[Layout | None]) -> tuple[int, ...]:
     assert state is not None
     assert weight is not None
     return (*state.stride, *x.stride[:2], *weight.stride, *(bias.stride if bias else (0,)))
-
-
-def _in_piece(x: Layout) -> bool:
-    """Whether the numbers of a channel may move at once, if those of the first may."""
-    count = x.shape[-1]
-    several = count in (2, 4, 8) and count * x.dtype.itemsize <= PIECE_BYTES
-    return several and x.in_packs(count)

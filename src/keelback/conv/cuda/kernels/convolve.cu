@@ -4,7 +4,8 @@
 struct ConvolveArguments {
   WindowSizes sizes;
   Sequences x;
-  const Real *weight, *bias;
+  Weights weight;
+  Biases bias;
   Stored* y;  // without gaps
 };
 
@@ -12,7 +13,7 @@ KERNEL void __launch_bounds__(kThreads) keelback_convolve(ConvolveArguments argu
   const WindowSizes& sizes = arguments.sizes;
   const Window window(sizes);
   if (!window.inside) return;
-  const Taps taps(window, arguments.weight, arguments.bias, sizes.channels);
+  const Taps taps(window, arguments.weight, arguments.bias);
   const Stored* x = window.in(arguments.x);
   const Index time = arguments.x.time;
   Stored* y = arguments.y + window.sequence * sizes.length * sizes.channels + window.channel;

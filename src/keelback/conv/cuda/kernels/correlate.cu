@@ -4,16 +4,17 @@
 struct CorrelateArguments {
   WindowSizes sizes;
   Sequences x, dy;
-  const Real *weight, *bias;
+  Weights weight;
+  Biases bias;
   Stored* dx;    // without gaps
-  Real* dtaps;   // (run of a row, tap, channel): each run's part of the gradient of the weights, and of the bias last
+  Real* dtaps;   // each run of a row has its part of the gradients of the weights (channel, tap) and, behind it, of the bias
 };
 
 KERNEL void __launch_bounds__(kThreads) keelback_correlate(CorrelateArguments arguments) {
   const WindowSizes& sizes = arguments.sizes;
   const Window window(sizes);
   if (!window.inside) return;
-  const Taps taps(window, arguments.weight, arguments.bias, sizes.channels);
+  const Taps taps(window, arguments.weight, arguments.bias);
   const Stored *x = window.in(arguments.x), *dy = window.in(arguments.dy);
   const Index x_time = arguments.x.time, dy_time = arguments.dy.time;
   Stored* dx = arguments.dx + window.sequence * sizes.length * sizes.channels + window.channel;
@@ -62,8 +63,14 @@ KERNEL void __launch_bounds__(kThreads) keelback_correlate(CorrelateArguments ar
       if (done >= window.start) store_values(dx + Index(done) * sizes.channels, pending[kWidth - 1]);
     }
   }
-  Real* dtaps = arguments.dtaps + window.run * (kWidth + 1) * sizes.channels + window.channel;
+  Real* dtaps = arguments.dtaps + window.run * (kWidth + kHasBias) * sizes.channels;
+  constexpr bool kAtOnce = kVector == 4 && (kWidth == 2 || kWidth == 4);
 #pragma unroll
-  for (int tap = 0; tap < kWidth; ++tap) *reinterpret_cast<Reals*>(dtaps + Index(tap) * sizes.channels) = dweight[tap];
-  *reinterpret_cast<Reals*>(dtaps + Index(kWidth) * sizes.channels) = dbias;
+  for (int v = 0; v < kVector; ++v) {
+    Real found[kWidth];
+#pragma unroll
+    for (int tap = 0; tap < kWidth; ++tap) found[kWidth - 1 - tap] = dweight[tap].at[v];
+    store<kAtOnce, kWidth>(dtaps + Index(window.channel + v) * kWidth, 1, found);
+  }
+  if constexpr (kHasBias) *reinterpret_cast<Reals*>(dtaps + Index(kWidth) * sizes.channels + window.channel) = dbias;
 }

@@ -1,8 +1,5 @@
 // One step of the causal convolution, as in decoding: the newest input enters the state, and the oldest leaves it.
-#include "configuration.h"
-#include "numbers.cuh"
-
-using Index = long long;
+#include "taps.cuh"
 
 // Strides count elements. Times a row or a channel they may need 64 bits. y (row, channel) has no gaps.
 struct StepArguments {
@@ -14,37 +11,6 @@ struct StepArguments {
   int rows, channels;
   int state_row, state_channel, state_past, x_row, x_channel, weight_channel, weight_tap, bias_channel;
 };
-
-template <typename T>
-INLINE Real value(const T* from) {
-  return reinterpret_cast<const Packed<T, 1>*>(from)->at(0);
-}
-
-// A few numbers, which move at once where they lie in one piece.
-template <bool kInPiece, int kCount, typename T>
-INLINE void load(const T* from, Index stride, Real* to) {
-  if constexpr (kInPiece) {
-    const Packed<T, kCount> piece = *reinterpret_cast<const Packed<T, kCount>*>(from);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = piece.at(i);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = value(from + i * stride);
-  }
-}
-
-template <bool kInPiece, int kCount, typename T>
-INLINE void store(T* to, Index stride, const Real* from) {
-  if constexpr (kInPiece) {
-    Pack<Real, kCount> numbers;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) numbers.at[i] = from[i];
-    reinterpret_cast<Packed<T, kCount>*>(to)->set(numbers);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) reinterpret_cast<Packed<T, 1>*>(to + i * stride)->set(Pack<Real, 1>{{from[i]}});
-  }
-}
 
 KERNEL void __launch_bounds__(kThreads) keelback_step(const StepArguments p) {
   const unsigned seat = blockIdx.x * kThreads + threadIdx.x;

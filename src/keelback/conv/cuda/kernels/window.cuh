@@ -1,9 +1,8 @@
 // A causal depthwise convolution: which channels of which steps a thread has.
 #pragma once
 
-#include "configuration.h"
+#include "taps.cuh"
 
-using Index = long long;
 using Values = Packed<Stored, kVector>;
 using Reals = Pack<Real, kVector>;
 
@@ -64,17 +63,30 @@ INLINE void store_values(Stored* to, const Reals& reals) {
   *reinterpret_cast<Values*>(to) = values;
 }
 
+// Weights (replica, channel, tap), whose last tap is of the present step, and biases (replica, channel), if any.
+struct Weights {
+  const Tap* data;
+  Index replica, channel, tap;
+};
+struct Biases {
+  const Bias* data;
+  Index replica, channel;
+};
+
 // What a thread's channels are weighted with; the tap of the present step comes first.
 struct Taps {
   Reals weight[kWidth], bias;
 
-  // `weights` is (replica, tap, channel), `biases` (replica, channel).
-  INLINE Taps(const Window& window, const Real* weights, const Real* biases, int channels) {
-    const Index replica = window.replica;
-    bias = *reinterpret_cast<const Reals*>(biases + replica * channels + window.channel);
+  INLINE Taps(const Window& window, const Weights& weights, const Biases& biases) {
 #pragma unroll
-    for (int tap = 0; tap < kWidth; ++tap)
-      weight[tap] = *reinterpret_cast<const Reals*>(weights + (replica * kWidth + tap) * channels + window.channel);
+    for (int v = 0; v < kVector; ++v) {
+      const Index channel = window.channel + v;
+      Real found[kWidth];
+      load<kTapsInPiece, kWidth>(weights.data + window.replica * weights.replica + channel * weights.channel, weights.tap, found);
+#pragma unroll
+      for (int tap = 0; tap < kWidth; ++tap) weight[tap].at[v] = found[kWidth - 1 - tap];
+      bias.at[v] = kHasBias ? value(biases.data + window.replica * biases.replica + channel * biases.channel) : Real(0);
+    }
   }
 };
 
