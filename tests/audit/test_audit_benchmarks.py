@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from keelback.benchmarks.monitor_trainings import (
     LengtheningSequences,
     UnclippedLanguageModels,
 )
-from keelback.errors import InputError
+from keelback.errors import InputError, JobError
 
 
 @pytest.mark.slow
@@ -102,3 +103,12 @@ def test_a_rate_that_is_too_high_is_noticed_before_the_loss_is_nan(
 def test_a_reading_costs_little() -> None:
     found = overhead(every=50, repeats=1)
     assert found["overhead"] == pytest.approx(found["reading_ms"] / (50 * found["step_ms"]))
+
+
+def test_calls_that_read_nothing_are_no_cost_of_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr("keelback.audit.TrainingMonitor._looks_of_all", nothing)
+    with pytest.raises(JobError, match="did not read at every step"):
+        overhead(every=50, repeats=1)

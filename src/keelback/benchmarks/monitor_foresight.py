@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keelback.audit import Action, TrainingMonitor
+from keelback.audit import Action, TrainingMonitor, find_layers
 from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.monitor_trainings import FAMILIES, Family, Setting
 from keelback.benchmarks.timing import interleaved_medians
+from keelback.errors import JobError
 from keelback.models import MambaLanguageModelConfig
 
 
@@ -186,15 +188,18 @@ def overhead(every: int, repeats: int) -> dict[str, float]:
     model = MambaLanguageModelConfig(vocab_size=256, d_model=128, n_layers=4).build()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     tokens = torch.randint(256, (16, 256))
-    monitor = TrainingMonitor(model, every=1)
+    monitor, steps = TrainingMonitor(model, every=1), itertools.count()
     milliseconds = interleaved_medians(
         {
             "step": lambda: _step(model, optimizer, tokens),
-            "reading": lambda: monitor.after_step(0, tokens, optimizer),
+            # A step is read once, so that each call needs one of its own.
+            "reading": lambda: monitor.after_step(next(steps), tokens, optimizer),
         },
         "cpu",
         repeats,
     )
+    if len(monitor.readings) != next(steps) * len(find_layers(model)):
+        raise JobError(f"the monitor did not read at every step: {monitor.failures}")
     return {
         "every": every,
         "step_ms": milliseconds["step"],
