@@ -7,7 +7,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from keelback.outcome import Bars, Figure, Histogram, Line, Mark, Panel
+from keelback.outcome import Bars, Figure, Heatmap, Histogram, Line, Mark, Panel
 from keelback.report._matplotlib import _draw, _style
 
 LONG = ["gated SSM", "gate frozen", "W_B and W_C trained", "gated linear attention", "SGD"]
@@ -150,3 +150,12 @@ def test_long_labels_are_wrapped_and_whole():
     for text in (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")):
         assert " ".join(text.split()) == label
     inside(canvas, renderer)
+
+
+def test_a_label_is_repeated_behind_a_scale_of_colours_alone():
+    """The scale's own label would else seem to be that of the axis beside it."""
+    lines = Panel("gap", "samples", lines=[Line([1, 2], [3, 4])])
+    colours = Panel("gap", "samples", heatmap=Heatmap(["1"], ["2"], [[0.5]], "share", 0.0, 1.0))
+    for first, expected in ((lines, ""), (colours, "samples")):
+        canvas, _ = drawn(first, lines)
+        assert canvas.axes[1].get_ylabel() == expected

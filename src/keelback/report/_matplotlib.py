@@ -173,7 +173,9 @@ def _draw(figure: Figure) -> Canvas:
         size = (across / columns - 0.7, row_height - 0.7)
         _draw_panel(panel, axes[i], tokens, size)
         upright = not stands_sideways(panel)
-        if upright and i % columns and panel.y_label == figure.panels[i - 1].y_label:
+        before = figure.panels[i - 1]
+        repeats = panel.y_label == before.y_label and before.heatmap is None
+        if upright and i % columns and repeats:
             axes[i].set_ylabel("")
         if entries[i] and not shared:
             axes[i].legend(
