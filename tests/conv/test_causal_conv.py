@@ -162,9 +162,38 @@ def test_very_large_sums_do_not_overflow_in_the_activation() -> None:
     torch.testing.assert_close(found, torch.tensor([[[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]]))
 
 
-def test_the_operator_passes_opcheck() -> None:
-    leaves = [one.unsqueeze(0).requires_grad_() for one in operands(2, 9, 5, 4)]
-    torch.library.opcheck(torch.ops.keelback.causal_conv1d, (*leaves, True))
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_operator_passes_opcheck(biased: bool) -> None:
+    x, weight, bias = (one.unsqueeze(0).requires_grad_() for one in operands(2, 9, 5, 4))
+    given = (x, weight, bias if biased else None)
+    torch.library.opcheck(torch.ops.keelback.causal_conv1d, (*given, True))
+    plain = [None if one is None else one.detach() for one in given]
+    dy = torch.ones_like(x).detach().contiguous()
+    torch.library.opcheck(torch.ops.keelback.causal_conv1d_backward, (dy, *plain, True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_bias(dtype: torch.dtype) -> None:
+    """Under `vmap` and the compiler too; and weights in half precision have such gradients."""
+    leaves = [one.to(dtype).requires_grad_() for one in operands(2, 9, 5, 4)[:2]]
+    precise = [one.detach().double().requires_grad_() for one in leaves]
+
+    def squares(x: Tensor, weight: Tensor) -> Tensor:
+        return causal_conv1d(x, weight, activation="silu").to(x.dtype).square().sum()
+
+    expected = torch.autograd.grad(squares(*precise), precise)
+    compiled = torch.compile(squares, backend="aot_eager", fullgraph=True)
+    detached = [one.detach() for one in leaves]
+    mapped = vmap(grad(squares, argnums=(0, 1)))(*(one.unsqueeze(0) for one in detached))
+    for found in (
+        torch.autograd.grad(squares(*leaves), leaves),
+        torch.autograd.grad(compiled(*leaves), leaves),
+        [one.squeeze(0) for one in mapped],
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == dtype
+            allowed = 1e-5 if dtype == torch.float32 else 2e-2
+            assert float((one.double() - other).norm()) < allowed * float(other.norm())
 
 
 def loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -245,6 +274,10 @@ def test_an_initial_state_is_not_rounded_to_the_type_of_what_follows() -> None:
     ("change", "message"),
     [
         ({"x": torch.zeros(3, 4)}, "x has shape"),
+        ({"x": None}, "x is None; it should be a tensor"),
+        ({"x": [1.0]}, "x is a list; it should be a tensor"),
+        ({"weight": None}, "weight is None; it should be a tensor"),
+        ({"bias": 1.0}, "bias is a float; it should be a tensor"),
         ({"weight": torch.zeros(5, 4)}, "weight has shape"),
         ({"weight": torch.zeros(4, 0)}, "weight has no taps"),
         ({"bias": torch.zeros(3)}, "bias has shape"),

@@ -14,8 +14,9 @@ from keelback.conv.cuda.launch import CudaConv, prepare
 class ConvCase:
     """Sizes and options; `gap` numbers lie between the steps of x, as behind a projection.
 
-    Weight and bias are in the dtype that is computed in, or in `tap`; `apart` are taps of which
-    those of one step lie side by side, not those of one channel.
+    Weight and bias are in the dtype that is computed in, or in `tap`, and the bias in `of_bias`.
+    `apart` are taps of which those of one step lie side by side, not those of one channel;
+    `shared`, those of one replica that serve all.
     """
 
     replicas: int = 1
@@ -27,8 +28,10 @@ class ConvCase:
     silu: bool = True
     gap: int = 0
     tap: torch.dtype | None = None
+    of_bias: torch.dtype | None = None
     biased: bool = True
     apart: bool = False
+    shared: bool = False
 
     def operands(self, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """x, weight, bias, and the gradient of the output."""
@@ -41,9 +44,11 @@ class ConvCase:
         rows = (self.replicas, self.batch, self.length)
         x = normal(*rows, self.channels + self.gap, dtype=self.dtype)[..., : self.channels]
         weight = normal(self.replicas, self.channels, self.width, dtype=real)
-        bias = normal(self.replicas, self.channels, dtype=real)
+        bias = normal(self.replicas, self.channels, dtype=self.of_bias or real)
         if self.apart:
             weight = weight.mT.contiguous().mT
+        if self.shared:
+            weight, bias = (x[:1].expand(x.shape) for x in (weight, bias))
         dy = normal(*rows, self.channels, dtype=self.dtype)
         return x, weight, bias if self.biased else None, dy
 

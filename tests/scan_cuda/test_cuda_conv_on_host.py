@@ -30,6 +30,9 @@ CASES = [
     ConvCase(biased=False),
     ConvCase(biased=False, dtype=torch.bfloat16, tap=torch.bfloat16, channels=9, width=8),
     ConvCase(apart=True, replicas=2),
+    ConvCase(shared=True, replicas=3),
+    ConvCase(dtype=torch.float64),
+    ConvCase(dtype=torch.bfloat16, tap=torch.bfloat16, of_bias=torch.float32),
     ConvCase(apart=True, channels=5, dtype=torch.bfloat16, tap=torch.bfloat16),
 ]
 

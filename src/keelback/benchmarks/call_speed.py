@@ -1,13 +1,14 @@
 """Microseconds of a call, as a user sees them, on inputs so small that they are the host's.
 
 Calls follow each other without a pause; on a GPU that is the time which the host takes to enqueue
-one, as long as the kernels are shorter.
+one, as long as the kernels are shorter. Replays of CUDA graphs take so little that they may be
+bound by the kernels.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 from keelback.benchmarks import scan_peers, ssd_peers
 from keelback.benchmarks.benchmark import Benchmark, Group
 from keelback.benchmarks.scan_inputs import ScanSize, dtype_named, make_inputs
-from keelback.benchmarks.scan_peers import Call
+from keelback.benchmarks.scan_peers import Call, leave_out_what_fails
 from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.ssd_peers import SsdShape
+from keelback.benchmarks.ssd_speed import captured
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.conv import causal_conv1d, causal_conv1d_update
 from keelback.errors import InputError, JobError
@@ -26,6 +28,9 @@ from keelback.norm import gated_rms_norm
 from keelback.scan import selective_state_update
 
 PASSES = ("forward without graph", "forward with graph", "forward+backward")
+#: On a GPU also: a CUDA graph of a call without gradients, and the call in `torch.compile` with
+#: `mode="reduce-overhead"`, which makes a CUDA graph by itself.
+REPLAYED, COMPILED = "forward, replayed CUDA graph", "forward, compiled, reduced overhead"
 #: Kernels are short on these.
 SHAPES = {"cpu": ScanSize(1, 16, 16, 4), "cuda": ScanSize(16, 256, 96, 8)}
 PEERS = ("mamba_ssm", "causal_conv1d")
@@ -190,9 +195,13 @@ def benchmark(
             known = ", ".join(OPERATORS)
             raise InputError(f"operator is {name!r}; it should be one of {known}")
     stored = dtype_named(dtype)
+    further = (REPLAYED, COMPILED) if device == "cuda" else ()
     groups = [
         Group(
-            {f"{pass_} of {name}": pass_ for pass_ in (PASSES[:1] if name in STEPS else PASSES)},
+            {
+                f"{pass_} of {name}": pass_
+                for pass_ in ((PASSES[:1] if name in STEPS else PASSES) + further)
+            },
             partial(_rows, name, shape, device, stored, repeats, required),
         )
         for name in operators
@@ -213,7 +222,9 @@ def _rows(
     ways = {"ours": case.ours, **scan_peers.load_peers(case.peers, required)}
     _require_same(name, ways)
     for pass_ in passes:
-        calls = {way: _call(one, pass_) for way, one in ways.items()}
+        calls = {way: call_of(one, pass_) for way, one in ways.items()}
+        if pass_ not in PASSES:
+            leave_out_what_fails(calls, f"{name}, {pass_}")
         found = interleaved_medians(calls, device, repeats, BURST)
         times = {way: 1e3 * milliseconds for way, milliseconds in found.items()}
         ours = times.pop("ours")
@@ -239,10 +250,21 @@ def _require_same(name: str, ways: Mapping[str, Call]) -> None:
             raise JobError(f"the {name} of {way} differs from ours")
 
 
-def _call(one: Call, pass_: str) -> Callable[[], object]:
+def call_of(one: Call, pass_: str) -> Callable[[], object]:
+    """What is timed of a pass."""
     if pass_ == PASSES[0]:
         return one.forward
+    if pass_ == REPLAYED:
+        return _replayed(one.forward)
+    if pass_ == COMPILED:
+        return replace(one, run=torch.compile(one.run, mode="reduce-overhead")).forward
     leaves = tuple(x.detach().requires_grad_() for x in one.leaves)
     if pass_ == PASSES[1]:
         return lambda: one.run(*leaves)
     return lambda: torch.autograd.grad(one.run(*leaves), leaves, one.dy)
+
+
+def _replayed(run: Callable[[], object]) -> Callable[[], object]:
+    """The replay of a call, which is captured the first time."""
+    graph = cache(partial(captured, run, 1))
+    return lambda: graph().replay()

@@ -24,12 +24,18 @@ def in_packs(x: Layout) -> bool:
 
 def aligned(tensors: Iterable[Tensor | None]) -> bool:
     """Whether all tensors begin where a pack may."""
-    return all(x is None or x.data_ptr() % (PACK * x.element_size()) == 0 for x in tensors)
+    gaps = [x.data_ptr() % (PACK * x.element_size()) for x in tensors if x is not None]
+    return not any(gaps)
 
 
 def address(tensor: Tensor | None) -> int:
     """Where a tensor's data lies; 0 stands for an absent one."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    """Where the data of tensors lie, in less time than `address` takes for each."""
+    return [0 if x is None else x.data_ptr() for x in tensors]
 
 
 def outer_strides(x: Layout | None, axes: int) -> tuple[int, ...]:

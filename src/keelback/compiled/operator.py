@@ -10,7 +10,7 @@ dispatcher and its autograd formula takes as long as the kernels. Everything els
 operator that is registered with `torch.library`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,20 +89,15 @@ class Operator:
         def forward(*arguments: Any) -> Any:
             operands, options = self._split(arguments)
             call = backend.prepare(signature_of(operands), options)
-            return _one_or_all(
-                _nothing_like(operands[0]) if x is None else x
-                for x in call.forward(operands, bool(self._kept) and arguments[-1])
-            )
+            found = call.forward(operands, bool(self._kept) and arguments[-1])
+            return _one_or_all(_as_declared(found, operands[0]))
 
         def backward(*arguments: Any) -> Any:
             gradients, kept = arguments[: self._outputs], arguments[self._outputs : behind]
             operands, options = self._split(arguments[behind:])
             call = backend.prepare(signature_of(operands), options)
             present = [None if x.numel() == 0 else x for x in kept]
-            return tuple(
-                _nothing_like(operands[0]) if x is None else x
-                for x in call.backward(gradients, present, operands)
-            )
+            return tuple(_as_declared(call.backward(gradients, present, operands), operands[0]))
 
         return forward, backward
 
@@ -163,7 +158,7 @@ class Operator:
     ) -> tuple[Tensor, ...]:
         """The outputs of a prepared call, where nobody but autograd is there to see it."""
         if needs_gradient(*operands):
-            return _Eager.apply(self, call, options, *operands)  # type: ignore[no-untyped-call]
+            return _apply(self, call, options, *operands)
         return call.forward(operands, False)[: self._outputs]
 
     def dispatch(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -216,6 +211,23 @@ def _nothing_like(x: Any) -> Tensor:
     return x.new_empty((x.shape[0], 0))
 
 
+def _as_declared(results: Iterable[Tensor | None], first: Any) -> Iterator[Tensor]:
+    """Results as `fake` has them: contiguous, from the start of a memory that no two share.
+
+    What compilers make of an operator relies on it; kernels may write several results into one.
+    """
+    seen = set()
+    for x in results:
+        if x is None:
+            yield _nothing_like(first)
+            continue
+        memory = x.untyped_storage().data_ptr()
+        if x.numel() and (x.storage_offset() or memory in seen or not x.is_contiguous()):
+            x = x.clone(memory_format=torch.contiguous_format)
+        seen.add(memory)
+        yield x
+
+
 def _one_or_all(results: Any) -> Any:
     results = tuple(results)
     return results[0] if len(results) == 1 else results
@@ -247,6 +259,10 @@ class _Eager(torch.autograd.Function):
             return (None,) * (3 + len(operands))
         found = operator.eager_gradients(gradients, kept, operands, ctx.options)
         return (None, None, None, *found, *(None,) * (len(operands) - len(found)))
+
+
+#: `Function.apply` first looks for transforms and their wrappers, which `runs_eagerly` excludes.
+_apply: Any = super(torch.autograd.Function, _Eager).apply
 
 
 def _functions(operator: Operator) -> tuple[Any, Any]:

@@ -7,9 +7,11 @@ process.
 """
 
 import os
+import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +28,26 @@ _WORTH_A_THREAD = 400.0
 def thread_count() -> int:
     """The threads a scan may use: PyTorch's own number, and no more than NUMBA_NUM_THREADS."""
     return min(torch.get_num_threads(), _settings.NUMBA_NUM_THREADS)
+
+
+_LEAST, _HALF = sys.float_info.min, 0.5
+
+
+@contextmanager
+def flushing() -> Iterator[None]:
+    """A block in which this thread takes numbers below the least normal one for zero.
+
+    Decays make many of them, and a processor computes with them a hundred times slower. In float32
+    they are below 1.2e-38.
+    """
+    flushes = _LEAST * _HALF == 0.0
+    if not flushes:
+        torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if not flushes:
+            torch.set_flush_denormal(False)
 
 
 class _Task:
@@ -80,6 +102,7 @@ class _Pool:
                 self._threads = index + 1
 
     def _serve(self) -> None:
+        torch.set_flush_denormal(True)
         while True:
             self._tasks.get().run()
 
@@ -120,7 +143,7 @@ def _say_so() -> None:
 
 def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> None:
     """Call `work(start, stop)` on ranges that cover `range(count)`, from several threads where it
-    pays.
+    pays, with `flushing`.
 
     Args:
         work: Runs a range; must release the GIL and be safe to run beside itself.
@@ -134,7 +157,8 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
     workers = min(count, int(cost / _WORTH_A_THREAD))
     workers = min(workers, thread_count()) if workers > 1 else 1
     if workers == 1:
-        work(0, count)
+        with flushing():
+            work(0, count)
         return
     ranges = min(count, workers * max(2, min(8, int(cost / workers / 100.0))))
     bounds = [count * i // ranges for i in range(ranges + 1)]
@@ -146,7 +170,8 @@ def run_ranges(work: Callable[[int, int], None], count: int, cost: float) -> Non
 
     tasks = _pool.start(drain, workers - 1)
     try:
-        drain()
+        with flushing():
+            drain()
     finally:
         for task in tasks:
             # Whoever has not begun by now would find nothing left to do.

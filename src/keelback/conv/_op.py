@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keelback.compiled.backends import choose_backend
 from keelback.compiled.calls import Calls
-from keelback.compiled.checks import computing_dtype, require_shape
+from keelback.compiled.checks import computing_dtype, require_shape, require_tensor
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
 from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
@@ -36,6 +36,7 @@ CONV = Operator(
 def _chosen(given: ConvOperands[Any], backend: str | None) -> tuple[Any, ConvOperands[Any]]:
     """The backend for these operands, or None for the reference, and the dtypes that it takes."""
     x, weight, bias = given
+    require_tensor("x", x)
     require_shape("x", x.shape, ("batch", "length", "channels"))
     require_weight(weight, bias, x.shape[2])
     computing = computing_dtype({"x": x, "weight": weight, "bias": bias})

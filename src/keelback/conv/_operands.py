@@ -2,7 +2,7 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from keelback.compiled.checks import require_shape
+from keelback.compiled.checks import require_shape, require_tensor
 from keelback.errors import InputError
 
 T = TypeVar("T")
@@ -23,10 +23,12 @@ class ConvOperands(NamedTuple, Generic[T]):
 
 def require_weight(weight: Any, bias: Any, channels: int) -> None:
     """Raise unless there are taps, and a bias if any, for so many channels."""
+    require_tensor("weight", weight)
     require_shape("weight", weight.shape, (channels, "width"))
     if weight.shape[1] == 0:
         raise InputError("weight has no taps; its width should be at least 1")
     if bias is not None:
+        require_tensor("bias", bias)
         require_shape("bias", bias.shape, (channels,))
 
 

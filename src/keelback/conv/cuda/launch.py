@@ -173,7 +173,7 @@ class CudaConv:
         )
         read = (x.data_ptr(), dy.data_ptr(), weight, address(given.bias))
         launch((*read, dx.data_ptr(), partial.data_ptr()))
-        total = partial.sum(-2)
+        total = partial.sum(-2)  # Of weight and bias, whose gradients then share their memory.
         dweight = total[..., :taps].unflatten(-1, (channels, self._width)).to(given.weight.dtype)
         dbias = None if given.bias is None else total[..., taps:].to(given.bias.dtype)
         return dx, dweight, dbias

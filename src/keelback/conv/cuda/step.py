@@ -10,7 +10,7 @@ from torch import Tensor
 
 from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import ShortLaunch
-from keelback.compiled.cuda_operands import PIECE_BYTES, address
+from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
 from keelback.compiled.layouts import Blank, Layout
 from keelback.compiled.state_packs import LARGEST
 from keelback.conv.cuda.launch import fits_in_piece
@@ -61,9 +61,9 @@ class CudaConvStep:
     def run(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The output."""
         y = self._y()
-        addresses = tuple(map(address, (state, x, weight, bias, y)))
-        by_pieces = not (addresses[0] | addresses[2]) % PIECE_BYTES
-        (self._aligned if by_pieces else self._others)(addresses)
+        places = addresses((state, x, weight, bias, y))
+        by_pieces = not (places[0] | places[2]) % PIECE_BYTES
+        (self._aligned if by_pieces else self._others)(places)
         torch.autograd.graph.increment_version(state)
         return y
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.chunks import parts
+from keelback.compiled.decay import exp_
 from keelback.delta._operands import DeltaSizes, Operands, Options
 from keelback.delta.chunked.inverse import inverse_of_unit_lower
 from keelback.delta.reference import normalised
@@ -85,7 +86,7 @@ class Pairs:
         apart = torch.ones(steps, steps, dtype=torch.bool, device=logs.device).triu(1)
         if chunks.epochs is not None:
             apart = apart | (chunks.epochs.unsqueeze(-1) != chunks.epochs.unsqueeze(-2))
-        found = found.masked_fill_(apart.unsqueeze(-1), -torch.inf).exp_()
+        found = exp_(found.masked_fill_(apart.unsqueeze(-1), -torch.inf))
         self._by_channel = found.shape[-1] > 1
         self._decays = found if self._by_channel else found.squeeze(-1)
 
@@ -135,8 +136,8 @@ class Inside:
         """Of some chunks."""
         q, k, logs, dtype = chunks.q, chunks.k, chunks.logs, chunks.k.dtype
         pairs = Pairs(chunks)
-        entering = logs.to(dtype).exp()
-        leaving = (logs[:, :, -1:] - logs).to(dtype).exp_()
+        entering = exp_(logs.to(dtype, copy=True))
+        leaving = exp_((logs[:, :, -1:] - logs).to(dtype))
         if chunks.epochs is not None:
             epochs = chunks.epochs.unsqueeze(-1)
             entering = entering.masked_fill_(epochs != 0, 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from keelback.compiled.by_rows import ByRows
 from keelback.compiled.chunks import by_step, cut, parts
+from keelback.compiled.decay import exp_
 from keelback.compiled.layouts import Signature, layouts_of
 from keelback.delta._generalised_operands import Operands
 from keelback.delta.chunked.inverse import inverse_of_unit_lower
@@ -96,7 +97,7 @@ class _Pairs:
         """`logs` are of where the steps read; j up to i + diagonal are before it."""
         found = (logs.unsqueeze(-2) - chunks.logs.unsqueeze(-3)).to(chunks.k.dtype)
         apart = _apart(chunks, diagonal).unsqueeze(-1)
-        self._decays = found.masked_fill_(apart, -torch.inf).exp_()  # r c i j d
+        self._decays = exp_(found.masked_fill_(apart, -torch.inf))  # r c i j d
 
     def scores(self, left: Tensor, right: Tensor) -> Tensor:
         """left_i . (decays from j to i) right_j: r c i j."""
@@ -116,8 +117,8 @@ class _Factors:
 
     def __init__(self, chunks: Chunks, logs: Tensor, diagonal: int) -> None:
         dtype, middle = chunks.k.dtype, chunks.logs[:, :, chunks.logs.shape[2] // 2, None]
-        self._left = (logs - middle).to(dtype).exp_()  # r c i d
-        self._right = (middle - chunks.logs).to(dtype).exp_()  # r c j d
+        self._left = exp_((logs - middle).to(dtype))  # r c i d
+        self._right = exp_((middle - chunks.logs).to(dtype))  # r c j d
         self._apart = _apart(chunks, diagonal)
 
     def scores(self, left: Tensor, right: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ class _Inside:
         before = F.pad(logs[:, :, :-1], (0, 0, 1, 0))
         kind = _Factors if chunks.by_factors else _Pairs
         reads, erasures = kind(chunks, logs, 0), kind(chunks, before, -1)
-        decays = [x.to(dtype).exp() for x in (logs, before, logs[:, :, -1:] - logs)]
+        decays = [exp_(x.to(dtype, copy=True)) for x in (logs, before, logs[:, :, -1:] - logs)]
         if epochs is not None:
             begun, ended = (epochs != 0).unsqueeze(-1), (epochs != epochs[:, :, -1:]).unsqueeze(-1)
             decays = [

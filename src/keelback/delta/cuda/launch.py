@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keelback.compiled.backends import Prepared
 from keelback.compiled.cuda_card import card_of, planes_of
-from keelback.compiled.cuda_operands import address, layout_of, piecewise
+from keelback.compiled.cuda_operands import address, addresses, layout_of, piecewise
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.delta._operands import DeltaSizes, Operands, Options
 from keelback.delta.chunked.call import ChunkedDelta, Kept
@@ -84,7 +84,7 @@ class CudaDelta(ChunkedDelta):
         decays = (given.g,) if launches.by_channel else ()
         operands = [address(x) for x in (given.q, given.k, given.v, dy, *decays, given.reset)]
         found = (parts.steps, parts.states, parts.adjoints, parts.written, parts.solved)
-        wanted = map(address, (dq, dk, dv, dg, dbeta))
+        wanted = addresses((dq, dk, dv, dg, dbeta))
         launches.gradients((*operands, *found, *wanted), operands[:4])
         if sizes.heads_per_group > 1:
             dq, dk = (x.unflatten(2, (sizes.groups, -1)).sum(3) for x in (dq, dk))
@@ -104,7 +104,7 @@ def _go_ahead(
     there are several segments, a stream of its own goes ahead through one while the chunks of the
     next are prepared.
     """
-    q, k, v, *steps = map(address, (given.q, given.k, given.v, given.g, given.beta, given.reset))
+    q, k, v, *steps = addresses((given.q, given.k, given.v, given.g, given.beta, given.reset))
     inside = (q, k, *steps, *parts.found(launches.by_channel))
     keys = parts.keys(launches.by_channel, q, k)
     walk = (*keys, v, parts.solver, parts.weights, parts.written, parts.states)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import Field, Launch
-from keelback.compiled.cuda_operands import address, outer_strides
+from keelback.compiled.cuda_operands import addresses, outer_strides
 from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.forward import OF_B, OF_U, reset_strides
@@ -77,7 +77,7 @@ class BackwardPass:
         )
         u, delta, A, B, C, _, z, bias, initial, reset = given
         used = (u, delta, z, dy, B, C, reset, A, bias, initial, swept.tile_states, swept.ddelta)
-        self._sweeping(map(address, (*used, swept.states, swept.adjoints, swept.totals)))
+        self._sweeping(addresses((*used, swept.states, swept.adjoints, swept.totals)))
         return swept
 
     def _inputs(self) -> dict[str, Field]:
@@ -129,7 +129,7 @@ class BackwardPass:
         used = (u, delta, z, swept.dy, B, C, reset, A, D, bias, initial, last_gradient)
         passed = (swept.states, swept.adjoints, swept.totals, swept.tile_states, swept.ddelta)
         found = (swept.du, swept.ddelta, dz, dB, dC, dA, dD, dbias, dinitial)
-        self._reverse_launch(reversing)(map(address, (*used, *passed, *found)))
+        self._reverse_launch(reversing)(addresses((*used, *passed, *found)))
         if deterministic:
             dB, dC, dA, dD, dbias = dB.sum(0), dC.sum(0), dA.sum(-3), dD.sum(-2), dbias.sum(-2)
         else:

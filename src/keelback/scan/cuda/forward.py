@@ -6,7 +6,7 @@ from functools import cached_property
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import Launch
-from keelback.compiled.cuda_operands import address, outer_strides
+from keelback.compiled.cuda_operands import addresses, outer_strides
 from keelback.compiled.layouts import Blank
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.plan import CudaPlan
@@ -115,7 +115,7 @@ class ForwardPass:
         last = self._scan.like_state()
         used = (given.delta, given.z, given.C, given.reset, given.A, given.delta_bias, start)
         found = (spans.states, spans.totals, spans.y, last)
-        self._correcting(map(address, (*used, *found)))
+        self._correcting(addresses((*used, *found)))
         return spans.y, last
 
 
@@ -127,8 +127,7 @@ def _addresses(
     totals: Tensor | None,
 ) -> list[int]:
     u, delta, A, B, C, D, z, bias, initial, reset = given
-    used = (u, delta, z, B, C, reset, A, D, bias, initial, y, last, states, totals)
-    return [0 if x is None else x.data_ptr() for x in used]
+    return addresses((u, delta, z, B, C, reset, A, D, bias, initial, y, last, states, totals))
 
 
 def reset_strides(given: Operands) -> tuple[int, ...]:  # type: ignore[type-arg]

@@ -10,7 +10,7 @@ from torch import Tensor
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import STORED_TYPES, header_text
 from keelback.compiled.cuda_launch import ShortLaunch
-from keelback.compiled.cuda_operands import PIECE_BYTES, address
+from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
 from keelback.compiled.layouts import Layout, Signature, layouts_of, signature_of
 from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, packs_of
 from keelback.scan._operands import Operands, require_step
@@ -84,14 +84,14 @@ def advance_state(
         state = state.to(real) if state.dtype == u.dtype else state
         new_state = torch.empty(state.shape, dtype=real, device=state.device)
     given = (state, *operands[:8], new_state)
-    addresses = tuple(map(address, given))
-    aligned = not (addresses[0] | addresses[3] | addresses[4] | addresses[5]) % PIECE_BYTES
+    places = addresses(given)
+    aligned = not (places[0] | places[3] | places[4] | places[5]) % PIECE_BYTES
     launch = _planned(signature_of(given), softplus, aligned)
     if launch is None:
         return None
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     if y.numel():
-        launch((*addresses, y.data_ptr()))
+        launch((*places, y.data_ptr()))
         if in_place:
             torch.autograd.graph.increment_version(state)
     return y, new_state

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.chunks import parts
+from keelback.compiled.decay import exp_
 from keelback.ssd._operands import Operands
 
 CHUNK = 64
@@ -90,19 +91,19 @@ class Block:
     def decays(self) -> Tensor:
         """From each step j to each i: r c g h i j."""
         found = (self.logs.unsqueeze(-1) - self.logs.unsqueeze(-2)).to(self.dtype)
-        found.add_(self.causal).exp_()
+        exp_(found.add_(self.causal))
         if self.epochs is None:
             return found
         return self._kept(found, self.epochs.unsqueeze(-1) == self.epochs.unsqueeze(-2))
 
     def entering(self) -> Tensor:
         """From the chunk's start to each step: r c g h t."""
-        found = self.logs.to(self.dtype).exp()
+        found = exp_(self.logs.to(self.dtype, copy=True))
         return found if self.epochs is None else self._kept(found, self.epochs == 0)
 
     def leaving(self) -> Tensor:
         """From each step to the chunk's end: r c g h t."""
-        found = (self.logs[..., -1:] - self.logs).to(self.dtype).exp()
+        found = exp_((self.logs[..., -1:] - self.logs).to(self.dtype))
         if self.epochs is None:
             return found
         return self._kept(found, self.epochs == self.epochs[..., -1:])

@@ -11,7 +11,7 @@ from keelback.compiled.checks import HALF
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import ShortLaunch
-from keelback.compiled.cuda_operands import PIECE_BYTES, address
+from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
 from keelback.compiled.layouts import Blank, Layout
 from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, WARP, packs_of
 from keelback.ssd._operands import Operands, Options
@@ -84,10 +84,9 @@ class CudaStep:
         assert before is not None
         after: Tensor = before if self._in_place else self._states()
         y = self._y()
-        tensors = (before, x, dt, A, B, C, D, z, bias, after, y)
-        addresses = tuple(map(address, tensors))
-        by_pieces = not (addresses[0] | addresses[4] | addresses[5] | addresses[9]) % PIECE_BYTES
-        (self._aligned if by_pieces else self._others)(addresses)
+        places = addresses((before, x, dt, A, B, C, D, z, bias, after, y))
+        by_pieces = not (places[0] | places[4] | places[5] | places[9]) % PIECE_BYTES
+        (self._aligned if by_pieces else self._others)(places)
         if self._in_place:
             torch.autograd.graph.increment_version(before)
         return y, after
