@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from keelback.benchmarks import family_speed
 from keelback.benchmarks.family_sizes import realistic
 from keelback.benchmarks.family_speed import Trial, _row, benchmark
 from keelback.benchmarks.worker import Worker
@@ -54,6 +55,20 @@ def test_a_row_names_what_was_left_out() -> None:
     assert row["error of logits"] is None
     assert _row("mamba", TRIAL, {}, "nothing replaced")["left out"] == "all: nothing replaced"
     assert _row("mamba", TRIAL, dict.fromkeys(TRIAL.planned, times), None)["left out"] is None
+
+
+def test_what_transformers_cannot_do_with_a_model_leaves_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def part(name: str, *_: Any) -> dict[str, Any]:
+        if name == "decoding":
+            raise ValueError("no attention layer\nand more")
+        return {"ours_ms": 1.0, "theirs_ms": 2.0}
+
+    monkeypatch.setattr(family_speed, "_part", part)
+    found = dict(family_speed.measured("mamba", Trial(d_model=256, lengths=(4,))))
+    assert found.pop("decoding") == {"failed": "no attention layer"}
+    assert list(found) == ["layers", "forward of 4", "forward+backward of 4", "errors", "float64"]
 
 
 def test_families_that_were_measured_before_are_not_measured_again() -> None:

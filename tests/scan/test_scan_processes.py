@@ -141,7 +141,7 @@ def test_the_annotations_hold() -> None:
         from jaxtyping import install_import_hook
         scan = ["_api", "_attention", "_inner", "_mamba_ssm", "_step", "_switched", "reference"]
         rooms = [f"keelback.scan.{name}" for name in scan]
-        rooms += [f"keelback.conv.{name}" for name in ("_api", "_op", "reference")]
+        rooms += [f"keelback.conv.{name}" for name in ("_api", "reference")]
         rooms += [f"keelback.norm.{name}" for name in ("_api", "reference")]
         install_import_hook(rooms, "beartype.beartype")
         import torch

@@ -113,8 +113,8 @@ def measured(family: str, trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in trial.planned:
         try:
             yield name, _part(name, family, model, trial)
-        except RuntimeError as error:
-            yield name, {"failed": str(error).splitlines()[0]}
+        except Exception as error:  # What transformers cannot do with a model leaves the rest.
+            yield name, {"failed": (str(error) or type(error).__name__).splitlines()[0]}
 
 
 def _part(name: str, family: str, model: Any, trial: Trial) -> dict[str, Any]:
