@@ -53,7 +53,8 @@ def _chosen(given: NormOperands[Any], backend: str | None) -> tuple[Any, NormOpe
     On a CPU half precision is for the reference: the kernels there do not round in between.
     """
     require_norm(given)
-    computing = computing_dtype(given._asdict())
+    # PyTorch 2.8's compiler does not know `_asdict`.
+    computing = computing_dtype(dict(zip(NormOperands._fields, given, strict=True)))
     chosen = choose_backend(backend, given.x.device, BACKENDS, "x")
     if chosen is cpu and given.x.dtype in HALF:
         chosen = None
