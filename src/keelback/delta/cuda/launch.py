@@ -82,7 +82,7 @@ class CudaDelta(ChunkedDelta):
         ends = (parts.solved, parts.adjoints, address(dlast), address(dstart))
         launches.back((*walk, parts.inverse, parts.weights, *ends), (*of_keys, dy.data_ptr()))
         decays = (given.g,) if launches.by_channel else ()
-        operands = [address(x) for x in (given.q, given.k, given.v, dy, *decays, given.reset)]
+        operands = addresses((given.q, given.k, given.v, dy, *decays, given.reset))
         found = (parts.steps, parts.states, parts.adjoints, parts.written, parts.solved)
         wanted = addresses((dq, dk, dv, dg, dbeta))
         launches.gradients((*operands, *found, *wanted), operands[:4])

@@ -11,7 +11,7 @@ from keelback.compiled.checks import HALF
 from keelback.compiled.cuda_card import card_of
 from keelback.compiled.cuda_header import header_text
 from keelback.compiled.cuda_launch import Launch
-from keelback.compiled.cuda_operands import PIECE_BYTES, address, at_pieces, bits_of_floats
+from keelback.compiled.cuda_operands import PIECE_BYTES, addresses, at_pieces, bits_of_floats
 from keelback.compiled.cuda_tiles import FLOAT, aligned, element_of
 from keelback.compiled.layouts import Layout
 from keelback.delta._operands import DeltaSizes, Operands
@@ -94,7 +94,7 @@ class CudaStep:
         y = torch.empty_like(v, memory_format=torch.contiguous_format)
         after = v.new_empty(self._states_shape, dtype=torch.float32)
         used = (given.q, given.k, v, given.g, given.beta, at_pieces(states))
-        self._launch((*map(address, used), y.data_ptr(), after.data_ptr()))
+        self._launch(addresses((*used, y, after)))
         return y, after
 
 
