@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keelback.compiled.cuda_operands import addresses
 from keelback.compiled.layouts import Layout, signature_of
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.backward import BackwardPass
@@ -110,13 +111,13 @@ def prepared(delta_softplus: bool, **operands: Any) -> tuple[CudaScan, Operands[
 
 def planned(scan: CudaScan, given: Operands[Tensor], spans: int, cutting: Cutting) -> CudaPlan:
     """A plan with the given number of spans."""
-    configuration = configuration_of(scan.traits(*scan.alignment(given)), cutting)
+    configuration = configuration_of(scan.traits(*scan.alignment(addresses(given))), cutting)
     return cut(scan.sizes, configuration, -(-scan.sizes.length // spans))
 
 
 def forward_pass(scan: CudaScan, given: Operands[Tensor], spans: int) -> tuple[Tensor, Tensor]:
     """Output and last state, by a plan with the given number of spans."""
-    return ForwardPass(scan, planned(scan, given, spans, FORWARD)).run(given)
+    return ForwardPass(scan, planned(scan, given, spans, FORWARD)).run(addresses(given))
 
 
 def backward_pass(
@@ -125,7 +126,8 @@ def backward_pass(
     """The gradients, by a plan with the given number of spans."""
     of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
     whole = BackwardPass(scan, planned(scan, given, spans, BACKWARD), of_dy)
-    return whole.reverse(given, whole.sweep(given, dy), dlast)
+    at = addresses(given)
+    return whole.reverse(at, whole.sweep(at, dy), dlast)
 
 
 def errors_of(case: Case, device: str = "cpu") -> dict[str, float]:

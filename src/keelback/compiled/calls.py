@@ -8,12 +8,15 @@ from torch import Tensor
 
 from keelback.compiled.backends import Prepared
 from keelback.compiled.checks import in_dtypes
+from keelback.compiled.guards import guard_over
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
-from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import runs_eagerly, without_autocast
+from keelback.compiled.operator import Operator, Planned
+from keelback.compiled.watchers import is_unwatched, runs_eagerly, without_autocast
 
 #: Calls that are remembered, by the layouts of their operands.
 REMEMBERED = 1024
+#: Of them those that are recognised at once, for the same options and absent operands.
+_AT_ONCE = 8
 
 
 class Calls:
@@ -38,6 +41,7 @@ class Calls:
         self._operator, self._record = operator, record
         self._chosen, self._definition = chosen, definition
         self._prepared = lru_cache(maxsize=REMEMBERED)(self._taken_as_they_are)
+        self._recent: dict[Any, tuple[Planned, ...]] = {}
 
     def __call__(
         self, operands: Sequence[Tensor | None], options: tuple[Any, ...], backend: str | None
@@ -48,10 +52,19 @@ class Calls:
             InputError: An operand has the wrong shape, dtype or device, or the backend is not for
                 it.
         """
-        if runs_eagerly(*operands):
-            call = self._prepared(signature_of(operands), options, backend)
-            if call is not None:
-                return self._operator.run(call, operands, *options)
+        if is_unwatched():
+            present = [x for x in operands if x is not None]
+            key = (options, backend, *[x is None for x in operands])
+            recent = self._recent.get(key, ())
+            for planned in recent:
+                if planned.fits(*present):
+                    return self._operator.run(planned, operands)
+            if runs_eagerly(*operands):
+                call = self._prepared(signature_of(operands), options, backend)
+                if call is not None:
+                    planned = Planned(call, operands, options, guard_over(operands))
+                    self._remember(key, (planned, *recent[: _AT_ONCE - 1]))
+                    return self._operator.run(planned, operands)
         chosen, wanted = self._chosen(operands, backend)
         converted = self._record(*in_dtypes(operands, wanted))
         if chosen is not None:
@@ -59,6 +72,11 @@ class Calls:
         first: Any = operands[0]
         with without_autocast(first.device):
             return self._definition(converted, *options)
+
+    def _remember(self, key: Any, recent: tuple[Planned, ...]) -> None:
+        if len(self._recent) >= REMEMBERED:
+            self._recent.clear()
+        self._recent[key] = recent
 
     def _taken_as_they_are(
         self, signature: Signature, options: tuple[Any, ...], backend: str | None

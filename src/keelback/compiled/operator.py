@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from keelback.compiled.backends import Backend, Prepared
+from keelback.compiled.guards import none_fit
 from keelback.compiled.layouts import signature_of
 from keelback.compiled.replicas import VmapInfo, fold, one_replica, unfold
 from keelback.compiled.watchers import (
     has_tangent,
     inside_transform,
-    needs_gradient,
     runs_eagerly,
 )
 from keelback.errors import InputError
@@ -31,6 +31,24 @@ from keelback.errors import InputError
 _library = torch.library.Library("keelback", "FRAGMENT")
 #: Of the options of a call, whose last is whether to keep what the backward pass wants.
 Fake = Callable[..., tuple[Tensor, ...]]
+
+
+class Planned:
+    """A call that is prepared, and its options.
+
+    `fits` tells whether tensors are like its operands, those that are present, in what it was
+    prepared by and in whether they require gradients.
+    """
+
+    def __init__(
+        self,
+        call: Prepared,
+        operands: Sequence[Tensor | None],
+        options: tuple[Any, ...],
+        fits: Callable[..., bool] = none_fit,
+    ) -> None:
+        self.call, self.options, self.fits = call, options, fits
+        self.requires_grad = any(x is not None and x.requires_grad for x in operands)
 
 
 class Operator:
@@ -129,7 +147,8 @@ class Operator:
     def __call__(self, operands: Sequence[Tensor | None], *options: Any) -> tuple[Tensor, ...]:
         """The outputs for operands in dtypes that kernels take, without the axis of replicas."""
         if runs_eagerly(*operands):
-            return self.run(self.prepared(operands, *options), operands, *options)
+            planned = Planned(self.prepared(operands, *options), operands, options)
+            return self.run(planned, operands)
         if has_tangent(*operands):
             raise NotImplementedError(
                 f"the compiled {self.name} has no derivatives in forward mode; for these call "
@@ -153,13 +172,11 @@ class Operator:
         device = operands[0].device.type  # type: ignore[union-attr]
         return self.backends[device].prepare(signature_of(operands), options)
 
-    def run(
-        self, call: Prepared, operands: Sequence[Tensor | None], *options: Any
-    ) -> tuple[Tensor, ...]:
-        """The outputs of a prepared call, where nobody but autograd is there to see it."""
-        if needs_gradient(*operands):
-            return _apply(self, call, options, *operands)
-        return call.forward(operands, False)[: self._outputs]
+    def run(self, planned: "Planned", operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """The outputs of a call that fits, where nobody but autograd is there to see it."""
+        if planned.requires_grad and torch.is_grad_enabled():
+            return _apply(self, planned, *operands)
+        return planned.call.forward(operands, False)[: self._outputs]
 
     def dispatch(self, *arguments: Any) -> tuple[Tensor, ...]:
         """Call the registered operator, in the way that the caller's transforms need."""
@@ -182,11 +199,18 @@ class Operator:
         gradients: Sequence[Tensor | None],
         kept: Sequence[Tensor | None],
         operands: Sequence[Tensor | None],
-        options: tuple[Any, ...],
+        planned: "Planned",
     ) -> Sequence[Tensor | None]:
-        """The backward pass of a call by `run`; it may be watched though that was not."""
-        if not torch.is_grad_enabled() and runs_eagerly(*gradients, *operands):
-            return self.prepared(operands, *options).backward(gradients, kept, operands)
+        """The backward pass of a call by `run`; it may be watched though that was not.
+
+        Saved tensors may have become others by hooks.
+        """
+        options = planned.options
+        if not torch.is_grad_enabled() and runs_eagerly(*gradients):
+            if planned.fits(*[x for x in operands if x is not None]):
+                return planned.call.backward(gradients, kept, operands)
+            if runs_eagerly(*operands):
+                return self.prepared(operands, *options).backward(gradients, kept, operands)
         present = [_nothing_like(operands[0]) if x is None else x for x in kept]
         found = self.dispatch_gradients(
             *one_replica(*gradients), *present, *one_replica(*operands), *options
@@ -241,13 +265,11 @@ class _Eager(torch.autograd.Function):
     """The kernels without the detour through PyTorch's dispatcher."""
 
     @staticmethod
-    def forward(
-        ctx: Any, operator: Operator, call: Prepared, options: tuple[Any, ...], *operands: Any
-    ) -> Any:
-        results = call.forward(operands, True)
+    def forward(ctx: Any, operator: Operator, planned: Planned, *operands: Any) -> Any:
+        results = planned.call.forward(operands, True)
         outputs = operator._outputs
         ctx.save_for_backward(*results[outputs:], *operands)
-        ctx.operator, ctx.options = operator, options
+        ctx.operator, ctx.planned = operator, planned
         ctx.set_materialize_grads(False)
         return results[:outputs]
 
@@ -256,9 +278,9 @@ class _Eager(torch.autograd.Function):
         operator, saved = ctx.operator, ctx.saved_tensors
         kept, operands = saved[: operator._kept], saved[operator._kept :]
         if all(x is None for x in gradients):
-            return (None,) * (3 + len(operands))
-        found = operator.eager_gradients(gradients, kept, operands, ctx.options)
-        return (None, None, None, *found, *(None,) * (len(operands) - len(found)))
+            return (None,) * (2 + len(operands))
+        found = operator.eager_gradients(gradients, kept, operands, ctx.planned)
+        return (None, None, *found, *(None,) * (len(operands) - len(found)))
 
 
 #: `Function.apply` first looks for transforms and their wrappers, which `runs_eagerly` excludes.

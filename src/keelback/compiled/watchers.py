@@ -61,20 +61,25 @@ def _is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def runs_eagerly(*tensors: Tensor | None) -> bool:
-    """Whether all tensors are plain ones on one kind of device, and nothing intercepts operators.
-
-    Nobody but autograd could then tell whether an operator's kernels are called by way of
-    PyTorch's dispatcher or without it.
-    """
-    if (
+def is_unwatched() -> bool:
+    """Whether neither the compiler nor a transform, a mode or a trace sees all operations."""
+    return not (
         is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._get_tracing_state() is not None
         or _is_forward_mode()
-    ):
+    )
+
+
+def runs_eagerly(*tensors: Tensor | None) -> bool:
+    """Whether all tensors are plain ones on one kind of device, and nothing intercepts operators.
+
+    Nobody but autograd could then tell whether an operator's kernels are called by way of
+    PyTorch's dispatcher or without it.
+    """
+    if not is_unwatched():
         return False
     keys, plain = torch._C._dispatch_keys, None
     for x in tensors:

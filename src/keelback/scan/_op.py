@@ -120,7 +120,8 @@ def scan(
         InputError: An operand has the wrong shape, dtype or device, or the backend is not for it.
     """
     y, last = _CALLS(operands, (softplus,), backend)
-    return y.to(operands.u.dtype), last
+    dtype = operands.u.dtype
+    return y if y.dtype == dtype else y.to(dtype), last
 
 
 def across_backend(operands: Operands[Tensor]) -> tuple[ScanBackend | None, Operands[Tensor]]:

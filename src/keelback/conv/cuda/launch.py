@@ -80,6 +80,7 @@ class CudaConv:
         self._replicas = tuple(replicas)
         self._sizes = (replicas[0] if replicas else 1, rows, length, channels)
         self._empty = 0 in self._sizes
+        self._pack_bytes = PACK * x.dtype.itemsize
         self._like_x = Blank(x.shape, x.dtype, x.device)
         self._real = torch.promote_types(x.dtype, torch.float32)
         self._launches: dict[Any, tuple[Launch, int]] = {}
@@ -140,9 +141,11 @@ class CudaConv:
         y = self._like_x()
         if self._empty:
             return (y,)
-        x, weight = _adjacent(given.x), given.weight.data_ptr()
-        launch, _ = self._launch("convolve", aligned((x,)), not weight % PIECE_BYTES, self.x)
-        launch((x.data_ptr(), weight, address(given.bias), y.data_ptr()))
+        read = _adjacent(given.x)
+        x, weight = read.data_ptr(), given.weight.data_ptr()
+        fits, in_piece = not x % self._pack_bytes, not weight % PIECE_BYTES
+        launch, _ = self._launch("convolve", fits, in_piece, self.x)
+        launch((x, weight, address(given.bias), y.data_ptr()))
         return (y,)
 
     def backward(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from keelback.compiled.cuda_operands import addresses
 from keelback.compiled.decay import decay_over, decayed
 from keelback.compiled.layouts import Layout, signature_of
 from keelback.scan._operands import Operands
@@ -29,8 +30,9 @@ class ForwardPart:
             self.end = A.new_zeros(u.shape[0], *A.shape)
             self.decay = torch.ones_like(self.end)
             return
-        self._pass = self._scan.forward_pass(self._given)
-        self._spans = self._pass.scan_spans(self._given)
+        self._at = addresses(self._given)
+        self._pass = self._scan.forward_pass(self._at)
+        self._spans = self._pass.scan_spans(self._at)
         self.end, elapsed = passed_on(self._spans.states, self._spans.totals, A)
         self.decay = decay_over(elapsed, A)
 
@@ -38,7 +40,7 @@ class ForwardPart:
         """The output, given the state before the part."""
         if self._scan.sizes.empty:
             return torch.empty_like(self._given.u)
-        return self._pass.correct_spans(self._given, self._spans, start.contiguous())[0]
+        return self._pass.correct_spans(self._at, self._spans, start.contiguous())[0]
 
 
 class BackwardPart:
@@ -53,9 +55,10 @@ class BackwardPart:
             return
         dy = self._scan.adjacent(dy)
         of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
-        plan = self._scan.backward_pass(self._given, dy).plan
+        self._at = addresses(self._given)
+        plan = self._scan.backward_pass(self._at, dy).plan
         self._pass = BackwardPass(self._scan, plan, of_dy, in_spans=True)
-        self._swept = self._pass.sweep(self._given, dy)
+        self._swept = self._pass.sweep(self._at, dy)
         adjoints, totals = self._swept.adjoints, self._swept.totals
         assert adjoints is not None
         assert totals is not None
@@ -63,14 +66,11 @@ class BackwardPart:
 
     def gradients(self, of_last: Float[Tensor, "batch channels state"]) -> list[Tensor | None]:
         """Of the operands from u to delta_bias, given that of the state after the part."""
-        present = self._given.differentiable[:-1]
         if self._scan.sizes.empty:
+            present = self._given.differentiable[:-1]
             return [None if x is None else torch.zeros_like(x) for x in present]
-        found = self._pass.reverse(self._given, self._swept, of_last.contiguous())
-        return [
-            None if x is None else gradient
-            for x, gradient in zip(present, found.differentiable, strict=False)
-        ]
+        found = self._pass.reverse(self._at, self._swept, of_last.contiguous())
+        return list(found.differentiable[:-1])
 
 
 def _taken(operands: Operands[Tensor], softplus: bool) -> tuple[CudaScan, Operands[Tensor]]:

@@ -1,9 +1,8 @@
 """The gradients of the scan on an NVIDIA GPU: their buffers and launches."""
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +13,13 @@ from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.forward import OF_B, OF_U, reset_strides
 from keelback.scan.cuda.plan import CudaPlan
-from keelback.scan.cuda.signature import CudaSignature
+from keelback.scan.cuda.signature import Addresses, CudaSignature
 
 #: Elements at whose multiples the tensors of one allocation begin.
 _ALIGNED = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+class Sweep(NamedTuple):
     """What the first half of a backward pass leaves: tile states, and what its spans pass on.
 
     `states`, `adjoints` (sequence, span, channel, state) and `totals` (sequence, span, channel) are
@@ -63,8 +61,8 @@ class BackwardPass:
         self._rows, self._buffer = _tile_state_rows(plan, u)
         self._reversing: dict[bool, _Reversing] = {}
 
-    def sweep(self, given: Operands[Tensor], dy: Tensor) -> Sweep:
-        """The recurrence without its output; sweep.cu says more."""
+    def sweep(self, at: Addresses, dy: Tensor) -> Sweep:
+        """The recurrence without its output, of operands that lie there; sweep.cu says more."""
         like_u, passes = self._scan.like_u, self._passes_tensors
         swept = Sweep(
             dy=dy,
@@ -75,9 +73,10 @@ class BackwardPass:
             adjoints=self._states() if passes else None,
             totals=self._totals() if passes else None,
         )
-        u, delta, A, B, C, _, z, bias, initial, reset = given
-        used = (u, delta, z, dy, B, C, reset, A, bias, initial, swept.tile_states, swept.ddelta)
-        self._sweeping(addresses((*used, swept.states, swept.adjoints, swept.totals)))
+        u, delta, A, B, C, _, z, bias, initial, reset = at
+        used = (u, delta, z, dy.data_ptr(), B, C, reset, A, bias, initial)
+        kept = (swept.tile_states, swept.ddelta, swept.states, swept.adjoints, swept.totals)
+        self._sweeping((*used, *addresses(kept)))
         return swept
 
     def _inputs(self) -> dict[str, Field]:
@@ -115,35 +114,35 @@ class BackwardPass:
         return Launch(name, configuration, device.index, plan.blocks, threads, plan.numbers, fields)
 
     def reverse(
-        self, given: Operands[Tensor], swept: Sweep, last_gradient: Tensor | None
+        self, at: Addresses, swept: Sweep, last_gradient: Tensor | None
     ) -> Operands[Tensor]:
         """The gradients, by a pass backward from tile to tile; reverse.cu says more."""
         deterministic = torch.are_deterministic_algorithms_enabled()
         if deterministic not in self._reversing:
             self._reversing[deterministic] = _Reversing(self._scan, self.plan, deterministic)
-        reversing = self._reversing[deterministic]
+        reversing, given, ddelta = self._reversing[deterministic], self._scan.given, swept.ddelta
         dz = None if given.z is None else self._scan.like_u()
         dinitial = None if given.initial_state is None else self._scan.like_state()
-        dB, dC, dA, dD, dbias = reversing.sums()
-        u, delta, A, B, C, D, z, bias, initial, reset = given
-        used = (u, delta, z, swept.dy, B, C, reset, A, D, bias, initial, last_gradient)
-        passed = (swept.states, swept.adjoints, swept.totals, swept.tile_states, swept.ddelta)
-        found = (swept.du, swept.ddelta, dz, dB, dC, dA, dD, dbias, dinitial)
-        self._reverse_launch(reversing)(addresses((*used, *passed, *found)))
+        dB, dC, parameters = reversing.sums()
+        u, delta, A, B, C, D, z, bias, initial, reset = at
+        passed = (last_gradient, swept.states, swept.adjoints, swept.totals, swept.tile_states)
+        found = addresses((*passed, ddelta, swept.du, ddelta, dz, dB, dC, dinitial))
+        used = (u, delta, z, swept.dy.data_ptr(), B, C, reset, A, D, bias, initial)
+        of_parameters = reversing.places(parameters)
+        self._reverse_launch(reversing)((*used, *found[:-1], *of_parameters, found[-1]))
         if deterministic:
-            dB, dC, dA, dD, dbias = dB.sum(0), dC.sum(0), dA.sum(-3), dD.sum(-2), dbias.sum(-2)
-        else:
-            dB, dC = dB[0], dC[0]
-        ddelta = swept.ddelta
+            dB, dC = dB.sum(0), dC.sum(0)
+        if not reversing.narrow:
+            dB, dC = dB.to(given.B.dtype), dC.to(given.C.dtype)
         return Operands(
             u=swept.du,
-            delta=ddelta.sum(-1, keepdim=True) if self._scan.given.shares_delta else ddelta,
-            A=dA,
-            B=dB if reversing.narrow else dB.to(B.dtype),
-            C=dC if reversing.narrow else dC.to(C.dtype),
-            D=dD,
+            delta=ddelta.sum(-1, keepdim=True) if given.shares_delta else ddelta,
+            A=reversing.gradient(0, parameters),
+            B=dB,
+            C=dC,
+            D=None if given.D is None else reversing.gradient(1, parameters),
             z=dz,
-            delta_bias=dbias,
+            delta_bias=None if given.delta_bias is None else reversing.gradient(2, parameters),
             initial_state=dinitial,
         )
 
@@ -171,8 +170,7 @@ class BackwardPass:
 class _Reversing:
     """The sums of a reverse pass, in parts where they must be the same at each call.
 
-    The gradients of B and C are one allocation, those of A, D and delta_bias another: they live as
-    long as each other.
+    The gradients of A, D and delta_bias are one allocation: they live as long as each other.
     """
 
     launch: Launch | None = None
@@ -184,7 +182,8 @@ class _Reversing:
         self.narrow = plan.blocks_per_group == 1
         self.add_grouped = plan.blocks_per_group > parts
         of_B = given.B.dtype if self.narrow else given.A.dtype
-        self._grouped = Blank((2, parts, *given.B.shape), of_B, scan.device)
+        shape = (parts, *given.B.shape) if deterministic else given.B.shape
+        self._grouped = Blank(shape, of_B, scan.device)
         self.partial = 0 if parts == 1 else math.prod(given.B.shape)
         if deterministic:
             per_part: tuple[int, ...] = (
@@ -194,24 +193,32 @@ class _Reversing:
             )
         else:
             per_part = tuple(given.A.shape[:-1])
-        shapes = ((*per_part, sizes.states), per_part, per_part)
         self._pieces, end = [], 0
-        for shape in shapes:
+        for shape in ((*per_part, sizes.states), per_part, per_part):
             self._pieces.append((shape, row_major(shape), end))
             end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
         self._parameters = Blank((end,), given.A.dtype, scan.device)
+        self._places = [begin * given.A.dtype.itemsize for _, _, begin in self._pieces]
 
-    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Memory for the gradients of B, C, A, D and delta_bias; zero where they are added to."""
-        grouped, parameters = self._grouped(), self._parameters()
-        added = [grouped] if self.add_grouped else []
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory for the gradients of B, C and the parameters; zero where they are added to."""
+        dB, dC, parameters = self._grouped(), self._grouped(), self._parameters()
+        added = [dB, dC] if self.add_grouped else []
         if not self.deterministic:
             added.append(parameters)
         if added:
             torch._foreach_zero_(added)
-        dB, dC = grouped.unbind()
-        dA, dD, dbias = (torch.as_strided(parameters, *piece) for piece in self._pieces)
-        return dB, dC, dA, dD, dbias
+        return dB, dC, parameters
+
+    def places(self, parameters: Tensor) -> list[int]:
+        """Where the gradients of A, D and delta_bias lie."""
+        start = parameters.data_ptr()
+        return [start + place for place in self._places]
+
+    def gradient(self, index: int, parameters: Tensor) -> Tensor:
+        """That of A, D or delta_bias."""
+        found = torch.as_strided(parameters, *self._pieces[index])
+        return found.sum(-2 if index else -3) if self.deterministic else found
 
 
 def _tile_state_rows(plan: CudaPlan, u: Layout) -> tuple[tuple[int, int], Blank | None]:

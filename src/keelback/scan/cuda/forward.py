@@ -1,23 +1,22 @@
 """The forward scan on an NVIDIA GPU: its buffers and launches."""
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import Launch
 from keelback.compiled.cuda_operands import addresses, outer_strides
-from keelback.compiled.layouts import Blank
+from keelback.compiled.layouts import Blank, Layout
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.plan import CudaPlan
-from keelback.scan.cuda.signature import CudaSignature
+from keelback.scan.cuda.signature import Addresses, CudaSignature
 
 #: Axes before the last one of u and of reset, of B, with that of replicas.
 OF_U, OF_B, OF_RESET = 3, 4, 3
 
 
-@dataclass(frozen=True, eq=False)
-class Spans:
+class Spans(NamedTuple):
     """A scan whose spans do not yet know of each other: spans.cuh says more.
 
     `states` (sequence, span, channel, state) are those at the ends of the spans, `totals`
@@ -90,22 +89,22 @@ class ForwardPass:
             fields,
         )
 
-    def run(self, given: Operands[Tensor]) -> tuple[Tensor, Tensor]:
-        """Output and last state."""
+    def run(self, at: Addresses) -> tuple[Tensor, Tensor]:
+        """Output and last state of operands that lie there."""
         if self.plan.spans > 1:
-            return self.correct_spans(given, self.scan_spans(given), None)
+            return self.correct_spans(at, self.scan_spans(at), None)
         y, last = self._scan.like_u(), self._scan.like_state()
-        self._whole(_addresses(given, y, last, None, None))
+        self._whole(_addresses(at, y.data_ptr(), last.data_ptr(), 0, 0))
         return y, last
 
-    def scan_spans(self, given: Operands[Tensor]) -> Spans:
+    def scan_spans(self, at: Addresses) -> Spans:
         """The first half of a scan in spans, even of one that is a single span."""
         y, states, totals = self._scan.like_u(), self._states(), self._totals()
-        self._in_spans(_addresses(given, y, None, states, totals))
+        self._in_spans(_addresses(at, y.data_ptr(), 0, states.data_ptr(), totals.data_ptr()))
         return Spans(y, states, totals)
 
     def correct_spans(
-        self, given: Operands[Tensor], spans: Spans, start: Tensor | None
+        self, at: Addresses, spans: Spans, start: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """What the spans pass on reaches the outputs after them; correct.cu says more.
 
@@ -113,24 +112,18 @@ class ForwardPass:
         from zero.
         """
         last = self._scan.like_state()
-        used = (given.delta, given.z, given.C, given.reset, given.A, given.delta_bias, start)
-        found = (spans.states, spans.totals, spans.y, last)
-        self._correcting(addresses((*used, *found)))
+        _, delta, A, _, C, _, z, bias, _, reset = at
+        found = addresses((start, spans.states, spans.totals, spans.y, last))
+        self._correcting((delta, z, C, reset, A, bias, *found))
         return spans.y, last
 
 
-def _addresses(
-    given: Operands[Tensor],
-    y: Tensor,
-    last: Tensor | None,
-    states: Tensor | None,
-    totals: Tensor | None,
-) -> list[int]:
-    u, delta, A, B, C, D, z, bias, initial, reset = given
-    return addresses((u, delta, z, B, C, reset, A, D, bias, initial, y, last, states, totals))
+def _addresses(at: Addresses, y: int, last: int, states: int, totals: int) -> Addresses:
+    u, delta, A, B, C, D, z, bias, initial, reset = at
+    return u, delta, z, B, C, reset, A, D, bias, initial, y, last, states, totals
 
 
-def reset_strides(given: Operands) -> tuple[int, ...]:  # type: ignore[type-arg]
+def reset_strides(given: Operands[Layout]) -> tuple[int, ...]:
     """`Resets` of place.cuh: strides of (replica, row, time)."""
     found = () if given.reset is None else given.reset.stride
     return (0,) * (OF_RESET - len(found)) + found

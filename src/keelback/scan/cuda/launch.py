@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_driver import processors_of
+from keelback.compiled.cuda_operands import addresses
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.backward import BackwardPass
 from keelback.scan.cuda.forward import ForwardPass
 from keelback.scan.cuda.plan import BACKWARD, FORWARD, plan_of
-from keelback.scan.cuda.signature import CudaSignature
+from keelback.scan.cuda.signature import Addresses, CudaSignature
 
 
 class CudaScan(CudaSignature):
@@ -24,17 +25,17 @@ class CudaScan(CudaSignature):
         self._forward: dict[Any, ForwardPass] = {}
         self._backward: dict[Any, BackwardPass] = {}
 
-    def forward_pass(self, given: Operands[Tensor]) -> ForwardPass:
-        """The forward pass over operands as they are taken."""
-        key = self.alignment(given)
+    def forward_pass(self, at: Addresses) -> ForwardPass:
+        """The forward pass over operands that lie there, as they are taken."""
+        key = self.alignment(at)
         if key not in self._forward:
             plan = plan_of(self.traits(*key), processors_of(self.device), FORWARD)
             self._forward[key] = ForwardPass(self, plan)
         return self._forward[key]
 
-    def backward_pass(self, given: Operands[Tensor], dy: Tensor) -> BackwardPass:
-        """The backward pass over operands as they are taken; channels of dy are adjacent."""
-        key = (*self.alignment(given, dy), dy.stride())
+    def backward_pass(self, at: Addresses, dy: Tensor) -> BackwardPass:
+        """The backward pass over operands that lie there; channels of dy are adjacent."""
+        key = (*self.alignment(at, dy.data_ptr()), dy.stride())
         if key not in self._backward:
             of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
             traits = self.traits(*key[:2], of_dy)
@@ -49,7 +50,8 @@ class CudaScan(CudaSignature):
             last = self.like_state()
             last.zero_() if given.initial_state is None else last.copy_(given.initial_state)
             return self.like_u(), last, None
-        return (*self.forward_pass(given).run(given), None)
+        at = addresses(given)
+        return (*self.forward_pass(at).run(at), None)
 
     def backward(
         self,
@@ -60,20 +62,16 @@ class CudaScan(CudaSignature):
         """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state."""
         dy, dlast = gradients
         given = self.taken(operands)
-        present = given.differentiable
         if self.sizes.empty:
-            found = [None if x is None else torch.zeros_like(x) for x in present]
+            found = [None if x is None else torch.zeros_like(x) for x in given.differentiable]
             if given.initial_state is not None and dlast is not None:
                 found[-1] = dlast.clone()
             return tuple(found)
         dy = torch.zeros_like(given.u) if dy is None else self.adjacent(dy)
         dlast = None if dlast is None else dlast.contiguous()
-        backward_pass = self.backward_pass(given, dy)
-        computed = backward_pass.reverse(given, backward_pass.sweep(given, dy), dlast)
-        return tuple(
-            None if x is None else gradient
-            for x, gradient in zip(present, computed.differentiable, strict=True)
-        )
+        at = addresses(given)
+        backward_pass = self.backward_pass(at, dy)
+        return backward_pass.reverse(at, backward_pass.sweep(at, dy), dlast).differentiable
 
     def adjacent(self, dy: Tensor) -> Tensor:
         """A gradient of the output with adjacent channels."""

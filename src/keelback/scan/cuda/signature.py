@@ -1,13 +1,17 @@
 """The operands of a scan, as far as they are known before their numbers: layouts, sizes, traits."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from torch import Tensor
 
-from keelback.compiled.cuda_operands import PACK, aligned, in_packs
+from keelback.compiled.cuda_operands import PACK, in_packs
 from keelback.compiled.layouts import Blank, Layout
 from keelback.scan._operands import Operands, ScanSizes
 from keelback.scan.cuda.plan import Traits
+
+Addresses: TypeAlias = Sequence[int]
+"""Where the operands' data lie, in their order; 0 for absent ones."""
 
 #: Operands whose entries along the last axis must be neighbours; parameters may have no gaps.
 _SEQUENCES = ("u", "delta", "B", "C", "z")
@@ -26,6 +30,7 @@ class CudaSignature:
             )
         )
         u, A = self.given.u, self.given.A
+        self._pack_bytes = PACK * u.dtype.itemsize
         self.like_u = Blank(u.shape, u.dtype, u.device)
         self.like_state = Blank((*u.shape[:-2], *A.shape[-2:]), A.dtype, u.device)
 
@@ -34,7 +39,7 @@ class CudaSignature:
         given = list(operands)
         for place in self._copied:
             given[place] = given[place].contiguous()  # type: ignore[union-attr]
-        return Operands(*given)  # type: ignore[arg-type]
+        return Operands._make(given)
 
     def traits(self, aligned: bool, states_aligned: bool, *others: Layout) -> Traits:
         """What kernels specialise for; `others` are further tensors with the axes of u."""
@@ -58,10 +63,11 @@ class CudaSignature:
             dense=all(x.contiguous for x in sequences),
         )
 
-    def alignment(self, given: Operands[Tensor], *others: Tensor) -> tuple[bool, bool]:
+    def alignment(self, at: Addresses, dy: int = 0) -> tuple[bool, bool]:
         """Whether sequences, and whether B and C, begin where packs may."""
-        delta = None if self.given.shares_delta else given.delta
-        return aligned((given.u, delta, given.z, *others)), aligned((given.B, given.C))
+        u, delta, _, B, C, _, z, *_ = at
+        sequences = u | z | dy if self.given.shares_delta else u | delta | z | dy
+        return not sequences % self._pack_bytes, not (B | C) % self._pack_bytes
 
 
 def _fit(given: Operands[Layout]) -> list[bool]:

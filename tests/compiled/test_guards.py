@@ -1,0 +1,144 @@
+"""Calls that are recognised by what their tensors are like."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from keelback import conv, scan
+from keelback.compiled import guards
+from keelback.compiled.guards import guard_over
+from keelback.compiled.layouts import signature_of
+from keelback.scan._op import _CALLS
+
+pytestmark = pytest.mark.skipif(
+    guards._guards_of_pytorch() is None,
+    reason=f"guards of PyTorch {torch.__version__} were not tried",
+)
+
+
+selective_scan: Any = scan.selective_scan
+convolved: Any = conv.causal_conv1d
+
+
+class Subclass(Tensor):
+    pass
+
+
+def operands(length: int = 7) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator)
+
+    u, B, C = normal(2, length, 6), normal(2, length, 1, 3), normal(2, length, 1, 3)
+    return [u, normal(2, length, 6).exp(), -normal(6, 3).exp(), B, C]
+
+
+def test_likeness() -> None:
+    x, y = torch.randn(2, 5, 4), torch.randn(3)
+    fits = guard_over([x, None, y])
+    assert fits(x, y)
+    assert fits(torch.randn(2, 5, 4), torch.randn(3))
+    unlike = (
+        x[:1],
+        x.mT.contiguous().mT,
+        x.double(),
+        x.to("meta"),
+        x.clone().requires_grad_(),
+        torch.nn.Parameter(x),
+        torch._neg_view(x),
+        x.as_subclass(Subclass),
+        torch._efficientzerotensor((2, 5, 4)),
+    )
+    assert not any(fits(other, y) for other in unlike)
+    with torch.inference_mode():
+        assert not fits(x, y)
+        made = x + 1
+    assert not fits(made, y)
+    seen = []
+
+    def noting(row: Tensor) -> Tensor:
+        seen.append(fits(x, y))
+        return row
+
+    torch.func.vmap(noting)(x)
+    assert seen == [False]
+
+
+def test_newer_pytorch_than_tried_recognises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "3.0.0")
+    assert guards._guards_of_pytorch() is None
+    monkeypatch.setattr(guards, "_GUARDS", None)
+    x = torch.randn(3)
+    assert not guard_over([x])(x)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Calls that were not recognised, by their signatures."""
+    _CALLS._recent.clear()
+    found: list[Any] = []
+    plan = _CALLS._prepared
+
+    def counting(signature: Any, *others: Any) -> Any:
+        found.append(signature)
+        return plan(signature, *others)
+
+    monkeypatch.setattr(_CALLS, "_prepared", counting)
+    return found
+
+
+def test_like_calls_are_recognised(counted: list[Any]) -> None:
+    first, longer = operands(), operands(9)
+    y = selective_scan(*first)
+    assert torch.equal(selective_scan(*first), y)
+    selective_scan(*longer)
+    selective_scan(*first)
+    assert counted == [signature_of([*x, *[None] * 5]) for x in (first, longer)]
+
+
+def test_absent_operands_are_told_apart(counted: list[Any]) -> None:
+    """D and the bias of the step sizes have the same shape."""
+    given, vector = operands(), torch.full((6,), 0.5)
+    for _ in range(2):
+        skipping = selective_scan(*given, vector)
+        biased = selective_scan(*given, delta_bias=vector)
+        torch.testing.assert_close(skipping, selective_scan(*given) + vector * given[0])
+        torch.testing.assert_close(biased, selective_scan(given[0], given[1] + vector, *given[2:]))
+    assert len(counted) == 3
+
+
+def test_gradients_are_recognised_by_what_they_require() -> None:
+    given = operands()
+    selective_scan(*given)
+    given[2].requires_grad_()
+    for _ in range(2):
+        (dA,) = torch.autograd.grad(selective_scan(*given).sum(), given[2])
+        assert dA.shape == given[2].shape
+        with torch.no_grad():
+            assert not selective_scan(*given).requires_grad
+
+
+def test_more_kinds_of_calls_than_are_recognised() -> None:
+    for length in (*range(1, 20), *range(1, 20)):
+        given = operands(length)
+        expected = selective_scan(*given, backend="reference")
+        torch.testing.assert_close(selective_scan(*given), expected)
+
+
+def test_saved_tensors_that_hooks_move() -> None:
+    """In the backward pass they lie otherwise than in the forward pass."""
+
+    def moved(x: Tensor) -> Tensor:
+        return x.mT.contiguous().mT
+
+    x, weight = torch.randn(2, 9, 6), torch.randn(6, 4, requires_grad=True)
+    expected = torch.autograd.grad(convolved(x, weight).square().sum(), weight)
+    for _ in range(2):
+        with saved_tensors_hooks(lambda x: x, lambda x: moved(x) if x.ndim == 3 else x):
+            y = convolved(x, weight)
+        found = torch.autograd.grad(y, weight, 2 * y.detach())
+        torch.testing.assert_close(found, expected)
