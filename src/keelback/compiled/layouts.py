@@ -72,11 +72,17 @@ def row_major(shape: Iterable[int]) -> tuple[int, ...]:
 
 
 class Blank:
-    """Makes uninitialised contiguous tensors of one shape, in half the time of naming it anew."""
+    """Makes uninitialised contiguous tensors of one shape, in half the time of naming it anew.
+
+    It holds no memory of the device: what is kept for later calls may be made while a CUDA graph
+    is captured, whose memory is the graph's.
+    """
 
     def __init__(self, shape: Iterable[int], dtype: torch.dtype, device: torch.device) -> None:
         self.shape = tuple(shape)
-        self._like = torch.empty((), dtype=dtype, device=device).expand(self.shape)
+        number = torch.empty((), dtype=dtype, device=device)
+        self._like = number.expand(self.shape)
+        number.untyped_storage().resize_(0)
 
     def __call__(self) -> Tensor:
         """A new tensor."""
