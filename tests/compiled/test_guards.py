@@ -11,7 +11,8 @@ from keelback import conv, scan
 from keelback.compiled import guards
 from keelback.compiled.guards import guard_over
 from keelback.compiled.layouts import signature_of
-from keelback.scan._op import _CALLS
+from keelback.errors import InputError
+from keelback.scan._op import _CALLS, _STEPS
 
 pytestmark = pytest.mark.skipif(
     guards._guards_of_pytorch() is None,
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 selective_scan: Any = scan.selective_scan
+selective_scan_step: Any = scan.selective_scan_step
 convolved: Any = conv.causal_conv1d
 
 
@@ -142,3 +144,31 @@ def test_saved_tensors_that_hooks_move() -> None:
             y = convolved(x, weight)
         found = torch.autograd.grad(y, weight, 2 * y.detach())
         torch.testing.assert_close(found, expected)
+
+
+def test_steps_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside autograd; with a gradient, and for operands that do not fit, as the first time."""
+    found: list[Any] = []
+    plan = _STEPS._plan
+
+    def counting(signature: Any, *options: Any) -> Any:
+        found.append(options)
+        return plan(signature, *options)
+
+    monkeypatch.setattr(_STEPS, "_plan", counting)
+    u, delta, A, B, C = operands()
+    given = [torch.randn(2, 6, 3), u[:, 0], delta[:, 0], A, B[:, 0], C[:, 0]]
+    y, after = selective_scan_step(*given)
+    for _ in range(3):
+        assert torch.equal(selective_scan_step(*given)[0], y)
+    assert found == [(False, False)]
+    given[1] = given[1].clone().requires_grad_()
+    assert selective_scan_step(*given)[0].requires_grad
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(selective_scan_step(*given)[1], after)
+    assert selective_scan_step(*given)[0].requires_grad
+    assert found == [(False, False)] * 2
+    for _ in range(2):
+        with pytest.raises(InputError, match="state has shape"):
+            selective_scan_step(given[0][:, 1:], *given[1:])

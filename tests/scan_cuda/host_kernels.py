@@ -126,5 +126,5 @@ def run_on_host(monkeypatch: Any, processors: int, kernel: Any = host_kernel) ->
     monkeypatch.setattr(cuda_launch, "kernel", kernel)
     for module in (scan_launch, conv_launch, step):
         monkeypatch.setattr(module, "processors_of", lambda device: processors)
-    for remembered in (scan_launch.prepare, conv_launch.prepare, step._planned):
+    for remembered in (scan_launch.prepare, conv_launch.prepare):
         remembered.cache_clear()

@@ -6,9 +6,10 @@ import torch
 from cuda_cases import relative_error
 from torch import Tensor
 
+from keelback.compiled.layouts import layouts_of, signature_of
 from keelback.scan import selective_scan_step
-from keelback.scan._operands import Operands
-from keelback.scan.cuda.step import advance_state
+from keelback.scan._operands import Operands, require_step
+from keelback.scan.cuda.step import prepare_step
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
@@ -52,7 +53,11 @@ def run_step(
     state: Tensor, delta_softplus: bool, in_place: bool, **operands: Any
 ) -> tuple[Tensor, Tensor] | None:
     """Output and new state by the kernel, if it takes the operands."""
-    return advance_state(Operands(**operands, initial_state=state), delta_softplus, in_place)
+    given = Operands(**operands, initial_state=state)
+    require_step(given)
+    layouts: Any = Operands(*layouts_of(signature_of(given)))
+    call = prepare_step(layouts, delta_softplus, in_place)
+    return None if call is None else call.advance(given)
 
 
 def errors_of(

@@ -8,15 +8,18 @@ from torch import Tensor
 
 from keelback.compiled.backends import Prepared
 from keelback.compiled.checks import in_dtypes
-from keelback.compiled.guards import guard_over
+from keelback.compiled.guards import Recent, guard_over
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator, Planned
-from keelback.compiled.watchers import is_unwatched, runs_eagerly, without_autocast
+from keelback.compiled.watchers import (
+    is_unwatched,
+    needs_gradient,
+    runs_eagerly,
+    without_autocast,
+)
 
 #: Calls that are remembered, by the layouts of their operands.
 REMEMBERED = 1024
-#: Of them those that are recognised at once, for the same options and absent operands.
-_AT_ONCE = 8
 
 
 class Calls:
@@ -41,7 +44,7 @@ class Calls:
         self._operator, self._record = operator, record
         self._chosen, self._definition = chosen, definition
         self._prepared = lru_cache(maxsize=REMEMBERED)(self._taken_as_they_are)
-        self._recent: dict[Any, tuple[Planned, ...]] = {}
+        self._recent: Recent[Planned] = Recent()
 
     def __call__(
         self, operands: Sequence[Tensor | None], options: tuple[Any, ...], backend: str | None
@@ -53,18 +56,11 @@ class Calls:
                 it.
         """
         if is_unwatched():
-            present = [x for x in operands if x is not None]
-            key = (options, backend, *[x is None for x in operands])
-            recent = self._recent.get(key, ())
-            for planned in recent:
-                if planned.fits(*present):
-                    return self._operator.run(planned, operands)
-            if runs_eagerly(*operands):
-                call = self._prepared(signature_of(operands), options, backend)
-                if call is not None:
-                    planned = Planned(call, operands, options, guard_over(operands))
-                    self._remember(key, (planned, *recent[: _AT_ONCE - 1]))
-                    return self._operator.run(planned, operands)
+            planned = self._recent.find((options, backend), operands)
+            if planned is None and runs_eagerly(*operands):
+                planned = self._planned(operands, options, backend)
+            if planned is not None:
+                return self._operator.run(planned, operands)
         chosen, wanted = self._chosen(operands, backend)
         converted = self._record(*in_dtypes(operands, wanted))
         if chosen is not None:
@@ -73,10 +69,15 @@ class Calls:
         with without_autocast(first.device):
             return self._definition(converted, *options)
 
-    def _remember(self, key: Any, recent: tuple[Planned, ...]) -> None:
-        if len(self._recent) >= REMEMBERED:
-            self._recent.clear()
-        self._recent[key] = recent
+    def _planned(
+        self, operands: Sequence[Tensor | None], options: tuple[Any, ...], backend: str | None
+    ) -> Planned | None:
+        call = self._prepared(signature_of(operands), options, backend)
+        if call is None:
+            return None
+        planned = Planned(call, operands, options, guard_over(operands))
+        self._recent.add((options, backend), operands, planned.fits, planned)
+        return planned
 
     def _taken_as_they_are(
         self, signature: Signature, options: tuple[Any, ...], backend: str | None
@@ -87,3 +88,41 @@ class Calls:
         fit = all(x is None or x.dtype == to for x, to in zip(given, wanted, strict=True))
         prepared: Prepared | None = chosen.prepare(signature, options) if chosen and fit else None
         return prepared
+
+
+class Steps:
+    """Calls of one step, which have no gradients, planned once per signature.
+
+    Args:
+        plan: For a signature and options, the call over operands of it, or None if no kernel takes
+            them. Raises where they do not fit together.
+    """
+
+    def __init__(self, plan: Callable[..., Any]) -> None:
+        self._plan = lru_cache(maxsize=REMEMBERED)(plan)
+        self._recent: Recent[Any] = Recent()
+
+    def find(self, operands: Sequence[Tensor | None], *options: Any) -> Any | None:
+        """The call over operands like these, if a kernel takes them as they are.
+
+        None also where something intercepts the call, or a gradient is wanted.
+
+        Raises:
+            InputError: An operand has the wrong shape, dtype or device.
+        """
+        if not is_unwatched():
+            return None
+        call = self._recent.find(options, operands)
+        if call is not None:
+            return None if needs_gradient(*operands) else call
+        if not runs_eagerly(*operands) or needs_gradient(*operands):
+            return None
+        call = self._plan(signature_of(operands), *options)
+        if call is not None:
+            self._recent.add(options, operands, guard_over(operands), call)
+        return call
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self._plan.cache_clear()
+        self._recent.clear()

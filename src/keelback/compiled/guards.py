@@ -1,7 +1,7 @@
 """Whether a call's tensors are like those of an earlier one, told by one call of PyTorch's code."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ def _guards_of_pytorch() -> Any:
 
 
 _GUARDS: Any = _guards_of_pytorch()
+
+T = TypeVar("T")
+#: Plans that are found again, of the same options and absent operands, and kinds of these.
+_PLANS, _KINDS = 8, 1024
 
 
 def guard_over(operands: Sequence[Tensor | None]) -> Callable[..., bool]:
@@ -45,3 +49,38 @@ def guard_over(operands: Sequence[Tensor | None]) -> Callable[..., bool]:
 def none_fit(*tensors: Tensor) -> bool:
     """For calls that nobody remembers."""
     return False
+
+
+class Recent(Generic[T]):
+    """What was planned for the last calls, found again for operands like theirs."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[tuple[Callable[..., bool], T], ...]] = {}
+
+    def find(self, options: Any, operands: Sequence[Tensor | None]) -> T | None:
+        """What was added for such options and operands, unless others came in between."""
+        kept = self._kept.get((options, *[x is None for x in operands]))
+        if kept is not None:
+            present = [x for x in operands if x is not None]
+            for fits, planned in kept:
+                if fits(*present):
+                    return planned
+        return None
+
+    def add(
+        self,
+        options: Any,
+        operands: Sequence[Tensor | None],
+        fits: Callable[..., bool],
+        planned: T,
+    ) -> None:
+        """Keep what was planned for these operands, whose guard is `fits`."""
+        key = (options, *[x is None for x in operands])
+        before = self._kept.get(key, ())
+        if len(self._kept) >= _KINDS:
+            self._kept.clear()
+        self._kept[key] = ((fits, planned), *before[: _PLANS - 1])
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()

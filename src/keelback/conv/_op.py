@@ -1,6 +1,5 @@
 """`torch.ops.keelback.causal_conv1d`, and the way of a convolution to its backend."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -8,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keelback.compiled.backends import choose_backend
-from keelback.compiled.calls import Calls
+from keelback.compiled.calls import Calls, Steps
 from keelback.compiled.checks import computing_dtype, require_shape, require_tensor
-from keelback.compiled.layouts import Signature, layouts_of, signature_of
+from keelback.compiled.layouts import Signature, layouts_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.compiled.watchers import without_autocast
 from keelback.conv import cpu, cuda
 from keelback.conv._operands import ConvOperands, require_weight
 from keelback.conv.reference import causal_conv1d_reference
@@ -78,10 +77,10 @@ def advance(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu:
         InputError: An operand has the wrong shape, dtype or device.
     """
     given = (x, state, weight, bias)
-    if runs_eagerly(*given) and not needs_gradient(*given):
-        call = _step_by_kernel(signature_of(given), silu)
-        if call is not None:
-            return call.run(x, state, weight, bias)
+    call = _STEPS.find(given, silu)
+    if call is not None:
+        advanced: Tensor = call.run(x, state, weight, bias)
+        return advanced
     dtype = _required_of_step(*given)
     batch, channels = x.shape[:2]
     steps, past, width = x.shape[2:].numel(), state.shape[2], weight.shape[1]
@@ -100,7 +99,6 @@ def advance(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, silu:
     return y.reshape(x.shape).to(x.dtype)
 
 
-@lru_cache(maxsize=1024)
 def _step_by_kernel(signature: Signature, silu: bool) -> cuda.CudaConvStep | None:
     """The step over x, state, weight and bias of this signature, if a kernel takes it."""
     given: Any = layouts_of(signature)
@@ -109,6 +107,9 @@ def _step_by_kernel(signature: Signature, silu: bool) -> cuda.CudaConvStep | Non
     if x.device.type != "cuda" or x.shape[2:].numel() != 1:
         return None
     return cuda.prepare_step(given, silu)
+
+
+_STEPS = Steps(_step_by_kernel)
 
 
 def _required_of_step(x: Any, state: Any, weight: Any, bias: Any) -> torch.dtype:

@@ -1,17 +1,16 @@
 """`torch.ops.keelback.delta_rule`, and the way of a delta rule to its backend."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from keelback.compiled.backends import choose_backend
-from keelback.compiled.calls import REMEMBERED, Calls
+from keelback.compiled.calls import Calls, Steps
 from keelback.compiled.checks import computing_dtype_of
-from keelback.compiled.layouts import Signature, layouts_of, signature_of
+from keelback.compiled.layouts import Signature, layouts_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.compiled.watchers import without_autocast
 from keelback.delta import cpu, cuda
 from keelback.delta._operands import (
     DIFFERENTIABLE,
@@ -99,11 +98,10 @@ def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Ten
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
-    eager = runs_eagerly(*operands)
-    if eager and not needs_gradient(*operands):
-        call = _step_by_kernels(signature_of(operands), normalise, scale)
-        if call is not None:
-            return call.forward(operands)
+    call = _STEPS.find(operands, normalise, scale)
+    if call is not None:
+        y, states = call.forward(operands)
+        return y, states
     require_step(operands)
     dtype = computing_dtype_of(operands, (*Operands._fields[:5], "states"))
     *floating, _ = operands
@@ -113,7 +111,6 @@ def step(operands: Operands[Tensor], normalise: bool, scale: float) -> tuple[Ten
     return y.to(operands.v.dtype), states
 
 
-@lru_cache(maxsize=REMEMBERED)
 def _step_by_kernels(
     signature: Signature, normalise: bool, scale: float
 ) -> cpu.CpuStep | cuda.CudaStep | None:
@@ -123,3 +120,6 @@ def _step_by_kernels(
     computing_dtype_of(given, (*Operands._fields[:5], "states"))
     backend = BACKENDS.get(given.v.device.type)
     return None if backend is None else backend.prepare_step(given, normalise, scale)
+
+
+_STEPS = Steps(_step_by_kernels)

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from keelback.compiled.backends import Backend, choose_backend
-from keelback.compiled.calls import Calls
+from keelback.compiled.calls import Calls, Steps
 from keelback.compiled.checks import computing_dtype_of, in_dtypes
+from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import needs_gradient, runs_eagerly
 from keelback.scan import cpu, cuda
 from keelback.scan._operands import (
     DIFFERENTIABLE,
@@ -59,16 +59,23 @@ class BackwardPart(Protocol):
         """Of the operands from u to delta_bias, given that of the state after the part."""
 
 
+class ScanStep(Protocol):
+    """The steps over operands of one signature."""
+
+    def advance(self, operands: Operands[Tensor]) -> tuple[Tensor, Tensor]:
+        """Output and new state; in place, that is the initial state, overwritten."""
+
+
 class ScanBackend(Backend, Protocol):
     """The scan on one kind of device: whole, in parts over processes, and step by step."""
 
     ForwardPart: type[ForwardPart]
     BackwardPart: type[BackwardPart]
 
-    def advance_state(
-        self, operands: Operands[Tensor], softplus: bool, in_place: bool
-    ) -> tuple[Tensor, Tensor] | None:
-        """Output and new state of a step, or None where PyTorch's operations should do it."""
+    def prepare_step(
+        self, given: Operands[Layout], softplus: bool, in_place: bool
+    ) -> ScanStep | None:
+        """The steps over operands like these, or None where PyTorch's operations should do them."""
 
 
 BACKENDS: Any = {"cpu": cpu, "cuda": cuda}
@@ -138,10 +145,9 @@ def step(operands: Operands[Tensor], softplus: bool, in_place: bool) -> tuple[Te
     """
     state = operands.initial_state
     assert state is not None
-    if runs_eagerly(*operands) and not needs_gradient(*operands):
-        found = BACKENDS[state.device.type].advance_state(operands, softplus, in_place)
-        if found is not None:
-            return found
+    call: ScanStep | None = _STEPS.find(operands, softplus, in_place)
+    if call is not None:
+        return call.advance(operands)
     require_step(operands)
     names = (*Operands._fields[:8], "state")
     dtype = computing_dtype_of(operands, names)
@@ -151,3 +157,14 @@ def step(operands: Operands[Tensor], softplus: bool, in_place: bool) -> tuple[Te
     }
     y, new_state = selective_scan_step_reference(**converted, delta_softplus=softplus)
     return y.to(operands.u.dtype), state.copy_(new_state) if in_place else new_state
+
+
+def _step_by_kernels(signature: Signature, softplus: bool, in_place: bool) -> ScanStep | None:
+    """The step over operands of this signature, if a kernel takes them as they are."""
+    given: Any = Operands(*layouts_of(signature))
+    require_step(given)
+    backend: ScanBackend = BACKENDS[given.initial_state.device.type]
+    return backend.prepare_step(given, softplus, in_place)
+
+
+_STEPS = Steps(_step_by_kernels)

@@ -1,16 +1,15 @@
 """`torch.ops.keelback.ssd`, and the way of a scan by heads to its backend."""
 
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from keelback.compiled.backends import choose_backend
-from keelback.compiled.calls import REMEMBERED, Calls
+from keelback.compiled.calls import Calls, Steps
 from keelback.compiled.checks import computing_dtype_of
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator
-from keelback.compiled.watchers import needs_gradient, runs_eagerly, without_autocast
+from keelback.compiled.watchers import without_autocast
 from keelback.ssd import cpu, cuda
 from keelback.ssd._operands import (
     AXES_OF_HEADS,
@@ -84,8 +83,7 @@ def step(
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
-    eager = runs_eagerly(*operands) and not needs_gradient(*operands)
-    call = _step_by_kernels(signature_of(operands), options, in_place) if eager else None
+    call = _STEPS.find(operands, options, in_place)
     if call is not None:
         return call.forward(operands)
     require_step(operands)
@@ -94,7 +92,7 @@ def step(
     given: Any = [None if x is None else x.to(dtype) for x in (*floating, before)]
     overwrites = in_place and given[-1] is before
     converted: Operands[Any] = Operands(*given)
-    call = _step_by_kernels(signature_of(converted), options, overwrites) if eager else None
+    call = _STEPS.find(converted, options, overwrites)
     if call is not None:
         y, after = call.forward(converted)
     else:
@@ -113,10 +111,10 @@ def update_repeated(operands: Operands[Tensor], options: Options) -> Tensor | No
     Raises:
         InputError: An operand has the wrong shape, dtype or device.
     """
-    if runs_eagerly(*operands) and not needs_gradient(*operands):
-        call = _step_by_kernels(signature_of(operands), options, True, repeated=True)
-        if call is not None:
-            return call.forward(operands)[0]
+    call = _STEPS.find(operands, options, True, True)
+    if call is not None:
+        y: Tensor = call.forward(operands)[0]
+        return y
     layouts: Any = Operands(*layouts_of(signature_of(operands)))
     if without_repeats(layouts) is None:
         return None
@@ -128,7 +126,6 @@ def update_repeated(operands: Operands[Tensor], options: Options) -> Tensor | No
     return step(replaced(operands, given), options, True)[0]
 
 
-@lru_cache(maxsize=REMEMBERED)
 def _step_by_kernels(
     signature: Signature, options: Options, in_place: bool, repeated: bool = False
 ) -> cpu.CpuStep | cuda.CudaStep | None:
@@ -142,3 +139,6 @@ def _step_by_kernels(
     computing_dtype_of(given, (*Operands._fields[:8], "states"))
     backend = BACKENDS.get(given.x.device.type)
     return None if backend is None else backend.prepare_step(given, options, in_place)
+
+
+_STEPS = Steps(_step_by_kernels)

@@ -2,9 +2,9 @@
 
 from keelback.scan.cpu.across import BackwardPart, ForwardPart
 from keelback.scan.cpu.launch import prepare
-from keelback.scan.cpu.step import advance_state
+from keelback.scan.cpu.step import prepare_step
 
 #: Half precision is widened before the kernels see it.
 WIDENS = False
 
-__all__ = ["WIDENS", "BackwardPart", "ForwardPart", "advance_state", "prepare"]
+__all__ = ["WIDENS", "BackwardPart", "ForwardPart", "prepare", "prepare_step"]

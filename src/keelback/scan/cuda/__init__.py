@@ -2,9 +2,9 @@
 
 from keelback.scan.cuda.across import BackwardPart, ForwardPart
 from keelback.scan.cuda.launch import prepare
-from keelback.scan.cuda.step import advance_state
+from keelback.scan.cuda.step import prepare_step
 
 #: Half precision is read by the kernels, which compute in float32.
 WIDENS = True
 
-__all__ = ["WIDENS", "BackwardPart", "ForwardPart", "advance_state", "prepare"]
+__all__ = ["WIDENS", "BackwardPart", "ForwardPart", "prepare", "prepare_step"]

@@ -1,7 +1,7 @@
 """One step of the recurrence on an NVIDIA GPU, as in decoding."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,10 @@ from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import STORED_TYPES, header_text
 from keelback.compiled.cuda_launch import ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
-from keelback.compiled.layouts import Layout, Signature, layouts_of, signature_of
+from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, packs_of
-from keelback.scan._operands import Operands, require_step
+from keelback.scan._operands import Operands
+from keelback.scan.cuda.configuration import WARP
 from keelback.scan.cuda.plan import MAX_STATES
 
 THREADS = 128
@@ -66,95 +67,117 @@ class StepConfiguration:
         return header_text(self.dtype, types, integers, flags)
 
 
-def advance_state(
-    operands: Operands[Tensor], softplus: bool, in_place: bool
-) -> tuple[Tensor, Tensor] | None:
-    """Output and new state of `selective_scan_step`; in place, that is the state itself.
+class CudaStep:
+    """The steps of one signature."""
 
-    None where that is PyTorch's to do: other dtypes, or several elements of the state being one.
+    def __init__(self, given: Operands[Layout], softplus: bool, in_place: bool) -> None:
+        u, state = given.u, given.initial_state
+        assert state is not None
+        self._given, self._softplus, self._in_place = given, softplus, in_place
+        self._kept = state.dtype if in_place else _real(u.dtype)
+        self._converts = state.dtype != self._kept
+        self._before = state.in_row_major_order() if self._converts else state
+        self._after = Blank(state.shape, self._kept, u.device)
+        self._y = Blank(u.shape, u.dtype, u.device)
 
-    Raises:
-        InputError: An operand has the wrong shape.
-    """
-    state, u = operands.initial_state, operands.u
-    assert state is not None
-    new_state = state
-    if not in_place:
-        real = _real(u.dtype)
-        state = state.to(real) if state.dtype == u.dtype else state
-        new_state = torch.empty(state.shape, dtype=real, device=state.device)
-    given = (state, *operands[:8], new_state)
-    places = addresses(given)
-    aligned = not (places[0] | places[3] | places[4] | places[5]) % PIECE_BYTES
-    launch = _planned(signature_of(given), softplus, aligned)
-    if launch is None:
-        return None
-    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    if y.numel():
-        launch((*places, y.data_ptr()))
-        if in_place:
+    def advance(self, operands: Operands[Tensor]) -> tuple[Tensor, Tensor]:
+        """Output and new state; in place, that is the state itself, overwritten."""
+        state: Any = operands.initial_state
+        before = state
+        if self._converts:
+            before = state.to(self._kept, memory_format=torch.contiguous_format)
+        y, after = self._y(), state if self._in_place else self._after()
+        places = addresses((before, *operands[:8], after, y))
+        by_pieces = not (places[0] | places[3] | places[4] | places[5]) % PIECE_BYTES
+        (self._aligned if by_pieces else self._others)(places)
+        if self._in_place:
             torch.autograd.graph.increment_version(state)
-    return y, new_state
+        return y, after
+
+    @cached_property
+    def _aligned(self) -> ShortLaunch:
+        return self._launch(True)
+
+    @cached_property
+    def _others(self) -> ShortLaunch:
+        return self._launch(False)
+
+    def _launch(self, aligned: bool) -> ShortLaunch:
+        """For a state, A, B and C that begin where a piece may, or for others."""
+        u, _, A, B, C, D, z, delta_bias = self._given[:8]
+        real, before = _real(u.dtype), self._before
+        rows, channels, states = before.shape
+        groups = B.shape[1]
+        most = PIECE_BYTES // real.itemsize if aligned else 1
+        vector, lanes = packs_of((before, A, B, C), states, most)
+        seats = channels * lanes
+        taken = MOST_ROWS if states <= lanes * vector else 1
+        while taken > 1 and rows * seats < taken * ENOUGH_THREADS * processors_of(u.device):
+            taken //= 2
+        configuration = StepConfiguration(
+            dtype=u.dtype,
+            kept=self._kept,
+            skip=D.dtype if D else real,
+            bias=delta_bias.dtype if delta_bias else real,
+            states=states,
+            vector=vector,
+            lanes=lanes,
+            rows=taken,
+            softplus=self._softplus,
+            has_d=D is not None,
+            has_z=z is not None,
+            has_bias=delta_bias is not None,
+            grouped=groups > 1,
+        )
+        blocks = -(-seats * -(-rows // taken) // THREADS)
+        sizes = (rows, channels, channels // groups, *self.strides)
+        return ShortLaunch("step", configuration, u.device.index, blocks, THREADS, _TENSORS, sizes)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of all tensors but the output, as `StepArguments` has them; zeros for absent ones."""
+        u, delta, A, B, C, D, z, delta_bias = self._given[:8]
+        before = self._before.stride
+        return (
+            *before,
+            *u.stride,
+            *_along_channels(delta),
+            *A.stride,
+            *B.stride,
+            *C.stride,
+            *(D.stride if D else (0,)),
+            *(z.stride if z else (0, 0)),
+            *(delta_bias.stride if delta_bias else (0,)),
+            *(before if self._in_place else row_major(self._after.shape)),
+        )
 
 
-@lru_cache(maxsize=1024)
-def _planned(signature: Signature, softplus: bool, aligned: bool) -> ShortLaunch | None:
-    """How the kernel takes operands like these, and a new state, if it does."""
-    given: Any = layouts_of(signature)
-    *given, new_state = given
-    state, u, delta, A, B, C, D, z, delta_bias = given
+def prepare_step(given: Operands[Layout], softplus: bool, in_place: bool) -> CudaStep | None:
+    """The steps over operands like these, if the kernel takes them.
+
+    It takes u, delta, B, C and z of one dtype, A in float32 or, where that is float64, in it, and
+    the others in either. In place, no two elements of the state may be one.
+    """
+    u, state = given.u, given.initial_state
+    assert state is not None
     real = _real(u.dtype)
-    if any(x.device != state.device for x in given if x) or u.dtype not in STORED_TYPES:
+    present = [x for x in given.differentiable if x is not None]
+    if u.dtype not in STORED_TYPES or any(x.device != u.device for x in present):
         return None
-    if any(x.dtype != u.dtype for x in (delta, B, C, z) if x) or A.dtype != real:
+    if any(x.dtype != u.dtype for x in (given.delta, given.B, given.C, given.z) if x):
         return None
-    if any(x.dtype not in (u.dtype, real) for x in (state, D, delta_bias) if x):
+    if given.A.dtype != real:
         return None
-    if new_state.repeats:
-        return None  # Several of its elements are one; PyTorch says so.
-    require_step(Operands(u, delta, A, B, C, D, z, delta_bias, state))
+    if any(x.dtype not in (u.dtype, real) for x in (state, given.D, given.delta_bias) if x):
+        return None
+    if in_place and state.repeats:
+        return None  # PyTorch says so.
     rows, channels, states = state.shape
-    groups = B.shape[1]
-    most = PIECE_BYTES // real.itemsize if aligned else 1
-    vector, lanes = packs_of((state, A, B, C), states, most)
-    seats = channels * lanes
-    taken = MOST_ROWS if states <= lanes * vector else 1
-    while taken > 1 and rows * seats < taken * ENOUGH_THREADS * processors_of(u.device):
-        taken //= 2
-    blocks = -(-seats * -(-rows // taken) // THREADS)
-    if not 1 <= states <= MAX_STATES or blocks * THREADS > LARGEST:
+    if not (rows and channels and 1 <= states <= MAX_STATES):
         return None
-    configuration = StepConfiguration(
-        dtype=u.dtype,
-        kept=state.dtype,
-        skip=D.dtype if D else real,
-        bias=delta_bias.dtype if delta_bias else real,
-        states=states,
-        vector=vector,
-        lanes=lanes,
-        rows=taken,
-        softplus=softplus,
-        has_d=D is not None,
-        has_z=z is not None,
-        has_bias=delta_bias is not None,
-        grouped=groups > 1,
-    )
-    sizes = (
-        *(rows, channels, channels // groups),
-        *state.stride,
-        *u.stride,
-        *_along_channels(delta),
-        *A.stride,
-        *B.stride,
-        *C.stride,
-        *(D.stride if D else (0,)),
-        *(z.stride if z else (0, 0)),
-        *(delta_bias.stride if delta_bias else (0,)),
-        *new_state.stride,
-    )
-    if max(sizes) > LARGEST:
-        return None
-    return ShortLaunch("step", configuration, u.device.index, blocks, THREADS, _TENSORS, sizes)
+    step = CudaStep(given, softplus, in_place)
+    most_threads = WARP * (rows * channels + THREADS)
+    return None if max(most_threads, *step.strides) > LARGEST else step
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
