@@ -100,7 +100,7 @@ def calls() -> dict[str, Callable[[], float]]:
         return max(scan_errors(case, "cuda").values()) / tolerance(case)
 
     def convolution(case: ConvCase) -> float:
-        return max(convolution_errors(case, "cuda").values()) / TOLERANCE[case.dtype]
+        return max(convolution_errors(case, "cuda").values()) / case.tolerance
 
     def norm(case: norm_cases.NormCase) -> float:
         errors = norm_cases.errors_of(case, by_kernels, "cuda")

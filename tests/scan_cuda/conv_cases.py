@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from cuda_cases import TOLERANCE
 from torch import Tensor
 
 from keelback.compiled.layouts import signature_of
@@ -32,6 +33,11 @@ class ConvCase:
     biased: bool = True
     apart: bool = False
     shared: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        """The relative error that it may have: results are as coarse as what they are of."""
+        return max(TOLERANCE[self.dtype], TOLERANCE[self.tap or self.dtype])
 
     def operands(self, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """x, weight, bias, and the gradient of the output."""

@@ -119,7 +119,7 @@ struct HostBlock {
 };
 
 static HostBlock host_block;
-static HostIndex threadIdx, blockIdx;
+static HostIndex threadIdx, blockIdx, gridDim;
 
 // The thread whose turn is next, or the one that runs where no other is left.
 inline HostThread& host_next() {
@@ -286,6 +286,7 @@ void host_launch(void (*kernel)(Arguments), int blocks, int threads, int shared_
   entry = kernel, given = &arguments;
   host_block.launch.fiber = current_fiber();
   host_block.launch.started = true;
+  gridDim.x = blocks;
   host_block.threads.resize(threads);
   host_block.slots.assign(2 * threads, 0.0);
   for (int block = 0; block < blocks; ++block) {

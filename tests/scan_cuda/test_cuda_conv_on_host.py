@@ -45,8 +45,7 @@ def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_output_and_gradients(case: ConvCase) -> None:
     errors = errors_of(case)
-    tolerance = max(TOLERANCE[case.dtype], TOLERANCE[case.tap or case.dtype])
-    assert max(errors.values()) < tolerance, errors
+    assert max(errors.values()) < case.tolerance, errors
 
 
 @pytest.mark.parametrize("run", [1, 2, 7, 64])

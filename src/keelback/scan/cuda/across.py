@@ -59,9 +59,7 @@ class BackwardPart:
         plan = self._scan.backward_pass(self._at, dy).plan
         self._pass = BackwardPass(self._scan, plan, of_dy, in_spans=True)
         self._swept = self._pass.sweep(self._at, dy)
-        adjoints, totals = self._swept.adjoints, self._swept.totals
-        assert adjoints is not None
-        assert totals is not None
+        adjoints, totals = self._pass.adjoints(self._swept)
         self.of_start, _ = passed_on(adjoints.flip(1), totals.flip(1), self._given.A)
 
     def gradients(self, of_last: Float[Tensor, "batch channels state"]) -> list[Tensor | None]:

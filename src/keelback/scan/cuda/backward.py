@@ -1,14 +1,13 @@
 """The gradients of the scan on an NVIDIA GPU: their buffers and launches."""
 
 import math
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import Field, Launch
-from keelback.compiled.cuda_operands import addresses, outer_strides
+from keelback.compiled.cuda_operands import Room, addresses, outer_strides
 from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.forward import OF_B, OF_U, reset_strides
@@ -22,23 +21,20 @@ _ALIGNED = 64
 class Sweep(NamedTuple):
     """What the first half of a backward pass leaves: tile states, and what its spans pass on.
 
-    `states`, `adjoints` (sequence, span, channel, state) and `totals` (sequence, span, channel) are
-    absent where one span is all, and where spans write letters. Tile states are in `du` where there
-    is no buffer for them.
+    `scratch` holds both; the addresses there are of tile states, which are in `du` where they fit,
+    and of what is `passed`: states and adjoints (sequence, span, channel, state) and totals
+    (sequence, span, channel), 0 where one span is all, and where spans write letters. `sums` are
+    for the gradients of B, C and the parameters.
     """
 
     dy: Tensor
     du: Tensor
     ddelta: Tensor
-    buffer: Tensor | None
-    states: Tensor | None
-    adjoints: Tensor | None
-    totals: Tensor | None
-
-    @property
-    def tile_states(self) -> Tensor:
-        """Where the states at the starts of tiles are."""
-        return self.du if self.buffer is None else self.buffer
+    scratch: Tensor | None
+    tile_states: int
+    passed: tuple[int, ...]
+    reversing: "_Reversing"
+    sums: tuple[Tensor, Tensor, Tensor]
 
 
 class BackwardPass:
@@ -56,28 +52,47 @@ class BackwardPass:
         self._spanned = in_spans or plan.spans > 1
         self._passes_tensors = in_spans or (self._spanned and not letters_fit(plan, u.dtype))
         spans = (sizes.sequences, plan.spans, sizes.channels)
-        self._states = Blank((*spans, sizes.states), A.dtype, scan.device)
-        self._totals = Blank(spans, A.dtype, scan.device)
-        self._rows, self._buffer = _tile_state_rows(plan, u)
+        self._rows, kept = _tile_state_rows(plan, u)
+        room, width = Room(), A.dtype.itemsize
+        self._parts = {}
+        if kept:
+            self._parts["tile_states"] = room.take(kept, u.dtype.itemsize)
+        if self._passes_tensors:
+            for name in ("states", "adjoints"):
+                self._parts[name] = room.take(math.prod(spans) * sizes.states, width)
+            self._parts["totals"] = room.take(math.prod(spans), width)
+        self._scratch = Blank((room.bytes,), torch.uint8, scan.device) if room.bytes else None
+        self._spans = spans
         self._reversing: dict[bool, _Reversing] = {}
 
     def sweep(self, at: Addresses, dy: Tensor) -> Sweep:
         """The recurrence without its output, of operands that lie there; sweep.cu says more."""
-        like_u, passes = self._scan.like_u, self._passes_tensors
-        swept = Sweep(
-            dy=dy,
-            du=like_u(),
-            ddelta=like_u(),
-            buffer=None if self._buffer is None else self._buffer(),
-            states=self._states() if passes else None,
-            adjoints=self._states() if passes else None,
-            totals=self._totals() if passes else None,
-        )
+        du, ddelta = self._scan.like_u(), self._scan.like_u()
+        scratch = None if self._scratch is None else self._scratch()
+        begin = 0 if scratch is None else scratch.data_ptr()
+        parts = {name: begin + offset for name, offset in self._parts.items()}
+        tile_states = parts.get("tile_states") or du.data_ptr()
+        passed = tuple(parts.get(name, 0) for name in ("states", "adjoints", "totals"))
+        reversing = self._reverse_pass()
+        sums = reversing.sums()
         u, delta, A, B, C, _, z, bias, initial, reset = at
         used = (u, delta, z, dy.data_ptr(), B, C, reset, A, bias, initial)
-        kept = (swept.tile_states, swept.ddelta, swept.states, swept.adjoints, swept.totals)
-        self._sweeping((*used, *addresses(kept)))
-        return swept
+        of_sums = [x.data_ptr() for x in sums]
+        launch = self._sweep_launch(reversing)
+        launch((*used, tile_states, ddelta.data_ptr(), *passed, *of_sums))
+        return Sweep(dy, du, ddelta, scratch, tile_states, passed, reversing, sums)
+
+    def adjoints(self, swept: Sweep) -> tuple[Tensor, Tensor]:
+        """Those of a sweep, and the sums of step sizes, where its spans pass them on in tensors."""
+        dtype = self._scan.given.A.dtype
+        shapes = {"adjoints": (*self._spans, self._scan.sizes.states), "totals": self._spans}
+        assert swept.scratch is not None
+        adjoints, totals = (
+            swept.scratch[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+            for name, shape in shapes.items()
+            for begin in (self._parts[name],)
+        )
+        return adjoints, totals
 
     def _inputs(self) -> dict[str, Field]:
         """What both kernels begin with."""
@@ -97,16 +112,20 @@ class BackwardPass:
         """Tile states, and the time since a span's start at the start of each tile."""
         return {"tile_states": self._rows, "elapsed": (self._scan.sizes.length, 0)}
 
-    @cached_property
-    def _sweeping(self) -> Launch:
-        configuration = self.plan.configuration.for_sweeping(self._spanned)
-        fields = {
-            **self._inputs(),
-            **dict.fromkeys(("A", "bias", "initial"), ()),
-            **self._kept,
-            **dict.fromkeys(("states", "adjoints", "totals"), ()),
-        }
-        return self._launch("sweep", configuration, fields)
+    def _sweep_launch(self, reversing: "_Reversing") -> Launch:
+        if reversing.sweep is None:
+            configuration = self.plan.configuration.for_sweeping(self._spanned)
+            fields: dict[str, Field] = {
+                **self._inputs(),
+                **dict.fromkeys(("A", "bias", "initial"), ()),
+                **self._kept,
+                **dict.fromkeys(("states", "adjoints", "totals"), ()),
+                **dict.fromkeys(("dB", "dC", "parameters"), ()),
+                "grouped": reversing.cleared_grouped,
+                "of_parameters": reversing.cleared_parameters,
+            }
+            reversing.sweep = self._launch("sweep", configuration, fields)
+        return reversing.sweep
 
     def _launch(self, name: str, configuration: Any, fields: dict[str, Field]) -> Launch:
         plan, device = self.plan, self._scan.device
@@ -117,20 +136,19 @@ class BackwardPass:
         self, at: Addresses, swept: Sweep, last_gradient: Tensor | None
     ) -> Operands[Tensor]:
         """The gradients, by a pass backward from tile to tile; reverse.cu says more."""
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        if deterministic not in self._reversing:
-            self._reversing[deterministic] = _Reversing(self._scan, self.plan, deterministic)
-        reversing, given, ddelta = self._reversing[deterministic], self._scan.given, swept.ddelta
+        reversing, given, ddelta = swept.reversing, self._scan.given, swept.ddelta
         dz = None if given.z is None else self._scan.like_u()
         dinitial = None if given.initial_state is None else self._scan.like_state()
-        dB, dC, parameters = reversing.sums()
+        dB, dC, parameters = swept.sums
         u, delta, A, B, C, D, z, bias, initial, reset = at
-        passed = (last_gradient, swept.states, swept.adjoints, swept.totals, swept.tile_states)
-        found = addresses((*passed, ddelta, swept.du, ddelta, dz, dB, dC, dinitial))
         used = (u, delta, z, swept.dy.data_ptr(), B, C, reset, A, D, bias, initial)
+        passed = (*swept.passed, swept.tile_states)
+        last, *found, first = addresses(
+            (last_gradient, ddelta, swept.du, ddelta, dz, dB, dC, dinitial)
+        )
         of_parameters = reversing.places(parameters)
-        self._reverse_launch(reversing)((*used, *found[:-1], *of_parameters, found[-1]))
-        if deterministic:
+        self._reverse_launch(reversing)((*used, last, *passed, *found, *of_parameters, first))
+        if reversing.deterministic:
             dB, dC = dB.sum(0), dC.sum(0)
         if not reversing.narrow:
             dB, dC = dB.to(given.B.dtype), dC.to(given.C.dtype)
@@ -146,8 +164,15 @@ class BackwardPass:
             initial_state=dinitial,
         )
 
+    def _reverse_pass(self) -> "_Reversing":
+        """As PyTorch's setting for deterministic algorithms has it now."""
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        if deterministic not in self._reversing:
+            self._reversing[deterministic] = _Reversing(self._scan, self.plan, deterministic)
+        return self._reversing[deterministic]
+
     def _reverse_launch(self, reversing: "_Reversing") -> Launch:
-        if reversing.launch is None:
+        if reversing.reverse is None:
             configuration = self.plan.configuration.for_reversing(
                 self._spanned,
                 reversing.add_grouped,
@@ -163,8 +188,8 @@ class BackwardPass:
                 "partial": reversing.partial,
                 **dict.fromkeys(("dA", "dD", "dbias", "dinitial"), ()),
             }
-            reversing.launch = self._launch("reverse", configuration, fields)
-        return reversing.launch
+            reversing.reverse = self._launch("reverse", configuration, fields)
+        return reversing.reverse
 
 
 class _Reversing:
@@ -173,7 +198,8 @@ class _Reversing:
     The gradients of A, D and delta_bias are one allocation: they live as long as each other.
     """
 
-    launch: Launch | None = None
+    sweep: Launch | None = None
+    reverse: Launch | None = None
 
     def __init__(self, scan: CudaSignature, plan: CudaPlan, deterministic: bool) -> None:
         sizes, given = scan.sizes, scan.given
@@ -194,21 +220,18 @@ class _Reversing:
         else:
             per_part = tuple(given.A.shape[:-1])
         self._pieces, end = [], 0
-        for shape in ((*per_part, sizes.states), per_part, per_part):
-            self._pieces.append((shape, row_major(shape), end))
-            end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
+        for piece in ((*per_part, sizes.states), per_part, per_part):
+            self._pieces.append((piece, row_major(piece), end))
+            end += -(-math.prod(piece) // _ALIGNED) * _ALIGNED
         self._parameters = Blank((end,), given.A.dtype, scan.device)
+        #: Numbers that are added to, and therefore begin with zero.
+        self.cleared_grouped = math.prod(shape) if self.add_grouped else 0
+        self.cleared_parameters = 0 if deterministic else end
         self._places = [begin * given.A.dtype.itemsize for _, _, begin in self._pieces]
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory for the gradients of B, C and the parameters; zero where they are added to."""
-        dB, dC, parameters = self._grouped(), self._grouped(), self._parameters()
-        added = [dB, dC] if self.add_grouped else []
-        if not self.deterministic:
-            added.append(parameters)
-        if added:
-            torch._foreach_zero_(added)
-        return dB, dC, parameters
+        """Memory for the gradients of B, C and the parameters; the sweep clears it."""
+        return self._grouped(), self._grouped(), self._parameters()
 
     def places(self, parameters: Tensor) -> list[int]:
         """Where the gradients of A, D and delta_bias lie."""
@@ -221,18 +244,17 @@ class _Reversing:
         return found.sum(-2 if index else -3) if self.deterministic else found
 
 
-def _tile_state_rows(plan: CudaPlan, u: Layout) -> tuple[tuple[int, int], Blank | None]:
-    """The states at the starts of tiles: in `du` where they fit, else in a buffer of their own.
+def _tile_state_rows(plan: CudaPlan, u: Layout) -> tuple[tuple[int, int], int]:
+    """The states at the starts of tiles: in `du` where they fit, else in scratch of their own.
 
     The numbers are rows of a sequence, and rows from one tile to the next (or 0), see
-    tile_states.cuh.
+    tile_states.cuh; and how many numbers scratch has, or 0.
     """
     sizes, rows = plan.sizes, _rows_of_states(plan, u.dtype)
     if rows <= plan.configuration.tile:
-        return (sizes.length, 0), None
+        return (sizes.length, 0), 0
     of_sequence = plan.spans * plan.tiles_per_span * rows
-    shape = (sizes.sequences, of_sequence, sizes.channels)
-    return (of_sequence, rows), Blank(shape, u.dtype, u.device)
+    return (of_sequence, rows), sizes.sequences * of_sequence * sizes.channels
 
 
 def letters_fit(plan: CudaPlan, dtype: torch.dtype) -> bool:

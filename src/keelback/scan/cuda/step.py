@@ -79,6 +79,7 @@ class CudaStep:
         self._before = state.in_row_major_order() if self._converts else state
         self._after = Blank(state.shape, self._kept, u.device)
         self._y = Blank(u.shape, u.dtype, u.device)
+        self._empty = 0 in u.shape
 
     def advance(self, operands: Operands[Tensor]) -> tuple[Tensor, Tensor]:
         """Output and new state; in place, that is the state itself, overwritten."""
@@ -87,6 +88,8 @@ class CudaStep:
         if self._converts:
             before = state.to(self._kept, memory_format=torch.contiguous_format)
         y, after = self._y(), state if self._in_place else self._after()
+        if self._empty:
+            return y, after
         places = addresses((before, *operands[:8], after, y))
         by_pieces = not (places[0] | places[3] | places[4] | places[5]) % PIECE_BYTES
         (self._aligned if by_pieces else self._others)(places)
@@ -173,7 +176,7 @@ def prepare_step(given: Operands[Layout], softplus: bool, in_place: bool) -> Cud
     if in_place and state.repeats:
         return None  # PyTorch says so.
     rows, channels, states = state.shape
-    if not (rows and channels and 1 <= states <= MAX_STATES):
+    if not 1 <= states <= MAX_STATES:
         return None
     step = CudaStep(given, softplus, in_place)
     most_threads = WARP * (rows * channels + THREADS)

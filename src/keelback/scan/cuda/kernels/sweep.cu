@@ -16,6 +16,9 @@ struct SweepArguments {
   Real* states;         // (sequence, span, channel, state): end states
   Real* adjoints;       // the same shape
   Real* totals;         // (sequence, span, channel): the sum of the step sizes
+  // Sums that the reverse pass adds to: here they become zero, so many numbers of each; 0 where nothing is added.
+  Real *dB, *dC, *parameters;
+  Index grouped, of_parameters;
 };
 
 struct SweepTile {
@@ -30,6 +33,11 @@ struct SweepShared {
 
 EXPORTED_SIZE(sweep_shared_bytes, SweepShared)
 
+INLINE void clear(Real* sums, Index count) {
+  for (Index i = Index(blockIdx.x) * kThreads + threadIdx.x; i < count; i += Index(gridDim.x) * kThreads)
+    sums[i] = Real(0);
+}
+
 // The gradient of the output before its gate.
 INLINE ChannelReals output_gradient(const ChannelPack& dy, const ChannelPack& z) {
   ChannelReals values;
@@ -43,6 +51,9 @@ INLINE ChannelReals output_gradient(const ChannelPack& dy, const ChannelPack& z)
 
 KERNEL void __launch_bounds__(kThreads, kBlocksPerProcessor) keelback_sweep(const SweepArguments p) {
   SHARED_MEMORY(SweepShared, shared);
+  clear(p.dB, p.grouped);
+  clear(p.dC, p.grouped);
+  clear(p.parameters, p.of_parameters);
   const int thread = threadIdx.x;
   const Place place(p.sizes, blockIdx.x);
   const Seat seat(place, thread);
