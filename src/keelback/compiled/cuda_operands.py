@@ -38,10 +38,15 @@ def addresses(tensors: Iterable[Tensor | None]) -> list[int]:
     return [0 if x is None else x.data_ptr() for x in tensors]
 
 
-def outer_strides(x: Layout | None, axes: int) -> tuple[int, ...]:
-    """Those of all axes but the last; 0 along that of replicas where a tensor lacks it."""
-    found = () if x is None else x.stride[:-1]
+def all_strides(x: Layout | None, axes: int) -> tuple[int, ...]:
+    """Those of so many axes; 0 along that of replicas where a tensor lacks it, and if absent."""
+    found = () if x is None else x.stride
     return (0,) * (axes - len(found)) + found
+
+
+def outer_strides(x: Layout | None, axes: int) -> tuple[int, ...]:
+    """`all_strides` without the last: so many axes."""
+    return all_strides(x, axes + 1)[:-1]
 
 
 def layout_of(x: Tensor) -> Layout:

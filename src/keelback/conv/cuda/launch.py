@@ -16,6 +16,7 @@ from keelback.compiled.cuda_operands import (
     PIECE_BYTES,
     address,
     aligned,
+    all_strides,
     in_packs,
     outer_strides,
 )
@@ -114,7 +115,7 @@ class CudaConv:
             threads = replicas * rows * channels // vector * runs
             weight, bias = self._weight, self._bias
             inputs = {f"sequence {i}": outer_strides(x, 3) for i, x in enumerate(sequences)}
-            parameters = {"weight": _strides(weight, 3), "bias": _strides(bias, 2)}
+            parameters = {"weight": all_strides(weight, 3), "bias": all_strides(bias, 2)}
             launch = Launch(
                 name,
                 ConvConfiguration(
@@ -184,12 +185,6 @@ class CudaConv:
 
 #: What a kernel writes; its argument has that last.
 _OUTPUTS = {"convolve": ("y",), "correlate": ("dx", "partial")}
-
-
-def _strides(parameter: Layout | None, axes: int) -> tuple[int, ...]:
-    """With 0 along the axis of replicas where a parameter lacks it, and for an absent one."""
-    found = parameter.stride if parameter else ()
-    return (0,) * (axes - len(found)) + found
 
 
 def fits_in_piece(x: Layout) -> bool:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import Field, Launch
-from keelback.compiled.cuda_operands import Room, addresses, outer_strides
+from keelback.compiled.cuda_operands import Room, addresses, all_strides, outer_strides
 from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.scan._operands import Operands
-from keelback.scan.cuda.forward import OF_B, OF_U, reset_strides
+from keelback.scan.cuda.forward import OF_B, OF_RESET, OF_U
 from keelback.scan.cuda.plan import CudaPlan
 from keelback.scan.cuda.signature import Addresses, CudaSignature
 
@@ -104,7 +104,7 @@ class BackwardPass:
             "dy": outer_strides(self._dy, OF_U),
             "B": outer_strides(given.B, OF_B),
             "C": outer_strides(given.C, OF_B),
-            "reset": reset_strides(given),
+            "reset": all_strides(given.reset, OF_RESET),
         }
 
     @property

@@ -6,9 +6,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from keelback.compiled.cuda_launch import Launch
-from keelback.compiled.cuda_operands import addresses, outer_strides
-from keelback.compiled.layouts import Blank, Layout
-from keelback.scan._operands import Operands
+from keelback.compiled.cuda_operands import addresses, all_strides, outer_strides
+from keelback.compiled.layouts import Blank
 from keelback.scan.cuda.plan import CudaPlan
 from keelback.scan.cuda.signature import Addresses, CudaSignature
 
@@ -55,7 +54,7 @@ class ForwardPass:
             "z": outer_strides(given.z, OF_U),
             "B": outer_strides(given.B, OF_B),
             "C": outer_strides(given.C, OF_B),
-            "reset": reset_strides(given),
+            "reset": all_strides(given.reset, OF_RESET),
             **dict.fromkeys(("A", "D", "bias", "initial", "y", "last", "states", "totals"), ()),
         }
         return Launch(
@@ -76,7 +75,7 @@ class ForwardPass:
             "delta": outer_strides(given.delta, OF_U),
             "z": outer_strides(given.z, OF_U),
             "C": outer_strides(given.C, OF_B),
-            "reset": reset_strides(given),
+            "reset": all_strides(given.reset, OF_RESET),
             **dict.fromkeys(("A", "bias", "initial", "states", "totals", "y", "last"), ()),
         }
         return Launch(
@@ -121,9 +120,3 @@ class ForwardPass:
 def _addresses(at: Addresses, y: int, last: int, states: int, totals: int) -> Addresses:
     u, delta, A, B, C, D, z, bias, initial, reset = at
     return u, delta, z, B, C, reset, A, D, bias, initial, y, last, states, totals
-
-
-def reset_strides(given: Operands[Layout]) -> tuple[int, ...]:
-    """`Resets` of place.cuh: strides of (replica, row, time)."""
-    found = () if given.reset is None else given.reset.stride
-    return (0,) * (OF_RESET - len(found)) + found
