@@ -113,6 +113,23 @@ def test_absent_operands_are_told_apart(counted: list[Any]) -> None:
     assert len(counted) == 3
 
 
+def test_one_object_for_two_operands(counted: list[Any]) -> None:
+    """Nothing tells such calls, so that they must not push others out."""
+    given = operands()
+    selective_scan(*given)
+    *others, B, _ = operands(9)
+    expected = selective_scan(*others, B, B.clone())
+    for _ in range(20):
+        assert torch.equal(selective_scan(*others, B, B), expected)
+    counted.clear()
+    selective_scan(*given)
+    assert counted == []
+    B.requires_grad_()
+    (dB,) = torch.autograd.grad(selective_scan(*others, B, B).sum(), B)
+    (expected,) = torch.autograd.grad(selective_scan(*others, B, B, backend="reference").sum(), B)
+    torch.testing.assert_close(dB, expected)
+
+
 def test_gradients_are_recognised_by_what_they_require() -> None:
     given = operands()
     selective_scan(*given)

@@ -228,7 +228,10 @@ def _rows(
     case = OPERATORS[name](shape, device, stored)
     ways = {"ours": case.ours, **scan_peers.load_peers(case.peers, required)}
     forward = {way: one.forward for way, one in ways.items()}
-    leave_out_what_fails(forward, name)
+    refused = leave_out_what_fails(forward, name)
+    for peer in required:
+        if f"{peer}, {name}" in refused:
+            raise JobError(f"the {name} of {peer} raises: {refused[f'{peer}, {name}']}")
     _require_same(name, forward)
     for pass_ in passes:
         calls = {way: call_of(ways[way], pass_) for way in forward}

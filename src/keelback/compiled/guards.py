@@ -15,9 +15,11 @@ def _guards_of_pytorch() -> Any:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version > NEWEST:
         return None
-    from torch._C._dynamo import guards
-
-    return guards.TensorGuards
+    try:
+        from torch._C._dynamo import guards
+    except ImportError:
+        return None
+    return getattr(guards, "TensorGuards", None)
 
 
 _GUARDS: Any = _guards_of_pytorch()
@@ -31,8 +33,9 @@ def guard_over(operands: Sequence[Tensor | None]) -> Callable[..., bool]:
     """Tells of other tensors whether they are like these, where none is absent; keeps none of them.
 
     Like are types, shapes, strides, dtypes, devices, whether gradients are required, and dispatch
-    keys, with those that the thread adds: transforms and inference mode are told too. With a newer
-    PyTorch than those tried nothing is like anything.
+    keys, with those that the thread adds: transforms and inference mode are told too. Modes, traces
+    and forward mode are not: ask `is_unwatched` first. With a newer PyTorch than those tried
+    nothing is like anything, and nothing is like operands of which two are one object.
     """
     if _GUARDS is None:
         return none_fit
@@ -74,7 +77,9 @@ class Recent(Generic[T]):
         fits: Callable[..., bool],
         planned: T,
     ) -> None:
-        """Keep what was planned for these operands, whose guard is `fits`."""
+        """Keep what was planned for these operands, whose guard is `fits`, if it can tell them."""
+        if not fits(*[x for x in operands if x is not None]):
+            return
         key = (options, *[x is None for x in operands])
         before = self._kept.get(key, ())
         if len(self._kept) >= _KINDS:

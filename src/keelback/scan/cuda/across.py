@@ -63,7 +63,7 @@ class BackwardPart:
         self.of_start, _ = passed_on(adjoints.flip(1), totals.flip(1), self._given.A)
 
     def gradients(self, of_last: Float[Tensor, "batch channels state"]) -> list[Tensor | None]:
-        """Of the operands from u to delta_bias, given that of the state after the part."""
+        """Of the operands from u to delta_bias, given that of the state after the part; once."""
         if self._scan.sizes.empty:
             present = self._given.differentiable[:-1]
             return [None if x is None else torch.zeros_like(x) for x in present]

@@ -135,7 +135,10 @@ class BackwardPass:
     def reverse(
         self, at: Addresses, swept: Sweep, last_gradient: Tensor | None
     ) -> Operands[Tensor]:
-        """The gradients, by a pass backward from tile to tile; reverse.cu says more."""
+        """The gradients, by a pass backward from tile to tile; reverse.cu says more.
+
+        Once for each sweep, which clears the sums that are added to here.
+        """
         reversing, given, ddelta = swept.reversing, self._scan.given, swept.ddelta
         dz = None if given.z is None else self._scan.like_u()
         dinitial = None if given.initial_state is None else self._scan.like_state()

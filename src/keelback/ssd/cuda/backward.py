@@ -27,6 +27,7 @@ from keelback.ssd.cuda.signature import CudaSignature
 class _Launches(NamedTuple):
     """Of some heads: with a gate, the states first, what is before it, and then the way back."""
 
+    steps: Launch
     states: StatesLaunches
     gate: OutputsLaunch | None
     back: StatesLaunches | None
@@ -55,7 +56,6 @@ class BackwardPass:
         self._in_parts = cut.subsets > 1 or cut.launches > 1
         self._group_sums = Blank((2, cut.subsets, *given.B.shape), torch.float32, scan.device)
         self._like_dt = Blank(given.dt.shape, given.dt.dtype, scan.device)
-        self._find_steps = steps_launch(scan, cut, plan.steps)
         self._ends = ends
         before_gate = dy if plan.gate is None else of_x
         self._launches = [
@@ -66,11 +66,13 @@ class BackwardPass:
         scan, plan = self._scan, self._plan
         cut, given = plan.cut, scan.given
         ahead, back = Walk(given.x, given.B), Walk(before_gate, given.C)
+        steps = steps_launch(scan, cut, plan.steps, launch)
         gradients = self._gradients_launch(launch, before_gate)
         if plan.gate is None:
             both = StatesLaunches(scan, cut, plan.states, launch, ahead, back)
-            return _Launches(both, None, None, gradients)
+            return _Launches(steps, both, None, None, gradients)
         return _Launches(
+            steps,
             StatesLaunches(scan, cut, plan.states, launch, ahead, None),
             OutputsLaunch(scan, cut, launch, plan.gate, dy),
             StatesLaunches(scan, cut, plan.states, launch, None, back),
@@ -128,7 +130,6 @@ class BackwardPass:
         of_segments = tuple(begin + offset for offset in self._sums)
         before_gate = dy.data_ptr() if self._gated is None else begin + self._gated
         x, B, C = given.x.data_ptr(), given.B.data_ptr(), given.C.data_ptr()
-        launch_steps(self._find_steps, given, steps)
         ahead = WalkAt(x, B, address(given.initial_states), states, 0)
         back = WalkAt(before_gate, C, address(dlast), adjoints, address(dinitial))
         parameters = (address(given.A), address(given.dt_bias), address(given.D))
@@ -138,6 +139,7 @@ class BackwardPass:
         )
         mapped = (x, B, C, before_gate) if self._plan.gradients.tiles.wide else ()
         for launches in self._launches:
+            launch_steps(launches.steps, given, steps)
             if launches.gate is None or launches.back is None:
                 launches.states((ahead, back), steps, *of_segments)
             else:

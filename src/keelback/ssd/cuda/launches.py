@@ -14,7 +14,7 @@ THREADS_OF_WARP = 32
 
 
 class StepsAt(NamedTuple):
-    """`Steps` of places.cuh: (row, head, chunk, field, step) and, for the resets, (row, time)."""
+    """`Steps` of places.cuh: (row, slot, chunk, field, step) and, for the resets, (row, time)."""
 
     numbers: int
     firsts: int
@@ -23,7 +23,7 @@ class StepsAt(NamedTuple):
     def in_room(cls, room: Room, scan: CudaSignature, cut: Cut, tiles: Tiles) -> "StepsAt":
         """Their offsets."""
         sizes, padded = scan.sizes, cut.chunks * cut.chunk
-        numbers = room.take(sizes.batch * sizes.heads * padded * tiles.step_fields)
+        numbers = room.take(sizes.batch * cut.slots * padded * tiles.step_fields)
         return cls(numbers, room.take(sizes.batch * padded if scan.given.reset is not None else 0))
 
     def moved(self, start: int) -> "StepsAt":
@@ -31,8 +31,10 @@ class StepsAt(NamedTuple):
         return StepsAt(self.numbers + start, self.firsts + start)
 
 
-def steps_launch(scan: CudaSignature, cut: Cut, configuration: StepsConfiguration) -> Launch:
-    """Step sizes and decays of every step, from dt, A, bias, reset to steps; steps.cu says more."""
+def steps_launch(
+    scan: CudaSignature, cut: Cut, configuration: StepsConfiguration, launch: int = 0
+) -> Launch:
+    """Step sizes and decays of all steps of a launch's heads; steps.cu says more."""
     given, sizes = scan.given, scan.sizes
     warps = configuration.threads // THREADS_OF_WARP
     reset = (0, 0) if given.reset is None else given.reset.stride
@@ -40,9 +42,9 @@ def steps_launch(scan: CudaSignature, cut: Cut, configuration: StepsConfiguratio
         "steps",
         configuration,
         scan.device.index,
-        sizes.batch * cut.chunks * -(-sizes.heads // warps),
+        sizes.batch * cut.chunks * -(-cut.slots_of(launch) // warps),
         configuration.threads,
-        cut.sizes(),
+        cut.sizes(launch),
         {
             "dt": given.dt.stride,
             "A": (),
@@ -133,7 +135,7 @@ def sums_of_segments(cut: Cut, plan: StatesPlan, walks: int) -> tuple[int, int]:
     if plan.segments == 1:
         return 0, 0
     configuration = plan.configuration
-    blocks = walks * plan.segments * plan.blocks_of_segment(cut)
+    blocks = walks * (plan.segments - 1) * plan.blocks_of_segment(cut)
     numbers = configuration.heads * configuration.tiles.head_tile * configuration.state_tile
     return blocks * numbers, blocks * configuration.heads
 

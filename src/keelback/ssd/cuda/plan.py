@@ -68,8 +68,12 @@ class Cut:
 
     @property
     def slots(self) -> int:
-        """Heads of a launch, some of which may be absent."""
-        return self.shape.groups * self.subsets * self.heads
+        """Heads of a launch, some of which may be absent; the last launch may have fewer."""
+        return self.slots_of(0)
+
+    def slots_of(self, launch: int) -> int:
+        """Those of one launch."""
+        return self.shape.groups * self.subsets_of(launch) * self.heads
 
     def subsets_of(self, launch: int) -> int:
         """Subsets of a launch: the last one may have fewer."""

@@ -20,7 +20,7 @@ struct ChunkSteps {
 
 constexpr int kStepFields = 6;
 
-// The same for all, (row, head, chunk, field, step). `firsts` (row, time) has the last step of the chunk, up to this
+// The same for all, (row, head of the launch, chunk, field, step). `firsts` (row, time) has the last step of the chunk, up to this
 // one, that is reset; or -1.
 struct Steps {
   const float* fields;
@@ -30,8 +30,14 @@ struct Steps {
 // The states of a (row, chunk, head of the launch): (head_dim, state), filled up to whole tiles, in blocks.
 constexpr Index kStateNumbers = Index(kHeadTiles) * kHeadTile * kPaddedStates;
 
+INLINE int slots_of_group(const Sizes& sizes) { return sizes.subsets * sizes.heads_per_subset; }
+
+INLINE int slots_of(const Sizes& sizes) { return sizes.groups * slots_of_group(sizes); }
+
 INLINE Index steps_of(const Sizes& sizes, int row, int head, int chunk) {
-  return ((Index(row) * sizes.heads + head) * sizes.chunks + chunk) * (kStepFields * kChunk);
+  const int group = head / sizes.heads_per_group;
+  const int slot = group * slots_of_group(sizes) + head - group * sizes.heads_per_group - sizes.first_head;
+  return ((Index(row) * slots_of(sizes) + slot) * sizes.chunks + chunk) * (kStepFields * kChunk);
 }
 
 // The heads of one subset of one group, for a launch in which all are numbered without gaps.
@@ -49,5 +55,3 @@ struct Heads {
     return (group * sizes.subsets + subset) * sizes.heads_per_subset + head;
   }
 };
-
-INLINE int slots_of(const Sizes& sizes) { return sizes.groups * sizes.subsets * sizes.heads_per_subset; }

@@ -23,8 +23,8 @@ struct StatesArguments {
   int segments, chunks_per_segment, first_direction, walk;  // 0 ahead, 1 back
   Walk ahead, back;
   Steps steps;
-  float* sums;    // (direction, segment, block of a segment, warp and what it adds)
-  float* decays;  // (direction, segment, block of a segment, head of the block)
+  float* sums;    // (direction, segment but the last, block of a segment, warp and what it adds)
+  float* decays;  // (direction, segment but the last, block of a segment, head of the block)
 };
 
 constexpr int kThreads = kWarps * 32;
@@ -154,7 +154,7 @@ INLINE void write_end(States& sums, const StatesArguments& p, const Walk& walk, 
 constexpr int kSumsOfThread = kRowTiles * kColumnTiles * 8;
 
 INLINE Index number_of(const StatesArguments& p, const StatesPlace& place, int segment) {
-  return (Index(place.direction) * p.segments + segment) * place.blocks + place.block;
+  return (Index(place.direction) * (p.segments - 1) + segment) * place.blocks + place.block;
 }
 
 INLINE Pack<float, 4>* sums_of(const StatesArguments& p, const StatesPlace& place, int segment, int warp, int lane) {

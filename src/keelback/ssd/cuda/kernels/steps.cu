@@ -1,5 +1,5 @@
 // What is known of each step before anything is multiplied: see ChunkSteps. A block has a chunk of kWarps heads of one
-// row, one to a warp, whose lanes have some consecutive steps each.
+// row and the launch, one to a warp, whose lanes have some consecutive steps each.
 #include "places.cuh"
 
 constexpr int kWarps = 8;
@@ -27,10 +27,12 @@ INLINE float power(double log) { return power_of_two(static_cast<float>(log)); }
 KERNEL void __launch_bounds__(kWarps * 32) keelback_steps(const StepsArguments p) {
   let_next_begin();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int of_heads = blockIdx.x % ((p.sizes.heads + kWarps - 1) / kWarps), head = of_heads * kWarps + warp;
-  const int of_rows = blockIdx.x / ((p.sizes.heads + kWarps - 1) / kWarps);
+  const int slots = slots_of(p.sizes), of_group = slots_of_group(p.sizes), blocks = (slots + kWarps - 1) / kWarps;
+  const int slot = blockIdx.x % blocks * kWarps + warp, of_rows = blockIdx.x / blocks;
   const int row = of_rows / p.sizes.chunks, chunk = of_rows % p.sizes.chunks;
-  if (head >= p.sizes.heads) return;
+  const int in_group = p.sizes.first_head + slot % of_group;
+  if (slot >= slots || in_group >= p.sizes.heads_per_group) return;
+  const int head = slot / of_group * p.sizes.heads_per_group + in_group;
   const int time = chunk * kChunk + lane * kSteps;
 
   int firsts[kSteps];
@@ -53,7 +55,7 @@ KERNEL void __launch_bounds__(kWarps * 32) keelback_steps(const StepsArguments p
     before = from_lower_lane(before, 1);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) firsts[i] = firsts[i] < 0 && lane > 0 ? before : firsts[i];
-    if (head == 0) {
+    if (slot == 0) {
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) p.firsts[Index(row) * p.sizes.chunks * kChunk + time + i] = firsts[i];
     }
