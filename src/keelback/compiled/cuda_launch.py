@@ -1,13 +1,14 @@
 """A kernel's launch with all but its tensors' addresses worked out beforehand."""
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from keelback.compiled import cuda_driver
 from keelback.compiled.cuda_driver import Compilable
+from keelback.compiled.cuda_operands import PIECE_BYTES
 from keelback.compiled.layouts import Layout
 
 Field: TypeAlias = int | Sequence[int]
@@ -150,3 +151,23 @@ class ShortLaunch:
     def __call__(self, addresses: Iterable[int]) -> None:
         """Run the kernel over tensors at these addresses."""
         self._kernel.launch(self._blocks, self._threads, self._pack(*addresses) + self._rest)
+
+
+class ByPieces:
+    """A launch for tensors that begin where a piece may, and another for others, each made once.
+
+    Args:
+        make: Makes the launch, given whether they do.
+    """
+
+    def __init__(self, make: Callable[[bool], ShortLaunch]) -> None:
+        self._make = make
+        self._made: dict[bool, ShortLaunch] = {}
+
+    def __call__(self, addresses: Iterable[int], joined: int) -> None:
+        """Run the kernel; `joined` has the bits of all addresses that count."""
+        in_pieces = not joined % PIECE_BYTES
+        launch = self._made.get(in_pieces)
+        if launch is None:
+            launch = self._made[in_pieces] = self._make(in_pieces)
+        launch(addresses)

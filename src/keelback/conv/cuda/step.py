@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_header import header_text
-from keelback.compiled.cuda_launch import ShortLaunch
-from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
+from keelback.compiled.cuda_launch import ByPieces, ShortLaunch
+from keelback.compiled.cuda_operands import addresses
 from keelback.compiled.layouts import Blank, Layout
 from keelback.compiled.state_packs import LARGEST
 from keelback.conv.cuda.launch import fits_in_piece
@@ -57,25 +57,17 @@ class CudaConvStep:
         self._given, self._silu = given, silu
         x: Any = given[0]
         self._y = Blank(x.shape, x.dtype, x.device)
+        self._launch = ByPieces(self._made)
 
     def run(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The output."""
         y = self._y()
         places = addresses((state, x, weight, bias, y))
-        by_pieces = not (places[0] | places[2]) % PIECE_BYTES
-        (self._aligned if by_pieces else self._others)(places)
+        self._launch(places, places[0] | places[2])
         torch.autograd.graph.increment_version(state)
         return y
 
-    @cached_property
-    def _aligned(self) -> ShortLaunch:
-        return self._launch(True)
-
-    @cached_property
-    def _others(self) -> ShortLaunch:
-        return self._launch(False)
-
-    def _launch(self, aligned: bool) -> ShortLaunch:
+    def _made(self, aligned: bool) -> ShortLaunch:
         """For states and weights that begin where a piece may, or for others."""
         given: Any = self._given
         x, state, weight, bias = given

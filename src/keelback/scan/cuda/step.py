@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import STORED_TYPES, header_text
-from keelback.compiled.cuda_launch import ShortLaunch
+from keelback.compiled.cuda_launch import ByPieces, ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
 from keelback.compiled.layouts import Blank, Layout, row_major
 from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, packs_of
@@ -80,6 +80,7 @@ class CudaStep:
         self._after = Blank(state.shape, self._kept, u.device)
         self._y = Blank(u.shape, u.dtype, u.device)
         self._empty = 0 in u.shape
+        self._launch = ByPieces(self._made)
 
     def advance(self, operands: Operands[Tensor]) -> tuple[Tensor, Tensor]:
         """Output and new state; in place, that is the state itself, overwritten."""
@@ -91,21 +92,12 @@ class CudaStep:
         if self._empty:
             return y, after
         places = addresses((before, *operands[:8], after, y))
-        by_pieces = not (places[0] | places[3] | places[4] | places[5]) % PIECE_BYTES
-        (self._aligned if by_pieces else self._others)(places)
+        self._launch(places, places[0] | places[3] | places[4] | places[5])
         if self._in_place:
             torch.autograd.graph.increment_version(state)
         return y, after
 
-    @cached_property
-    def _aligned(self) -> ShortLaunch:
-        return self._launch(True)
-
-    @cached_property
-    def _others(self) -> ShortLaunch:
-        return self._launch(False)
-
-    def _launch(self, aligned: bool) -> ShortLaunch:
+    def _made(self, aligned: bool) -> ShortLaunch:
         """For a state, A, B and C that begin where a piece may, or for others."""
         u, _, A, B, C, D, z, delta_bias = self._given[:8]
         real, before = _real(u.dtype), self._before

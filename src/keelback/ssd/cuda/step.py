@@ -10,7 +10,7 @@ from torch import Tensor
 from keelback.compiled.checks import HALF
 from keelback.compiled.cuda_driver import processors_of
 from keelback.compiled.cuda_header import header_text
-from keelback.compiled.cuda_launch import ShortLaunch
+from keelback.compiled.cuda_launch import ByPieces, ShortLaunch
 from keelback.compiled.cuda_operands import PIECE_BYTES, addresses
 from keelback.compiled.layouts import Blank, Layout
 from keelback.compiled.state_packs import ENOUGH_THREADS, LARGEST, MOST_ROWS, WARP, packs_of
@@ -74,6 +74,7 @@ class CudaStep:
         x, before = given.x, _states_of(given)
         self._y = Blank(x.shape, x.dtype, x.device)
         self._states = Blank(before.shape, torch.float32, x.device)
+        self._launch = ByPieces(self._made)
         self._after = before
         if not in_place:
             self._after = before.in_row_major_order()._replace(dtype=torch.float32)
@@ -85,21 +86,12 @@ class CudaStep:
         after: Tensor = before if self._in_place else self._states()
         y = self._y()
         places = addresses((before, x, dt, A, B, C, D, z, bias, after, y))
-        by_pieces = not (places[0] | places[4] | places[5] | places[9]) % PIECE_BYTES
-        (self._aligned if by_pieces else self._others)(places)
+        self._launch(places, places[0] | places[4] | places[5] | places[9])
         if self._in_place:
             torch.autograd.graph.increment_version(before)
         return y, after
 
-    @cached_property
-    def _aligned(self) -> ShortLaunch:
-        return self._launch(True)
-
-    @cached_property
-    def _others(self) -> ShortLaunch:
-        return self._launch(False)
-
-    def _launch(self, aligned: bool) -> ShortLaunch:
+    def _made(self, aligned: bool) -> ShortLaunch:
         """For operands that all begin where a piece may, or for others."""
         given, before, after = self._given, _states_of(self._given), self._after
         x, dt, A, B, C, D, z, bias = given[:8]
