@@ -22,12 +22,6 @@ def in_packs(x: Layout) -> bool:
     return all(stride % PACK == 0 for stride in x.stride[:-1])
 
 
-def aligned(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all tensors begin where a pack may."""
-    gaps = [x.data_ptr() % (PACK * x.element_size()) for x in tensors if x is not None]
-    return not any(gaps)
-
-
 def address(tensor: Tensor | None) -> int:
     """Where a tensor's data lies; 0 stands for an absent one."""
     return 0 if tensor is None else tensor.data_ptr()

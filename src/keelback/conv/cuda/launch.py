@@ -15,9 +15,9 @@ from keelback.compiled.cuda_operands import (
     PACK,
     PIECE_BYTES,
     address,
-    aligned,
     all_strides,
     in_packs,
+    layout_of,
     outer_strides,
 )
 from keelback.compiled.layouts import Blank, Layout, Signature, layouts_of
@@ -165,17 +165,16 @@ class CudaConv:
         assert dy is not None
         x, dy = _adjacent(given.x), _adjacent(dy)
         weight = given.weight.data_ptr()
-        of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
-        launch, runs = self._launch(
-            "correlate", aligned((x, dy)), not weight % PIECE_BYTES, self.x, of_dy
-        )
+        at_x, at_dy = x.data_ptr(), dy.data_ptr()
+        fits, in_piece = not (at_x | at_dy) % self._pack_bytes, not weight % PIECE_BYTES
+        launch, runs = self._launch("correlate", fits, in_piece, self.x, layout_of(dy))
         _, rows, _, channels = self._sizes
         taps = self._width * channels
         size = taps if given.bias is None else taps + channels
         partial = torch.empty(
             *self._replicas, rows * runs, size, dtype=self._real, device=self._device
         )
-        read = (x.data_ptr(), dy.data_ptr(), weight, address(given.bias))
+        read = (at_x, at_dy, weight, address(given.bias))
         launch((*read, dx.data_ptr(), partial.data_ptr()))
         total = partial.sum(-2)  # Of weight and bias, whose gradients then share their memory.
         dweight = total[..., :taps].unflatten(-1, (channels, self._width)).to(given.weight.dtype)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.compiled.cuda_operands import addresses
+from keelback.compiled.cuda_operands import addresses, layout_of
 from keelback.compiled.decay import decay_over, decayed
-from keelback.compiled.layouts import Layout, signature_of
+from keelback.compiled.layouts import signature_of
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.backward import BackwardPass
 from keelback.scan.cuda.launch import CudaScan, prepare
@@ -54,10 +54,9 @@ class BackwardPart:
             self.of_start = torch.zeros_like(start)
             return
         dy = self._scan.adjacent(dy)
-        of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
         self._at = addresses(self._given)
         plan = self._scan.backward_pass(self._at, dy).plan
-        self._pass = BackwardPass(self._scan, plan, of_dy, in_spans=True)
+        self._pass = BackwardPass(self._scan, plan, layout_of(dy), in_spans=True)
         self._swept = self._pass.sweep(self._at, dy)
         adjoints, totals = self._pass.adjoints(self._swept)
         self.of_start, _ = passed_on(adjoints.flip(1), totals.flip(1), self._given.A)

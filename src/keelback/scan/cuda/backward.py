@@ -32,7 +32,7 @@ class Sweep(NamedTuple):
     ddelta: Tensor
     scratch: Tensor | None
     tile_states: int
-    passed: tuple[int, ...]
+    passed: list[int]
     reversing: "_Reversing"
     sums: tuple[Tensor, Tensor, Tensor]
 
@@ -50,17 +50,15 @@ class BackwardPass:
         self.plan, self._scan, self._dy = plan, scan, dy
         sizes, A, u = scan.sizes, scan.given.A, scan.given.u
         self._spanned = in_spans or plan.spans > 1
-        self._passes_tensors = in_spans or (self._spanned and not letters_fit(plan, u.dtype))
         spans = (sizes.sequences, plan.spans, sizes.channels)
         self._rows, kept = _tile_state_rows(plan, u)
         room, width = Room(), A.dtype.itemsize
-        self._parts = {}
-        if kept:
-            self._parts["tile_states"] = room.take(kept, u.dtype.itemsize)
-        if self._passes_tensors:
-            for name in ("states", "adjoints"):
-                self._parts[name] = room.take(math.prod(spans) * sizes.states, width)
-            self._parts["totals"] = room.take(math.prod(spans), width)
+        self._tile_states = room.take(kept, u.dtype.itemsize) if kept else None
+        self._passed: list[int] = []
+        if in_spans or (self._spanned and not letters_fit(plan, u.dtype)):
+            numbers = math.prod(spans)
+            of_passed = (numbers * sizes.states, numbers * sizes.states, numbers)
+            self._passed = [room.take(count, width) for count in of_passed]
         self._scratch = Blank((room.bytes,), torch.uint8, scan.device) if room.bytes else None
         self._spans = spans
         self._reversing: dict[bool, _Reversing] = {}
@@ -70,9 +68,8 @@ class BackwardPass:
         du, ddelta = self._scan.like_u(), self._scan.like_u()
         scratch = None if self._scratch is None else self._scratch()
         begin = 0 if scratch is None else scratch.data_ptr()
-        parts = {name: begin + offset for name, offset in self._parts.items()}
-        tile_states = parts.get("tile_states") or du.data_ptr()
-        passed = tuple(parts.get(name, 0) for name in ("states", "adjoints", "totals"))
+        tile_states = du.data_ptr() if self._tile_states is None else begin + self._tile_states
+        passed = [begin + offset for offset in self._passed] or [0, 0, 0]
         reversing = self._reverse_pass()
         sums = reversing.sums()
         u, delta, A, B, C, _, z, bias, initial, reset = at
@@ -84,15 +81,17 @@ class BackwardPass:
 
     def adjoints(self, swept: Sweep) -> tuple[Tensor, Tensor]:
         """Those of a sweep, and the sums of step sizes, where its spans pass them on in tensors."""
-        dtype = self._scan.given.A.dtype
-        shapes = {"adjoints": (*self._spans, self._scan.sizes.states), "totals": self._spans}
-        assert swept.scratch is not None
-        adjoints, totals = (
-            swept.scratch[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
-            for name, shape in shapes.items()
-            for begin in (self._parts[name],)
-        )
-        return adjoints, totals
+        dtype, (_, adjoints, totals) = self._scan.given.A.dtype, self._passed
+        scratch = swept.scratch
+        assert scratch is not None
+
+        def numbers(begin: int, *shape: int) -> Tensor:
+            return (
+                scratch[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+            )
+
+        of_states = numbers(adjoints, *self._spans, self._scan.sizes.states)
+        return of_states, numbers(totals, *self._spans)
 
     def _inputs(self) -> dict[str, Field]:
         """What both kernels begin with."""

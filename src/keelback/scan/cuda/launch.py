@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from keelback.compiled.cuda_driver import processors_of
-from keelback.compiled.cuda_operands import addresses
+from keelback.compiled.cuda_operands import addresses, layout_of
 from keelback.compiled.layouts import Layout, Signature, layouts_of
 from keelback.scan._operands import Operands
 from keelback.scan.cuda.backward import BackwardPass
@@ -37,7 +37,7 @@ class CudaScan(CudaSignature):
         """The backward pass over operands that lie there; channels of dy are adjacent."""
         key = (*self.alignment(at, dy.data_ptr()), dy.stride())
         if key not in self._backward:
-            of_dy = Layout(dy.shape, dy.stride(), dy.dtype, dy.device)
+            of_dy = layout_of(dy)
             traits = self.traits(*key[:2], of_dy)
             plan = plan_of(traits, processors_of(self.device), BACKWARD)
             self._backward[key] = BackwardPass(self, plan, of_dy)
