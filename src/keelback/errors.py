@@ -75,6 +75,16 @@ def nearest(name: str, names: "list[str] | tuple[str, ...]") -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type if it says nothing.
+
+    Examples:
+        >>> first_line(RuntimeError("no memory\\nmore"))
+        'no memory'
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def in_one_line(error: BaseException) -> str:
     """Any error in one line of printable text: its type, and what it says of itself.
 

@@ -15,7 +15,7 @@ from keelback.benchmarks.family_sizes import TINY, realistic
 from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.timing import interleaved_medians
 from keelback.benchmarks.worker import Worker
-from keelback.errors import InputError
+from keelback.errors import InputError, first_line
 from keelback.integrations import use_in_transformers
 
 PASSES = ("forward", "forward+backward")
@@ -114,7 +114,7 @@ def measured(family: str, trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             yield name, _part(name, family, model, trial)
         except Exception as error:  # What transformers cannot do with a model leaves the rest.
-            yield name, {"failed": (str(error) or type(error).__name__).splitlines()[0]}
+            yield name, {"failed": first_line(error)}
 
 
 def _part(name: str, family: str, model: Any, trial: Trial) -> dict[str, Any]:

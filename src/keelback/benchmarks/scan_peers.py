@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from keelback.benchmarks.scan_inputs import Inputs
-from keelback.errors import InputError
+from keelback.errors import InputError, first_line
 from keelback.extras import EXTRAS
 from keelback.scan import selective_scan
 
@@ -174,7 +174,7 @@ def leave_out_what_fails(runs: dict[str, Callable[[], Any]], what: str) -> dict[
         except Exception as error:
             if name == "ours":
                 raise
-            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            message = first_line(error)
             refused[f"{name}, {what}"] = message
             print(f"refused: {name}, {what} ({message})", file=sys.stderr)
             del runs[name]

@@ -19,7 +19,7 @@ from keelback.benchmarks.benchmark import Benchmark, Found, Group
 from keelback.benchmarks.scan_inputs import dtype_named
 from keelback.benchmarks.scan_speed import versions
 from keelback.benchmarks.timing import SLOW, interleaved_medians
-from keelback.errors import InputError, JobError
+from keelback.errors import InputError, JobError, first_line
 from keelback.integrations import Replacement, use_in_transformers
 
 FAMILIES = ("mamba", "mamba2")
@@ -309,7 +309,7 @@ def _milliseconds(
         except (RuntimeError, NotImplementedError) as error:
             if name == "keelback" or isinstance(error, JobError):
                 raise
-            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            message = first_line(error)
             refused[f"{name}, {what}"] = message
             print(f"refused: {name}, {what} ({message})", file=sys.stderr)
             continue

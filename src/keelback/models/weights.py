@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keelback.errors import InputError
+from keelback.errors import InputError, first_line
 from keelback.files import parsed_json, replacing
 from keelback.models._registry import MODELS, model_config, require_room
 from keelback.models.selective_ssm import SelectiveClassifier, SelectiveSSMConfig
@@ -204,7 +204,7 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
         TypeError,
         AttributeError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{path} cannot be read as a PyTorch state dict: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} is not a state dict: expected a dict of tensors")
