@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from keelback import conv, scan
 from keelback.compiled import guards
-from keelback.compiled.guards import guard_over
+from keelback.compiled.guards import Recent, guard_over
 from keelback.compiled.layouts import signature_of
 from keelback.errors import InputError
 from keelback.scan._op import _CALLS, _STEPS
@@ -78,31 +78,38 @@ def test_newer_pytorch_than_tried_recognises_nothing(monkeypatch: pytest.MonkeyP
     assert not guard_over([x])(x)
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Calls that were not recognised, by their signatures."""
-    _CALLS._recent.clear()
-    found: list[Any] = []
-    plan = _CALLS._prepared
+def counting(monkeypatch: pytest.MonkeyPatch, calls: Any, name: str) -> list[tuple[Any, ...]]:
+    """Signatures and options of calls that were not recognised, which the method `name` plans."""
+    found: list[tuple[Any, ...]] = []
+    plan = getattr(calls, name)
 
-    def counting(signature: Any, *others: Any) -> Any:
-        found.append(signature)
-        return plan(signature, *others)
+    def planned(*arguments: Any) -> Any:
+        found.append(arguments)
+        return plan(*arguments)
 
-    monkeypatch.setattr(_CALLS, "_prepared", counting)
+    monkeypatch.setattr(calls, "_recent", Recent())
+    monkeypatch.setattr(calls, name, planned)
     return found
 
 
-def test_like_calls_are_recognised(counted: list[Any]) -> None:
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Of scans."""
+    return counting(monkeypatch, _CALLS, "_prepared")
+
+
+def test_like_calls_are_recognised(counted: list[tuple[Any, ...]]) -> None:
     first, longer = operands(), operands(9)
     y = selective_scan(*first)
     assert torch.equal(selective_scan(*first), y)
     selective_scan(*longer)
     selective_scan(*first)
-    assert counted == [signature_of([*x, *[None] * 5]) for x in (first, longer)]
+    assert [signature for signature, *_ in counted] == [
+        signature_of([*x, *[None] * 5]) for x in (first, longer)
+    ]
 
 
-def test_absent_operands_are_told_apart(counted: list[Any]) -> None:
+def test_absent_operands_are_told_apart(counted: list[tuple[Any, ...]]) -> None:
     """D and the bias of the step sizes have the same shape."""
     given, vector = operands(), torch.full((6,), 0.5)
     for _ in range(2):
@@ -113,7 +120,7 @@ def test_absent_operands_are_told_apart(counted: list[Any]) -> None:
     assert len(counted) == 3
 
 
-def test_one_object_for_two_operands(counted: list[Any]) -> None:
+def test_one_object_for_two_operands(counted: list[tuple[Any, ...]]) -> None:
     """Nothing tells such calls, so that they must not push others out."""
     given = operands()
     selective_scan(*given)
@@ -165,27 +172,20 @@ def test_saved_tensors_that_hooks_move() -> None:
 
 def test_steps_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside autograd; with a gradient, and for operands that do not fit, as the first time."""
-    found: list[Any] = []
-    plan = _STEPS._plan
-
-    def counting(signature: Any, *options: Any) -> Any:
-        found.append(options)
-        return plan(signature, *options)
-
-    monkeypatch.setattr(_STEPS, "_plan", counting)
+    found = counting(monkeypatch, _STEPS, "_plan")
     u, delta, A, B, C = operands()
     given = [torch.randn(2, 6, 3), u[:, 0], delta[:, 0], A, B[:, 0], C[:, 0]]
     y, after = selective_scan_step(*given)
     for _ in range(3):
         assert torch.equal(selective_scan_step(*given)[0], y)
-    assert found == [(False, False)]
+    assert [options for _, *options in found] == [[False, False]]
     given[1] = given[1].clone().requires_grad_()
     assert selective_scan_step(*given)[0].requires_grad
     with torch.no_grad():
         for _ in range(2):
             assert torch.equal(selective_scan_step(*given)[1], after)
     assert selective_scan_step(*given)[0].requires_grad
-    assert found == [(False, False)] * 2
+    assert [options for _, *options in found] == [[False, False]] * 2
     for _ in range(2):
         with pytest.raises(InputError, match="state has shape"):
             selective_scan_step(given[0][:, 1:], *given[1:])

@@ -121,8 +121,3 @@ class Steps:
         if call is not None:
             self._recent.add(options, operands, guard_over(operands), call)
         return call
-
-    def clear(self) -> None:
-        """Forget all calls."""
-        self._plan.cache_clear()
-        self._recent.clear()

@@ -85,7 +85,3 @@ class Recent(Generic[T]):
         if len(self._kept) >= _KINDS:
             self._kept.clear()
         self._kept[key] = ((fits, planned), *before[: _PLANS - 1])
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._kept.clear()
