@@ -117,7 +117,8 @@ INLINE void split_decays(GradientsChannelsShared& shared, int warp, const Seat& 
     for (int row = 0; row < kChunk / 8; ++row) {
       const int step = row * 8 + seat.row;
       const Pair log = pair_of(&shared.logs[step][column]), all = pair_of(&shared.logs[row / 2 * 16 + 15][column]);
-      const Pair q = numbers_of(shared.q, row, block, seat), k = numbers_of(shared.k, row, block, seat), entering = power_of_two(log);
+      const Pair q = numbers_of(shared.q, row, block, seat) * shared.steps.q_factors[step], entering = power_of_two(log);
+      const Pair k = numbers_of(shared.k, row, block, seat) * shared.steps.k_factors[step];
       set_numbers(shared.entered_q, row, block, seat, q * entering);
       set_numbers(shared.entered_k, row, block, seat, k * entering * -shared.steps.beta[step]);
       set_numbers(shared.leaving, row, block, seat, k * power_of_two(all - log));
@@ -207,11 +208,12 @@ INLINE void add_to_pair(float (&sums)[2][4], int n, int i, const Pair& pair) { s
 INLINE void find_exactly(ExactSums& found, const GradientsChannelsShared& shared, int rows, int column, const Seat& seat) {
 #pragma unroll 1
   for (int other = rows * 16; other < rows * 16 + 16; ++other) {
-    const float beta = shared.steps.beta[other];
+    const float beta = shared.steps.beta[other], of_q = shared.steps.q_factors[other], of_k = shared.steps.k_factors[other];
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int at = column + n * 8 + seat.column;
-      const Pair q = numbers_at(shared.q, other, at), k = numbers_at(shared.k, other, at), log = pair_of(&shared.logs[other][at]);
+      const Pair q = numbers_at(shared.q, other, at) * of_q, k = numbers_at(shared.k, other, at) * of_k;
+      const Pair log = pair_of(&shared.logs[other][at]);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int step = rows * 16 + i * 8 + seat.row;
@@ -248,7 +250,8 @@ INLINE void finish_sums(KeySums& sums, GradientsChannelsShared& shared, float (&
       for (int i = 0; i < 2; ++i) {
         const int row = rows * 2 + i, step = row * 8 + seat.row;
         const Pair log = pair_of(&shared.logs[step][at]), entering = power_of_two(log), leaving = power_of_two(all - log);
-        const Pair q = numbers_of(shared.q, row, block, seat), k = numbers_of(shared.k, row, block, seat);
+        const Pair q = numbers_of(shared.q, row, block, seat) * shared.steps.q_factors[step];
+        const Pair k = numbers_of(shared.k, row, block, seat) * shared.steps.k_factors[step];
         const Pair of_queries = pair_in(sums.of_states[0][tile], n, i) * rising, of_read = pair_in(sums.of_states[1][tile], n, i) * rising;
         const Pair of_written = pair_in(sums.of_adjoints[tile], n, i);
         const Pair exact_queries = pair_in(exactly.of_queries, n, i), exact_read = pair_in(exactly.read, n, i);
@@ -317,8 +320,6 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients_channels(const GRI
   find_logs(shared.logs, shared.blocks, p, place, thread);
   arrive_with_copies<kStages>();
   if constexpr (kWide) wait_for_bytes(shared.operands, 0);
-  scale_rows_of(shared.q, shared.steps.q_factors, thread);
-  scale_rows_of(shared.k, shared.steps.k_factors, thread);
 
   KeySums sums;
   float driven[2] = {};
@@ -360,8 +361,8 @@ KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients_channels(const GRI
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int step = rows * 16 + i * 8 + seat.row;
-      along_q[i] = size > 0.0f ? sum_of_parts(shared, kQueries, step) / size : 0.0f;
-      along_k[i] = sum_of_parts(shared, kKeys, step);
+      along_q[i] = size > 0.0f ? sum_of_parts(shared, kQueries, step) / size * shared.steps.q_factors[step] : 0.0f;
+      along_k[i] = sum_of_parts(shared, kKeys, step) * shared.steps.k_factors[step];
     }
   }
   write_rows(p.dq, p, place, sums.of_states[0], shared.q, shared.steps.q_factors, along_q, rows, column, seat);

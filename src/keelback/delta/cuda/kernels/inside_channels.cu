@@ -34,7 +34,10 @@ struct InsideChannelsShared {
   Operand<kChunk, kKey> k, q;
   union {  // one after the other
     Logs logs;
-    Tile<kChunk, kKey> leaving;  // k times the decays to the end of its block
+    // k times the decays to the end of its block, and what rounding takes from them
+    struct {
+      Tile<kChunk, kKey> leaving, lost;
+    };
     struct {
       Rows lower, inverse;
     };
@@ -73,6 +76,23 @@ INLINE void add_exactly(float (&scores)[2][4], const InsideChannelsShared& share
   }
 }
 
+// What rounding took from two numbers.
+INLINE Words lost_by(const Words& words, float low, float high) {
+  return split(left_of(low, words.low()), left_of(high, words.high()));
+}
+
+// The columns of a left factor times what decays rise by over their block, each as a sum of two numbers.
+INLINE void raise(Fragment& risen, Fragment& rest, const Fragment& left, const float* rising, const Seat& seat) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const Pair factors = pair_of(rising + i / 2 * 8 + seat.column);
+    const Words words = {{left.at[0][i]}};
+    const Pair pair = Pair{{words.low(), words.high()}} * factors;
+    const Words most = split(pair.at[0], pair.at[1]);
+    risen.at[0][i] = most.plane[0], rest.at[0][i] = lost_by(most, pair.at[0], pair.at[1]).plane[0];
+  }
+}
+
 // A warp has every kWarps-th block of eight keys.
 constexpr int kBlocksOfWarp = (kKey / 8 + kWarps - 1) / kWarps;
 
@@ -84,7 +104,7 @@ INLINE void split_decays(InsideChannelsShared& shared, const InsideChannelsArgum
   const Index place = number * (kChunk * kKey) + warp * kBlockNumbers + lane * 2;
   Stored *entered_k = p.entered_k + place, *entered_q = p.entered_q + place, *left_k = p.left_k + place;
   Pair before[kBlocksOfWarp], after[kBlocksOfWarp][kRowBlocks];
-  Words leaving[kBlocksOfWarp][kChunk / 8];
+  Words leaving[kBlocksOfWarp][kChunk / 8], lost[kBlocksOfWarp][kChunk / 8];
 #pragma unroll
   for (int i = 0; i < kBlocksOfWarp; ++i) {
     const int block = i * kWarps + warp, column = block * 8 + seat.column;
@@ -108,6 +128,7 @@ INLINE void split_decays(InsideChannelsShared& shared, const InsideChannelsArgum
       set_numbers(shared.k, row, block, seat, k_here);
       set_numbers(shared.q, row, block, seat, q_here);
       leaving[i][row] = split(left.at[0], left.at[1]);
+      lost[i][row] = lost_by(leaving[i][row], left.at[0], left.at[1]);
       constexpr int kRow = kKey / 8 * kBlockNumbers;
       Pair from_start = before[i], to_end = after[i][rows];
       if constexpr (kHasReset) from_start = from_start * reached, to_end = to_end * reaching;
@@ -130,7 +151,9 @@ INLINE void split_decays(InsideChannelsShared& shared, const InsideChannelsArgum
   for (int i = 0; i < kBlocksOfWarp; ++i)
 #pragma unroll
     for (int row = 0; row < kChunk / 8; ++row) {
-      if (i * kWarps + warp < kKey / 8) shared.leaving.set(row, i * kWarps + warp, seat, leaving[i][row]);
+      if (i * kWarps + warp >= kKey / 8) continue;
+      shared.leaving.set(row, i * kWarps + warp, seat, leaving[i][row]);
+      shared.lost.set(row, i * kWarps + warp, seat, lost[i][row]);
     }
 }
 
@@ -143,9 +166,12 @@ INLINE void find_scores(Sums<kRowBlocks>& scores, const InsideChannelsShared& sh
     if (of_queries) load_left(left, shared.q, rows * 2, channels * 2, lane);
     else load_left(left, shared.k, rows * 2, channels * 2, lane);
     if (!shared.blocks.exact[rows][channels]) {
-      Fragment risen = left;
-      scale_columns(risen, shared.blocks.rising[rows], channels * 16, seat);
+      Fragment risen, rest;
+      raise(risen, rest, left, shared.blocks.rising[rows] + channels * 16, seat);
+      load_right_transposed(right, shared.lost, rows * 2, channels * 2, lane);
+      multiply(scores[0], risen, right);
       load_right_transposed(right, shared.leaving, rows * 2, channels * 2, lane);
+      multiply(scores[0], rest, right);
       multiply(scores[0], risen, right);
     }
 #pragma unroll
