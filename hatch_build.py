@@ -1,15 +1,32 @@
-"""Build hook: a wheel and an sdist hold the commit that they were built from.
+"""Build hooks: a wheel and an sdist hold the commit that they were built from, and a page.
 
-An editable install gets none, as its checkout's git knows; nor does a wheel that is built from an
-sdist, which holds the commit already.
+An editable install gets no commit, as its checkout's git knows it; nor does a wheel that is built
+from an sdist, which holds the commit already. The page is the README without what leads into the
+repository.
 """
 
 import importlib.util
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+#: A picture of the repository, with what is written below it; and a link to a file.
+_PICTURE = re.compile(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n+\*.*?\*\n\n", re.DOTALL)
+_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)[^)]*\)")
+
+
+class PageHook(MetadataHookInterface):
+    """Makes the README the package's page, where no file of the repository is at hand."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Leave pictures out, and of links what they are called."""
+        text = (Path(self.root) / "README.md").read_text()
+        page = _LINK.sub(r"\1", _PICTURE.sub("", text))
+        metadata["readme"] = {"content-type": "text/markdown", "text": page}
 
 
 class CommitHook(BuildHookInterface[Any]):

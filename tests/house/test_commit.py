@@ -1,6 +1,7 @@
 """Code knows its commit, and results of unknown code stay out of the committed ones."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,24 @@ def test_a_wheel_and_an_sdist_know_their_commit(checkout: Path, tmp_path: Path) 
         [sys.executable, "-c", script], env={"PYTHONPATH": str(installed)}, text=True
     )
     assert said.strip() == head
+
+
+def test_the_page_of_a_package_leads_to_no_file_of_the_repository(
+    checkout: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("hatchling")
+    from hatchling.builders.wheel import WheelBuilder
+
+    [wheel] = WheelBuilder(str(checkout)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as file:
+        [name] = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
+        page = file.read(name).decode().partition("\n\n")[2]
+    readme = (ROOT / "README.md").read_text()
+    assert page.count("\n## ") == readme.count("\n## ")
+    assert page.count("```") == readme.count("```")
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert targets == [x for x in targets if x.startswith(("https://", "#"))]
+    assert "![" not in page
 
 
 def test_an_editable_install_holds_no_commit(checkout: Path, tmp_path: Path) -> None:
