@@ -29,6 +29,7 @@ PLACES = {
 """Words of the recorded commands that stand for a path of the reader's."""
 
 _PLACE = re.compile(rf"(?:^|(?<==))({'|'.join(PLACES)})(?=/|$)")
+_PEER = re.compile(r"--peer[ =](\w+)")
 WHERE = ("cpu", "gpu", "gpus")
 
 
@@ -45,6 +46,7 @@ class Job:
         whole: whether `seconds` is of all of it, or of the trainings alone.
         after: paths of the results that it reads.
         places: the words of `PLACES` that stand in its commands.
+        packages: those that a benchmark of it compares with, as they are imported.
     """
 
     commands: tuple[str, ...]
@@ -55,6 +57,7 @@ class Job:
     whole: bool
     after: tuple[str, ...]
     places: tuple[str, ...]
+    packages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _job(
         whole=bool(measured),
         after=tuple(reads),
         places=tuple(place for place in PLACES if place in named),
+        packages=tuple(sorted({name for command in commands for name in _PEER.findall(command)})),
     )
 
 

@@ -30,6 +30,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,11 @@ def in_words(seconds: float | None, whole: bool = True) -> str:
     return ("" if whole else "over ") + str(timedelta(seconds=round(seconds)))
 
 
-def show(jobs: Sequence[Job], done: Sequence[Job]) -> None:
-    """Print what there is to do: where, how long, what it makes, by which commands."""
+def show(jobs: Sequence[Job], done: Sequence[Job], here: Sequence[str]) -> None:
+    """Print what there is to do: where, how long, what it makes, by which commands.
+
+    `here` are this machine's GPUs.
+    """
     for job in jobs:
         state = "done" if job in done else in_words(job.seconds, job.whole)
         print(f"{IN_WORDS[job.where]}, {state}: {', '.join(job.makes)}")
@@ -88,6 +92,8 @@ def show(jobs: Sequence[Job], done: Sequence[Job]) -> None:
             print(f"    needs --{name.lower()}: {PLACES[name]}")
         if job.devices:
             print(f"    is about {', '.join(job.devices)} alone")
+        if reason := not_here(job, here):
+            print(f"    not on this machine: {reason}")
     print()
     for where in WHERE:
         left = [job for job in jobs if job.where == where and job not in done]
@@ -109,11 +115,14 @@ def gpus() -> list[str]:
 
 def not_here(job: Job, here: Sequence[str]) -> str | None:
     """Why this machine cannot run the job."""
+    reasons = []
     if len(here) < WHERE.index(job.where):
-        return f"needs {IN_WORDS[job.where]}"
-    if job.devices and not set(job.devices) & set(here):
-        return f"is about {', '.join(job.devices)}"
-    return None
+        reasons.append(f"needs {IN_WORDS[job.where]}")
+    elif job.devices and not set(job.devices) & set(here):
+        reasons.append(f"is about {', '.join(job.devices)}")
+    if missing := [name for name in job.packages if find_spec(name) is None]:
+        reasons.append(f"needs the {'packages' if missing[1:] else 'package'} {', '.join(missing)}")
+    return "; ".join(reasons) or None
 
 
 class Rebuild:
@@ -283,9 +292,10 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def rebuild(work: Rebuild, jobs: Sequence[Job], todo: Sequence[Job]) -> list[str]:
+def rebuild(
+    work: Rebuild, jobs: Sequence[Job], todo: Sequence[Job], here: Sequence[str]
+) -> list[str]:
     """Run the jobs; gives a line about each that was not done."""
-    here = gpus()
     left = []
     for job in todo:
         waits = work.waits_for(job, jobs)
@@ -329,7 +339,8 @@ def _main(given: argparse.Namespace) -> int:
     jobs = rebuild_plan.jobs(work.results, work.times)
     wanted = chosen(jobs, given.only, given.where)
     done = [job for job in wanted if work.is_done(job)]
-    show(wanted, done)
+    here = gpus()
+    show(wanted, done, here)
     if not given.run:
         return int(len(done) < len(wanted))
     if not is_clean(now) and not given.allow_dirty:
@@ -340,7 +351,7 @@ def _main(given: argparse.Namespace) -> int:
         )
         return 2
     try:
-        left = rebuild(work, jobs, [job for job in wanted if job not in done])
+        left = rebuild(work, jobs, [job for job in wanted if job not in done], here)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

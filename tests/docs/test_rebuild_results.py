@@ -305,6 +305,16 @@ class TestARebuild:
         assert (f"two.json: {reason}" in capsys.readouterr().out) == bool(reason)
         assert calls(tree) == ([] if reason else ["two"])
 
+    def test_a_peer_that_is_not_installed_is_named(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(tree, "two", command="python tools/fake.py two --peer no_such_peer --peer json")
+        assert called(monkeypatch, "--only", "two") == 1
+        assert "not on this machine: needs the package no_such_peer\n" in capsys.readouterr().out
+        assert called(monkeypatch, "--run", "--only", "two") == 1
+        assert "two.json: needs the package no_such_peer\n" in capsys.readouterr().out
+        assert calls(tree) == []
+
     @pytest.mark.parametrize("commit", [f"{NOW}-dirty", None])
     def test_code_of_no_commit_is_refused_and_what_it_makes_not_shown(
         self,
