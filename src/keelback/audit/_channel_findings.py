@@ -57,6 +57,25 @@ def idle_channels(layers: Sequence[LayerMeasures]) -> list[Finding]:
     return found
 
 
+def erasures(layers: Sequence[LayerMeasures]) -> list[Finding]:
+    found = [own.statistics.erasure.to_json() for own in layers]
+    medians = sorted(own["median"] for own in found if not math.isnan(own["median"]))
+    if not medians:
+        return []
+    reflecting = [own["above_1"] for own in found if not math.isnan(own["above_1"])]
+    middle = medians[len(medians) // 2]
+    return [
+        Finding(
+            "note",
+            f"A typical step of a delta rule erases {middle:.0%} of what is held along its key.",
+            f"{sum(reflecting) / len(reflecting):.0%} of the steps erase more than all of it, "
+            "which turns it round.",
+            measure="median share erased along the key in the median layer",
+            value=middle,
+        )
+    ]
+
+
 def gates(layers: Sequence[LayerMeasures]) -> list[Finding]:
     shares = {
         own.layer.name: own.statistics.gates.selectivity()

@@ -41,6 +41,16 @@ class DeltaRuleRecurrence(MatrixRecurrence):
     def _heads(self) -> int:
         return self.beta.shape[-1]
 
+    @property
+    def erased(self) -> Float[Tensor, "batch length heads"]:
+        """`beta |k|^2`: 1 replaces what is held along the key, 2 reflects it.
+
+        The eigenvalues of `I - beta k k^T` are 1 and, along the key, `1 - beta |k|^2`. It is
+        symmetric, so its spectral norm is the largest of their magnitudes: above 1 where more than
+        2 is erased, or less than 0.
+        """
+        return self.beta * self.key.square().sum(-1)
+
     def _decay(self, position: int) -> Float[Tensor, "batch heads rates_per_head"]:
         log_decay = self.delta[:, position] * self.A[:, 0]
         return torch.exp(log_decay).unflatten(-1, (self._heads, -1))

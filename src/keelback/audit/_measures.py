@@ -169,6 +169,7 @@ class LayerMeasures:
                 "growth_exponent": self.growth_exponent,
                 "overflow_position": self.overflow_position,
             },
+            "erased": statistics.erasure.to_json(),
             "attention": {"mean_distance": reach[1], "reach90": reach[2]},
             "gate": {
                 "selectivity": statistics.gates.selectivity()

@@ -62,6 +62,11 @@ class Recurrence(ABC):
         inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
         return y[:, inverse.to(y.device)]
 
+    @property
+    def erased(self) -> Float[Tensor, "batch length heads"] | None:
+        """Share of what a state holds along its key that a step erases; None where none does."""
+        return None
+
     @abstractmethod
     def output(self) -> Float[Tensor, "batch length channels"]:
         """What the recurrence gives, before any gate or norm that follows it."""

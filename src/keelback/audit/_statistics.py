@@ -51,6 +51,7 @@ class LayerStatistics:
         self.state_sum = torch.zeros(len(self.positions), rates, dtype=torch.float64)
         self.state_size = 0
         self.restarted = RestartedStatistics(self.positions, rates)
+        self.erasure = Erasure()
         self.gates = GateByToken(n_tokens)
         self.alignment = None if features is None else Alignment(features)
         self.reach = AttentionReach(span, rates)
@@ -76,6 +77,7 @@ class LayerStatistics:
         self.step_least = torch.minimum(self.step_least, delta.amin((0, 1)).cpu())
         self.step_greatest = torch.maximum(self.step_greatest, delta.amax((0, 1)).cpu())
         self.state_sum += recurrence.state_norms(self.positions).double().sum(0).cpu()
+        self.erasure.update(recurrence)
         opening = log2.mean(-1)
         if tokens is not None:
             self.gates.update(opening, recurrence.in_order(tokens))
@@ -150,6 +152,43 @@ class RestartedStatistics:
     def state_mean(self) -> Float[Tensor, "positions rates"]:
         """Mean norm of each rate's state at the sampled positions; NaN where there was none."""
         return self.state_sum / torch.where(self.count > 0, self.count, torch.nan).unsqueeze(-1)
+
+
+class Erasure:
+    """What the steps of a delta rule erase along their keys, and what that makes of a state.
+
+    `growth` is the largest factor by which a step may multiply a state's norm: the decay of its
+    slowest rate times the spectral norm of `I - beta k k^T`. Without erasures all is NaN.
+    """
+
+    def __init__(self) -> None:
+        self.shares = LogHistogram()
+        self.growth = float("nan")
+        self._steps = self._reflecting = 0
+
+    def update(self, recurrence: Recurrence) -> None:
+        """Take in one pass."""
+        erased = recurrence.erased
+        if erased is None:
+            return
+        self.shares.add(erased)
+        self._steps += erased.numel()
+        self._reflecting += int((erased > 1).sum())
+        logs = recurrence.delta.unsqueeze(-1) * recurrence.A
+        decay = logs.unflatten(2, (erased.shape[-1], -1)).amax((-2, -1)).exp()
+        growth = float((decay * (1 - erased).abs().clamp_min(1.0)).max())
+        self.growth = growth if self.growth != self.growth else max(self.growth, growth)
+
+    def to_json(self) -> dict[str, float]:
+        """The shares, and how many of them are above 1."""
+        nothing = not self._steps
+        return {
+            "min": float("nan") if nothing else self.shares.least,
+            "median": self.shares.quantile(0.5),
+            "max": float("nan") if nothing else self.shares.greatest,
+            "above_1": float("nan") if nothing else self._reflecting / self._steps,
+            "growth": self.growth,
+        }
 
 
 class GateByToken:

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from keelback.audit._channel_findings import gates, half_precision, idle_channels, memory
+from keelback.audit._channel_findings import (
+    erasures,
+    gates,
+    half_precision,
+    idle_channels,
+    memory,
+)
 from keelback.audit._collect import NotAudited, share_read
 from keelback.audit._degradation import TOLERANCE, Degradation
 from keelback.audit._findings import Finding, Severity
@@ -37,6 +43,7 @@ def findings(
             *_states(layers, span, holds, can_repair),
             memory(layers, span),
             *idle_channels(layers),
+            *erasures(layers),
             *gates(layers),
         ]
     result.append(_length(span, degradation, why_no_losses, can_repair))
@@ -132,6 +139,8 @@ def _stability(
     enlarging = [own for own in layers if _least_step(own) < -_ROUNDED_STEP]
     if abscissa < 0 and enlarging:
         return _negative_steps(enlarging)
+    if abscissa < 0 and (erasing := [own for own in layers if _growth(own) > 1 + _ROUNDED_KEY]):
+        return _strong_erasures(erasing)
     if abscissa < 0:
         given = all(own.layer.adapter.always_decays(own.layer.module) for own in layers)
         scope = " that was read" if partly else ""
@@ -179,6 +188,34 @@ def _negative_steps(layers: Sequence[LayerMeasures]) -> Finding:
         measure="least step size",
         value=_least_step(worst),
         threshold=0.0,
+    )
+
+
+_ROUNDED_KEY = 0.01
+"""How far rounding a key of norm 1 in half precision may push the norm of a step above 1."""
+
+
+def _growth(measures: LayerMeasures) -> float:
+    return measures.statistics.erasure.growth
+
+
+def _strong_erasures(layers: Sequence[LayerMeasures]) -> Finding:
+    """Of delta rules whose rates are below 0, and whose steps erase more than what is there."""
+    worst = max(layers, key=_growth)
+    shares = worst.statistics.erasure.shares
+    share = shares.greatest if shares.greatest > 2 else shares.least
+    grows = any(float(own.state_growth.median()) > STATE_GREW for own in layers)
+    return Finding(
+        "problem" if grows else "warning",
+        "Unstable: some states grow instead of decaying."
+        if grows
+        else "Some steps enlarge states instead of shrinking them.",
+        f"Every rate is below 0, but a step may multiply a state by {_growth(worst):.3g} "
+        f"({worst.layer.name}): it erases {share:.3g} times what the state holds along the key. "
+        "Above 2, and below 0, what is left is larger than what was there.",
+        measure="largest factor of a step of a delta rule",
+        value=_growth(worst),
+        threshold=1.0,
     )
 
 
