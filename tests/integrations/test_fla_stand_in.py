@@ -149,6 +149,9 @@ def test_the_gate_and_the_sigmoid_of_beta_may_be_the_kernels() -> None:
             computed["g"] = -5.0 * torch.sigmoid(rates * (raw["g"] + shaped))
             bounded = {**inside, "allow_neg_eigval": True, "lower_bound": -5.0, "safe_gate": True}
             torch.testing.assert_close(run(**raw, **bounded)[0], run(**computed)[0])
+            computed["g"] = -5.0 * torch.sigmoid(raw["g"] + shaped)
+            bounded["A_log"] = None
+            torch.testing.assert_close(run(**raw, **bounded)[0], run(**computed)[0])
 
 
 def test_the_gate_is_that_of_older_and_newer_releases() -> None:
@@ -162,6 +165,10 @@ def test_the_gate_is_that_of_older_and_newer_releases() -> None:
     )
     half = gate(g.view(2, 5, 3, 4), A_log, bias, output_dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
+    bounded = -5.0 * torch.sigmoid(g.view(2, 5, 3, 4) + bias.view(3, 4))
+    torch.testing.assert_close(gate(g.view(2, 5, 3, 4), None, bias, -5.0), bounded)
+    with pytest.raises(InputError, match="neither A_log nor lower_bound is given"):
+        gate(g.view(2, 5, 3, 4), None, bias)
 
 
 def test_decays_per_head_and_channel_add_up_and_beta_may_be_absent() -> None:
@@ -186,7 +193,7 @@ def test_decays_per_head_and_channel_add_up_and_beta_may_be_absent() -> None:
         ({"cp_context": object()}, "keelback's chunk_kda does not take cp_context"),
         ({"wings": 2}, "does not take wings"),
         ({"head_first": True}, "does not take head_first"),
-        ({"use_gate_in_kernel": True}, "use_gate_in_kernel is given without A_log"),
+        ({"use_gate_in_kernel": True}, "neither A_log nor lower_bound is given"),
         ({"allow_neg_eigval": True}, "without use_beta_sigmoid_in_kernel"),
         ({"cu_seqlens": torch.tensor([0, 40])}, "with a batch of 2; it should be 1"),
     ],
@@ -217,6 +224,7 @@ def test_states_of_another_number_of_sequences_are_refused() -> None:
 def test_options_that_are_off_and_those_of_speed_are_taken() -> None:
     given, run = operands("fla.ops.kda"), function("fla.ops.kda", "chunk_kda")
     options = {"cp_context": None, "head_first": False, "chunk_size": 16, "safe_gate": True}
+    options |= {"use_graph": False, "max_num_seqs": None}
     assert torch.equal(run(**given, **options)[0], run(**given)[0])
 
 

@@ -120,6 +120,7 @@ FAMILIES: dict[str, Callable[[Size], nn.Module]] = {
         "KimiLinear",
         size,
         num_hidden_layers=4,
+        layer_types=["linear_attention"] * 3 + ["full_attention"],  # Its cache counts by these.
         qk_rope_head_dim=size.head_dim,
         num_local_experts=4,
         **size.kimi_delta,

@@ -38,7 +38,7 @@ def delta_rule(
     diagonal matrix: Kimi delta attention (arXiv 2510.26692, equation 1). Differentiable in every
     floating operand. float32 and float64 are computed as they are, bfloat16 and float16 in float32;
     on a GPU products have bfloat16 or float16 factors then, and states stay float32.
-    Steps are computed by chunks of up to 64: an inf or nan in q, k or v is in all later outputs
+    Steps are computed by chunks of up to 64: an inf or nan in an operand is in all later outputs
     that the recurrence has it in, and may be in earlier ones of its chunk, which
     `backend="reference"` keeps apart.
 
@@ -61,9 +61,9 @@ def delta_rule(
         seq_idx: The number of each step's sequence, a third way: a new one starts where it changes.
         backend: "reference" (plain PyTorch, step by step), "chunked" (plain PyTorch, by chunks of
             matrix products, on any device), "cpu" or "cuda". If absent, the one for the device of
-            v. On a GPU, what the kernels do not take is computed by "chunked": float64, a decay
-            per key channel, keys longer than 128 or no multiple of 32 (in float32, of 64), values
-            longer than 256 or no multiple of 8.
+            v. On a GPU, what the kernels do not take is computed by "chunked": float64, float32
+            with a decay per key channel, keys longer than 128 or no multiple of 32 (in float32, of
+            64), values longer than 256 or no multiple of 8.
 
     Returns:
         y in the dtype of v, or (y, final states). The states are float32, or float64 if all is.

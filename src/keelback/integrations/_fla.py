@@ -219,7 +219,7 @@ def fused_recurrent_kda(
 
 def fused_kda_gate(
     g: Float[Tensor, "*rows channels"] | Float[Tensor, "*rows heads key"],
-    A_log: Tensor,
+    A_log: Tensor | None,
     dt_bias: Tensor | int | None = None,
     lower_bound: float | None = None,
     output_dtype: torch.dtype = torch.float32,
@@ -228,24 +228,39 @@ def fused_kda_gate(
     g_bias: Tensor | None = None,
 ) -> Float[Tensor, "*rows heads key"]:
     """The log decays of Kimi delta attention, from what its layer projects: -exp(A_log)
-    softplus(g + dt_bias), or lower_bound sigmoid(exp(A_log) (g + dt_bias)).
+    softplus(g + dt_bias), or lower_bound sigmoid(exp(A_log) (g + dt_bias)), where A_log may be
+    absent: it is 0 then.
 
     In older releases the third argument is the key's size, by which the last axis of `g` is split,
     and `g_bias` the bias.
+
+    Raises:
+        InputError: Neither A_log nor lower_bound is given.
     """
     if isinstance(dt_bias, int):
         head_k_dim, dt_bias = dt_bias, g_bias
     if head_k_dim is not None:
         g = g.reshape(*g.shape[:-1], -1, head_k_dim)
-    return _gate(g, A_log.reshape(-1, 1), dt_bias, lower_bound).to(output_dtype)
+    return _gate(g, A_log, dt_bias, lower_bound, by_channel=True).to(output_dtype)
 
 
-def _gate(g: Tensor, A_log: Tensor, bias: Tensor | None, lower_bound: float | None) -> Tensor:
-    """Log decays from raw ones, in float32; the rates are (heads,), or (heads, 1) for channels."""
+def _gate(
+    g: Tensor,
+    A_log: Tensor | None,
+    bias: Tensor | None,
+    lower_bound: float | None,
+    *,
+    by_channel: bool,
+) -> Tensor:
+    """Log decays from raw ones (..., heads), or (..., heads, key) by channel, in float32."""
+    if A_log is None and lower_bound is None:
+        raise InputError("neither A_log nor lower_bound is given; the gate needs one of them")
     wide = torch.promote_types(g.dtype, torch.float32)
-    g, rates = g.to(wide), A_log.to(wide).exp()
+    g, rates = g.to(wide), g.new_ones((), dtype=wide)
+    if A_log is not None:
+        rates = A_log.to(wide).exp().reshape((-1, 1) if by_channel else (-1,))
     if bias is not None:
-        g = g + bias.to(wide).reshape(g.shape[-rates.ndim :])
+        g = g + bias.to(wide).reshape(g.shape[-2:] if by_channel else g.shape[-1:])
     if lower_bound is not None:
         return lower_bound * torch.sigmoid(rates * g)
     return -rates * F.softplus(g)
@@ -292,10 +307,7 @@ def _gated(operands: tuple[Tensor, ...], more: dict[str, Any]) -> tuple[Tensor, 
     A_log, bias = more.pop("A_log", None), more.pop("dt_bias", None)
     lower_bound, doubled = more.pop("lower_bound", None), more.pop("allow_neg_eigval", False)
     if more.pop("use_gate_in_kernel", False):
-        if A_log is None:
-            raise InputError("use_gate_in_kernel is given without A_log; it should be there")
-        rates = A_log.reshape(-1, 1) if g.ndim == 4 else A_log.reshape(-1)
-        g = _gate(g, rates, bias, lower_bound)
+        g = _gate(g, A_log, bias, lower_bound, by_channel=g.ndim == 4)
     if more.pop("use_beta_sigmoid_in_kernel", False):
         beta = torch.sigmoid(beta.float()) * (2.0 if doubled else 1.0)
     elif doubled:

@@ -16,7 +16,15 @@ Compute = Callable[[Sequence[Tensor], Tensor | None, Tensor | None], tuple[Tenso
 packed sequences or None: the outputs, and the states after the last step."""
 
 #: Options of fla's functions that say how it computes, and not what.
-HOW = ("chunk_size", "chunk_indices", "cu_seqlens_cpu", "safe_gate", "disable_recompute")
+HOW = (
+    "chunk_size",
+    "chunk_indices",
+    "cu_seqlens_cpu",
+    "safe_gate",
+    "disable_recompute",
+    "use_graph",
+    "max_num_seqs",
+)
 #: Those that are refused unless they are off: they change what is computed or returned.
 _REFUSED = ("cp_context", "return_intermediate_states", "head_first", "gv", "reverse")
 

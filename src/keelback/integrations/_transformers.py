@@ -69,7 +69,8 @@ def use_in_transformers(*, norms: bool = True) -> Replacement:
     kernels compute faster (`who_computes_on_gpu` says which).
     Several sequences packed into one (`seq_idx`, `cu_seq_lens_q`, or the `position_ids` of
     `DataCollatorWithFlattening`) are kept apart, but not by RecurrentGemma and RWKV, whose layers
-    mix neighbouring tokens outside of what is replaced, nor by xLSTM, which takes no such argument.
+    mix neighbouring tokens outside of what is replaced, nor by the indexed attention of GLM-5 Next,
+    nor by xLSTM, which takes no such argument.
     A call under gradient checkpointing without `use_reentrant` is run again as it ran at first,
     also after the result was undone:
 
