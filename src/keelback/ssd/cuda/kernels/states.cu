@@ -34,13 +34,14 @@ INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace&
   const Seat seat(lane);
 #pragma unroll
   for (int k = 0; k < kRows; k += 16) {
-    Fragment left[kRowTiles];
+    Fragment left[kRowTiles], rest[kRowTiles];
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       load_left_transposed(left[m], stage.x[place.head], k / 8, place.head_row / 8 + m * 2, lane);
-      scale_columns(left[m], stage.decays[place.head], k, seat);
+      scale_steps(left[m], rest[m], stage.decays[place.head] + k, seat);
     }
     add_products<false>(sums.at, left, stage.B, k / 8, place.state_column / 8, lane);
+    if (kHalf) add_products<false>(sums.at, rest, stage.B, k / 8, place.state_column / 8, lane);
   }
 }
 

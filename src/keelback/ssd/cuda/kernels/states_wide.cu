@@ -55,15 +55,17 @@ INLINE void fetch_stage(int part, StatesStage& stage, CopyBarrier& full, const S
 INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace& place, int lane) {
   const Seat seat(lane);
   if constexpr (kHalf) {
-    Fragment left[kRows / 16];
+    Fragment left[kRows / 16], rest[kRows / 16];
 #pragma unroll
     for (int k = 0; k < kRows / 16; ++k) {
       load_left_transposed(left[k], stage.x[place.head], k * 2, place.head_row / 8, lane);
-      scale_columns(left[k], stage.decays[place.head], k * 16, seat);
+      scale_steps(left[k], rest[k], stage.decays[place.head] + k * 16, seat);
     }
     start_products<false>(sums.at[0], left, stage.B);
+    start_products<false>(sums.at[0], rest, stage.B);
     await<0>(sums.at[0]);
     let_go(left);
+    let_go(rest);
   } else {
 #pragma unroll
     for (int k = 0; k < kRows; k += 16) {
