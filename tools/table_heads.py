@@ -253,6 +253,7 @@ WORDS = {
     "mambapy_pscan": "mambapy's parallel scan",
     "torch_associative_scan": "torch's associative_scan",
     "mamba_ssm": "mamba-ssm",
+    "causal_conv1d": "causal-conv1d",
 }
 
 
