@@ -65,6 +65,13 @@ def test_outputs_and_gradients_are_those_of_the_reference(case: Case) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_added_to_the_states_is_not_rounded() -> None:
+    case = Case(batch=1, heads=2, head_dim=64, state=64, dtype=BF16, initial=True, rate=0.02)
+    errors = errors_of(case, run_forward, run_backward)
+    assert errors["dinitial_states"] < 1e-4, errors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "state"), [(torch.float32, 64), (BF16, 128)])
 def test_blocks_with_less_shared_memory_take_less_at_a_time(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, state: int
