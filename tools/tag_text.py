@@ -31,8 +31,8 @@ def _plain(markdown: str) -> str:
 
 
 def _origin(results: Mapping[str, Result], now: str | None) -> str:
-    commits = {one for result in results.values() for one in result.commits}
-    ours = [one for one in results.values() if all(same_code(c, now) for c in one.commits)]
+    commits = {c.removesuffix("-dirty")[:7] for one in results.values() for c in one.commits if c}
+    ours = [one for one in results.values() if all(same_code(c, now) for c in one.commits or [""])]
     dirty = [path for path, result in results.items() if result.dirty]
     return "\n".join(
         [
@@ -41,7 +41,8 @@ def _origin(results: Mapping[str, Result], now: str | None) -> str:
             f"results/index.json names the command, commit and device of each of {len(results)} "
             f"results. The code of this commit made {len(ours)} of them, and in all they name "
             f"{len(commits)} commits.",
-            f"The code differed from its commit for {len(dirty)}: {', '.join(dirty)}."
+            f"The code differed from its commit, or is not known, for {len(dirty)}: "
+            f"{', '.join(dirty)}."
             if dirty
             else "For none of them the code differed from its commit.",
         ]

@@ -54,6 +54,7 @@ def test_it_says_where_results_come_from() -> None:
     assert "each of 3 results. The code of this commit made 1 of them" in text
     assert "they name 2 commits" in text
     assert "For none of them the code differed" in text
-    results["d"] = result("d", f"{before}-dirty")
+    results |= {"d": result("d", f"{before}-dirty"), "e": result("e")}
     text = tag_text.text_of("0.1.0", CHANGELOG, results, now)
-    assert text.endswith("differed from its commit for 1: d.\n")
+    assert "made 1 of them, and in all they name 2 commits" in text
+    assert text.endswith("differed from its commit, or is not known, for 2: d, e.\n")

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from keelback.audit._recurrence import MatrixRecurrence, alike
 
+_WORST_STEPS = 64
+
 
 class DeltaRuleRecurrence(MatrixRecurrence):
     """`S_t = (I - beta_t k_t k_t^T) diag(exp(delta_t A)) S_{t-1} + beta_t k_t v_t^T`.
@@ -50,6 +52,29 @@ class DeltaRuleRecurrence(MatrixRecurrence):
         2 is erased, or less than 0.
         """
         return self.beta * self.key.square().sum(-1)
+
+    def worst_step(self) -> tuple[float, float]:
+        """The largest spectral norm of `(I - beta k k^T) diag(exp(delta A))`, and what is erased.
+
+        With one rate a head that is its decay times the norm of `I - beta k k^T`. With more, the
+        slowest decay times this bounds it: of steps whose bound is above 1, the norms of the 64
+        with the largest bounds are computed. Steps that are not finite are left out; 0 if all are.
+        """
+        logs = (self.delta * self.A[:, 0]).unflatten(-1, (self._heads, -1))
+        shares = self.erased
+        bounds = logs.amax(-1).exp() * (1 - shares).abs().clamp_min(1.0)
+        bounds = torch.where(bounds.isfinite(), bounds, 0.0).flatten()
+        norms, steps = bounds.topk(min(_WORST_STEPS, len(bounds)))
+        if self._rate_is_a_row and float(norms[0]) > 1:
+            steps = steps[norms > 1]
+            key = self.key.flatten(0, 2)[steps].double()
+            beta = self.beta.flatten()[steps].double()
+            kept = torch.eye(key.shape[-1], device=key.device, dtype=key.dtype)
+            kept = kept - beta[:, None, None] * key.unsqueeze(-1) * key.unsqueeze(-2)
+            decays = logs.flatten(0, 2)[steps].double().exp()
+            norms = torch.linalg.matrix_norm(kept * decays.unsqueeze(-2), ord=2)
+        worst = int(norms.argmax())
+        return float(norms[worst]), float(shares.flatten()[steps[worst]])
 
     def _decay(self, position: int) -> Float[Tensor, "batch heads rates_per_head"]:
         log_decay = self.delta[:, position] * self.A[:, 0]

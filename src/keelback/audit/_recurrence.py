@@ -67,6 +67,10 @@ class Recurrence(ABC):
         """Share of what a state holds along its key that a step erases; None where none does."""
         return None
 
+    def worst_step(self) -> tuple[float, float]:
+        """Of those that erase: the largest factor of a state's norm, and what that step erases."""
+        raise NotImplementedError
+
     @abstractmethod
     def output(self) -> Float[Tensor, "batch length channels"]:
         """What the recurrence gives, before any gate or norm that follows it."""

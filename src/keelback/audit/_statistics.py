@@ -15,6 +15,8 @@ ATTENTION_RATES = 8
 ATTENTION_QUERIES = 6
 MAP_SIZE = 64
 _LEAST_STEP = 2.0**-60
+ROUNDED_KEY = 0.01
+"""How far rounding a key of norm 1 in half precision may push what a step erases, and its norm."""
 _ROUNDING = 1e-7
 """Spread of the opening, beside its size, below which it is the same at every token."""
 
@@ -157,13 +159,13 @@ class RestartedStatistics:
 class Erasure:
     """What the steps of a delta rule erase along their keys, and what that makes of a state.
 
-    `growth` is the largest factor by which a step may multiply a state's norm: the decay of its
-    slowest rate times the spectral norm of `I - beta k k^T`. Without erasures all is NaN.
+    `growth` is the largest factor by which a step multiplies a state's norm, and `worst` what that
+    step erases; NaN where nothing is erased.
     """
 
     def __init__(self) -> None:
         self.shares = LogHistogram()
-        self.growth = float("nan")
+        self.growth = self.worst = float("nan")
         self._steps = self._reflecting = 0
 
     def update(self, recurrence: Recurrence) -> None:
@@ -172,21 +174,20 @@ class Erasure:
         if erased is None:
             return
         self.shares.add(erased)
-        self._steps += erased.numel()
-        self._reflecting += int((erased > 1).sum())
-        logs = recurrence.delta.unsqueeze(-1) * recurrence.A
-        decay = logs.unflatten(2, (erased.shape[-1], -1)).amax((-2, -1)).exp()
-        growth = float((decay * (1 - erased).abs().clamp_min(1.0)).max())
-        self.growth = growth if self.growth != self.growth else max(self.growth, growth)
+        self._steps += int(erased.isfinite().sum())
+        self._reflecting += int((erased > 1 + ROUNDED_KEY).sum())
+        growth, worst = recurrence.worst_step()
+        if not self.growth >= growth:
+            self.growth, self.worst = growth, worst
 
     def to_json(self) -> dict[str, float]:
-        """The shares, and how many of them are above 1."""
-        nothing = not self._steps
+        """The shares, and how many of them are above 1; no median where some are below 0."""
+        shares, steps = self.shares, self._steps
         return {
-            "min": float("nan") if nothing else self.shares.least,
-            "median": self.shares.quantile(0.5),
-            "max": float("nan") if nothing else self.shares.greatest,
-            "above_1": float("nan") if nothing else self._reflecting / self._steps,
+            "min": shares.least if steps else float("nan"),
+            "median": shares.quantile(0.5) if shares.least >= 0 else float("nan"),
+            "max": shares.greatest if steps else float("nan"),
+            "above_1": self._reflecting / steps if steps else float("nan"),
             "growth": self.growth,
         }
 

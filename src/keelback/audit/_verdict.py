@@ -17,6 +17,7 @@ from keelback.audit._layers import Layer
 from keelback.audit._measures import LayerMeasures
 from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
+from keelback.audit._statistics import ROUNDED_KEY
 
 STATE_GREW = 1.5
 """Growth of the median state norm with the length that is worth a warning."""
@@ -139,7 +140,7 @@ def _stability(
     enlarging = [own for own in layers if _least_step(own) < -_ROUNDED_STEP]
     if abscissa < 0 and enlarging:
         return _negative_steps(enlarging)
-    if abscissa < 0 and (erasing := [own for own in layers if _growth(own) > 1 + _ROUNDED_KEY]):
+    if abscissa < 0 and (erasing := [own for own in layers if _growth(own) > 1 + ROUNDED_KEY]):
         return _strong_erasures(erasing)
     if abscissa < 0:
         given = all(own.layer.adapter.always_decays(own.layer.module) for own in layers)
@@ -191,10 +192,6 @@ def _negative_steps(layers: Sequence[LayerMeasures]) -> Finding:
     )
 
 
-_ROUNDED_KEY = 0.01
-"""How far rounding a key of norm 1 in half precision may push the norm of a step above 1."""
-
-
 def _growth(measures: LayerMeasures) -> float:
     return measures.statistics.erasure.growth
 
@@ -202,16 +199,18 @@ def _growth(measures: LayerMeasures) -> float:
 def _strong_erasures(layers: Sequence[LayerMeasures]) -> Finding:
     """Of delta rules whose rates are below 0, and whose steps erase more than what is there."""
     worst = max(layers, key=_growth)
-    shares = worst.statistics.erasure.shares
-    share = shares.greatest if shares.greatest > 2 else shares.least
-    grows = any(float(own.state_growth.median()) > STATE_GREW for own in layers)
+    grows = any(
+        own.overflow_position is not None or float(own.state_growth.median()) > STATE_GREW
+        for own in layers
+    )
     return Finding(
         "problem" if grows else "warning",
         "Unstable: some states grow instead of decaying."
         if grows
         else "Some steps enlarge states instead of shrinking them.",
         f"Every rate is below 0, but a step may multiply a state by {_growth(worst):.3g} "
-        f"({worst.layer.name}): it erases {share:.3g} times what the state holds along the key. "
+        f"({worst.layer.name}): it erases {worst.statistics.erasure.worst:.3g} times what the "
+        "state holds along the key. "
         "Above 2, and below 0, what is left is larger than what was there.",
         measure="largest factor of a step of a delta rule",
         value=_growth(worst),

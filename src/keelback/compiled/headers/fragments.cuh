@@ -188,6 +188,24 @@ INLINE void scale_rows(Fragment& left, float of_row, float of_eighth) {
   }
 }
 
+// What rounding took from two numbers, of which `words` are left.
+INLINE Words lost_by(const Words& words, float low, float high) {
+  return split(left_of(low, words.low()), left_of(high, words.high()));
+}
+
+// The left factor, in half precision, times a number of each of its columns; `rest` is what rounding takes from that.
+INLINE void scale_columns_in_two(Fragment& left, Fragment& rest, const float* factors, const Seat& seat) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const Pack<float, 2> pair = *reinterpret_cast<const Pack<float, 2>*>(factors + i / 2 * 8 + seat.column);
+    const Words words = {{left.at[0][i]}};
+    const float low = words.low() * pair.at[0], high = words.high() * pair.at[1];
+    const Words most = split(low, high);
+    left.at[0][i] = most.plane[0];
+    rest.at[0][i] = lost_by(most, low, high).plane[0];
+  }
+}
+
 // The left factor times a number of each of its columns.
 INLINE void scale_columns(Fragment& left, const float* decays, int k, const Seat& seat) {
 #pragma unroll

@@ -6,7 +6,7 @@
 //     2^s_i  2^(t of the blocks between)  2^(t_j - s_j),
 // of which no factor is more than one if no decay is. Within a block it is 2^(s_i - t) 2^(t - s_j), of which the first may
 // be large: where it does not fit, the differences are found for each pair of steps. Scores within a block are the largest,
-// so that there both are sums of two numbers of sixteen bits.
+// so that the second factor, and what the first is multiplied by, are not rounded there.
 // Source: Yang et al. 2023 (arXiv 2312.06635), section 4; Kimi Linear (arXiv 2510.26692), section 3.
 #pragma once
 

@@ -152,6 +152,19 @@ INLINE void keep_pairs(GradientsShared& shared, KeySums& sums, float (&driven)[2
   }
 }
 
+// Rows of a tile times what they are to be multiplied by.
+INLINE void scale_rows_of(Operand<kChunk, kKey>& tile, const float* factors, int thread) {
+  constexpr int kPairs = kChunk * kKey / 2;
+#pragma unroll
+  for (int i = 0; i < kPairs / kThreads; ++i) {
+    const int pair = i * kThreads + thread, block = pair / 32, row_block = block / (kKey / 8), column_block = block % (kKey / 8);
+    const Seat seat(pair % 32);
+    const float factor = factors[row_block * 8 + seat.row];
+    const Words words = tile.pair(row_block, column_block, seat);
+    tile.set(row_block, column_block, seat, split(words.low() * factor, words.high() * factor));
+  }
+}
+
 KERNEL void __launch_bounds__(kThreads, 1) keelback_gradients(const GRID_CONSTANT GradientsArguments p) {
   SHARED_MEMORY(GradientsShared, shared);
   const int thread = threadIdx.x, warp = uniform(thread / 32), lane = thread % 32;

@@ -65,19 +65,6 @@ INLINE void start_chunk(Shared& shared, const Arguments& p, const Place& place, 
   for (int i = 0; i < kStages; ++i) start_values(shared, p, place, i, thread);
 }
 
-// Rows of a tile times what they are to be multiplied by.
-INLINE void scale_rows_of(Operand<kChunk, kKey>& tile, const float* factors, int thread) {
-  constexpr int kPairs = kChunk * kKey / 2;
-#pragma unroll
-  for (int i = 0; i < kPairs / kThreads; ++i) {
-    const int pair = i * kThreads + thread, block = pair / 32, row_block = block / (kKey / 8), column_block = block % (kKey / 8);
-    const Seat seat(pair % 32);
-    const float factor = factors[row_block * 8 + seat.row];
-    const Words words = tile.pair(row_block, column_block, seat);
-    tile.set(row_block, column_block, seat, split(words.low() * factor, words.high() * factor));
-  }
-}
-
 template <typename Shared>
 INLINE void keep_sums(Shared& shared, int which, const float (&sums)[2], int part, int rows, const Seat& seat) {
 #pragma unroll
@@ -101,8 +88,8 @@ INLINE void store_two(To* to, float low, float high) {
   else *reinterpret_cast<Pack<float, 2>*>(to) = Pack<float, 2>{{low, high}};
 }
 
-// The gradient of rows of q or k before they were multiplied by `factors`: with x what they became, of size `scale`, and
-// along = x . sums, it is factor (sums - x along / scale^2).
+// The gradient of rows of q or k before they were multiplied by `factors`: with x what they became, of size `scale`, it is
+// factor (sums - x (x . sums) / scale^2), or factor (sums - tile along).
 template <int kTiles, typename Arguments>
 INLINE void write_rows(StoredOfGroups* to, const Arguments& p, const Place& place, const float (&sums)[kTiles][2][4],
                        const Operand<kChunk, kKey>& tile, const float* factors, const float (&along)[2], int rows, int column,

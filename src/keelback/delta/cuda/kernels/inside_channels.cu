@@ -76,23 +76,6 @@ INLINE void add_exactly(float (&scores)[2][4], const InsideChannelsShared& share
   }
 }
 
-// What rounding took from two numbers.
-INLINE Words lost_by(const Words& words, float low, float high) {
-  return split(left_of(low, words.low()), left_of(high, words.high()));
-}
-
-// The columns of a left factor times what decays rise by over their block, each as a sum of two numbers.
-INLINE void raise(Fragment& risen, Fragment& rest, const Fragment& left, const float* rising, const Seat& seat) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const Pair factors = pair_of(rising + i / 2 * 8 + seat.column);
-    const Words words = {{left.at[0][i]}};
-    const Pair pair = Pair{{words.low(), words.high()}} * factors;
-    const Words most = split(pair.at[0], pair.at[1]);
-    risen.at[0][i] = most.plane[0], rest.at[0][i] = lost_by(most, pair.at[0], pair.at[1]).plane[0];
-  }
-}
-
 // A warp has every kWarps-th block of eight keys.
 constexpr int kBlocksOfWarp = (kKey / 8 + kWarps - 1) / kWarps;
 
@@ -166,8 +149,8 @@ INLINE void find_scores(Sums<kRowBlocks>& scores, const InsideChannelsShared& sh
     if (of_queries) load_left(left, shared.q, rows * 2, channels * 2, lane);
     else load_left(left, shared.k, rows * 2, channels * 2, lane);
     if (!shared.blocks.exact[rows][channels]) {
-      Fragment risen, rest;
-      raise(risen, rest, left, shared.blocks.rising[rows] + channels * 16, seat);
+      Fragment risen = left, rest;
+      scale_columns_in_two(risen, rest, shared.blocks.rising[rows] + channels * 16, seat);
       load_right_transposed(right, shared.lost, rows * 2, channels * 2, lane);
       multiply(scores[0], risen, right);
       load_right_transposed(right, shared.leaving, rows * 2, channels * 2, lane);

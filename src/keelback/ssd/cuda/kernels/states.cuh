@@ -91,19 +91,8 @@ struct States {
 // The columns of a left factor times what steps are multiplied by. In half precision each product is a sum of two numbers,
 // of which `rest` has the second: what one alone is short of would stay in the states for as long as they remember.
 INLINE void scale_steps(Fragment& left, Fragment& rest, const float* factors, const Seat& seat) {
-  if constexpr (!kHalf) {
-    scale_columns(left, factors, 0, seat);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const auto pair = *reinterpret_cast<const Pack<float, 2>*>(factors + i / 2 * 8 + seat.column);
-      const Words words = {{left.at[0][i]}};
-      const float low = words.low() * pair.at[0], high = words.high() * pair.at[1];
-      const Words most = split(low, high);
-      left.at[0][i] = most.plane[0];
-      rest.at[0][i] = split(left_of(low, most.low()), left_of(high, most.high())).plane[0];
-    }
-  }
+  if constexpr (kHalf) scale_columns_in_two(left, rest, factors, seat);
+  else scale_columns(left, factors, 0, seat);
 }
 
 // For each pair of adjacent sums, `visit(row block, column block, low, high)`, the blocks counted from the warp's first.
