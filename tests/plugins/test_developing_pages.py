@@ -30,7 +30,9 @@ def commands_of(page: str) -> list[str]:
 
 
 def test_there_is_a_page_for_each_kind_of_part() -> None:
-    assert sorted(PAGES) == sorted([*WITH_FILES, "operators.md", "plugins.md", "rebuild.md"])
+    assert sorted(PAGES) == sorted(
+        [*WITH_FILES, "operators.md", "plugins.md", "rebuild.md", "release.md"]
+    )
     for page in WITH_FILES:
         assert f"({page})" in text_of("plugins.md")
 
