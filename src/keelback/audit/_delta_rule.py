@@ -65,14 +65,15 @@ class DeltaRuleRecurrence(MatrixRecurrence):
         bounds = logs.amax(-1).exp() * (1 - shares).abs().clamp_min(1.0)
         bounds = torch.where(bounds.isfinite(), bounds, 0.0).flatten()
         norms, steps = bounds.topk(min(_WORST_STEPS, len(bounds)))
-        if self._rate_is_a_row and float(norms[0]) > 1:
-            steps = steps[norms > 1]
-            key = self.key.flatten(0, 2)[steps].double()
-            beta = self.beta.flatten()[steps].double()
+        above = norms > 1
+        if self._rate_is_a_row and bool(above.any()):
+            key = self.key.flatten(0, 2)[steps[above]].double()
+            beta = self.beta.flatten()[steps[above]].double()
             kept = torch.eye(key.shape[-1], device=key.device, dtype=key.dtype)
             kept = kept - beta[:, None, None] * key.unsqueeze(-1) * key.unsqueeze(-2)
-            decays = logs.flatten(0, 2)[steps].double().exp()
-            norms = torch.linalg.matrix_norm(kept * decays.unsqueeze(-2), ord=2)
+            decays = logs.flatten(0, 2)[steps[above]].double().exp()
+            exact = torch.linalg.matrix_norm(kept * decays.unsqueeze(-2), ord=2)
+            norms[above] = exact.to(norms.dtype)
         worst = int(norms.argmax())
         return float(norms[worst]), float(shares.flatten()[steps[worst]])
 
