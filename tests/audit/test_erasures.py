@@ -63,7 +63,7 @@ def test_the_bound_of_many_rates_alarms_no_one() -> None:
     rule = DeltaRuleRecurrence(
         key, key, key, torch.full((1, 1, 1), 2.5), torch.ones(1, 1, KEY), logs.unsqueeze(-1)
     )
-    growth, share = rule.worst_step()
+    _, growth, share = rule.erased()
     assert growth == pytest.approx(math.exp(-0.001), rel=1e-5)
     assert share == 2.5
 
@@ -72,7 +72,7 @@ def test_steps_that_are_not_finite_hide_no_other() -> None:
     key = torch.eye(KEY)[0].expand(1, 3, 1, KEY)
     beta, delta = torch.tensor([math.nan, 4.0, 1.0]).view(1, 3, 1), torch.ones(1, 3, 1)
     rule = DeltaRuleRecurrence(key, key, key, beta, delta, torch.tensor([[-0.5]]))
-    growth, share = rule.worst_step()
+    _, growth, share = rule.erased()
     assert growth == pytest.approx(3 * math.exp(-0.5), rel=1e-5)
     assert share == 4.0
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keelback.audit._recurrence import MatrixRecurrence, alike
+from keelback.audit._recurrence import Erased, MatrixRecurrence, alike
 
 _WORST_STEPS = 64
 
@@ -43,25 +43,17 @@ class DeltaRuleRecurrence(MatrixRecurrence):
     def _heads(self) -> int:
         return self.beta.shape[-1]
 
-    @property
-    def erased(self) -> Float[Tensor, "batch length heads"]:
-        """`beta |k|^2`: 1 replaces what is held along the key, 2 reflects it.
+    def erased(self) -> Erased:
+        """Of each step `beta |k|^2`, and the largest spectral norm of what multiplies a state.
 
         The eigenvalues of `I - beta k k^T` are 1 and, along the key, `1 - beta |k|^2`. It is
         symmetric, so its spectral norm is the largest of their magnitudes: above 1 where more than
-        2 is erased, or less than 0.
+        2 is erased, or less than 0. With one rate a head its decay times that is the norm of
+        `(I - beta k k^T) diag(exp(delta A))`. With more, the slowest decay times that bounds it: of
+        steps whose bound is above 1, the norms of the 64 with the largest bounds are computed.
+        Steps that are not finite are left out; the norm is 0 if all are.
         """
-        return self.beta * self.key.square().sum(-1)
-
-    def worst_step(self) -> tuple[float, float]:
-        """The largest spectral norm of `(I - beta k k^T) diag(exp(delta A))`, and what is erased.
-
-        With one rate a head that is its decay times the norm of `I - beta k k^T`. With more, the
-        slowest decay times this bounds it: of steps whose bound is above 1, the norms of the 64
-        with the largest bounds are computed. Steps that are not finite are left out; 0 if all are.
-        """
-        logs = (self.delta * self.A[:, 0]).unflatten(-1, (self._heads, -1))
-        shares = self.erased
+        logs, shares = self._log_decay(slice(None)), self.beta * self.key.square().sum(-1)
         bounds = logs.amax(-1).exp() * (1 - shares).abs().clamp_min(1.0)
         bounds = torch.where(bounds.isfinite(), bounds, 0.0).flatten()
         norms, steps = bounds.topk(min(_WORST_STEPS, len(bounds)))
@@ -75,11 +67,13 @@ class DeltaRuleRecurrence(MatrixRecurrence):
             exact = torch.linalg.matrix_norm(kept * decays.unsqueeze(-2), ord=2)
             norms[above] = exact.to(norms.dtype)
         worst = int(norms.argmax())
-        return float(norms[worst]), float(shares.flatten()[steps[worst]])
+        return Erased(shares, float(norms[worst]), float(shares.flatten()[steps[worst]]))
+
+    def _log_decay(self, positions: int | slice) -> Float[Tensor, "batch ... rates_per_head"]:
+        return (self.delta[:, positions] * self.A[:, 0]).unflatten(-1, (self._heads, -1))
 
     def _decay(self, position: int) -> Float[Tensor, "batch heads rates_per_head"]:
-        log_decay = self.delta[:, position] * self.A[:, 0]
-        return torch.exp(log_decay).unflatten(-1, (self._heads, -1))
+        return self._log_decay(position).exp()
 
     def _states(self) -> Iterator[Float[Tensor, "batch heads key_dim value_dim"]]:
         outputs = []

@@ -2,13 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from keelback.scan import selective_scan
+
+
+class Erased(NamedTuple):
+    """What steps erase of that which a state holds along their keys.
+
+    Attributes:
+        shares: of each step: 1 replaces it, 2 reflects it.
+        growth: the largest factor by which a step multiplies a state's norm.
+        worst: the share of that step.
+    """
+
+    shares: Float[Tensor, "batch length heads"]
+    growth: float
+    worst: float
 
 
 class Recurrence(ABC):
@@ -62,14 +76,9 @@ class Recurrence(ABC):
         inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
         return y[:, inverse.to(y.device)]
 
-    @property
-    def erased(self) -> Float[Tensor, "batch length heads"] | None:
-        """Share of what a state holds along its key that a step erases; None where none does."""
+    def erased(self) -> Erased | None:
+        """What the steps erase, or None where none does."""
         return None
-
-    def worst_step(self) -> tuple[float, float]:
-        """Of those that erase: the largest factor of a state's norm, and what that step erases."""
-        raise NotImplementedError
 
     @abstractmethod
     def output(self) -> Float[Tensor, "batch length channels"]:

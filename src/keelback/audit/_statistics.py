@@ -170,15 +170,14 @@ class Erasure:
 
     def update(self, recurrence: Recurrence) -> None:
         """Take in one pass."""
-        erased = recurrence.erased
+        erased = recurrence.erased()
         if erased is None:
             return
-        self.shares.add(erased)
-        self._steps += int(erased.isfinite().sum())
-        self._reflecting += int((erased > 1 + ROUNDED_KEY).sum())
-        growth, worst = recurrence.worst_step()
-        if not self.growth >= growth:
-            self.growth, self.worst = growth, worst
+        self.shares.add(erased.shares)
+        self._steps += int(erased.shares.isfinite().sum())
+        self._reflecting += int((erased.shares > 1 + ROUNDED_KEY).sum())
+        if not self.growth >= erased.growth:  # NaN at first.
+            self.growth, self.worst = erased.growth, erased.worst
 
     def to_json(self) -> dict[str, float]:
         """The shares, and how many of them are above 1; no median where some are below 0."""

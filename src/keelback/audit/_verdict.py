@@ -19,6 +19,7 @@ from keelback.audit._precision import PrecisionEffect
 from keelback.audit._spans import Span
 from keelback.audit._statistics import ROUNDED_KEY
 
+_UNSTABLE = "Unstable: some states grow instead of decaying."
 STATE_GREW = 1.5
 """Growth of the median state norm with the length that is worth a warning."""
 STEP_SHIFTED = 0.5
@@ -158,7 +159,7 @@ def _stability(
     factor = float(worst.decay.max())
     return Finding(
         "problem",
-        "Unstable: some states grow instead of decaying.",
+        _UNSTABLE,
         f"{len(growing)} of {len(layers)} layers have a spectral abscissa of 0 or more; the "
         f"largest, {abscissa:.3g} in {worst.layer.name}, multiplies a state by {factor:.6g} each "
         "token.",
@@ -178,12 +179,8 @@ def _least_step(measures: LayerMeasures) -> float:
 def _negative_steps(layers: Sequence[LayerMeasures]) -> Finding:
     """Of layers whose rates are below 0 and some of whose step sizes are too."""
     worst = min(layers, key=_least_step)
-    grows = any(float(own.decay.max()) > 1 for own in layers)
-    return Finding(
-        "problem" if grows else "warning",
-        "Unstable: some states grow instead of decaying."
-        if grows
-        else "Some steps enlarge states instead of shrinking them.",
+    return _enlarging(
+        any(float(own.decay.max()) > 1 for own in layers),
         f"Every rate is below 0, and so are some step sizes, down to {_least_step(worst):.3g} "
         f"({worst.layer.name}): such a step multiplies a state by more than 1.",
         measure="least step size",
@@ -199,15 +196,11 @@ def _growth(measures: LayerMeasures) -> float:
 def _strong_erasures(layers: Sequence[LayerMeasures]) -> Finding:
     """Of delta rules whose rates are below 0, and whose steps erase more than what is there."""
     worst = max(layers, key=_growth)
-    grows = any(
-        own.overflow_position is not None or float(own.state_growth.median()) > STATE_GREW
-        for own in layers
-    )
-    return Finding(
-        "problem" if grows else "warning",
-        "Unstable: some states grow instead of decaying."
-        if grows
-        else "Some steps enlarge states instead of shrinking them.",
+    return _enlarging(
+        any(
+            own.overflow_position is not None or float(own.state_growth.median()) > STATE_GREW
+            for own in layers
+        ),
         f"Every rate is below 0, but a step may multiply a state by {_growth(worst):.3g} "
         f"({worst.layer.name}): it erases {worst.statistics.erasure.worst:.3g} times what the "
         "state holds along the key. "
@@ -216,6 +209,14 @@ def _strong_erasures(layers: Sequence[LayerMeasures]) -> Finding:
         value=_growth(worst),
         threshold=1.0,
     )
+
+
+def _enlarging(grows: bool, evidence: str, **measured: Any) -> Finding:
+    """Of steps that enlarge states though every rate is below 0: a problem if states grow."""
+    if grows:
+        return Finding("problem", _UNSTABLE, evidence, **measured)
+    statement = "Some steps enlarge states instead of shrinking them."
+    return Finding("warning", statement, evidence, **measured)
 
 
 def _clip(span: Span, holds: bool) -> str:

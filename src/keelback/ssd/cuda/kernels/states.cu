@@ -38,7 +38,8 @@ INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace&
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       load_left_transposed(left[m], stage.x[place.head], k / 8, place.head_row / 8 + m * 2, lane);
-      scale_steps(left[m], rest[m], stage.decays[place.head] + k, seat);
+      if constexpr (kHalf) scale_columns_in_two(left[m], rest[m], stage.decays[place.head] + k, seat);
+      else scale_columns(left[m], stage.decays[place.head], k, seat);
     }
     add_products<false>(sums.at, left, stage.B, k / 8, place.state_column / 8, lane);
     if (kHalf) add_products<false>(sums.at, rest, stage.B, k / 8, place.state_column / 8, lane);

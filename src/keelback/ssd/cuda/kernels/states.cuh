@@ -1,6 +1,8 @@
 // The states between the chunks. A block walks through the chunks of a segment for a few heads of one row, with the
 // states in registers: it writes them down before each chunk, as the other kernels read them, and carries them on,
 //     h' = decay of the chunk * h + sum over its steps j of (decay from j to the end * size_j) x_j B_j^T.
+// In half precision a step's factor times x is a sum of two numbers: what rounding took from it would stay in the states
+// for as long as they remember.
 // The gradients of the states walk the other way by the same code: dy takes the place of x, C that of B, and the decay
 // from the chunk's start that of the one to its end; what is written is the gradient of the state after each chunk.
 //
@@ -87,13 +89,6 @@ struct States {
       for (int i = 0; i < kColumnTiles * 8; ++i) at[m][i / 8][i / 4 % 2][i % 4] *= factor;
   }
 };
-
-// The columns of a left factor times what steps are multiplied by. In half precision each product is a sum of two numbers,
-// of which `rest` has the second: what one alone is short of would stay in the states for as long as they remember.
-INLINE void scale_steps(Fragment& left, Fragment& rest, const float* factors, const Seat& seat) {
-  if constexpr (kHalf) scale_columns_in_two(left, rest, factors, seat);
-  else scale_columns(left, factors, 0, seat);
-}
 
 // For each pair of adjacent sums, `visit(row block, column block, low, high)`, the blocks counted from the warp's first.
 template <typename Visit>

@@ -59,7 +59,7 @@ INLINE void add_steps(States& sums, const StatesStage& stage, const StatesPlace&
 #pragma unroll
     for (int k = 0; k < kRows / 16; ++k) {
       load_left_transposed(left[k], stage.x[place.head], k * 2, place.head_row / 8, lane);
-      scale_steps(left[k], rest[k], stage.decays[place.head] + k * 16, seat);
+      scale_columns_in_two(left[k], rest[k], stage.decays[place.head] + k * 16, seat);
     }
     start_products<false>(sums.at[0], left, stage.B);
     start_products<false>(sums.at[0], rest, stage.B);
