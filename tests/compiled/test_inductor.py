@@ -1,5 +1,7 @@
 """Operators under PyTorch's default compiler, which relies on where results say that they lie."""
 
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from keelback.conv import causal_conv1d
 from keelback.delta import delta_rule
+from keelback.errors import InputError
 from keelback.norm import gated_rms_norm
 from keelback.scan import selective_scan
 from keelback.ssd import ssd
@@ -60,3 +63,41 @@ def test_gradients_through_the_default_compiler(name: str) -> None:
     found = torch.autograd.grad(compiled(*leaves), leaves)
     for one, other in zip(found, torch.autograd.grad(loss(*leaves), leaves), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_is_one_node_of_a_compiled_graph(name: str) -> None:
+    function, given = CASES[name]
+    targets = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        targets.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    compiled = torch.compile(lambda *x: function(*x), backend=keep, fullgraph=True)
+    torch.testing.assert_close(compiled(*given), function(*given))
+    ours = [target for target in targets if "keelback" in str(target)]
+    assert ours == [getattr(torch.ops.keelback, f"{name}_call")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_compiler_names_what_does_not_fit(name: str) -> None:
+    function, (*others, last) = CASES[name]
+    compiled = torch.compile(lambda *x: function(*x), backend="eager", fullgraph=True)
+    with pytest.raises(InputError) as refused:
+        function(*others, last[..., :-1])
+    with pytest.raises(Exception, match=re.escape(str(refused.value))):
+        compiled(*others, last[..., :-1])
+
+
+def test_batches_inside_a_compiled_function_are_one_call() -> None:
+    function, (u, *others) = CASES["selective_scan"]
+    many = torch.stack([u, 2 * u])
+
+    def batched(u: Tensor) -> Tensor:
+        return torch.func.vmap(lambda one: function(one, *others))(u)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = torch.compile(batched, fullgraph=True)(many)
+    torch.testing.assert_close(found, batched(many))

@@ -12,6 +12,7 @@ from keelback.compiled.guards import Recent, guard_over
 from keelback.compiled.layouts import Signature, layouts_of, signature_of
 from keelback.compiled.operator import Operator, Planned
 from keelback.compiled.watchers import (
+    is_one_node,
     is_unwatched,
     needs_gradient,
     runs_eagerly,
@@ -45,6 +46,9 @@ class Calls:
         self._chosen, self._definition = chosen, definition
         self._prepared = lru_cache(maxsize=REMEMBERED)(self._taken_as_they_are)
         self._recent: Recent[Planned] = Recent()
+        self._whole = operator.define_call(
+            lambda operands, *how: self(self._record(*operands), *how)
+        )
 
     def __call__(
         self, operands: Sequence[Tensor | None], options: tuple[Any, ...], backend: str | None
@@ -61,6 +65,8 @@ class Calls:
                 planned = self._planned(operands, options, backend)
             if planned is not None:
                 return self._operator.run(planned, operands)
+        if is_one_node():
+            return self._whole(*operands, *options, backend)
         chosen, wanted = self._chosen(operands, backend)
         converted = self._record(*in_dtypes(operands, wanted))
         if chosen is not None:

@@ -83,6 +83,7 @@ class Operator:
         self._options, self._kept = len(options), len(kept)
         operands = [_declared(one) for one in (*differentiable, *others)]
         flags = [one if " " in one else f"bool {one}" for one in options]
+        self._call = ([*operands, *flags, "str? backend"], [f"Tensor {one}" for one in outputs])
         keep = ["bool keep"] if kept else []
         results = [f"Tensor {one}" for one in (*outputs, *kept)]
         _define(name, [*operands, *flags, *keep], results)
@@ -94,6 +95,23 @@ class Operator:
             _library.impl(name, forward, device.upper())
             _library.impl(f"{name}_backward", backward, device.upper())
         self._register(fake)
+
+    def define_call(self, call: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+        """An operator that is a whole call with all that is checked and converted before it.
+
+        `call` takes the operands, the options and the name of a backend. A compiler has one node
+        for it: it does not follow the code around the kernels, nor look for changes there.
+        """
+
+        def called(*arguments: Any) -> Any:
+            operands, options = self._split(arguments)
+            return _one_or_all(call(operands, options, arguments[-1]))
+
+        name = f"{self.name}_call"
+        _define(name, *self._call)
+        _library.impl(name, called, "CompositeImplicitAutograd")
+        defined: Callable[..., Any] = getattr(torch.ops.keelback, name)
+        return lambda *arguments: _all_of(defined(*arguments))
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Sequence[Tensor | None], tuple[Any, ...]]:
         """The operands and options at the head of a call's arguments."""

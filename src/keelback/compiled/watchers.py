@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.nn import Parameter
 
 _PLAIN_TYPES = (Tensor, Parameter)
@@ -26,6 +26,11 @@ def _plain_keys(device: str) -> tuple[Any, ...]:
 def is_transformed() -> bool:
     """Whether the compiler or a transform wants to see each operation."""
     return is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def is_one_node() -> bool:
+    """Whether `torch.compile` follows this code, which may be a single node of its graph."""
+    return is_dynamo_compiling() and not torch._C._are_functorch_transforms_active()
 
 
 def inside_transform() -> bool:
