@@ -1,6 +1,5 @@
 """Operators under PyTorch's default compiler, which relies on where results say that they lie."""
 
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 import torch
 from host_kernels import COMPILER
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from keelback.conv import causal_conv1d
 from keelback.delta import delta_rule
@@ -86,10 +86,14 @@ def test_a_compiler_names_what_does_not_fit(name: str) -> None:
     compiled = torch.compile(lambda *x: function(*x), backend="eager", fullgraph=True)
     with pytest.raises(InputError) as refused:
         function(*others, last[..., :-1])
-    with pytest.raises(Exception, match=re.escape(str(refused.value))):
+    name, _ = str(refused.value).split(" has shape ")  # Compilers may call sizes s0, s1.
+    with pytest.raises(Exception, match=rf"InputError.*{name} has shape .*; it should be"):
         compiled(*others, last[..., :-1])
 
 
+@pytest.mark.skipif(
+    TorchVersion(torch.__version__) < (2, 13), reason="PyTorch 2.13 first compiles such batches"
+)
 def test_batches_inside_a_compiled_function_are_one_call() -> None:
     function, (u, *others) = CASES["selective_scan"]
     many = torch.stack([u, 2 * u])

@@ -284,7 +284,9 @@ def test_of_an_installed_fla_functions_are_replaced_where_ours_are_faster(
     with provide_fla() as provided:
         assert set(provided.names) == {f"{m.__name__}.{name}" for name, m in theirs.items()}
         assert torch.is_tensor(theirs["chunk_kda"].chunk_kda(**by_channel)[0])
-        assert found("chunk_kda", by_channel, half) == "theirs"
+        assert found("chunk_kda", by_channel, half) == "ours"
+        assert found("chunk_kda", by_channel, half, cp_context=None) == "theirs"
+        assert found("chunk_kda", by_channel, torch.float16) == "theirs"
         assert found("chunk_gated_delta_rule", by_head, half) == "ours"
         assert found("chunk_gated_delta_rule", by_head, torch.float32) == "theirs"
         assert found("chunk_gated_delta_rule", by_head, half, cp_context=None) == "theirs"

@@ -5,20 +5,28 @@ Letters of axes: r row (a head of a sequence), c chunk, t step of a chunk.
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: How many times as much a GPU works on at a time: every operation is a launch there, and what lies
+#: between two would not stay in a cache.
+MORE_ON_GPU = 64
+
 
 def parts(
-    rows: int, chunks: int, numbers: int, at_a_time: int
+    rows: int, chunks: int, numbers: int, at_a_time: int, device: torch.device
 ) -> Iterator[tuple[slice, list[slice]]]:
     """Rows to work on at a time, and of these the chunks to work on at a time, in order.
 
     Args:
         rows, chunks: how many there are.
         numbers: how many a chunk of a row takes while it is worked on.
-        at_a_time: how many may be taken.
+        at_a_time: how many may be taken, on a CPU.
+        device: where they are.
     """
+    if device.type == "cuda":
+        at_a_time *= MORE_ON_GPU
     affordable = max(1, at_a_time // numbers)
     rows_at_a_time = min(rows, affordable)
     chunks_at_a_time = max(1, affordable // rows_at_a_time)

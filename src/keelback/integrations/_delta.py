@@ -7,6 +7,7 @@ from inspect import get_annotations
 from typing import Any
 from warnings import warn
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,11 +39,10 @@ _TAKEN = (
 
 def is_faster_than_fla(query: Tensor, value: Tensor, g: Tensor) -> bool:
     """Whether keelback's kernels compute a delta rule on a GPU, and were measured to be faster
-    than fla's: in half precision, with one log decay per head."""
+    than fla's: in half precision, with log decays per key channel in bfloat16 alone."""
     key_size, value_size = query.shape[-1], value.shape[-1]
     return (
-        g.ndim == value.ndim - 1
-        and query.dtype in HALF
+        query.dtype in (HALF if g.ndim < value.ndim else (torch.bfloat16,))
         and key_size % 32 == 0
         and key_size <= WIDEST_KEY
         and value_size % 8 == 0
@@ -59,7 +59,7 @@ def who_computes_on_gpu() -> str:
     """
     if not is_installed("fla"):
         return "keelback's, since fla is not installed"
-    return "keelback's in half precision with a log decay per head; otherwise fla's"
+    return "keelback's in bfloat16, and in float16 with a log decay per head; otherwise fla's"
 
 
 def delta_rules(theirs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:

@@ -27,10 +27,10 @@ def provide_fla() -> Replacement:
     then have what they have in fla. Nothing else of fla is there: importing that fails, as it does
     without fla.
     Where fla is installed its functions are replaced instead; on a GPU only where keelback's
-    kernels were measured to be faster, which is in the gated delta rule in half precision with
-    sequences that are not packed. Code that has imported the functions before the call keeps those
-    that it has, such as fla's own layers. An option that keelback cannot honour raises an
-    `InputError` with its name.
+    kernels were measured to be faster, which is in the gated delta rule in half precision and in
+    Kimi delta attention in bfloat16, with sequences that are not packed. Code that has imported the
+    functions before the call keeps those that it has, such as fla's own layers. An option that
+    keelback cannot honour raises an `InputError` with its name.
 
     Examples:
         >>> with provide_fla():
@@ -78,8 +78,7 @@ def _the_faster(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callabl
         given = (*args, *kwargs.values())
         if not any(isinstance(x, Tensor) and x.is_cuda for x in given):
             return ours(*args, **kwargs)
-        measured = ours in (chunk_gated_delta_rule, fused_recurrent_gated_delta_rule)
-        if not measured or not set(kwargs) <= {*names.parameters, *HOW}:
+        if ours not in _MEASURED or not set(kwargs) <= {*names.parameters, *HOW}:
             return theirs(*args, **kwargs)
         found = names.bind(*args, **kwargs).arguments
         q, v, g = found["q"], found["v"], found.get("g")
@@ -215,6 +214,13 @@ def fused_recurrent_kda(
         use_qk_l2norm_in_kernel,
         options,
     )
+
+
+#: Those that were timed on a GPU beside fla's.
+_MEASURED = (
+    *(chunk_gated_delta_rule, fused_recurrent_gated_delta_rule),
+    *(chunk_kda, fused_recurrent_kda),
+)
 
 
 def fused_kda_gate(

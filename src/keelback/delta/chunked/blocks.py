@@ -73,7 +73,7 @@ class Chunks:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, _ = self.k.shape
         numbers = steps * steps * self.logs.shape[-1]
-        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME)
+        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, self.k.device)
 
 
 class Pairs:

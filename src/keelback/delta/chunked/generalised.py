@@ -72,7 +72,7 @@ class Chunks:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, keys = self.k.shape
         numbers = steps * steps * (1 if self.by_factors else keys)
-        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME)
+        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, self.k.device)
 
 
 def _logs(given: Operands[Tensor], chunk: int) -> Tensor:

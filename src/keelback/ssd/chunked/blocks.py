@@ -147,7 +147,7 @@ def parts_of(whole: Block) -> Iterator[tuple[slice, slice]]:
     """Rows and chunks to work on at a time, the chunks of some rows in their order."""
     rows, chunks, groups, heads, chunk = whole.sizes.shape
     numbers = groups * heads * chunk * chunk
-    for some, spans in parts(rows, chunks, numbers, NUMBERS_AT_A_TIME):
+    for some, spans in parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, whole.sizes.device):
         for span in spans:
             yield some, span
 

@@ -54,7 +54,7 @@ class Chunks:
     def parts(self) -> Iterator[tuple[slice, list[slice]]]:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, keys = self.k.shape
-        return parts(rows, chunks, steps * keys, NUMBERS_AT_A_TIME)
+        return parts(rows, chunks, steps * keys, NUMBERS_AT_A_TIME, self.k.device)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
