@@ -8,7 +8,7 @@ A table stands between `<!-- table: PATH -->` and `<!-- end -->`; PATH is a CSV 
 `PATH#NAME/MEASURE,MEASURE` of a benchmark with several measures those that are named. A PATH that
 is a list of claims, such as `tools/known_ours.toml`, shows them as tools/known_claims.py reads
 them. A result that was made from code that differed from its commit is refused, as table and as
-figure, unless `results/dirty.txt` lists it.
+figure.
 
 Columns are named as `table_heads.py` says. Numbers are shown with three digits, those of a column
 that is called a bound, or certified, rounded up.

@@ -6,10 +6,11 @@
 A result is a folder of `results/experiments` with a `results.json`, or a JSON file with a
 `provenance`; all it says of itself is read from there. `results/made_by.toml` holds, by hand, what
 no file says: the command of a file without provenance, and today's form of a recorded command whose
-script has other options now. `results/dirty.txt` lists the results that were made from code that
-differed from its commit. That list may only shrink: the docs show no such result that is not in it.
+script has other options now. The docs show no result that was made from code that differed from its
+commit: the index calls it `dirty`.
 `results/times.json` holds how long it took to rebuild each (`tools/rebuild_results.py`).
-A file that a benchmark has not finished is refused: it names the rows that it lacks.
+A file that a benchmark has not finished is refused: it names the rows that it lacks. It may be
+committed if `results/made_by.toml` has `unfinished = true` for it; the index then names the rows.
 
 In a command `IMDB`, `VOCAB` and `CHECKPOINTS` stand for where the reviews, BERT's vocabulary and
 the checkpoints of the first paper's reference implementation lie, `PACKAGES` for a folder where
@@ -32,7 +33,7 @@ from keelback.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 INDEX, BY_HAND = RESULTS / "index.json", RESULTS / "made_by.toml"
-DIRTY, TIMES = RESULTS / "dirty.txt", RESULTS / "times.json"
+TIMES = RESULTS / "times.json"
 #: What reports write beside a result, and .gitignore leaves out.
 PAGE = "report.html"
 
@@ -51,7 +52,8 @@ class Result:
 
     `commits` are those of everything that made a number of it: of a sweep each run's, and that
     which drew the figures; None stands for one that was not recorded. `made_from` are the results
-    behind one that has no provenance of its own.
+    behind one that has no provenance of its own, `not_measured` the rows that an unfinished one
+    lacks.
     """
 
     path: str
@@ -61,6 +63,7 @@ class Result:
     dates: set[str] = field(default_factory=set)
     files: list[str] = field(default_factory=list)
     made_from: list[str] = field(default_factory=list)
+    not_measured: list[str] = field(default_factory=list)
 
     @property
     def dirty(self) -> bool:
@@ -74,6 +77,7 @@ class Result:
             "dirty": self.dirty,
             "devices": sorted(self.devices),
             "dates": [min(self.dates), max(self.dates)] if self.dates else [],
+            **({"not_measured": self.not_measured} if self.not_measured else {}),
             "files": {file: sorted(shown.get(file, ())) for file in self.files},
         }
 
@@ -84,22 +88,24 @@ def results() -> dict[str, Result]:
     Raises:
         SystemExit: a file that belongs to none.
     """
-    by_hand = tomllib.loads(BY_HAND.read_text())
+    by_hand = _by_hand()
     found: dict[str, Result] = {}
     files = sorted(path for path in RESULTS.rglob("*") if path.is_file())
-    files = [path for path in files if path not in (INDEX, BY_HAND, DIRTY, TIMES)]
+    files = [path for path in files if path not in (INDEX, BY_HAND, TIMES)]
     files = [path for path in files if path.name != PAGE]
     for path in files:
         if path.suffix == ".json" and "provenance" in (document := read(path)):
             whole = path.parent if path.name == "results.json" else path
             name = _name(whole)
             commands = by_hand.get(name, {}).get("commands") or _commands(document, name)
-            found[name] = Result(name, commands)
+            missing = document.get("not_measured", [])
+            found[name] = Result(name, commands, not_measured=missing)
             _note(document, found[name])
     for name, written in by_hand.items():
         if name not in found:
-            found[name] = Result(name, written["commands"], made_from=_owners(written["from"]))
-            for source in written["from"]:
+            sources = written.get("from", [])
+            found[name] = Result(name, written.get("commands", []), made_from=_owners(sources))
+            for source in sources:
                 _note(read(ROOT / source), found[name])
     orphans = []
     for path in files:
@@ -120,6 +126,10 @@ def results() -> dict[str, Result]:
     return dict(sorted(found.items()))
 
 
+def _by_hand() -> dict[str, Any]:
+    return tomllib.loads(BY_HAND.read_text())
+
+
 def _owners(sources: Iterable[str]) -> list[str]:
     """The results that files belong to: of a folder's `results.json` the folder."""
     return [source.removesuffix("/results.json") for source in sources]
@@ -129,13 +139,14 @@ def read(path: Path) -> Any:
     """The JSON of a file.
 
     Raises:
-        SystemExit: it is no JSON, or a benchmark that did not measure all of its rows.
+        SystemExit: it is no JSON, or a benchmark that lacks rows and is not known to.
     """
     try:
         document = json.loads(path.read_text())
     except ValueError as error:
         sys.exit(f"{_name(path)} is not JSON ({error}); git checkout {_name(path)} brings it back")
-    if isinstance(document, dict) and (missing := document.get("not_measured")):
+    missing = document.get("not_measured") if isinstance(document, dict) else None
+    if missing and not _by_hand().get(_name(path), {}).get("unfinished"):
         sys.exit(
             f"{_name(path)} is not finished, it lacks {'; '.join(missing)}; the command in its "
             "provenance continues it"
@@ -215,17 +226,9 @@ def shown() -> dict[str, set[str]]:
     return found
 
 
-def allowed_dirty() -> list[str]:
-    """The results that `results/dirty.txt` lists."""
-    lines = DIRTY.read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
-
-
 def refused() -> set[str]:
-    """Files that no table may show: of results made from a dirty tree and not on the list."""
-    allowed = allowed_dirty()
-    bad = (one for one in results().values() if one.dirty and one.path not in allowed)
-    return {file for one in bad for file in one.files}
+    """Files that no table may show: of results made from a dirty tree."""
+    return {file for one in results().values() if one.dirty for file in one.files}
 
 
 def index() -> str:

@@ -102,8 +102,8 @@ def check(command: str) -> None:
         assert set(pairs) | set(given) <= set(fields)
 
 
-def test_the_list_of_dirty_results_is_exact() -> None:
-    assert index.allowed_dirty() == [r.path for r in RESULTS.values() if r.dirty]
+def test_no_result_was_made_from_code_that_differed_from_its_commit() -> None:
+    assert not [result.path for result in RESULTS.values() if result.dirty]
 
 
 def test_every_recorded_commit_is_in_the_history() -> None:
@@ -131,11 +131,10 @@ class TestATreeOfItsOwn:
         monkeypatch.setattr(index, "ROOT", tmp_path)
         monkeypatch.setattr(fill, "ROOT", tmp_path)
         monkeypatch.setattr(index, "RESULTS", results)
-        special = {"INDEX": "index.json", "BY_HAND": "made_by.toml", "DIRTY": "dirty.txt"}
+        special = {"INDEX": "index.json", "BY_HAND": "made_by.toml"}
         for name, file in (special | {"TIMES": "times.json"}).items():
             monkeypatch.setattr(index, name, results / file)
         (results / "made_by.toml").write_text("")
-        (results / "dirty.txt").write_text("# none\n")
         (tmp_path / "README.md").write_text(
             "<!-- table: results/benchmarks/one.json -->\n<!-- end -->\n"
         )
@@ -165,11 +164,6 @@ class TestATreeOfItsOwn:
         monkeypatch.setattr(sys, "argv", ["fill_tables.py"])
         with pytest.raises(SystemExit, match=r"differed from its commit.*one\.json"):
             fill.main()
-
-    def test_the_list_makes_an_exception(self, tree: Path) -> None:
-        self.write(tree, "abc123-dirty")
-        (tree / "dirty.txt").write_text("# why\nresults/benchmarks/one.json\n")
-        assert index.refused() == set()
 
     def test_a_file_of_no_result_is_an_error(self, tree: Path) -> None:
         (tree / "benchmarks/two.csv").write_text("a,b\n1,2\n")
@@ -208,6 +202,21 @@ class TestATreeOfItsOwn:
                 monkeypatch.setattr(sys, "argv", [name, *options])
                 with pytest.raises(SystemExit, match=said):
                     module.main()
+
+    def test_an_unfinished_file_that_is_known_to_be_so_is_taken_and_said(self, tree: Path) -> None:
+        file = tree / "benchmarks/one.json"
+        missing = ["forward", "backward"]
+        document = json.loads(file.read_text())
+        file.write_text(json.dumps(document | {"not_measured": missing}))
+        (tree / "made_by.toml").write_text('["results/benchmarks/one.json"]\nunfinished = true\n')
+        assert fill.as_markdown("results/benchmarks/one.json") == "| a |\n| --- |\n| 1 |\n"
+        [entry] = json.loads(index.index())["results"].values()
+        assert entry["not_measured"] == missing
+        assert entry["commands"] == ["keelback bench conv --json > results/benchmarks/one.json"]
+        assert index.refused() == set()
+        file.unlink()
+        with pytest.raises(SystemExit, match=r"files that are not there: .*one\.json"):
+            index.results()
 
     def test_a_peer_that_refused_the_first_row_has_its_columns(self, tree: Path) -> None:
         file = tree / "benchmarks/one.json"

@@ -48,7 +48,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tools").mkdir()
     monkeypatch.setattr(index, "ROOT", tmp_path)
     monkeypatch.setattr(index, "RESULTS", results)
-    special = {"INDEX": "index.json", "BY_HAND": "made_by.toml", "DIRTY": "dirty.txt"}
+    special = {"INDEX": "index.json", "BY_HAND": "made_by.toml"}
     for name, file in (special | {"TIMES": "times.json"}).items():
         monkeypatch.setattr(index, name, results / file)
     (results / "made_by.toml").write_text(
@@ -56,7 +56,6 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         'commands = ["python tools/table.py --out results/benchmarks/table.csv"]\n'
     )
     (results / "benchmarks/table.csv").write_text("old\n")
-    (results / "dirty.txt").write_text("# none\n")
     (tmp_path / "README.md").write_text(
         "<!-- table: results/benchmarks/one.json -->\n<!-- end -->\n"
     )
