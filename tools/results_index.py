@@ -146,7 +146,8 @@ def read(path: Path) -> Any:
     except ValueError as error:
         sys.exit(f"{_name(path)} is not JSON ({error}); git checkout {_name(path)} brings it back")
     missing = document.get("not_measured") if isinstance(document, dict) else None
-    if missing and not _by_hand().get(_name(path), {}).get("unfinished"):
+    whole = path.parent if path.name == "results.json" else path
+    if missing and not _by_hand().get(_name(whole), {}).get("unfinished"):
         sys.exit(
             f"{_name(path)} is not finished, it lacks {'; '.join(missing)}; the command in its "
             "provenance continues it"

@@ -218,6 +218,15 @@ class TestATreeOfItsOwn:
         with pytest.raises(SystemExit, match=r"files that are not there: .*one\.json"):
             index.results()
 
+    def test_so_is_that_of_a_folder(self, tree: Path) -> None:
+        document = json.loads((tree / "benchmarks/one.json").read_text())
+        (tree / "benchmarks/two").mkdir()
+        file = tree / "benchmarks/two/results.json"
+        file.write_text(json.dumps(document | {"not_measured": ["forward"]}))
+        (tree / "made_by.toml").write_text('["results/benchmarks/two"]\nunfinished = true\n')
+        entry = json.loads(index.index())["results"]["results/benchmarks/two"]
+        assert entry["not_measured"] == ["forward"]
+
     def test_a_peer_that_refused_the_first_row_has_its_columns(self, tree: Path) -> None:
         file = tree / "benchmarks/one.json"
         row = {"batch": 1, "pass": "forward", "call_ms": {"ours": 2.0}, "ratios": {}}

@@ -287,6 +287,11 @@ def test_of_an_installed_fla_functions_are_replaced_where_ours_are_faster(
         assert found("chunk_kda", by_channel, half) == "ours"
         assert found("chunk_kda", by_channel, half, cp_context=None) == "theirs"
         assert found("chunk_kda", by_channel, torch.float16) == "theirs"
+        assert found("chunk_kda", {**by_channel, "beta": by_channel["v"]}, half) == "theirs"
+        q, k, v, *others = (by_channel[name] for name in ("q", "k", "v", "g", "beta"))
+        on_gpu = q.to(half).as_subclass(OnGpu)
+        rest = (None, None, False, False, False)  # One more than ours has by places.
+        assert theirs["chunk_kda"].chunk_kda(on_gpu, k, v, *others, *rest) == "theirs"
         assert found("chunk_gated_delta_rule", by_head, half) == "ours"
         assert found("chunk_gated_delta_rule", by_head, torch.float32) == "theirs"
         assert found("chunk_gated_delta_rule", by_head, half, cp_context=None) == "theirs"

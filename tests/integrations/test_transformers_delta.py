@@ -253,6 +253,7 @@ def test_kernels_of_fla_stay_on_a_gpu_where_ours_are_not_faster(
     on_gpu = q.as_subclass(OnGpu)
     assert rule(on_gpu, q, v, g=g, beta=beta) == whose
     assert rule(q, q, v, g=g, beta=beta) == "ours"
+    assert rule(on_gpu, q.double(), v, g=g, beta=beta) == "theirs"
     with packed_as(torch.tensor([[True, False, True]])):
         assert rule(on_gpu, q, v, g=g, beta=beta) == "ours"
         bounds = torch.tensor([0, 2, 3])

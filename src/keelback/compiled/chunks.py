@@ -15,7 +15,7 @@ MORE_ON_GPU = 64
 
 
 def parts(
-    rows: int, chunks: int, numbers: int, at_a_time: int, device: torch.device
+    rows: int, chunks: int, numbers: int, at_a_time: int, device: torch.device, states: int = 0
 ) -> Iterator[tuple[slice, list[slice]]]:
     """Rows to work on at a time, and of these the chunks to work on at a time, in order.
 
@@ -24,9 +24,11 @@ def parts(
         numbers: how many a chunk of a row takes while it is worked on.
         at_a_time: how many may be taken, on a CPU.
         device: where they are.
+        states: how many the states before a chunk take, which count on a GPU too.
     """
     if device.type == "cuda":
         at_a_time *= MORE_ON_GPU
+        numbers = max(numbers, states)
     affordable = max(1, at_a_time // numbers)
     rows_at_a_time = min(rows, affordable)
     chunks_at_a_time = max(1, affordable // rows_at_a_time)

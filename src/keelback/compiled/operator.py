@@ -4,9 +4,10 @@ Inside, every operand has a leading axis of replicas, and row i of replica r mee
 replica r. `vmap` puts its axis there without copying: an operand that is not mapped is repeated
 with stride zero. Many small models with stacked parameters thus run as one call.
 
-A call takes one of two ways. Where no transform, mode or wrapper is there to see it, the kernels
+A call takes one of three ways. Where no transform, mode or wrapper is there to see it, the kernels
 are called from a plain `torch.autograd.Function`: on small inputs the way through PyTorch's
-dispatcher and its autograd formula takes as long as the kernels. Everything else goes through the
+dispatcher and its autograd formula takes as long as the kernels. For `torch.compile` a call is one
+node of its graph, `<name>_call`, by which it comes here again. Everything else goes through the
 operator that is registered with `torch.library`.
 """
 
@@ -21,6 +22,7 @@ from keelback.compiled.backends import Backend, Prepared
 from keelback.compiled.guards import none_fit
 from keelback.compiled.layouts import signature_of
 from keelback.compiled.replicas import VmapInfo, fold, one_replica, unfold
+from keelback.compiled.sources import sources
 from keelback.compiled.watchers import (
     has_tangent,
     inside_transform,
@@ -55,7 +57,8 @@ class Operator:
     """An operator that is differentiable once, with kernels for several devices.
 
     Args:
-        name: Its name in `torch.ops.keelback`; its backward pass is `<name>_backward` there.
+        name: Its name in `torch.ops.keelback`; its backward pass is `<name>_backward` there, and
+            a whole call `<name>_call`.
         differentiable: The operands that have gradients, `?` after those that may be absent.
         others: The operands that have none.
         options: Names of truth values, or of numbers, written `float <name>`.
@@ -83,7 +86,10 @@ class Operator:
         self._options, self._kept = len(options), len(kept)
         operands = [_declared(one) for one in (*differentiable, *others)]
         flags = [one if " " in one else f"bool {one}" for one in options]
-        self._call = ([*operands, *flags, "str? backend"], [f"Tensor {one}" for one in outputs])
+        self._call = (
+            [*operands, *flags, "str? backend", "str code"],
+            [f"Tensor {one}" for one in outputs],
+        )
         keep = ["bool keep"] if kept else []
         results = [f"Tensor {one}" for one in (*outputs, *kept)]
         _define(name, [*operands, *flags, *keep], results)
@@ -100,18 +106,23 @@ class Operator:
         """An operator that is a whole call with all that is checked and converted before it.
 
         `call` takes the operands, the options and the name of a backend. A compiler has one node
-        for it: it does not follow the code around the kernels, nor look for changes there.
+        for it: it does not follow the code around the kernels, nor look for changes there. What it
+        made of a graph it may keep on disk, so that the node also names the code.
         """
 
         def called(*arguments: Any) -> Any:
             operands, options = self._split(arguments)
-            return _one_or_all(call(operands, options, arguments[-1]))
+            try:  # Where a graph broke, a compiler would follow this code too, and come back here.
+                by_python = torch.compiler.disable(call)
+                return _one_or_all(by_python(operands, options, arguments[-2]))
+            except InputError as error:
+                raise _UnfitError(*error.args) from error
 
         name = f"{self.name}_call"
         _define(name, *self._call)
         _library.impl(name, called, "CompositeImplicitAutograd")
         defined: Callable[..., Any] = getattr(torch.ops.keelback, name)
-        return lambda *arguments: _all_of(defined(*arguments))
+        return lambda *arguments: _all_of(defined(*arguments, sources()))
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Sequence[Tensor | None], tuple[Any, ...]]:
         """The operands and options at the head of a call's arguments."""
@@ -229,14 +240,17 @@ class Operator:
                 return planned.call.backward(gradients, kept, operands)
             if runs_eagerly(*operands):
                 return self.prepared(operands, *options).backward(gradients, kept, operands)
-        present = [_nothing_like(operands[0]) if x is None else x for x in kept]
-        found = self.dispatch_gradients(
-            *one_replica(*gradients), *present, *one_replica(*operands), *options
-        )
+        of_one = one_replica(*operands)
+        present = [_nothing_like(of_one[0]) if x is None else x for x in one_replica(*kept)]
+        found = self.dispatch_gradients(*one_replica(*gradients), *present, *of_one, *options)
         return [
             None if x is None else gradient.squeeze(0)
             for x, gradient in zip(operands[: self._differentiable], found, strict=True)
         ]
+
+
+class _UnfitError(InputError, NotImplementedError):
+    """An `InputError` on which a compiler leaves the call to Python, which raises it as usual."""
 
 
 def _declared(operand: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 from torch.nn import Parameter
 
 _PLAIN_TYPES = (Tensor, Parameter)
@@ -29,8 +29,16 @@ def is_transformed() -> bool:
 
 
 def is_one_node() -> bool:
-    """Whether `torch.compile` follows this code, which may be a single node of its graph."""
-    return is_dynamo_compiling() and not torch._C._are_functorch_transforms_active()
+    """Whether `torch.compile` follows this code, and a call may be one node of its graph.
+
+    Not in a program that is exported, which should show its operations, nor in PyTorch 2.8, whose
+    compiler takes every graph for one that is exported.
+    """
+    return (
+        is_dynamo_compiling()
+        and not is_exporting()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def inside_transform() -> bool:

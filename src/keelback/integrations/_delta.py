@@ -37,12 +37,13 @@ _TAKEN = (
 )
 
 
-def is_faster_than_fla(query: Tensor, value: Tensor, g: Tensor) -> bool:
+def is_faster_than_fla(query: Tensor, key: Tensor, value: Tensor, g: Tensor) -> bool:
     """Whether keelback's kernels compute a delta rule on a GPU, and were measured to be faster
     than fla's: in half precision, with log decays per key channel in bfloat16 alone."""
     key_size, value_size = query.shape[-1], value.shape[-1]
     return (
-        query.dtype in (HALF if g.ndim < value.ndim else (torch.bfloat16,))
+        query.dtype == key.dtype == value.dtype
+        and query.dtype in (HALF if g.ndim < value.ndim else (torch.bfloat16,))
         and key_size % 32 == 0
         and key_size <= WIDEST_KEY
         and value_size % 8 == 0
@@ -75,7 +76,7 @@ def delta_rules(theirs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[
 def _in_place_of(theirs: Callable[..., Any], by_fla: bool) -> Callable[..., Any]:
     def ours(query: Tensor, key: Tensor, value: Tensor, g: Tensor, *more: Any, **named: Any) -> Any:
         untold = packing_now() is not None and named.get("cu_seqlens") is None
-        if by_fla and query.is_cuda and not untold and not is_faster_than_fla(query, value, g):
+        if by_fla and query.is_cuda and not untold and not is_faster_than_fla(query, key, value, g):
             return theirs(query, key, value, g, *more, **named)
         return delta_attention(query, key, value, g, *more, **named)
 

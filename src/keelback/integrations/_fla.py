@@ -80,11 +80,15 @@ def _the_faster(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callabl
             return ours(*args, **kwargs)
         if ours not in _MEASURED or not set(kwargs) <= {*names.parameters, *HOW}:
             return theirs(*args, **kwargs)
-        found = names.bind(*args, **kwargs).arguments
-        q, v, g = found["q"], found["v"], found.get("g")
-        if g is None or found.get("gk") is not None or found.get("gv") is not None:
+        try:
+            found = names.bind(*args, **kwargs).arguments
+        except TypeError:  # fla's have more options, which may be given by their places.
             return theirs(*args, **kwargs)
-        return (ours if is_faster_than_fla(q, v, g) else theirs)(*args, **kwargs)
+        q, k, v, g, beta = (*(found[name] for name in "qkv"), found.get("g"), found.get("beta"))
+        further = found.get("gk") is not None or found.get("gv") is not None
+        if g is None or further or (beta is not None and beta.ndim == v.ndim):
+            return theirs(*args, **kwargs)
+        return (ours if is_faster_than_fla(q, k, v, g) else theirs)(*args, **kwargs)
 
     return chosen
 

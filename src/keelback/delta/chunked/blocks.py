@@ -19,7 +19,7 @@ from keelback.delta.reference import normalised
 
 #: Steps of a chunk, with a decay per head and with one per key channel: multiples of 16.
 CHUNK, CHUNK_OF_CHANNELS = 64, 16
-#: Numbers of the decays between the steps of chunks that are worked on at a time.
+#: Numbers of the decays between the steps of chunks that are worked on at a time on a CPU.
 NUMBERS_AT_A_TIME = 1 << 18
 #: exp of less is zero in float32; as logs of this size they do not spoil what is added to them.
 _SMALLEST_LOG = {torch.float32: -104.0, torch.float64: -746.0}
@@ -71,9 +71,10 @@ class Chunks:
 
     def parts(self) -> Iterator[tuple[slice, list[slice]]]:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
-        rows, chunks, steps, _ = self.k.shape
+        rows, chunks, steps, keys = self.k.shape
         numbers = steps * steps * self.logs.shape[-1]
-        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, self.k.device)
+        states = keys * self.v.shape[-1]
+        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, self.k.device, states)
 
 
 class Pairs:

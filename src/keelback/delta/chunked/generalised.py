@@ -26,7 +26,7 @@ WIDENS = False
 CHUNK, CHUNK_OF_PAIRS = 64, 16
 #: Logs of decays since a chunk's start whose factors are far from overflow.
 _FARTHEST_LOG = {torch.float32: 40.0, torch.float64: 300.0}
-#: Numbers of the decays between the steps of chunks that are worked on at a time.
+#: Numbers of the decays between the steps of chunks that are worked on at a time on a CPU.
 NUMBERS_AT_A_TIME = 1 << 18
 #: exp of less is zero in float32; as logs of this size they do not spoil what is added to them.
 _SMALLEST_LOG = {torch.float32: -104.0, torch.float64: -746.0}
@@ -72,7 +72,8 @@ class Chunks:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, keys = self.k.shape
         numbers = steps * steps * (1 if self.by_factors else keys)
-        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, self.k.device)
+        states = keys * self.v.shape[-1]
+        return parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, self.k.device, states)
 
 
 def _logs(given: Operands[Tensor], chunk: int) -> Tensor:

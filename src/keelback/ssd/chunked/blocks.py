@@ -12,7 +12,7 @@ from keelback.compiled.decay import exp_
 from keelback.ssd._operands import Operands
 
 CHUNK = 64
-#: Numbers of the decays between the steps of chunks that are worked on at a time.
+#: Numbers of the decays between the steps of chunks that are worked on at a time on a CPU.
 NUMBERS_AT_A_TIME = 1 << 18
 #: exp of less is zero in float32; as logs of this size they do not spoil what is added to them.
 _SMALLEST_LOG = {torch.float32: -104.0, torch.float64: -746.0}

@@ -21,7 +21,7 @@ from keelback.ssd._attention_operands import Operands
 
 #: Steps of a chunk, at most; a power of two.
 CHUNK = 64
-#: Numbers of keys that are worked on at a time.
+#: Numbers of keys that are worked on at a time on a CPU.
 NUMBERS_AT_A_TIME = 1 << 17
 Part = tuple[slice, slice]
 
@@ -54,7 +54,8 @@ class Chunks:
     def parts(self) -> Iterator[tuple[slice, list[slice]]]:
         """Rows to work on at a time, and of these the chunks to work on at a time, in order."""
         rows, chunks, steps, keys = self.k.shape
-        return parts(rows, chunks, steps * keys, NUMBERS_AT_A_TIME, self.k.device)
+        states = keys * self.x.shape[-1]
+        return parts(rows, chunks, steps * keys, NUMBERS_AT_A_TIME, self.k.device, states)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
