@@ -1,5 +1,8 @@
 """Operators under PyTorch's default compiler, which relies on where results say that they lie."""
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from operator_calls import CASES
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from keelback.compiled.sources import hash_of, sources
+from keelback.compiled.sources import SOURCES, state_of
 from keelback.errors import InputError
 
 pytestmark = [
@@ -59,18 +62,19 @@ def test_a_call_is_one_node_of_a_compiled_graph(name: str) -> None:
     torch.testing.assert_close(compiled(*given), function(*given))
     [node] = nodes
     assert node.target == getattr(torch.ops.keelback, f"{name}_call")
-    assert node.args[-1] == sources()  # By which PyTorch's caches tell it from older code.
+    assert node.args[-1] == SOURCES  # By which PyTorch's caches tell it from older code.
 
 
-def test_other_sources_have_another_hash(tmp_path: Path) -> None:
-    (tmp_path / "room").mkdir()
+def test_other_sources_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "room/operator.py"
+    file.parent.mkdir()
     found = []
-    for text in ("y = x", "y = 2 * x", "y = x"):
-        (tmp_path / "room/operator.py").write_text(text)
-        hash_of.cache_clear()
-        found.append(hash_of(tmp_path))
-    hash_of.cache_clear()
-    assert found[0] == found[2] != found[1]
+    for text, time in (("y = x", 1), ("y = x", 1), ("y = 2 * x", 1), ("y = z", 2)):
+        file.write_text(text)
+        os.utime(file, (time, time))
+        found.append(state_of(tmp_path))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
 
 
 @one_node
@@ -110,3 +114,15 @@ def test_batches_inside_a_compiled_function_are_one_call() -> None:
         warnings.simplefilter("error")
         found = torch.compile(batched, fullgraph=True)(many)
     torch.testing.assert_close(found, batched(many))
+
+
+def test_operators_do_not_load_the_compiler() -> None:
+    """It takes seconds, and most calls are not compiled."""
+    loads = "import sys, torch; {}; print('torch._dynamo' in sys.modules)"
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", loads.format(what)], capture_output=True, text=True, check=True
+        ).stdout
+        for what in ("pass", "import keelback.delta, keelback.scan, keelback.norm, keelback.conv")
+    ]
+    assert found[0] == found[1]

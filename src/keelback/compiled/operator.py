@@ -22,7 +22,7 @@ from keelback.compiled.backends import Backend, Prepared
 from keelback.compiled.guards import none_fit
 from keelback.compiled.layouts import signature_of
 from keelback.compiled.replicas import VmapInfo, fold, one_replica, unfold
-from keelback.compiled.sources import sources
+from keelback.compiled.sources import SOURCES
 from keelback.compiled.watchers import (
     has_tangent,
     inside_transform,
@@ -122,7 +122,7 @@ class Operator:
         _define(name, *self._call)
         _library.impl(name, called, "CompositeImplicitAutograd")
         defined: Callable[..., Any] = getattr(torch.ops.keelback, name)
-        return lambda *arguments: _all_of(defined(*arguments, sources()))
+        return lambda *arguments: _all_of(defined(*arguments, SOURCES))
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Sequence[Tensor | None], tuple[Any, ...]]:
         """The operands and options at the head of a call's arguments."""

@@ -1,23 +1,23 @@
-"""A hash of keelback's own sources, which tells what others keep of a call from newer code."""
+"""Which code this is, for what others keep of a call on disk and would use with newer code."""
 
-from functools import cache
+import os
 from hashlib import sha256
 from pathlib import Path
 
-from torch.compiler import assume_constant_result
+from keelback import __version__
 
 
-@assume_constant_result
-def sources() -> str:
-    """The hash of this package; for `torch.compile` a constant."""
-    return hash_of(Path(__file__).parents[1])
+def state_of(folder: Path) -> str:
+    """A hash of the names, sizes and times of change of all Python files below a folder."""
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".py"):
+                file = os.path.join(place, name)
+                told = os.stat(file)
+                found.append((os.path.relpath(file, folder), told.st_size, told.st_mtime_ns))
+    return sha256(repr(sorted(found)).encode()).hexdigest()[:16]
 
 
-@cache
-def hash_of(folder: Path) -> str:
-    """The hash of all Python files below a folder."""
-    digest = sha256()
-    for path in sorted(folder.rglob("*.py")):
-        name = path.relative_to(folder).as_posix()
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+#: The version of the package and the state of its files, as they are when it is imported.
+SOURCES = f"{__version__} {state_of(Path(__file__).parents[1])}"
