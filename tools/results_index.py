@@ -95,17 +95,15 @@ def results() -> dict[str, Result]:
     files = [path for path in files if path.name != PAGE]
     for path in files:
         if path.suffix == ".json" and "provenance" in (document := read(path)):
-            whole = path.parent if path.name == "results.json" else path
-            name = _name(whole)
+            name = _name(_whole(path))
             commands = by_hand.get(name, {}).get("commands") or _commands(document, name)
             missing = document.get("not_measured", [])
             found[name] = Result(name, commands, not_measured=missing)
             _note(document, found[name])
     for name, written in by_hand.items():
-        if name not in found:
-            sources = written.get("from", [])
-            found[name] = Result(name, written.get("commands", []), made_from=_owners(sources))
-            for source in sources:
+        if name not in found and "commands" in written:
+            found[name] = Result(name, written["commands"], made_from=_owners(written["from"]))
+            for source in written["from"]:
                 _note(read(ROOT / source), found[name])
     orphans = []
     for path in files:
@@ -120,10 +118,15 @@ def results() -> dict[str, Result]:
             f"nothing says which command made {', '.join(orphans)}: a result holds a provenance, "
             f"or {_name(BY_HAND)} says it"
         )
-    missing = [name for name, result in found.items() if not result.files]
+    missing = [name for name in by_hand if name not in found or not found[name].files]
     if missing:
         sys.exit(f"{_name(BY_HAND)} speaks of files that are not there: {', '.join(missing)}")
     return dict(sorted(found.items()))
+
+
+def _whole(path: Path) -> Path:
+    """The result that a file with a provenance belongs to: of a `results.json` its folder."""
+    return path.parent if path.name == "results.json" else path
 
 
 def _by_hand() -> dict[str, Any]:
@@ -146,8 +149,7 @@ def read(path: Path) -> Any:
     except ValueError as error:
         sys.exit(f"{_name(path)} is not JSON ({error}); git checkout {_name(path)} brings it back")
     missing = document.get("not_measured") if isinstance(document, dict) else None
-    whole = path.parent if path.name == "results.json" else path
-    if missing and not _by_hand().get(_name(whole), {}).get("unfinished"):
+    if missing and not _by_hand().get(_name(_whole(path)), {}).get("unfinished"):
         sys.exit(
             f"{_name(path)} is not finished, it lacks {'; '.join(missing)}; the command in its "
             "provenance continues it"

@@ -218,6 +218,12 @@ class TestATreeOfItsOwn:
         with pytest.raises(SystemExit, match=r"files that are not there: .*one\.json"):
             index.results()
 
+    def test_a_file_of_which_only_that_is_known_belongs_to_no_result(self, tree: Path) -> None:
+        (tree / "benchmarks/two.csv").write_text("a,b\n1,2\n")
+        (tree / "made_by.toml").write_text('["results/benchmarks/two.csv"]\nunfinished = true\n')
+        with pytest.raises(SystemExit, match=r"nothing says which command made .*two\.csv"):
+            index.results()
+
     def test_so_is_that_of_a_folder(self, tree: Path) -> None:
         document = json.loads((tree / "benchmarks/one.json").read_text())
         (tree / "benchmarks/two").mkdir()

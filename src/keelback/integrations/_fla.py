@@ -84,7 +84,8 @@ def _the_faster(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callabl
             found = names.bind(*args, **kwargs).arguments
         except TypeError:  # fla's have more options, which may be given by their places.
             return theirs(*args, **kwargs)
-        q, k, v, g, beta = (*(found[name] for name in "qkv"), found.get("g"), found.get("beta"))
+        q, k, v = (found[name] for name in "qkv")
+        g, beta = found.get("g"), found.get("beta")
         further = found.get("gk") is not None or found.get("gv") is not None
         if g is None or further or (beta is not None and beta.ndim == v.ndim):
             return theirs(*args, **kwargs)
@@ -222,8 +223,10 @@ def fused_recurrent_kda(
 
 #: Those that were timed on a GPU beside fla's.
 _MEASURED = (
-    *(chunk_gated_delta_rule, fused_recurrent_gated_delta_rule),
-    *(chunk_kda, fused_recurrent_kda),
+    chunk_gated_delta_rule,
+    fused_recurrent_gated_delta_rule,
+    chunk_kda,
+    fused_recurrent_kda,
 )
 
 

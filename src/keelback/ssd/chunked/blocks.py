@@ -147,7 +147,9 @@ def parts_of(whole: Block) -> Iterator[tuple[slice, slice]]:
     """Rows and chunks to work on at a time, the chunks of some rows in their order."""
     rows, chunks, groups, heads, chunk = whole.sizes.shape
     numbers = groups * heads * chunk * chunk
-    for some, spans in parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, whole.sizes.device):
+    states = groups * heads * whole.x.shape[-1] * whole.B.shape[-1]
+    device = whole.sizes.device
+    for some, spans in parts(rows, chunks, numbers, NUMBERS_AT_A_TIME, device, states):
         for span in spans:
             yield some, span
 
